@@ -1,0 +1,73 @@
+"""PEFT adapters: LoRA, DoRA, QLoRA."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+
+from prompt_recovery.errors import PromptRecoveryError
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A low-rank adapter (LoRA: Hu et al., arXiv 2106.09685; DoRA: Liu et al., arXiv 2402.09353).
+
+    Attributes:
+        name: what records call it.
+        rank: of the update, ≥ 1.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on the adapter's input, in [0, 1).
+        target_modules: which layers; "all-linear" is every linear layer but the output head.
+        dora: learn magnitude and direction apart.
+        four_bit: keep the frozen weights in NF4 (QLoRA). CUDA only.
+    """
+
+    name: str = "lora"
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    dora: bool = False
+    four_bit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise PromptRecoveryError(f"adapter.rank={self.rank}: must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise PromptRecoveryError(f"adapter.dropout={self.dropout}: must be in [0, 1)")
+
+
+def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
+    """Wraps a frozen model in a `PeftModel` whose adapter weights have `dtype`.
+
+    The adapter computes in `dtype` too; an fp32 master copy is the optimiser's business.
+
+    Raises:
+        PromptRecoveryError: no layer of the model is called as `target_modules` says.
+    """
+    targets = adapter.target_modules
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_dora=adapter.dora,
+    )
+    try:
+        peft_model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise PromptRecoveryError(
+            f"adapter.target_modules={targets}: {str(error).splitlines()[0]}"
+        ) from error
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    return peft_model
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """(trainable, total) numbers of parameters; 4-bit weights count as what they stand for."""
+    trainable, total = model.get_nb_trainable_parameters()
+    return int(trainable), int(total)

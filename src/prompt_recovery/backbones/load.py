@@ -1,0 +1,130 @@
+"""Loading weights and tokenizer."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.cache import cache_dir
+from prompt_recovery.errors import PromptRecoveryError
+
+__all__ = ["Backbone", "load_model", "load_tokenizer"]
+
+
+def load_tokenizer(backbone: Backbone, location: Location) -> Any:
+    """The backbone's tokenizer, with a padding token (the end-of-text token if it has none)."""
+    folder = _converted(location)
+    tokenizer = _loaded(AutoTokenizer, folder, trust_remote_code=backbone.trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    tokenizer.truncation_side = "left"
+    return tokenizer
+
+
+def load_model(
+    backbone: Backbone, location: Location, dtype: torch.dtype, four_bit: bool = False
+) -> Any:
+    """The backbone's frozen weights, in evaluation mode, on the CPU (or the GPU if `four_bit`).
+
+    Args:
+        backbone: which model.
+        location: its files, from `locate`.
+        dtype: of weights and computation.
+        four_bit: quantise the linear layers to NF4 with double quantisation (QLoRA, Dettmers et
+            al., arXiv 2305.14314). CUDA only.
+
+    Raises:
+        PromptRecoveryError: the files are unusable, or 4-bit without CUDA.
+    """
+    options: dict[str, Any] = {}
+    if four_bit:
+        require_four_bit()
+        options["device_map"] = {"": torch.cuda.current_device()}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    model = _loaded(
+        AutoModelForCausalLM,
+        _converted(location),
+        dtype=dtype,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        trust_remote_code=backbone.trust_remote_code,
+        **options,
+    )
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def require_four_bit() -> None:
+    """Raises unless 4-bit weights can work here."""
+    if not torch.cuda.is_available():
+        raise PromptRecoveryError(
+            "adapter=qlora needs a CUDA GPU and there is none: use adapter=lora"
+        )
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise PromptRecoveryError(
+            "adapter=qlora needs bitsandbytes: pip install 'prompt-recovery[qlora]'"
+        ) from error
+
+
+def _loaded(auto: Any, folder: Path, **options: Any) -> Any:
+    try:
+        return auto.from_pretrained(folder, local_files_only=True, **options)
+    except PromptRecoveryError:
+        raise
+    except Exception as error:  # any defect of files that the user gave
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PromptRecoveryError(
+            f"cannot load {folder} ({first_line}): the folder may be cut short; fetch it again"
+        ) from error
+
+
+def _converted(location: Location) -> Path:
+    """A folder in Hub format; a GGUF file is converted to bf16 safetensors once and cached."""
+    if location.gguf_file is None:
+        return location.folder
+    target = cache_dir("backbones") / f"{Path(location.gguf_file).stem}-{location.identity}"
+    if (target / "config.json").is_file():
+        return target
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location.folder, gguf_file=location.gguf_file)
+        model = AutoModelForCausalLM.from_pretrained(
+            location.folder, gguf_file=location.gguf_file, dtype=torch.bfloat16
+        )
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PromptRecoveryError(
+            f"cannot read {location.folder / location.gguf_file} ({first_line}): "
+            "reinstall the package that carries it"
+        ) from error
+    # Dequantised by now, but the model still says that it is GGUF and then refuses to be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.is_quantized = False
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".convert-"))
+    try:
+        model.save_pretrained(scratch, safe_serialization=True)
+        tokenizer.save_pretrained(scratch)
+        scratch.chmod(0o755)
+        scratch.rename(target)
+    except OSError as error:
+        if not (target / "config.json").is_file():  # else another process was first: the same files
+            raise PromptRecoveryError(
+                f"cannot write {target} ({error.strerror}): free some space, or set "
+                "PROMPT_RECOVERY_CACHE to another folder"
+            ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target

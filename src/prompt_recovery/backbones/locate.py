@@ -1,0 +1,142 @@
+"""Turns the name of a backbone into a local folder, quickly and without importing torch."""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from prompt_recovery.cache import fingerprint
+from prompt_recovery.errors import PromptRecoveryError
+
+OFFLINE_MODELS = "model=smollm2, model=gemma3_270m and model=tiny work offline"
+_WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+_HUB_TIMEOUT_S = 4
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which pretrained causal LM, and where it comes from: the first of these that is given.
+
+    Attributes:
+        name: what records call it.
+        path: a local folder in Hub format (config.json, safetensors, tokenizer files).
+        package: an installed Python package that carries a GGUF file.
+        architecture: random weights of a tiny model of this architecture, for tests.
+        repo: a model on the Hugging Face Hub.
+        revision: the Hub revision (a commit pins it).
+        install: how to get `package`, for the message when it is missing.
+        trust_remote_code: run Python code that comes with the model. Off unless you mean it.
+    """
+
+    name: str
+    path: str | None = None
+    package: str | None = None
+    architecture: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    install: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Location:
+    """Local files of a backbone: a folder in Hub format, or one GGUF file still to convert."""
+
+    folder: Path
+    gguf_file: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Changes when the weights change (by the names, sizes and times of their files)."""
+        names = [self.gguf_file] if self.gguf_file else ["*.safetensors", "config.json"]
+        files = sorted(f for name in names for f in self.folder.glob(name))
+        return fingerprint([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+
+
+def locate(backbone: Backbone) -> Location:
+    """Finds the backbone's files, downloading them from the Hub if that is where they are.
+
+    Raises:
+        PromptRecoveryError: within seconds, if they cannot be had; says what works instead.
+    """
+    if backbone.path is not None:
+        return Location(_checked_folder(Path(backbone.path).expanduser()))
+    if backbone.architecture is not None:
+        from prompt_recovery.backbones.tiny import tiny_backbone
+
+        return Location(tiny_backbone(backbone.architecture))
+    if backbone.package is not None:
+        return _in_package(backbone.package, backbone)
+    if backbone.repo is not None:
+        return Location(_from_hub(backbone.repo, backbone))
+    raise PromptRecoveryError(
+        f"model '{backbone.name}' names no source: set model.path, model.repo or model.package"
+    )
+
+
+def _checked_folder(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise PromptRecoveryError(
+            f"model.path={folder}: holds no config.json; give a folder in Hugging Face format"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise PromptRecoveryError(
+            f"model.path={folder}: holds no *.safetensors weights (pickled weights are not "
+            "loaded); convert them with save_pretrained"
+        )
+    return folder
+
+
+def _in_package(package: str, backbone: Backbone) -> Location:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        mend = f": {backbone.install}" if backbone.install else ""
+        raise PromptRecoveryError(
+            f"model '{backbone.name}' needs the weights package '{package}', which is not "
+            f"installed{mend}"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    files = sorted(folder.rglob("*.gguf"))
+    if not files:
+        import importlib
+
+        module = importlib.import_module(package)
+        if not hasattr(module, "assemble"):
+            raise PromptRecoveryError(f"package '{package}' holds no GGUF file; reinstall it")
+        files = [Path(module.assemble())]  # packages in parts join and verify them themselves
+    return Location(files[0].parent, files[0].name)
+
+
+def _from_hub(repo: str, backbone: Backbone) -> Path:
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_HUB_TIMEOUT_S))
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+
+    def download(local_only: bool) -> Path:
+        return Path(
+            snapshot_download(
+                repo,
+                revision=backbone.revision,
+                allow_patterns=_WANTED_FILES,
+                ignore_patterns=["*/*"],
+                local_files_only=local_only,
+            )
+        )
+
+    try:
+        return _checked_folder(download(local_only=True))
+    except (LocalEntryNotFoundError, PromptRecoveryError):
+        pass
+    try:
+        HfApi().model_info(repo, revision=backbone.revision, timeout=_HUB_TIMEOUT_S)
+        return _checked_folder(download(local_only=False))
+    except GatedRepoError as error:
+        raise PromptRecoveryError(
+            f"model '{repo}' is gated: accept its licence at https://huggingface.co/{repo}, then "
+            f"set HF_TOKEN or run `hf auth login`; {OFFLINE_MODELS}"
+        ) from error
+    except Exception as error:  # network, proxy, offline mode, wrong name: one thing to a user
+        raise PromptRecoveryError(
+            f"cannot get '{repo}' from the Hugging Face Hub ({type(error).__name__}): check the "
+            f"name and the network, or give a local copy with model.path=<folder>; {OFFLINE_MODELS}"
+        ) from error

@@ -1,0 +1,110 @@
+"""Tiny random models of every architecture the project names, with a real tokenizer."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from prompt_recovery.cache import cache_dir
+from prompt_recovery.errors import PromptRecoveryError
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+_WINDOW = {"sliding_window": 16}
+_GEMMA = {"head_dim": 8}
+ARCHITECTURES = {
+    "llama": ("LlamaConfig", {}),
+    "mistral": ("MistralConfig", _WINDOW),
+    "gemma": ("GemmaConfig", _GEMMA),
+    "gemma2": ("Gemma2Config", {**_GEMMA, **_WINDOW, "query_pre_attn_scalar": 8}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {
+            **_GEMMA,
+            **_WINDOW,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "phi": ("PhiConfig", {}),
+    "phi3": ("Phi3Config", {**_WINDOW, "tie_word_embeddings": False}),
+}
+
+
+def tiny_backbone(architecture: str, seed: int = 0) -> Path:
+    """A folder in Hub format with random weights (about 100k parameters), made once and cached.
+
+    Args:
+        architecture: one of `ARCHITECTURES`; sliding windows (of 16 tokens), grouped heads and
+            soft caps are as in the real ones.
+        seed: of the weights.
+
+    Raises:
+        PromptRecoveryError: an unknown architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise PromptRecoveryError(
+            f"model.architecture={architecture}: must be one of {', '.join(ARCHITECTURES)}"
+        )
+    target = cache_dir("tiny") / f"{architecture}-{seed}-v1"
+    if (target / "config.json").is_file():
+        return target
+    scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        _make(architecture, seed, scratch)
+        scratch.rename(target)
+    except OSError:
+        if not (target / "config.json").is_file():  # else another process was first
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _make(architecture: str, seed: int, folder: Path) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from prompt_recovery.data.sources import starter
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_SHAPE["vocab_size"],
+        special_tokens=["<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((e.original_text for e in starter().examples), trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    config_class, options = ARCHITECTURES[architecture]
+    config = getattr(transformers, config_class)(**{**_SHAPE, **options})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # the default initialisation makes every next token nearly alike
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)

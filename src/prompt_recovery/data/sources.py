@@ -1,0 +1,161 @@
+"""Where datasets come from. Every source is a function that returns a validated `Dataset`."""
+
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prompt_recovery.data.examples import ColumnNames, Dataset, Row, validate
+from prompt_recovery.errors import PromptRecoveryError
+
+SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
+
+
+def starter() -> Dataset:
+    """The dataset shipped with this package; its card is `data/starter/README.md`."""
+    with resources.as_file(resources.files("prompt_recovery.data") / "starter") as folder:
+        path = folder / "starter.jsonl.gz"
+        return validate(_rows(path), "starter", ColumnNames())
+
+
+def file(
+    path: str | Path, columns: ColumnNames | None = None, drop_invalid: bool = False
+) -> Dataset:
+    """Reads one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
+
+    Raises:
+        PromptRecoveryError: no such file, no permission, an unknown format, a corrupt file, or
+            rows that `validate` refuses.
+    """
+    path = Path(path).expanduser()
+    return validate(_rows(path), path.name, columns or ColumnNames(), drop_invalid)
+
+
+def folder(
+    path: str | Path, columns: ColumnNames | None = None, drop_invalid: bool = False
+) -> Dataset:
+    """Reads all data files directly in a folder, in the order of their names, as one dataset.
+
+    Raises:
+        PromptRecoveryError: as `file`, or the folder holds no data file.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise PromptRecoveryError(f"{path}: is not a folder; give data.path=<folder of shards>")
+    shards = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES) and p.name[0] != ".")
+    if not shards:
+        raise PromptRecoveryError(f"{path}: holds no data file ({', '.join(SUFFIXES)})")
+    rows = (row for shard in shards for row in _rows(shard))
+    return validate(rows, path.name, columns or ColumnNames(), drop_invalid)
+
+
+def hub(
+    repo: str,
+    split: str = "train",
+    revision: str | None = None,
+    columns: ColumnNames | None = None,
+    drop_invalid: bool = False,
+) -> Dataset:
+    """Reads one split of a dataset on the Hugging Face Hub (extra `[hub]`).
+
+    Raises:
+        PromptRecoveryError: the extra is not installed, the dataset cannot be had, or rows that
+            `validate` refuses.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise PromptRecoveryError(
+            "data=hub needs the package `datasets`: pip install 'prompt-recovery[hub]'"
+        ) from error
+    try:
+        table = datasets.load_dataset(repo, split=split, revision=revision)
+    except Exception as error:  # the library raises a dozen types for what is one thing to a user
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PromptRecoveryError(
+            f"cannot load the dataset '{repo}' (split '{split}') from the Hub: {first_line}; "
+            "check the name and the network, or download it and use data=file data.path=…"
+        ) from error
+    rows = (Row(f"{repo}[{split}], row {n}", values) for n, values in enumerate(table, start=1))
+    return validate(rows, repo, columns or ColumnNames(), drop_invalid)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    if not path.name.endswith(SUFFIXES):
+        raise PromptRecoveryError(f"{path}: unknown format; known are {', '.join(SUFFIXES)}")
+    try:
+        if path.name.endswith(".parquet"):
+            yield from _parquet_rows(path)
+            return
+        opener = gzip.open if path.name.endswith(".gz") else open
+        with opener(path, "rb") as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
+            yield from _csv_rows(path, text) if ".csv" in path.suffixes else _json_rows(path, text)
+    except FileNotFoundError as error:
+        raise PromptRecoveryError(f"{path}: no such file; give data.path=<file>") from error
+    except PermissionError as error:
+        raise PromptRecoveryError(
+            f"{path}: no permission to read it; `chmod +r` it or copy it elsewhere"
+        ) from error
+    except IsADirectoryError as error:
+        raise PromptRecoveryError(f"{path}: is a folder; use data=folder data.path=…") from error
+    except UnicodeDecodeError as error:
+        raise PromptRecoveryError(
+            f"{path}: is not UTF-8 (byte {error.start}); convert it, for example with iconv"
+        ) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, OSError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PromptRecoveryError(
+            f"{path}: is corrupt or cut short ({first_line}); fetch or make it again"
+        ) from error
+
+
+def _csv_rows(path: Path, text: TextIO) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.DictReader(text, strict=True)
+    try:
+        for number, values in enumerate(reader, start=1):
+            if None in values or None in values.values():
+                raise PromptRecoveryError(
+                    f"{path.name}, row {number}: has {'more' if None in values else 'fewer'} "
+                    "fields than the header; quote texts that hold commas or line breaks"
+                )
+            yield Row(f"{path.name}, row {number}", values)
+    except csv.Error as error:
+        raise PromptRecoveryError(
+            f"{path.name}, line {reader.line_num}: is not valid CSV ({error}); check its quotes"
+        ) from error
+
+
+def _json_rows(path: Path, text: TextIO) -> Iterator[Row]:
+    for number, line in enumerate(text, start=1):
+        if not line.strip():
+            continue
+        place = f"{path.name}, row {number}"
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise PromptRecoveryError(
+                f"{place}: is not valid JSON ({error.msg}, column {error.colno}); "
+                "each line must be one object"
+            ) from error
+        if not isinstance(values, dict):
+            raise PromptRecoveryError(f"{place}: is not a JSON object; each line must be one")
+        yield Row(place, values)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    number = 0
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(batch_size=1024):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{path.name}, row {number}", values)

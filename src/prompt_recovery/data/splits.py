@@ -1,0 +1,89 @@
+"""Train, validation and test, split by group so that nothing leaks between them."""
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from prompt_recovery.data.examples import Dataset, RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
+
+GroupBy = Literal["prompt", "text", "both"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three lists of examples; no group stands in two of them."""
+
+    train: list[RewriteExample]
+    val: list[RewriteExample]
+    test: list[RewriteExample]
+
+
+def normalise(text: str) -> str:
+    """Lower case, words only, single spaces: what makes two prompts (or texts) the same group."""
+    return " ".join(re.findall(r"\w+", text.lower())) or text.strip()
+
+
+def split(
+    dataset: Dataset, by: GroupBy = "prompt", val: float = 0.1, test: float = 0.15, seed: int = 0
+) -> Splits:
+    """Splits a dataset by group: a pure function of each row's group and the seed.
+
+    The order of the rows doesn't matter, and adding rows moves no other row, except with
+    `by="both"`, where new rows may join two groups.
+
+    Args:
+        dataset: what to split.
+        by: what must not stand on two sides: the normalised `rewrite_prompt` ("prompt"), the
+            normalised `original_text` ("text"), or either of them ("both": groups are the
+            connected components of rows that share a prompt or a text).
+        val: expected share of the groups in the validation split, in [0, 1).
+        test: expected share of the groups in the test split, in [0, 1).
+        seed: another seed, another split.
+
+    Raises:
+        PromptRecoveryError: a share is out of range or a split that should have rows has none.
+    """
+    if by not in ("prompt", "text", "both"):
+        raise PromptRecoveryError(f"split.by={by}: must be prompt, text or both")
+    if val < 0 or test < 0 or val + test >= 1:
+        raise PromptRecoveryError(f"split.val={val} and split.test={test} must add up to less than 1")
+    splits = Splits([], [], [])
+    groups = _groups(dataset.examples, by)
+    for example, group in zip(dataset.examples, groups, strict=True):
+        digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
+        point = int.from_bytes(digest[:8], "big") / 2**64
+        side = splits.test if point < test else splits.val if point < test + val else splits.train
+        side.append(example)
+    for name, share in (("train", 1 - val - test), ("val", val), ("test", test)):
+        if share > 0 and not getattr(splits, name):
+            sizes = Counter(groups)
+            raise PromptRecoveryError(
+                f"{dataset.name}: the {name} split is empty ({len(dataset.examples)} rows in "
+                f"{len(sizes)} groups by {by}, the largest of {max(sizes.values())}); "
+                f"use more data, a larger split.{name}, or another split.by"
+            )
+    return splits
+
+
+def _groups(examples: list[RewriteExample], by: GroupBy) -> list[str]:
+    """The group key of each example."""
+    prompts = [f"prompt\0{normalise(e.rewrite_prompt)}" for e in examples]
+    texts = [f"text\0{normalise(e.original_text)}" for e in examples]
+    if by != "both":
+        return prompts if by == "prompt" else texts
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for prompt, text in zip(prompts, texts, strict=True):
+        first, second = sorted((root(prompt), root(text)))
+        parent[second] = first  # the smallest key names the component, whatever the order
+    return [root(prompt) for prompt in prompts]

@@ -1,0 +1,5 @@
+"""Templates: how two texts become a recoverer's input, and a prompt and a text a rewriter's."""
+
+from prompt_recovery.templates.render import Template, chat_prompt, render, word_difference
+
+__all__ = ["Template", "chat_prompt", "render", "word_difference"]

@@ -1,0 +1,112 @@
+"""Jinja templates, rendered by one function."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from prompt_recovery.errors import PromptRecoveryError
+
+
+@dataclass(frozen=True)
+class Template:
+    """A Jinja template for a model's input.
+
+    Attributes:
+        name: as in `template=<name>`.
+        text: Jinja source. Recovery templates see `original_text` and `rewritten_text`, rewrite
+            templates `original_text` and `rewrite_prompt`; both have the filter-like function
+            `difference(original_text, rewritten_text)`.
+        chat: pass the result through the tokenizer's own chat template as the user's turn.
+        system: a system message for chat templates that take one; empty for none.
+        prefill: the beginning of the answer that is given to the model.
+    """
+
+    name: str
+    text: str
+    chat: bool = True
+    system: str = ""
+    prefill: str = ""
+
+    def __post_init__(self) -> None:
+        _compile(self)
+
+
+def word_difference(original_text: str, rewritten_text: str) -> str:
+    """The two texts as one, word by word: kept runs as they are, `[-removed-]`, `{+added+}`.
+
+    Kept runs longer than eight words are shortened to their ends.
+    """
+    before, after = original_text.split(), rewritten_text.split()
+    parts: list[str] = []
+    matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
+    for operation, i, j, k, m in matcher.get_opcodes():
+        if operation == "equal":
+            kept = before[i:j]
+            parts += kept if len(kept) <= 8 else [*kept[:3], "…", *kept[-3:]]
+            continue
+        if i < j:
+            parts.append(f"[-{' '.join(before[i:j])}-]")
+        if k < m:
+            parts.append(f"{{+{' '.join(after[k:m])}+}}")
+    return " ".join(parts)
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
+)
+_ENVIRONMENT.globals["difference"] = word_difference
+
+
+def _compile(template: Template) -> jinja2.Template:
+    try:
+        return _ENVIRONMENT.from_string(template.text)
+    except jinja2.TemplateSyntaxError as error:
+        raise PromptRecoveryError(
+            f"template '{template.name}', line {error.lineno}: {error.message}"
+        ) from error
+
+
+def render(template: Template, **texts: str) -> str:
+    """Fills a template with texts. Texts are data: Jinja syntax inside them is not run.
+
+    Raises:
+        PromptRecoveryError: the template is wrong or uses a name that was not given.
+    """
+    try:
+        return _compile(template).render(**{k: v.strip() for k, v in texts.items()})
+    except jinja2.UndefinedError as error:
+        known = ", ".join(texts)
+        raise PromptRecoveryError(
+            f"template '{template.name}': {error.message}; it may use {known}"
+        ) from error
+
+
+def chat_prompt(template: Template, tokenizer: Any, **texts: str) -> str:
+    """The full input string for a model, special tokens included, ready for the completion.
+
+    Args:
+        template: a recovery or a rewrite template.
+        tokenizer: a `transformers` tokenizer.
+        texts: what `render` takes.
+
+    Raises:
+        PromptRecoveryError: the template wants a chat template and the tokenizer has none.
+    """
+    content = render(template, **texts)
+    if not template.chat:
+        return (tokenizer.bos_token or "") + content + template.prefill
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptRecoveryError(
+            f"template '{template.name}' needs a chat model, and this tokenizer has no chat "
+            "template; use template=plain (base models are given plain text)"
+        )
+    messages = [{"role": "user", "content": content}]
+    if template.system:
+        messages.insert(0, {"role": "system", "content": template.system})
+    chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return str(chat) + template.prefill
+
+
