@@ -12,8 +12,6 @@ from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.cache import cache_dir
 from prompt_recovery.errors import PromptRecoveryError
 
-__all__ = ["Backbone", "load_model", "load_tokenizer"]
-
 
 def load_tokenizer(backbone: Backbone, location: Location) -> Any:
     """The backbone's tokenizer, with a padding token (the end-of-text token if it has none)."""

@@ -1,0 +1,88 @@
+"""Batches of similar length, bounded by tokens, the same on every rank and after every resume."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from torch.utils.data import Sampler
+
+
+class TokenBudgetSampler(Sampler[list[int]]):
+    """Yields lists of indices: similar lengths together, at most so many padded tokens each.
+
+    A pure function of (lengths, seed, epoch), so that a resumed epoch goes on with the batches it
+    would have had: iteration starts at the batch that `first_batch()` names.
+    In training each of several ranks gets the same number of batches, a few of them twice if
+    needed; in evaluation every example comes exactly once.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: most examples a batch.
+        batch_tokens: most tokens a batch, padding included; a longer example is a batch alone.
+        shuffle: draw a new order each epoch (training); otherwise sort by length, longest first.
+        seed: of the order.
+        rank: this process.
+        world_size: the number of processes.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        batch_tokens: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.first_batch: Callable[[], int] = lambda: 0
+        self.set_epoch(0)
+
+    @property
+    def sampler(self) -> "TokenBudgetSampler":
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the batches of an epoch (Lightning calls this)."""
+        order = list(range(len(self.lengths)))
+        rng = random.Random(f"{self.seed}-{epoch}")
+        if self.shuffle:
+            rng.shuffle(order)
+            # Sorting inside pools of several batches pads little and still mixes well.
+            pool = self.batch_size * 16
+            pools = [order[i : i + pool] for i in range(0, len(order), pool)]
+        else:
+            pools = [order]
+        batches: list[list[int]] = []
+        for members in pools:
+            batches += self._cut(sorted(members, key=lambda i: -self.lengths[i]))
+        if self.shuffle:
+            rng.shuffle(batches)
+            missing = -len(batches) % self.world_size
+            batches += [batches[i % len(batches)] for i in range(missing)]
+        self.batches = batches[self.rank :: self.world_size]
+
+    def _cut(self, members: list[int]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for index in members:
+            width = self.lengths[batch[0]] if batch else 0  # longest first
+            full = len(batch) == self.batch_size or (len(batch) + 1) * width > self.batch_tokens
+            if batch and full:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.batches[self.first_batch() :]
+
+    def __len__(self) -> int:
+        return len(self.batches)

@@ -1,0 +1,1 @@
+"""Sharpened Cosine Similarity and the statistics around it."""

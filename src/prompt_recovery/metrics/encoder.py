@@ -1,0 +1,154 @@
+"""Sentence encoders, with their embeddings cached on disk."""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prompt_recovery.cache import cache_dir, fingerprint
+from prompt_recovery.errors import PromptRecoveryError
+
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Which sentence encoder: the first of these that is given.
+
+    Attributes:
+        path: a local sentence-transformers folder.
+        package: an installed Python package that carries one.
+        repo: a model on the Hugging Face Hub.
+        install: how to get `package`, for the message when it is missing.
+    """
+
+    path: str | None = None
+    package: str | None = None
+    repo: str | None = None
+    install: str | None = None
+
+    def folder(self) -> Path:
+        """The encoder's local folder, downloaded from the Hub if that is where it is.
+
+        Raises:
+            PromptRecoveryError: it cannot be had.
+        """
+        if self.path is not None:
+            return _with_modules(Path(self.path).expanduser())
+        if self.package is not None:
+            spec = find_spec(self.package)
+            if spec is None or not spec.submodule_search_locations:
+                mend = f": {self.install}" if self.install else ""
+                raise PromptRecoveryError(
+                    f"the sentence encoder's package '{self.package}' is not installed{mend}"
+                )
+            return _with_modules(Path(next(iter(spec.submodule_search_locations))))
+        if self.repo is None:
+            raise PromptRecoveryError("metric.encoder names no source: set path, package or repo")
+        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "4")
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return _with_modules(Path(snapshot_download(self.repo, local_files_only=True)))
+        except (LocalEntryNotFoundError, PromptRecoveryError):
+            pass
+        try:
+            HfApi().model_info(self.repo, timeout=4)
+            kept = ["*.json", "*.safetensors", "*.model", "*.txt"]
+            return Path(snapshot_download(self.repo, allow_patterns=kept))
+        except Exception as error:
+            raise PromptRecoveryError(
+                f"cannot get the sentence encoder '{self.repo}' from the Hugging Face Hub "
+                f"({type(error).__name__}): check the network, give a local copy with "
+                "metric.encoder.path=<folder>, or use metric=scs_minilm, which works offline"
+            ) from error
+
+
+class SentenceEncoder:
+    """Unit-length embeddings of sentences.
+
+    Every text is embedded once: results are kept in a small database in the cache folder, which
+    several processes may use at the same time.
+
+    Args:
+        source: which encoder. It is loaded when the first unknown text comes.
+    """
+
+    def __init__(self, source: EncoderSource) -> None:
+        self._folder = source.folder()
+        weights = sorted(self._folder.rglob("*.safetensors")) + sorted(self._folder.rglob("*.json"))
+        self.identity = fingerprint(
+            [(str(f.relative_to(self._folder)), f.stat().st_size) for f in weights]
+        )
+        self._known: dict[bytes, NDArray[np.float32]] = {}
+        self._model: Any = None
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """fp32 [n, d], each row of length 1."""
+        keys = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
+        unknown = {k: t for k, t in zip(keys, texts, strict=True) if k not in self._known}
+        if unknown:
+            self._read(unknown)
+        if unknown:
+            self._compute(unknown)
+        return np.stack([self._known[key] for key in keys])
+
+    def _database(self) -> sqlite3.Connection:
+        path = cache_dir("embeddings") / f"{self.identity}.sqlite"
+        database = sqlite3.connect(path, timeout=60)
+        database.execute("CREATE TABLE IF NOT EXISTS e (key BLOB PRIMARY KEY, vector BLOB)")
+        return database
+
+    def _read(self, unknown: dict[bytes, str]) -> None:
+        """Moves what the database has from `unknown` to what is known."""
+        try:
+            with self._database() as database:
+                for key in list(unknown):
+                    row = database.execute("SELECT vector FROM e WHERE key = ?", (key,)).fetchone()
+                    if row is not None:
+                        self._known[key] = np.frombuffer(row[0], dtype=np.float32)
+                        del unknown[key]
+            database.close()
+        except sqlite3.Error:
+            return  # the cache only saves time
+
+    def _compute(self, unknown: dict[bytes, str]) -> None:
+        if self._model is None:
+            from sentence_transformers import SentenceTransformer
+
+            self._model = SentenceTransformer(
+                str(self._folder), device="cpu", local_files_only=True, trust_remote_code=False
+            )
+        vectors = self._model.encode(
+            list(unknown.values()),
+            batch_size=_BATCH,
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        ).astype(np.float32)
+        self._known.update(zip(unknown, vectors, strict=True))
+        try:
+            with self._database() as database:
+                database.executemany(
+                    "INSERT OR REPLACE INTO e VALUES (?, ?)",
+                    [(k, v.tobytes()) for k, v in zip(unknown, vectors, strict=True)],
+                )
+            database.close()
+        except sqlite3.Error:
+            return
+
+
+def _with_modules(folder: Path) -> Path:
+    """The folder itself or the one below it that holds a sentence-transformers model."""
+    for candidate in [folder, *sorted(p.parent for p in folder.rglob("modules.json"))]:
+        if (candidate / "modules.json").is_file():
+            return candidate
+    raise PromptRecoveryError(f"{folder}: holds no sentence-transformers model (modules.json)")
