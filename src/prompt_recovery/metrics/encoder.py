@@ -122,11 +122,13 @@ class SentenceEncoder:
 
     def _compute(self, unknown: dict[bytes, str]) -> None:
         if self._model is None:
+            import torch
             from sentence_transformers import SentenceTransformer
 
-            self._model = SentenceTransformer(
-                str(self._folder), device="cpu", local_files_only=True, trust_remote_code=False
-            )
+            with torch.random.fork_rng():  # loading must not disturb a training run's randomness
+                self._model = SentenceTransformer(
+                    str(self._folder), device="cpu", local_files_only=True, trust_remote_code=False
+                )
         vectors = self._model.encode(
             list(unknown.values()),
             batch_size=_BATCH,

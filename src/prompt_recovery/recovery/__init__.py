@@ -1,0 +1,1 @@
+"""Recoverers and baselines behind one interface."""

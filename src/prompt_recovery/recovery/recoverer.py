@@ -1,0 +1,152 @@
+"""From pairs of texts to predicted prompts."""
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from prompt_recovery.data.examples import RewriteExample, problem_with_text
+from prompt_recovery.data.tokens import prompt_tokens
+from prompt_recovery.recovery.decoding import Decoding, generate
+from prompt_recovery.templates import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An original text and what a rewriter made of it."""
+
+    id: str
+    original_text: str
+    rewritten_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A predicted prompt; `fallback` if it is not the recoverer's own answer."""
+
+    id: str
+    rewrite_prompt: str
+    fallback: bool = False
+
+
+class Recoverer(Protocol):
+    """Whatever answers for pairs; one prediction each, in order, never empty."""
+
+    name: str
+
+    def recover(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = ...
+    ) -> list[Prediction]:
+        """Predicts the prompts; calls `progress` with the number of pairs just done."""
+        ...
+
+
+def pairs_of(examples: Sequence[RewriteExample]) -> list[Pair]:
+    """What a recoverer may see of examples: everything but the truth."""
+    return [Pair(e.id, e.original_text, e.rewritten_text) for e in examples]
+
+
+@dataclass
+class ConstantRecoverer:
+    """Answers every pair with the same prompt."""
+
+    prompt: str
+    name: str = "mean prompt"
+
+    def recover(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        """The constant, once for each pair."""
+        progress(len(pairs))
+        return [Prediction(pair.id, self.prompt) for pair in pairs]
+
+
+@dataclass
+class ModelRecoverer:
+    """A causal LM, adapted or not, that writes the prompt after reading the two texts.
+
+    Attributes:
+        model: a `transformers` causal LM or a `PeftModel`.
+        tokenizer: its tokenizer.
+        template: the recovery template.
+        decoding: how the answer is chosen.
+        max_prompt_tokens: longer inputs have the middle of their texts cut out.
+        fallback: the answer for a pair with a blank or unusable text, or when the model says
+            nothing.
+        adapter: use the adapter of a `PeftModel`; without it the answer is the backbone's own.
+        name: in tables.
+    """
+
+    model: Any
+    tokenizer: Any
+    template: Template
+    decoding: Decoding
+    max_prompt_tokens: int
+    fallback: str
+    adapter: bool = True
+    name: str = "recoverer"
+
+    def recover(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        """One prediction for each pair, in order."""
+        answers: dict[int, str] = {}
+        usable = [
+            i
+            for i, p in enumerate(pairs)
+            if not problem_with_text(p.original_text) and not problem_with_text(p.rewritten_text)
+        ]
+        progress(len(pairs) - len(usable))
+        prompts = {
+            i: prompt_tokens(
+                pairs[i].original_text,
+                pairs[i].rewritten_text,
+                self.template,
+                self.tokenizer,
+                self.max_prompt_tokens,
+            )[0]
+            for i in usable
+        }
+        usable.sort(key=lambda i: -len(prompts[i]))
+        for start in range(0, len(usable), self.decoding.batch_size):
+            batch = usable[start : start + self.decoding.batch_size]
+            texts = self.complete([prompts[i] for i in batch])
+            answers.update(zip(batch, texts, strict=True))
+            progress(len(batch))
+        return [
+            Prediction(p.id, answers.get(i) or self.fallback, fallback=not answers.get(i))
+            for i, p in enumerate(pairs)
+        ]
+
+    def complete(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """The cleaned answers to tokenised prompts, decoded as one batch; "" where there is none."""
+        off = not self.adapter and hasattr(self.model, "disable_adapter")
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), self.model.disable_adapter() if off else nullcontext():
+                tokens = generate(self.model, self.tokenizer, prompts, self.decoding)
+        finally:
+            self.model.train(was_training)
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [clean_prompt(text) for text in texts]
+
+
+_LEAD = re.compile(
+    r"^(sure|certainly|of course|okay|here)?[^\n:]{0,80}\b(prompt|instruction|request)\b[^\n:]{0,40}:\s*",
+    re.IGNORECASE,
+)
+
+
+def clean_prompt(text: str) -> str:
+    """A model's answer without chatter: its first paragraph, no lead-in, no enclosing quotes."""
+    text = _LEAD.sub("", text.strip(), count=1).strip()
+    first = text.split("\n\n", 1)[0]
+    first = re.sub(r"\s+", " ", first).strip()
+    for left, right in ('""', "''", "“”", "``", ("**", "**")):
+        if len(first) > len(left + right) and first.startswith(left) and first.endswith(right):
+            first = first[len(left) : -len(right)].strip()
+    return first

@@ -1,0 +1,1 @@
+"""Training recoverers with Lightning."""

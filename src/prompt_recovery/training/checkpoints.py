@@ -1,0 +1,117 @@
+"""Checkpoints that are whole or absent, and the best adapter so far."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from prompt_recovery.cache import written_whole
+from prompt_recovery.errors import PromptRecoveryError
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes aside, syncs and renames; reads tensors and plain values only, never pickled code."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """Writes a checkpoint so that a kill leaves the old file or the new one."""
+        with written_whole(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> Any:
+        """Reads a checkpoint.
+
+        Raises:
+            PromptRecoveryError: no such file, or it is damaged.
+        """
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise PromptRecoveryError(f"ckpt_path={path}: no such file") from error
+        except Exception as error:  # torch raises many types for a damaged file
+            raise PromptRecoveryError(
+                f"ckpt_path={path}: is damaged or no checkpoint ({type(error).__name__}); "
+                "give another, or start anew without ckpt_path"
+            ) from error
+
+
+def last_checkpoint(folder: Path, minutes: float) -> ModelCheckpoint:
+    """Keeps `last.ckpt` in a folder, written anew every so many minutes."""
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename="last",
+        monitor=None,
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+        **({"train_time_interval": timedelta(minutes=minutes)} if minutes > 0 else {"every_n_train_steps": 1}),
+    )
+
+
+class BestAdapter(Callback):
+    """Keeps the adapter with the highest `val/scs` in a folder that plain PEFT loads.
+
+    The best weights are part of checkpoints, so a resumed run has them even in a new folder.
+
+    Args:
+        folder: the adapter folder.
+        recoverer: what `recoverer.yaml` beside the adapter says.
+    """
+
+    def __init__(self, folder: Path, recoverer: dict[str, Any]) -> None:
+        self.folder = folder
+        self.recoverer = recoverer
+        self.best = float("-inf")
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keeps the weights if they are better than any before."""
+        if trainer.sanity_checking:
+            return
+        score = float(trainer.callback_metrics["val/scs"])
+        if score > self.best:
+            self.best = score
+            self.weights = {n: w.cpu().clone() for n, w in pl_module.trained_weights().items()}
+            self.write(trainer, pl_module)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Writes what a resumed run brought along."""
+        if self.weights:
+            now = {n: w.clone() for n, w in pl_module.trained_weights().items()}
+            pl_module.load_trained_weights(self.weights)
+            self.write(trainer, pl_module)
+            pl_module.load_trained_weights(now)
+
+    def write(self, trainer: Any, pl_module: Any) -> None:
+        """Saves the adapter as it is now."""
+        if not trainer.is_global_zero:
+            return
+        save_adapter(pl_module.model, self.folder, self.recoverer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Score and weights."""
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The opposite of `state_dict`."""
+        self.best = state_dict["best"]
+        self.weights = state_dict["weights"]
+
+
+def save_adapter(model: Any, folder: Path, recoverer: dict[str, Any]) -> None:
+    """Writes a PEFT adapter folder and `recoverer.yaml`, each file whole or not at all."""
+    scratch = folder.with_name(f".{folder.name}.new")
+    model.save_pretrained(scratch, safe_serialization=True)
+    (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    with (scratch / "recoverer.yaml").open("w", encoding="utf-8") as file:
+        yaml.safe_dump(recoverer, file, allow_unicode=True, sort_keys=False)
+    for path in sorted(scratch.iterdir()):
+        with written_whole(folder / path.name) as temporary:
+            temporary.write_bytes(path.read_bytes())
+        path.unlink()
+    scratch.rmdir()

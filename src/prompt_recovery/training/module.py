@@ -1,0 +1,188 @@
+"""The Lightning module: one for every objective over completion trees."""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prompt_recovery.data.datamodule import Batch
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS, SCSMetric
+from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.training.optimizer import MasterAdamW
+from prompt_recovery.trees import score_completions
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW with linear warm-up and cosine decay to zero.
+
+    Attributes:
+        learning_rate: the highest.
+        warmup: share of all steps, in [0, 1).
+        weight_decay: decoupled.
+        beta1: AdamW's.
+        beta2: AdamW's.
+    """
+
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise PromptRecoveryError(f"optim.learning_rate={self.learning_rate}: must be > 0")
+        if not 0 <= self.warmup < 1:
+            raise PromptRecoveryError(f"optim.warmup={self.warmup}: must be in [0, 1)")
+
+    def factor(self, step: int, steps: int) -> float:
+        """The learning rate's factor at a step in 0 … steps, in [0, 1]."""
+        rising = max(round(self.warmup * steps), 1)
+        if step < rising:
+            return (step + 1) / rising
+        share = (step - rising) / max(steps - rising, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+class RecovererModule(L.LightningModule):
+    """Trains the adapter of a recoverer.
+
+    Args:
+        recoverer: a `ModelRecoverer` around a `PeftModel`; also answers in validation.
+        objective: a function of `CompletionScores` with a `name`.
+        scs: the metric of validation.
+        optimisation: optimiser and schedule.
+        fingerprint: of data, tokens and backbone; a checkpoint made with others is refused.
+    """
+
+    def __init__(
+        self,
+        recoverer: ModelRecoverer,
+        objective: nn.Module,
+        scs: SCS,
+        optimisation: Optimisation,
+        fingerprint: str,
+    ) -> None:
+        super().__init__()
+        self.model = recoverer.model
+        self.recoverer = recoverer
+        self.objective = objective
+        self.optimisation = optimisation
+        self.fingerprint = fingerprint
+        self.val_scs = SCSMetric(scs)
+        self.train_tokens = 0
+        self._random_state: dict[str, Any] | None = None
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The objective's loss on one batch, fp32 []."""
+        loss: Tensor = self.objective(score_completions(self.model, batch.trees))
+        self.train_tokens += batch.trees.tokens
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.examples))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Logs `val/loss` and `val/scs`, the latter of prompts the model really writes."""
+        loss = self.objective(score_completions(self.model, batch.trees))
+        size = len(batch.examples)
+        self.log("val/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
+        answers = self.recoverer.complete(batch.prompts)
+        predictions = [answer or self.recoverer.fallback for answer in answers]
+        self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples])
+        self.log("val/scs", self.val_scs, prog_bar=True, on_epoch=True, batch_size=size)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on fp32 masters of what is trained; the schedule steps with it."""
+        options = self.optimisation
+        optimizer = MasterAdamW(
+            [p for p in self.parameters() if p.requires_grad],
+            lr=options.learning_rate,
+            betas=(options.beta1, options.beta2),
+            weight_decay=options.weight_decay,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: options.factor(step, steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Gradients go to the fp32 masters before they are clipped."""
+        getattr(optimizer, "optimizer", optimizer).pull_gradients()
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What is trained, by its name in this module."""
+        return {n: p.detach() for n, p in self.named_parameters() if p.requires_grad}
+
+    def load_trained_weights(self, weights: dict[str, Tensor]) -> None:
+        """The opposite of `trained_weights`.
+
+        Raises:
+            PromptRecoveryError: other names or shapes than this model trains.
+        """
+        own = self.trained_weights()
+        theirs = {name: tuple(w.shape) for name, w in weights.items()}
+        if theirs != {name: tuple(w.shape) for name, w in own.items()}:
+            raise PromptRecoveryError(
+                f"the checkpoint trains {len(theirs)} tensors, this run {len(own)} (or of other "
+                "shapes): resume with the same model and adapter settings"
+            )
+        for name, weight in own.items():
+            weight.copy_(weights[name])
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Only what is trained: no copy of the frozen backbone lands in a checkpoint."""
+        return dict(self.trained_weights())
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Loads what `state_dict` gave, all of it or nothing."""
+        self.load_trained_weights(dict(state_dict))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the fingerprint and the states of the random number generators."""
+        version, keys, *rest = random.getstate()
+        name, words, *numpy_rest = np.random.get_state()
+        checkpoint["prompt_recovery"] = {
+            "fingerprint": self.fingerprint,
+            "train_tokens": self.train_tokens,
+            "random": {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "python": [version, list(keys), *rest],
+                "numpy": [str(name), torch.from_numpy(np.asarray(words).astype(np.int64)), *numpy_rest],
+            },
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another run's data or backbone."""
+        ours = checkpoint.get("prompt_recovery", {})
+        if ours.get("fingerprint") != self.fingerprint:
+            raise PromptRecoveryError(
+                "the checkpoint was made with other data, template, backbone or adapter settings; "
+                "resume with the settings of its run (its config.yaml), or start anew without "
+                "ckpt_path"
+            )
+        self.train_tokens = ours["train_tokens"]
+        self._random_state = ours["random"]
+
+    def on_train_start(self) -> None:
+        """Restores the random number generators of a resumed run, last of all."""
+        if self._random_state is None:
+            return
+        state, self._random_state = self._random_state, None
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        version, keys, *rest = state["python"]
+        random.setstate((version, tuple(keys), *rest))
+        name, words, *numpy_rest = state["numpy"]
+        np.random.set_state((name, words.numpy().astype(np.uint32), *numpy_rest))
