@@ -23,7 +23,7 @@ SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
 def starter() -> Dataset:
     """The dataset shipped with this package; its card is `data/starter/README.md`."""
     with resources.as_file(resources.files("prompt_recovery.data") / "starter") as folder:
-        path = folder / "starter.jsonl.gz"
+        path = folder / "starter.jsonl"
         return validate(_rows(path), "starter", ColumnNames())
 
 

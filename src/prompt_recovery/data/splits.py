@@ -49,7 +49,9 @@ def split(
     if by not in ("prompt", "text", "both"):
         raise PromptRecoveryError(f"split.by={by}: must be prompt, text or both")
     if val < 0 or test < 0 or val + test >= 1:
-        raise PromptRecoveryError(f"split.val={val} and split.test={test} must add up to less than 1")
+        raise PromptRecoveryError(
+            f"split.val={val} and split.test={test} must add up to less than 1"
+        )
     splits = Splits([], [], [])
     groups = _groups(dataset.examples, by)
     for example, group in zip(dataset.examples, groups, strict=True):

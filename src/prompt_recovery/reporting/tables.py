@@ -48,7 +48,9 @@ def sample_table(
     evaluation: Evaluation, examples: Sequence[RewriteExample], count: int = 10
 ) -> Table:
     """Predictions spread evenly from the best to the worst."""
-    table = Table(title=f"{count} of the {evaluation.name}'s answers, best to worst", show_lines=True)
+    table = Table(
+        title=f"{count} of the {evaluation.name}'s answers, best to worst", show_lines=True
+    )
     table.title_justify = "left"
     table.add_column("SCS", justify="right")
     table.add_column("true prompt", ratio=1)

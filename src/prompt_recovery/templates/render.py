@@ -108,5 +108,3 @@ def chat_prompt(template: Template, tokenizer: Any, **texts: str) -> str:
         messages.insert(0, {"role": "system", "content": template.system})
     chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return str(chat) + template.prefill
-
-

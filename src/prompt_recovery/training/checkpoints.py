@@ -49,7 +49,11 @@ def last_checkpoint(folder: Path, minutes: float) -> ModelCheckpoint:
         save_top_k=1,
         enable_version_counter=False,
         save_on_train_epoch_end=False,
-        **({"train_time_interval": timedelta(minutes=minutes)} if minutes > 0 else {"every_n_train_steps": 1}),
+        **(
+            {"train_time_interval": timedelta(minutes=minutes)}
+            if minutes > 0
+            else {"every_n_train_steps": 1}
+        ),
     )
 
 

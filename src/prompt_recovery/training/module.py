@@ -158,7 +158,11 @@ class RecovererModule(L.LightningModule):
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                 "python": [version, list(keys), *rest],
-                "numpy": [str(name), torch.from_numpy(np.asarray(words).astype(np.int64)), *numpy_rest],
+                "numpy": [
+                    str(name),
+                    torch.from_numpy(np.asarray(words).astype(np.int64)),
+                    *numpy_rest,
+                ],
             },
         }
 

@@ -114,7 +114,9 @@ def train(job: TrainingJob) -> dict[str, float]:
     _quiet_libraries()
     started = time.perf_counter()
     L.seed_everything(job.seed, workers=True, verbose=False)
-    device = "cuda" if torch.cuda.is_available() and job.trainer.get("accelerator") != "cpu" else "cpu"
+    device = (
+        "cuda" if torch.cuda.is_available() and job.trainer.get("accelerator") != "cpu" else "cpu"
+    )
     precision = choose_precision(job.precision, device)
     log.info("precision %s: %s", str(precision.dtype).removeprefix("torch."), precision.reason)
     location = locate(job.backbone)
@@ -126,23 +128,39 @@ def train(job: TrainingJob) -> dict[str, float]:
     trainable, total = count_parameters(model)
     log.info(
         "%s with %s: %s trainable of %s parameters (%.2f %%)",
-        job.backbone.name, job.adapter.name, f"{trainable:,}", f"{total:,}", 100 * trainable / total,
+        job.backbone.name,
+        job.adapter.name,
+        f"{trainable:,}",
+        f"{total:,}",
+        100 * trainable / total,
     )
     fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
     recoverer = ModelRecoverer(
-        model, tokenizer, job.template, job.decoding, job.batching.max_prompt_tokens, fallback,
+        model,
+        tokenizer,
+        job.template,
+        job.decoding,
+        job.batching.max_prompt_tokens,
+        fallback,
         name=f"{job.backbone.name} {job.objective.name}",
     )
     identity = fingerprint(
-        job.dataset.fingerprint(), location.identity, asdict(job.adapter), asdict(job.template),
-        [e.id for e in job.splits.train], job.batching.max_prompt_tokens, str(precision.dtype),
+        job.dataset.fingerprint(),
+        location.identity,
+        asdict(job.adapter),
+        asdict(job.template),
+        [e.id for e in job.splits.train],
+        job.batching.max_prompt_tokens,
+        str(precision.dtype),
     )
     module = RecovererModule(recoverer, job.objective, job.scs, job.optim, identity)
     best = BestAdapter(job.folder / "adapter", _recoverer_record(job, fallback))
     curve = _Curve()
     logger = make_logger(job.logger, job.folder, job.project, job.name, job.config, job.tags)
     callbacks: list[Callback] = [
-        best, curve, last_checkpoint(job.folder / "checkpoints", job.checkpoint_minutes),
+        best,
+        curve,
+        last_checkpoint(job.folder / "checkpoints", job.checkpoint_minutes),
     ]
     if job.trainer.get("enable_progress_bar", True):
         callbacks.append(RichProgressBar(leave=False))
@@ -178,7 +196,9 @@ def train(job: TrainingJob) -> dict[str, float]:
     evaluations = evaluate_recoverers(
         [
             recoverer,
-            ModelRecoverer(**{**vars(recoverer), "adapter": False, "name": f"{job.backbone.name} zero-shot"}),
+            ModelRecoverer(
+                **{**vars(recoverer), "adapter": False, "name": f"{job.backbone.name} zero-shot"}
+            ),
             ConstantRecoverer(fallback),
         ],
         job.splits.test,
@@ -245,7 +265,10 @@ def _describe_data(job: TrainingJob, data: RecoveryData) -> None:
             log.warning(
                 "%s: cut %s characters from the middle of the texts of %d prompts "
                 "(batching.max_prompt_tokens=%d)",
-                name, f"{characters:,}", prompts, job.batching.max_prompt_tokens,
+                name,
+                f"{characters:,}",
+                prompts,
+                job.batching.max_prompt_tokens,
             )
 
 
@@ -283,7 +306,10 @@ def _leave_behind(
     curve: Sequence[tuple[int, float]],
 ) -> None:
     test = job.splits.test
-    with written_whole(job.folder / "predictions.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+    with (
+        written_whole(job.folder / "predictions.jsonl") as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
         for i, example in enumerate(test):
             row = asdict(example) | {
                 "prediction": evaluations[0].predictions[i].rewrite_prompt,
@@ -304,7 +330,9 @@ def _leave_behind(
     )
     log.info(
         "%.0f s in all, %.1f GiB at most; run folder %s",
-        metrics["seconds"], metrics["peak_memory_bytes"] / 2**30, job.folder,
+        metrics["seconds"],
+        metrics["peak_memory_bytes"] / 2**30,
+        job.folder,
     )
 
 

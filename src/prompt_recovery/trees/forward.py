@@ -50,7 +50,9 @@ def score_completions(model: Any, batch: TreeBatch) -> CompletionScores:
     ).last_hidden_state
     hidden = hidden.flatten(0, 1).index_select(0, batch.predictors)
     values = [
-        _checkpointed(causal_lm, h, t) if len(batch.targets) > _LOGIT_ROWS else _token(causal_lm, h, t)
+        _checkpointed(causal_lm, h, t)
+        if len(batch.targets) > _LOGIT_ROWS
+        else _token(causal_lm, h, t)
         for h, t in zip(hidden.split(_LOGIT_ROWS), batch.targets.split(_LOGIT_ROWS), strict=True)
     ]
     token_values = torch.cat(values)

@@ -53,7 +53,9 @@ class TreeBatch:
     def to(self, device: torch.device | str) -> "TreeBatch":
         """The same batch on another device."""
         moved = {
-            f.name: value.to(device) if isinstance(value := getattr(self, f.name), Tensor) else value
+            f.name: value.to(device)
+            if isinstance(value := getattr(self, f.name), Tensor)
+            else value
             for f in fields(self)
         }
         return TreeBatch(**moved)
