@@ -53,7 +53,6 @@ def load_model(
         AutoModelForCausalLM,
         _converted(location),
         dtype=dtype,
-        attn_implementation="sdpa",
         use_safetensors=True,
         trust_remote_code=backbone.trust_remote_code,
         **options,

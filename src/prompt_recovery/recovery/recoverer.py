@@ -122,7 +122,7 @@ class ModelRecoverer:
         ]
 
     def complete(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """The cleaned answers to tokenised prompts, decoded as one batch; "" where there is none."""
+        """The cleaned answers to tokenised prompts, decoded as one batch; "" for no answer."""
         off = not self.adapter and hasattr(self.model, "disable_adapter")
         was_training = self.model.training
         self.model.eval()
@@ -136,7 +136,7 @@ class ModelRecoverer:
 
 
 _LEAD = re.compile(
-    r"^(sure|certainly|of course|okay|here)?[^\n:]{0,80}\b(prompt|instruction|request)\b[^\n:]{0,40}:\s*",
+    r"^[^\n:]{0,80}\b(?:prompt|instruction|request)\b[^\n:]{0,40}:\s*",
     re.IGNORECASE,
 )
 

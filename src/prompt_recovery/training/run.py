@@ -174,11 +174,14 @@ def train(job: TrainingJob) -> dict[str, float]:
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
+    model.train()  # loaded in evaluation mode; dropout, where there is any, is for training
     fit_started = time.perf_counter()
     trainer.fit(module, data, ckpt_path=job.ckpt_path, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     train_seconds = time.perf_counter() - fit_started
+    if not best.weights:  # stopped before the first validation
+        trainer.validate(module, data, verbose=False)
     metrics = {
         "val/scs": best.best,
         "train/loss": float(trainer.callback_metrics.get("train/loss", float("nan"))),

