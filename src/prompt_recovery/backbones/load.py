@@ -53,6 +53,8 @@ def load_model(
         AutoModelForCausalLM,
         _converted(location),
         dtype=dtype,
+        # On the CPU the two batched products of eager attention beat SDPA's bf16 backward pass.
+        **({} if torch.cuda.is_available() else {"attn_implementation": "eager"}),
         use_safetensors=True,
         trust_remote_code=backbone.trust_remote_code,
         **options,

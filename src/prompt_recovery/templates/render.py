@@ -20,7 +20,7 @@ class Template:
             templates `original_text` and `rewrite_prompt`; both have the filter-like function
             `difference(original_text, rewritten_text)`.
         chat: pass the result through the tokenizer's own chat template as the user's turn.
-        system: a system message for chat templates that take one; empty for none.
+        system: a system message; stands before the user's words where a chat template takes none.
         prefill: the beginning of the answer that is given to the model.
     """
 
@@ -106,5 +106,10 @@ def chat_prompt(template: Template, tokenizer: Any, **texts: str) -> str:
     messages = [{"role": "user", "content": content}]
     if template.system:
         messages.insert(0, {"role": "system", "content": template.system})
-    chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    options = {"tokenize": False, "add_generation_prompt": True}
+    try:
+        chat = tokenizer.apply_chat_template(messages, **options)
+    except jinja2.TemplateError:  # Gemma and Mistral know no system role
+        user = {"role": "user", "content": f"{template.system}\n\n{content}"}
+        chat = tokenizer.apply_chat_template([user], **options)
     return str(chat) + template.prefill

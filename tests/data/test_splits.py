@@ -1,0 +1,83 @@
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prompt_recovery.data.examples import Dataset, RewriteExample
+from prompt_recovery.data.splits import normalise, split
+from prompt_recovery.errors import PromptRecoveryError
+
+
+def make(pairs):
+    return Dataset(
+        "d",
+        [
+            RewriteExample(str(n), f"text {text}", "r", f"prompt {prompt}")
+            for n, (text, prompt) in enumerate(pairs)
+        ],
+    )
+
+
+def ids(splits):
+    return [sorted(e.id for e in side) for side in (splits.train, splits.val, splits.test)]
+
+
+pairs = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=80)
+
+
+@settings(max_examples=60)
+@given(pairs, st.sampled_from(["prompt", "text", "both"]), st.integers(0, 5))
+def test_groups_stay_together_and_order_does_not_matter(rows, by, seed):
+    dataset = make(rows)
+    try:
+        splits = split(dataset, by, 0.2, 0.2, seed)
+    except PromptRecoveryError:
+        return  # too few groups for three sides
+    shuffled = list(dataset.examples)
+    random.Random(1).shuffle(shuffled)
+    assert ids(split(Dataset("d", shuffled), by, 0.2, 0.2, seed)) == ids(splits)
+    assert sorted(sum(ids(splits), [])) == sorted(e.id for e in dataset.examples)
+    keys = {"prompt": ["rewrite_prompt"], "text": ["original_text"]}
+    for key in keys.get(by, ["rewrite_prompt", "original_text"]):
+        sides = [{getattr(e, key) for e in s} for s in (splits.train, splits.val, splits.test)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
+def test_shares_are_as_asked_and_seeds_differ():
+    dataset = make([(n, n) for n in range(2000)])
+    splits = split(dataset, val=0.1, test=0.2)
+    assert 150 < len(splits.val) < 250
+    assert 330 < len(splits.test) < 470
+    assert ids(splits) != ids(split(dataset, val=0.1, test=0.2, seed=1))
+
+
+def test_new_rows_move_no_old_row():
+    rows = [(n, n) for n in range(200)]
+    before = split(make(rows))
+    after = split(make([*rows, *((n, n) for n in range(500, 700))]))
+    assert {e.id for e in before.test} <= {e.id for e in after.test}
+    assert {e.id for e in before.train} <= {e.id for e in after.train}
+
+
+def test_case_and_punctuation_do_not_make_another_prompt():
+    assert normalise("Make it  RHYME!") == normalise("make it rhyme")
+    assert normalise("…") == "…"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": "row"}, "must be prompt, text or both"),
+        ({"val": 0.6, "test": 0.5}, "must add up to less than 1"),
+        ({"val": -0.1}, "must add up"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(PromptRecoveryError, match=message):
+        split(make([(1, 1)]), **options)
+
+
+def test_an_empty_side_is_an_error_that_says_why():
+    with pytest.raises(PromptRecoveryError, match=r"split is empty \(50 rows in 1 groups by prompt"):
+        split(make([(n, 0) for n in range(50)]))

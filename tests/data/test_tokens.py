@@ -1,0 +1,68 @@
+import pytest
+
+from prompt_recovery.data import tokens as tokens_module
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.tokens import prompt_tokens, tokenise
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.templates import Template
+
+TEMPLATE = Template(
+    "t", "Original:\n{{ original_text }}\nRewritten:\n{{ rewritten_text }}\nInstruction?"
+)
+LONG = "".join(f"sentence number {n} of the text. " for n in range(4000))  # over 100k characters
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(LONG, "short"), ("short", LONG), (LONG, LONG), ("字" * 5000, "🐈" * 5000)],
+)
+def test_cuts_inside_the_texts_only(tokenizer, before, after):
+    ids, cut = prompt_tokens(before, after, TEMPLATE, tokenizer, 150)
+    assert len(ids) <= 150
+    assert len(ids) > 75, "most of the room is used"
+    text = tokenizer.decode(ids)
+    assert "Original:" in text
+    assert "Rewritten:" in text
+    assert text.endswith("Instruction?</s><|assistant|>")
+    assert "[…]" in text
+    assert cut > 0
+    for original in (before, after):
+        if original == "short":
+            assert original in text
+        else:
+            assert original.strip()[:3] in text
+            assert original.strip()[-3:] in text
+
+
+def test_what_fits_is_not_touched(tokenizer):
+    ids, cut = prompt_tokens("one", "two", TEMPLATE, tokenizer, 150)
+    assert cut == 0
+    assert "one\nRewritten:\ntwo\n" in tokenizer.decode(ids)
+
+
+def test_no_room_is_an_error(tokenizer):
+    with pytest.raises(PromptRecoveryError, match="max_prompt_tokens=20 has no room"):
+        prompt_tokens(LONG, LONG, TEMPLATE, tokenizer, 20)
+
+
+def test_completion_is_whole_and_ends(tokenizer, examples):
+    rows = tokenise(examples, TEMPLATE, tokenizer, 120)
+    for row, example in zip(rows, examples, strict=True):
+        assert row.id == example.id
+        assert row.completion[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(row.completion[:-1]) == example.rewrite_prompt
+
+
+def test_cache_is_used_and_a_damaged_one_is_made_again(tokenizer, examples, monkeypatch, tmp_path):
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
+    first = tokenise(examples, TEMPLATE, tokenizer, 120)
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens_module, "_tokenise", None)  # calling it would fail
+        assert tokenise(examples, TEMPLATE, tokenizer, 120) == first
+    [path] = (tmp_path / "tokens").iterdir()
+    path.write_bytes(b"damaged")
+    assert tokenise(examples, TEMPLATE, tokenizer, 120) == first
+    tokenise(examples, TEMPLATE, tokenizer, 121)
+    other = RewriteExample(**{f: getattr(examples[0], f) for f in RewriteExample.__slots__})
+    tokenise([other], TEMPLATE, tokenizer, 120)
+    assert len(list((tmp_path / "tokens").iterdir())) == 3
