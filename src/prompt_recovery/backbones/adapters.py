@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
+from torch import nn
 
 from prompt_recovery.errors import PromptRecoveryError
 
@@ -51,7 +52,8 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
     Raises:
         PromptRecoveryError: no layer of the model is called as `target_modules` says.
     """
-    targets = adapter.target_modules
+    targets: Any = adapter.target_modules
+    targets = targets if isinstance(targets, str) else list(targets)
     count = int(model.config.get_text_config().num_hidden_layers)
     first = count - max(round(adapter.layers * count), 1)
     config = LoraConfig(
@@ -59,7 +61,7 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=_linear_layers(model) if targets == "all-linear" else targets,
         layers_to_transform=list(range(first, count)) if first > 0 else None,
         use_dora=adapter.dora,
     )
@@ -73,6 +75,14 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     return peft_model
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """The names of the linear layers inside the decoder's layers, such as "q_proj"."""
+    decoder = model.get_decoder()
+    return sorted(
+        {name.rsplit(".", 1)[-1] for name, m in decoder.named_modules() if isinstance(m, nn.Linear)}
+    )
 
 
 def count_parameters(model: Any) -> tuple[int, int]:

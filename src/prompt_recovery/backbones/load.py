@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.cache import cache_dir
 from prompt_recovery.errors import PromptRecoveryError
@@ -53,12 +54,12 @@ def load_model(
         AutoModelForCausalLM,
         _converted(location),
         dtype=dtype,
-        # On the CPU the two batched products of eager attention beat SDPA's bf16 backward pass.
-        **({} if torch.cuda.is_available() else {"attn_implementation": "eager"}),
         use_safetensors=True,
         trust_remote_code=backbone.trust_remote_code,
         **options,
     )
+    if not torch.cuda.is_available() and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(attention.NAME)
     model.requires_grad_(False)
     return model.eval()
 
