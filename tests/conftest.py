@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 # Before anything of the package is imported: no test writes to the user's cache or to the network.
-os.environ["PROMPT_RECOVERY_CACHE"] = tempfile.mkdtemp(prefix="prompt-recovery-tests-")
+# Processes that tests start share the cache of their parent.
+_CACHE = os.environ.get("PROMPT_RECOVERY_TEST_CACHE") or tempfile.mkdtemp(prefix="pr-tests-")
+os.environ["PROMPT_RECOVERY_TEST_CACHE"] = os.environ["PROMPT_RECOVERY_CACHE"] = _CACHE
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -37,7 +37,7 @@ def test_groups_stay_together_and_order_does_not_matter(rows, by, seed):
     shuffled = list(dataset.examples)
     random.Random(1).shuffle(shuffled)
     assert ids(split(Dataset("d", shuffled), by, 0.2, 0.2, seed)) == ids(splits)
-    assert sorted(sum(ids(splits), [])) == sorted(e.id for e in dataset.examples)
+    assert sorted(i for side in ids(splits) for i in side) == sorted(e.id for e in dataset.examples)
     keys = {"prompt": ["rewrite_prompt"], "text": ["original_text"]}
     for key in keys.get(by, ["rewrite_prompt", "original_text"]):
         sides = [{getattr(e, key) for e in s} for s in (splits.train, splits.val, splits.test)]
@@ -79,5 +79,7 @@ def test_bad_settings(options, message):
 
 
 def test_an_empty_side_is_an_error_that_says_why():
-    with pytest.raises(PromptRecoveryError, match=r"split is empty \(50 rows in 1 groups by prompt"):
+    with pytest.raises(
+        PromptRecoveryError, match=r"split is empty \(50 rows in 1 groups by prompt"
+    ):
         split(make([(n, 0) for n in range(50)]))

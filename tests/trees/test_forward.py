@@ -25,8 +25,7 @@ def random_trees(seed=0, prompts=(40, 7, 23), completions=((5, 30, 1), (9,), (3,
         return torch.randint(6, 512, (n,), generator=generator).tolist()
 
     return [
-        Tree(tokens(p), [tokens(c) for c in cs])
-        for p, cs in zip(prompts, completions, strict=True)
+        Tree(tokens(p), [tokens(c) for c in cs]) for p, cs in zip(prompts, completions, strict=True)
     ]
 
 

@@ -1,5 +1,6 @@
 """Turns the name of a backbone into a local folder, quickly and without importing torch."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -47,10 +48,18 @@ class Location:
 
     @property
     def identity(self) -> str:
-        """Changes when the weights change (by the names, sizes and times of their files)."""
+        """Changes when the weights change: by the names, sizes and ends of their files."""
         names = [self.gguf_file] if self.gguf_file else ["*.safetensors", "config.json"]
         files = sorted(f for name in names for f in self.folder.glob(name))
-        return fingerprint([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+        return fingerprint([(f.name, f.stat().st_size, _ends(f)) for f in files])
+
+
+def _ends(path: Path, size: int = 1 << 16) -> str:
+    """A digest of the first and the last bytes of a file; whole multi-gigabyte files take long."""
+    with path.open("rb") as file:
+        first = file.read(size)
+        file.seek(max(path.stat().st_size - size, 0))
+        return hashlib.sha256(first + file.read(size)).hexdigest()
 
 
 def locate(backbone: Backbone) -> Location:

@@ -180,11 +180,12 @@ def train(job: TrainingJob) -> dict[str, float]:
     if trainer.interrupted:
         raise KeyboardInterrupt
     train_seconds = time.perf_counter() - fit_started
+    train_loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
     if not best.weights:  # stopped before the first validation
         trainer.validate(module, data, verbose=False)
     metrics = {
         "val/scs": best.best,
-        "train/loss": float(trainer.callback_metrics.get("train/loss", float("nan"))),
+        "train/loss": train_loss,
         "train/seconds": train_seconds,
         "train/tokens_per_second": module.train_tokens / train_seconds,
         "train/steps": trainer.global_step,

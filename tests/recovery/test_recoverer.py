@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from prompt_recovery.recovery.baselines import mean_prompt
+from prompt_recovery.recovery.decoding import Decoding, generate
+from prompt_recovery.recovery.evaluation import evaluate
+from prompt_recovery.recovery.recoverer import (
+    ConstantRecoverer,
+    ModelRecoverer,
+    Pair,
+    Prediction,
+    clean_prompt,
+    pairs_of,
+)
+from prompt_recovery.templates import Template
+from tests.trees.test_forward import tiny_model
+
+TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
+
+
+@pytest.fixture
+def recoverer(tokenizer):
+    return ModelRecoverer(
+        tiny_model("llama"), tokenizer, TEMPLATE, Decoding(6, batch_size=3), 60, "Improve it"
+    )
+
+
+def test_unusable_texts_still_get_an_answer_in_order(recoverer):
+    texts = ["", " \n", "ok", "x" * 100_000, "字🐈", "a \ud83d b", "<script>=1+1", None]
+    pairs = [Pair(str(n), text, "b") for n, text in enumerate(texts)]
+    done = []
+    predictions = recoverer.recover(pairs, done.append)
+    assert [p.id for p in predictions] == [p.id for p in pairs]
+    assert all(p.rewrite_prompt for p in predictions)
+    fallbacks = [p.id for p in predictions if p.fallback]
+    assert {"0", "1", "5", "7"} <= set(fallbacks)
+    assert all(p.rewrite_prompt == "Improve it" for p in predictions if p.fallback)
+    assert sum(done) == len(pairs)
+
+
+def test_batching_does_not_change_answers(recoverer, tokenizer):
+    pairs = [Pair(str(n), "word " * (n + 1), "other " * (9 - n)) for n in range(7)]
+    together = recoverer.recover(pairs)
+    alone = [recoverer.recover([pair])[0] for pair in pairs]
+    assert together == alone
+
+
+def test_greedy_takes_the_likeliest_token(tokenizer):
+    model = tiny_model("llama")
+    prompt = [7, 8, 9, 10]
+    [answer] = generate(model, tokenizer, [prompt], Decoding(5))
+    expected = []
+    with torch.no_grad():
+        for _ in range(5):
+            token = int(model(torch.tensor([[*prompt, *expected]])).logits[0, -1].argmax())
+            if token == tokenizer.eos_token_id:
+                break
+            expected.append(token)
+    assert answer == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("Make it rhyme", "Make it rhyme"),
+        ('"Make it rhyme"', "Make it rhyme"),
+        ("**Make it rhyme**", "Make it rhyme"),
+        ("The rewrite prompt was: Make it rhyme", "Make it rhyme"),
+        ("Sure! Here is the instruction:\n\n“Make it\nrhyme”\n\nHope that helps", "Make it rhyme"),
+        ("Write it as a recipe: short, spicy", "Write it as a recipe: short, spicy"),
+        ("  \n ", ""),
+        ('"', '"'),
+    ],
+)
+def test_clean_prompt(raw, clean):
+    assert clean_prompt(raw) == clean
+
+
+def test_mean_prompt_is_the_best_constant(scs):
+    prompts = ["Make it a poem", "Turn it into a poem", "Write a poem of it", "Fix the grammar"]
+    best = mean_prompt(scs, prompts, block=2)
+    means = {p: float(scs([p] * len(prompts), prompts).mean()) for p in prompts}
+    assert best == max(means, key=means.get)
+
+
+def test_evaluation(scs, examples):
+    answers = [Prediction(e.id, "Make it joyful") for e in examples]
+    answers[0] = Prediction(examples[0].id, examples[0].rewrite_prompt.upper() + "!")
+    result = evaluate("r", answers, examples, scs, 1.0)
+    assert result.exact.sum() == 1
+    truths = [e.rewrite_prompt for e in examples]
+    assert result.scs == pytest.approx(scs([a.rewrite_prompt for a in answers], truths))
+    assert result.interval[0] <= result.scs.mean() <= result.interval[1]
+    assert {k: n for k, (_, n) in result.by_category(examples).items()} == {"style": 20, "tone": 20}
+    with pytest.raises(ValueError, match="same ids"):
+        evaluate("r", answers[1:], examples, scs, 1.0)
+
+
+def test_a_recoverer_never_sees_the_truth(examples):
+    assert not hasattr(pairs_of(examples)[0], "rewrite_prompt")
+    assert ConstantRecoverer("c").recover(pairs_of(examples))[3] == Prediction("row-3", "c")

