@@ -60,6 +60,11 @@ def load_model(
     )
     if not torch.cuda.is_available() and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(attention.NAME)
+    # A slice of the hidden states (the last position, in generation) is not contiguous; on the CPU
+    # its product with the vocabulary would then copy the whole matrix once for every row.
+    model.get_output_embeddings().register_forward_pre_hook(
+        lambda _module, inputs: (inputs[0].contiguous(),)
+    )
     model.requires_grad_(False)
     return model.eval()
 

@@ -1,0 +1,82 @@
+"""The contract of the shipped dataset."""
+
+import re
+from collections import Counter
+from itertools import combinations
+
+import pytest
+
+from prompt_recovery.data.sources import starter
+from prompt_recovery.data.splits import normalise, split
+
+CATEGORIES = set(
+    "tone style persona audience format length perspective genre language_level formality "
+    "purpose setting combined odd".split()
+)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return starter().examples
+
+
+def words(text):
+    return len(text.split())
+
+
+def test_counts(rows):
+    assert len(rows) >= 600
+    assert len({normalise(e.rewrite_prompt) for e in rows}) == len(rows) >= 400
+    assert len({e.original_text for e in rows}) >= 80
+    assert len({e.source for e in rows}) >= 15
+    assert {e.category for e in rows} == CATEGORIES
+    assert {e.rewriter for e in rows} == {"written for this project"}
+
+
+def test_lengths(rows):
+    assert all(40 <= words(e.original_text) <= 90 for e in rows)
+    assert all(2 <= words(e.rewrite_prompt) <= 40 for e in rows)
+    assert all(8 <= words(e.rewritten_text) <= 120 for e in rows)
+
+
+def test_short_and_long_prompts(rows):
+    lengths = [words(e.rewrite_prompt) for e in rows]
+    assert sum(n <= 5 for n in lengths) > 30
+    assert sum(n >= 14 for n in lengths) > 30
+
+
+def shingles(text, size=5):
+    parts = normalise(text).split()
+    return {tuple(parts[i : i + size]) for i in range(len(parts) - size + 1)}
+
+
+def test_no_near_duplicate_rewrites(rows):
+    sets = [shingles(e.rewritten_text) for e in rows]
+    for (i, a), (j, b) in combinations(enumerate(sets), 2):
+        if a and b and len(a & b) > 0.5 * min(len(a), len(b)):
+            # Rewrites of one text may both keep its words (fix the grammar, add a heading …).
+            kept = shingles(rows[i].original_text)
+            own_a, own_b = a - kept, b - kept
+            shared = len(own_a & own_b)
+            assert shared <= 0.5 * max(min(len(own_a), len(own_b)), 8), (rows[i].id, rows[j].id)
+
+
+def test_no_rewrite_is_a_copy(rows):
+    assert all(normalise(e.rewritten_text) != normalise(e.original_text) for e in rows)
+
+
+def test_no_template_skeletons(rows):
+    """No opening of four words or more serves often, in prompts or in rewrites."""
+    for column, most in (("rewrite_prompt", 8), ("rewritten_text", 8)):
+        openings = Counter(" ".join(normalise(getattr(e, column)).split()[:4]) for e in rows)
+        assert openings.most_common(1)[0][1] <= most, (column, openings.most_common(3))
+    frames = Counter(re.sub(r"\w{4,}", "_", e.rewrite_prompt.lower()) for e in rows)
+    long_frames = {f: n for f, n in frames.items() if len(f.split()) >= 6}
+    assert max(long_frames.values()) <= 4
+
+
+def test_prompts_are_disjoint_between_splits(rows):
+    splits = split(starter(), val=0.07, test=0.15)
+    sides = [{normalise(e.rewrite_prompt) for e in s} for s in (splits.train, splits.val, splits.test)]
+    assert all(not a & b for a, b in combinations(sides, 2))
+    assert sum(map(len, sides)) == len(rows)

@@ -1,0 +1,157 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.cli import config_folder
+from tests.conftest import ROOT
+
+
+def run(*arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("model", ["mistral", "gemma", "phi", "smollm2", "gemma3_270m", "tiny"])
+@pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "ddp"])
+def test_every_group_composes(model, trainer):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for group, options in {
+            "template": ["chat", "plain", "difference"],
+            "adapter": ["lora", "lora_top", "dora", "qlora"],
+            "data": ["starter", "file", "folder", "hub"],
+            "metric": ["scs_minilm", "scs_t5"],
+            "logger": ["wandb", "csv", "none"],
+        }.items():
+            for option in options:
+                config = compose(
+                    "train", [f"model={model}", f"trainer={trainer}", f"{group}={option}"]
+                )
+                assert config.model.name == model
+
+
+def test_cfg_job_prints_the_configuration():
+    result = run("model=mistral", "objective=sft", "--cfg", "job")
+    assert result.returncode == 0
+    assert "repo: mistralai/Mistral-7B-Instruct-v0.2" in result.stdout
+
+
+def assert_one_line(result, *parts):
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    [line] = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
+    for part in parts:
+        assert part in line
+
+
+def test_a_backbone_without_the_hub_is_one_quick_line(tmp_path):
+    started = time.monotonic()
+    result = run("model=mistral", cwd=tmp_path, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path))
+    assert time.monotonic() - started < 15
+    assert_one_line(result, "mistralai/Mistral-7B-Instruct-v0.2", "model.path=", "model=smollm2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["data=file", "data.path=none.csv"], ["none.csv: no such file"]),
+        (["data=file"], ["data.path"]),
+        (["split.by=row"], ["must be prompt, text or both"]),
+        (["ckpt_path=none.ckpt"], ["ckpt_path=none.ckpt: no such file"]),
+        (["ckpt_path=last"], ["has left a checkpoint"]),
+        (["model.path=nowhere"], ["holds no config.json"]),
+        (["adapter=qlora"], ["needs a CUDA GPU", "adapter=lora"]),
+        (["precision=fp8"], ["must be auto, bf16 or fp32"]),
+        (["optim.learning_rate=-1"], ["learning_rate=-1: must be > 0"]),
+        (["template.text='{{ nonsense }}'"], ["'nonsense' is undefined"]),
+    ],
+)
+def test_mistakes_are_one_line(arguments, parts, tmp_path):
+    assert_one_line(run("model=tiny", "logger=none", *arguments, cwd=tmp_path), *parts)
+
+
+def test_unknown_option_lists_the_known_ones():
+    result = run("model=bert")
+    assert result.returncode == 1
+    assert "smollm2" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_on_own_data_leaves_everything_behind(tmp_path, examples):
+    rows = [
+        {"key": e.id, "before": e.original_text, "after": e.rewritten_text, "p": e.rewrite_prompt}
+        for e in examples
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    arguments = [
+        "model=mistral",
+        f"model.path={tiny_backbone('mistral')}",
+        "data=file",
+        "data.path=own.jsonl",
+        "data.columns.id=key",
+        "data.columns.original_text=before",
+        "data.columns.rewritten_text=after",
+        "data.columns.rewrite_prompt=p",
+        "split.val=0.2",
+        "split.test=0.2",
+        "trainer.max_steps=2",
+        "batching.max_prompt_tokens=150",
+        "decoding.max_new_tokens=4",
+        "logger=wandb",
+    ]
+    # A network that refuses everything: neither W&B nor the Hub may need it, or stall.
+    result = run(*arguments, cwd=tmp_path, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    assert result.returncode == 0, result.stderr
+    assert "mean prompt" in result.stdout
+    folder = tmp_path / "runs" / "latest"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"test/scs", "val/scs", "baseline/mean_prompt_scs", "peak_memory_bytes"} <= set(metrics)
+    for name in (
+        "config.yaml",
+        "environment.yaml",
+        "predictions.jsonl",
+        "results.png",
+        "train.log",
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/recoverer.yaml",
+    ):
+        assert (folder / name).stat().st_size > 0
+    assert list(folder.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_no_secret_reaches_the_run_folder(tmp_path, examples):
+    rows = "".join(
+        json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples
+    )
+    (tmp_path / "own.jsonl").write_text(rows)
+    secret = "s3cret-token-of-a-user"
+    result = run(
+        "model=tiny",
+        "data=file",
+        "data.path=own.jsonl",
+        "split.val=0.2",
+        "split.test=0.2",
+        "trainer.max_steps=1",
+        "decoding.max_new_tokens=2",
+        cwd=tmp_path,
+        HF_TOKEN=secret,
+    )
+    assert result.returncode == 0, result.stderr
+    for path in (tmp_path / "runs").rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
