@@ -15,9 +15,10 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.progress import Progress
+from transformers.utils.logging import disable_progress_bar
 
 from prompt_recovery.backbones.adapters import Adapter, add_adapter, count_parameters
-from prompt_recovery.backbones.load import load_model, load_tokenizer
+from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.cache import fingerprint, written_whole
@@ -255,6 +256,9 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*has `enable_progress_bar`.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated.*")
+    disable_progress_bar()  # of reading weights, over in a second
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
