@@ -119,7 +119,7 @@ def trl(count: int, adapter: str) -> dict[str, float]:
     )
     clock: dict[str, float] = {}
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_train_begin(self, *_args: Any, **_options: Any) -> None:
             clock["start"] = time.perf_counter()
 

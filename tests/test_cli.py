@@ -114,7 +114,9 @@ def test_a_run_on_own_data_leaves_everything_behind(tmp_path, examples):
         "logger=wandb",
     ]
     # A network that refuses everything: neither W&B nor the Hub may need it, or stall.
-    result = run(*arguments, cwd=tmp_path, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    result = run(
+        *arguments, cwd=tmp_path, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9"
+    )
     assert result.returncode == 0, result.stderr
     assert "mean prompt" in result.stdout
     folder = tmp_path / "runs" / "latest"
@@ -135,9 +137,7 @@ def test_a_run_on_own_data_leaves_everything_behind(tmp_path, examples):
 
 
 def test_no_secret_reaches_the_run_folder(tmp_path, examples):
-    rows = "".join(
-        json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples
-    )
+    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
     (tmp_path / "own.jsonl").write_text(rows)
     secret = "s3cret-token-of-a-user"
     result = run(

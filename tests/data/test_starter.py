@@ -77,6 +77,8 @@ def test_no_template_skeletons(rows):
 
 def test_prompts_are_disjoint_between_splits(rows):
     splits = split(starter(), val=0.07, test=0.15)
-    sides = [{normalise(e.rewrite_prompt) for e in s} for s in (splits.train, splits.val, splits.test)]
+    sides = [
+        {normalise(e.rewrite_prompt) for e in s} for s in (splits.train, splits.val, splits.test)
+    ]
     assert all(not a & b for a, b in combinations(sides, 2))
     assert sum(map(len, sides)) == len(rows)

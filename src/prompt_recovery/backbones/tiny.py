@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from prompt_recovery.cache import cache_dir
 from prompt_recovery.errors import PromptRecoveryError
@@ -12,7 +13,7 @@ _CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-_SHAPE = {
+_SHAPE: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -26,7 +27,7 @@ _SHAPE = {
 }
 _WINDOW = {"sliding_window": 16}
 _GEMMA = {"head_dim": 8}
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
     "mistral": ("MistralConfig", _WINDOW),
     "gemma": ("GemmaConfig", _GEMMA),

@@ -88,7 +88,7 @@ class RecoveryData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split; goes on where a resumed epoch stood."""
         loader = self._loader("train", self.splits.train, self.batching.batch_size, shuffle=True)
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current  # type: ignore[union-attr]
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         loader.batch_sampler.first_batch = lambda: progress.ready  # type: ignore[union-attr]
         return loader
 

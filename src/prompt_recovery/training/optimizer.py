@@ -40,7 +40,7 @@ class MasterAdamW(torch.optim.AdamW):
             if master is not parameter:
                 parameter.copy_(master)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of masters and parameters."""
         result = super().step(closure)
         self.push_weights()

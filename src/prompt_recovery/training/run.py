@@ -114,6 +114,8 @@ def train(job: TrainingJob) -> dict[str, float]:
     """
     _quiet_libraries()
     started = time.perf_counter()
+    if job.adapter.four_bit:
+        require_four_bit()
     L.seed_everything(job.seed, workers=True, verbose=False)
     device = (
         "cuda" if torch.cuda.is_available() and job.trainer.get("accelerator") != "cpu" else "cpu"
