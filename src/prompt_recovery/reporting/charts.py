@@ -21,21 +21,21 @@ def result_chart(
 
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=150)
     bars, line = figure.subplots(1, 2, width_ratios=[3, 2])
+    right = max(max(e.interval[1], float(e.scs.mean()), 0.01) for e in evaluations)
     for row, e in enumerate(reversed(evaluations)):
         mean = float(e.scs.mean())
         colour = _ACCENT if e is evaluations[0] else _QUIET
         bars.barh(row, mean, color=colour, height=0.6)
         bars.plot(e.interval, [row, row], color=_INK, linewidth=1.5)
-        bars.text(max(e.interval[1], mean) + 0.006, row, f"{mean:.3f}", va="center", color=_INK)
+        bars.text(max(e.interval[1], mean) + 0.02 * right, row, f"{mean:.3f}", va="center", color=_INK)
     names = [e.name for e in reversed(evaluations)]
     bars.set_yticks(range(len(names)), names, parse_math=False)
-    bars.set_xlim(min(0.0, *(e.interval[0] for e in evaluations)), None)
-    bars.margins(x=0.15)
+    bars.set_xlim(min(0.0, *(e.interval[0] for e in evaluations)), 1.2 * right)
     bars.set_xlabel("mean SCS on prompts never seen in training (95 % interval)")
     line.plot([s for s, _ in curve], [v for _, v in curve], marker="o", color=_ACCENT)
     line.set_xlabel("optimiser step")
     line.set_ylabel("val/scs")
-    line.set_ylim(bottom=0)
+    line.set_ylim(0, 1.15 * max((v for _, v in curve), default=1.0) or 1.0)
     for axes in (bars, line):
         axes.spines[["top", "right"]].set_visible(False)
     with written_whole(path) as temporary:
