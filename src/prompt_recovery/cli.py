@@ -9,6 +9,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,8 +44,13 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
         except KeyboardInterrupt:
             print("interrupted; go on with ckpt_path=last", file=sys.stderr)
             raise SystemExit(130) from None
-        except (PromptRecoveryError, OmegaConfBaseException) as error:
-            if os.environ.get("PROMPT_RECOVERY_TRACEBACK"):
+        except (PromptRecoveryError, OmegaConfBaseException, InstantiationException) as raised:
+            # Hydra wraps what the constructors of a configuration raise.
+            wrapped = isinstance(raised, InstantiationException)
+            error = raised.__cause__ if wrapped else raised
+            if os.environ.get("PROMPT_RECOVERY_TRACEBACK") or (
+                wrapped and not isinstance(error, PromptRecoveryError)
+            ):
                 raise
             message = " ".join(str(error).split("\n    full_key:")[0].split())
             print(f"error: {message}", file=sys.stderr)

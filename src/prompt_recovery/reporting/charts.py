@@ -27,7 +27,9 @@ def result_chart(
         colour = _ACCENT if e is evaluations[0] else _QUIET
         bars.barh(row, mean, color=colour, height=0.6)
         bars.plot(e.interval, [row, row], color=_INK, linewidth=1.5)
-        bars.text(max(e.interval[1], mean) + 0.02 * right, row, f"{mean:.3f}", va="center", color=_INK)
+        bars.text(
+            max(e.interval[1], mean) + 0.02 * right, row, f"{mean:.3f}", va="center", color=_INK
+        )
     names = [e.name for e in reversed(evaluations)]
     bars.set_yticks(range(len(names)), names, parse_math=False)
     bars.set_xlim(min(0.0, *(e.interval[0] for e in evaluations)), 1.2 * right)
