@@ -8,7 +8,7 @@ from prompt_recovery.backbones.load import load_model
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
 from prompt_recovery.trees import Tree, pack, score_completions
-from prompt_recovery.trees import forward as forward_module
+from prompt_recovery.trees import vocabulary
 
 PAD = 2
 
@@ -79,7 +79,7 @@ def test_siblings_do_not_matter():
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_gradients_equal_one_by_one(architecture, monkeypatch):
-    monkeypatch.setattr(forward_module, "_LOGIT_ROWS", 8)  # several checkpointed pieces
+    monkeypatch.setattr(vocabulary, "_LOGITS", 8 * 512)  # several pieces
     model = add_adapter(tiny_model(architecture), Adapter(rank=4), torch.float32)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
+from prompt_recovery.backbones.lora import fuse_lora
 from prompt_recovery.errors import PromptRecoveryError
 
 
@@ -74,6 +75,7 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
+    fuse_lora(peft_model)
     return peft_model
 
 

@@ -1,0 +1,78 @@
+"""Log-probabilities of tokens without keeping the logits of a whole vocabulary."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+_LOGITS = 1 << 25  # fp32 logits that exist at one time: 128 MiB
+
+
+def token_log_probabilities(causal_lm: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """log p of each target token; differentiable.
+
+    A model that reads 262,144 words (Gemma) would need a gigabyte of logits for a thousand
+    completion tokens. They are made in pieces. With a plain frozen output layer, the gradient with
+    respect to `hidden` is made together with the value, so that nothing is computed twice and no
+    logit outlives its piece; with any other, the backward pass makes the logits again.
+
+    Args:
+        causal_lm: the model whose output layer (and soft cap) is used.
+        hidden: [N, d], the decoder's outputs that predict the targets.
+        targets: int64 [N].
+
+    Returns:
+        fp32 [N].
+    """
+    head = causal_lm.get_output_embeddings()
+    cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
+    rows = max(_LOGITS // head.weight.shape[0], 1)
+    frozen = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+    differentiable = torch.is_grad_enabled() and hidden.requires_grad
+    if differentiable and frozen:
+        values: Tensor = _FrozenHead.apply(hidden, head.weight, targets, cap, rows)
+        return values
+    pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
+    if differentiable and len(targets) > rows:
+        parts = [checkpoint(_values, head, h, t, cap, use_reentrant=False) for h, t in pieces]
+    else:
+        parts = [_values(head, h, t, cap) for h, t in pieces]
+    return torch.cat(parts)
+
+
+def _values(head: Any, hidden: Tensor, targets: Tensor, cap: float | None) -> Tensor:
+    """fp32 [n]: log p of each target."""
+    logits = _capped(head(hidden).float(), cap)
+    return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
+
+
+def _capped(logits: Tensor, cap: float | None) -> Tensor:
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+class _FrozenHead(torch.autograd.Function):
+    """log p = z_t − log Σ exp z with z = W h: its gradient is W_t − Σ_v p_v W_v (× 1 − (z/cap)²)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, rows: int
+    ) -> Tensor:
+        values, gradients = [], []
+        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
+            logits = _capped(nn.functional.linear(h, weight).float(), cap)
+            total = logits.logsumexp(1, keepdim=True)
+            values.append(logits.gather(1, t[:, None]) - total)
+            slope = None if cap is None else 1 - (logits / cap).square_()
+            slopes = logits.sub_(total).exp_().neg_()  # −p, in the logits' place
+            slopes.scatter_add_(1, t[:, None], torch.ones_like(total))
+            if slope is not None:
+                slopes.mul_(slope)
+            gradients.append(slopes.to(weight.dtype) @ weight)
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(values).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return (outputs[0][:, None] * gradient).to(gradient.dtype), None, None, None, None
