@@ -25,10 +25,10 @@ def words(text):
 
 
 def test_counts(rows):
-    assert len(rows) >= 600
-    assert len({normalise(e.rewrite_prompt) for e in rows}) == len(rows) >= 400
-    assert len({e.original_text for e in rows}) >= 80
-    assert len({e.source for e in rows}) >= 15
+    assert len(rows) >= 1500
+    assert len({normalise(e.rewrite_prompt) for e in rows}) == len(rows)
+    assert len({e.original_text for e in rows}) >= 180
+    assert len({e.source for e in rows}) >= 35
     assert {e.category for e in rows} == CATEGORIES
     assert {e.rewriter for e in rows} == {"written for this project"}
 
@@ -66,17 +66,18 @@ def test_no_rewrite_is_a_copy(rows):
 
 
 def test_no_template_skeletons(rows):
-    """No opening of four words or more serves often, in prompts or in rewrites."""
-    for column, most in (("rewrite_prompt", 8), ("rewritten_text", 8)):
+    """No opening of four words serves more than one row in a hundred, in prompts or rewrites."""
+    most = len(rows) // 100
+    for column in ("rewrite_prompt", "rewritten_text"):
         openings = Counter(" ".join(normalise(getattr(e, column)).split()[:4]) for e in rows)
         assert openings.most_common(1)[0][1] <= most, (column, openings.most_common(3))
     frames = Counter(re.sub(r"\w{4,}", "_", e.rewrite_prompt.lower()) for e in rows)
     long_frames = {f: n for f, n in frames.items() if len(f.split()) >= 6}
-    assert max(long_frames.values()) <= 4
+    assert max(long_frames.values()) <= 6
 
 
 def test_prompts_are_disjoint_between_splits(rows):
-    splits = split(starter(), val=0.07, test=0.15)
+    splits = split(starter(), val=0.06, test=0.13)
     sides = [
         {normalise(e.rewrite_prompt) for e in s} for s in (splits.train, splits.val, splits.test)
     ]
