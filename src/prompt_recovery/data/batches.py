@@ -11,13 +11,18 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     A pure function of (lengths, seed, epoch), so that a resumed epoch goes on with the batches it
     would have had: iteration starts at the batch that `first_batch()` names.
-    In training each of several ranks gets the same number of batches, a few of them twice if
-    needed; in evaluation every example comes exactly once.
+
+    Several ranks share the same global batches: those that one process would have with a batch
+    size and a token budget as many times as large. Each rank takes every so-manieth member, so a
+    run's gradients don't depend on how many processes share it. A rank that has no member left of
+    a batch gets a filler, `~i` in place of `i`: it keeps the processes in step and must count for
+    nothing.
 
     Args:
         lengths: tokens of each example.
-        batch_size: most examples a batch.
-        batch_tokens: most tokens a batch, padding included; a longer example is a batch alone.
+        batch_size: most examples a batch and rank.
+        batch_tokens: most tokens a batch and rank, padding included; a longer example is a batch
+            alone.
         shuffle: draw a new order each epoch (training); otherwise sort by length, longest first.
         seed: of the order.
         rank: this process.
@@ -56,7 +61,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         if self.shuffle:
             rng.shuffle(order)
             # Sorting inside pools of several batches pads little and still mixes well.
-            pool = self.batch_size * 16
+            pool = self.batch_size * self.world_size * 16
             pools = [order[i : i + pool] for i in range(0, len(order), pool)]
         else:
             pools = [order]
@@ -65,16 +70,14 @@ class TokenBudgetSampler(Sampler[list[int]]):
             batches += self._cut(sorted(members, key=lambda i: -self.lengths[i]))
         if self.shuffle:
             rng.shuffle(batches)
-            missing = -len(batches) % self.world_size
-            batches += [batches[i % len(batches)] for i in range(missing)]
-        self.batches = batches[self.rank :: self.world_size]
+        self.batches = [b[self.rank :: self.world_size] or [~b[0]] for b in batches]
 
     def _cut(self, members: list[int]) -> Iterator[list[int]]:
         batch: list[int] = []
         for index in members:
             width = self.lengths[batch[0]] if batch else 0  # longest first
-            full = len(batch) == self.batch_size or (len(batch) + 1) * width > self.batch_tokens
-            if batch and full:
+            share = len(batch) // self.world_size + 1  # of the fullest rank, with this one
+            if batch and (share > self.batch_size or share * width > self.batch_tokens):
                 yield batch
                 batch = []
             batch.append(index)

@@ -1,17 +1,23 @@
 """The Lightning data module: examples in, batches of completion trees out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import lightning as L
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from prompt_recovery.data.batches import TokenBudgetSampler
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import Splits
-from prompt_recovery.data.tokens import TokenisedExample, tokenise
+from prompt_recovery.data.tokens import (
+    TokenisedExample,
+    completion_tokens,
+    given_prompt_tokens,
+    tokenise,
+)
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Tree, TreeBatch, pack
@@ -26,6 +32,8 @@ class Batching:
         batch_tokens: most tokens in a batch, padding included.
         eval_batch_size: most examples in an evaluation batch.
         max_prompt_tokens: longer recovery prompts have the middle of their texts cut out.
+        row_tokens: several trees share a row while they fit in so many tokens; 0 gives each its
+            own. Packing saves padding; it pays with FlexAttention, which skips what is hidden.
         workers: processes that prepare batches; 0 is fast enough for most.
     """
 
@@ -33,6 +41,7 @@ class Batching:
     batch_tokens: int = 8192
     eval_batch_size: int = 32
     max_prompt_tokens: int = 1024
+    row_tokens: int = 0
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -41,21 +50,104 @@ class Batching:
                 raise PromptRecoveryError(f"batching.{name}={getattr(self, name)}: must be ≥ 1")
 
 
+class PreferenceRow(Protocol):
+    """What `preferences.PreferenceExample` holds: one prompt, completions and their scores."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def prompt(self) -> str | list[dict[str, str]]: ...
+    @property
+    def completions(self) -> tuple[str, ...]: ...
+    @property
+    def scores(self) -> tuple[float, ...]: ...
+
+
 @dataclass
 class Batch:
-    """Trees with one completion each, the truth, and the examples they came from, in order."""
+    """Trees of completions, and what is known of them, in order.
+
+    Attributes:
+        trees: T prompts with C completions in all.
+        prompts: token ids of each prompt.
+        examples: the examples they came from; in training batches of preferences, none.
+        score: fp32 [C], SCS of each completion; None where unknown.
+        reference: fp32 [C], log-probabilities under the reference; None where not needed.
+        real: how many of the T, from the first, count; the others only keep processes in step.
+    """
 
     trees: TreeBatch
     prompts: list[list[int]]
     examples: list[RewriteExample]
+    score: Tensor | None = None
+    reference: Tensor | None = None
+    real: int = 0
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on another device."""
-        return Batch(self.trees.to(device), self.prompts, self.examples)
+        return replace(
+            self,
+            trees=self.trees.to(device),
+            score=None if self.score is None else self.score.to(device),
+            reference=None if self.reference is None else self.reference.to(device),
+        )
+
+
+@dataclass
+class TrainingTrees:
+    """What is trained on: for each prompt its completions, the best first.
+
+    Attributes:
+        rows: token ids.
+        scores: SCS of each completion; None if the rows hold true prompts only.
+        reference: log-probabilities under the reference; None until they are computed.
+    """
+
+    rows: list[TokenisedExample]
+    scores: list[tuple[float, ...]] | None = None
+    reference: list[list[float]] | None = None
+
+    def trees(self) -> list[Tree]:
+        """As completion trees."""
+        return [Tree(r.prompt, r.completions) for r in self.rows]
+
+
+def preference_trees(
+    preferences: Sequence[PreferenceRow],
+    examples: Sequence[RewriteExample],
+    template: Template,
+    tokenizer: Any,
+    max_prompt_tokens: int,
+) -> TrainingTrees:
+    """Tokenises preferences.
+
+    The prompt of one whose id is an example's is made anew from that example's texts, by the
+    template; any other's is taken as it stands.
+    """
+    by_id = {e.id: e for e in examples}
+    known = [p for p in preferences if p.id in by_id]
+    rows = iter(
+        tokenise(
+            [by_id[p.id] for p in known],
+            template,
+            tokenizer,
+            max_prompt_tokens,
+            [p.completions for p in known],
+        )
+    )
+    ordered = []
+    for preference in preferences:
+        if preference.id in by_id:
+            ordered.append(next(rows))
+            continue
+        ids, cut = given_prompt_tokens(preference.prompt, tokenizer, max_prompt_tokens)
+        answers = [completion_tokens(text, tokenizer) for text in preference.completions]
+        ordered.append(TokenisedExample(preference.id, ids, answers, cut))
+    return TrainingTrees(ordered, [p.scores for p in preferences])
 
 
 class RecoveryData(L.LightningDataModule):
-    """Tokenised splits as data loaders.
+    """Tokenised training trees and validation examples as data loaders.
 
     Args:
         splits: the examples.
@@ -63,45 +155,61 @@ class RecoveryData(L.LightningDataModule):
         tokenizer: the backbone's.
         batching: sizes.
         seed: of the order of training batches.
+        training: what to train on; the true prompts of the training split if not given.
     """
 
     def __init__(
-        self, splits: Splits, template: Template, tokenizer: Any, batching: Batching, seed: int
+        self,
+        splits: Splits,
+        template: Template,
+        tokenizer: Any,
+        batching: Batching,
+        seed: int,
+        training: TrainingTrees | None = None,
     ) -> None:
         super().__init__()
         self.splits = splits
         self.batching = batching
         self.seed = seed
         self.pad_token_id = int(tokenizer.pad_token_id)
-        self.tokens: dict[str, list[TokenisedExample]] = {
-            name: tokenise(examples, template, tokenizer, batching.max_prompt_tokens)
-            for name, examples in (("train", splits.train), ("val", splits.val))
-        }
+        limit = batching.max_prompt_tokens
+        self.training = training or TrainingTrees(
+            tokenise(splits.train, template, tokenizer, limit)
+        )
+        self.validation = TrainingTrees(tokenise(splits.val, template, tokenizer, limit))
 
     def cut_characters(self) -> dict[str, tuple[int, int]]:
         """By split: how many prompts were shortened, and by how many characters in all."""
         return {
-            name: (sum(r.cut_characters > 0 for r in rows), sum(r.cut_characters for r in rows))
-            for name, rows in self.tokens.items()
+            name: (
+                sum(r.cut_characters > 0 for r in part.rows),
+                sum(r.cut_characters for r in part.rows),
+            )
+            for name, part in (("train", self.training), ("val", self.validation))
         }
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of the training split; goes on where a resumed epoch stood."""
-        loader = self._loader("train", self.splits.train, self.batching.batch_size, shuffle=True)
+        """Shuffled batches of the training trees; goes on where a resumed epoch stood."""
+        loader = self._loader(self.training, [], self.batching.batch_size, shuffle=True)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         loader.batch_sampler.first_batch = lambda: progress.ready  # type: ignore[union-attr]
         return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the validation split, longest prompts first."""
-        return self._loader("val", self.splits.val, self.batching.eval_batch_size, shuffle=False)
+        size = self.batching.eval_batch_size
+        return self._loader(self.validation, self.splits.val, size, shuffle=False)
 
     def _loader(
-        self, name: str, examples: Sequence[RewriteExample], batch_size: int, shuffle: bool
+        self,
+        part: TrainingTrees,
+        examples: Sequence[RewriteExample],
+        batch_size: int,
+        shuffle: bool,
     ) -> DataLoader[Batch]:
-        rows = self.tokens[name]
+        trees = part.trees()
         sampler = TokenBudgetSampler(
-            [len(r.prompt) + len(r.completion) for r in rows],
+            [len(tree) for tree in trees],
             batch_size,
             self.batching.batch_tokens,
             shuffle,
@@ -110,16 +218,22 @@ class RecoveryData(L.LightningDataModule):
             self.trainer.world_size if self.trainer else 1,
         )
 
+        def flat(values: Sequence[Sequence[float]] | None, chosen: list[int]) -> Tensor | None:
+            return values and torch.tensor([v for i in chosen for v in values[i]])  # type: ignore[return-value]
+
         def collate(indices: list[int]) -> Batch:
-            trees = [Tree(rows[i].prompt, [rows[i].completion]) for i in indices]
+            chosen = [i if i >= 0 else ~i for i in indices]  # ~i: a filler, see the sampler
             return Batch(
-                pack(trees, self.pad_token_id),
-                [rows[i].prompt for i in indices],
-                [examples[i] for i in indices],
+                pack([trees[i] for i in chosen], self.pad_token_id, self.batching.row_tokens),
+                [list(trees[i].prompt) for i in chosen],
+                [examples[i] for i in chosen] if examples else [],
+                score=flat(part.scores, chosen),
+                reference=flat(part.reference, chosen),
+                real=sum(i >= 0 for i in indices),
             )
 
         return DataLoader(
-            range(len(rows)),  # type: ignore[arg-type]
+            range(len(trees)),  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.batching.workers,

@@ -24,7 +24,7 @@ def starter() -> Dataset:
     """The dataset shipped with this package; its card is `data/starter/README.md`."""
     with resources.as_file(resources.files("prompt_recovery.data") / "starter") as folder:
         path = folder / "starter.jsonl"
-        return validate(_rows(path), "starter", ColumnNames())
+        return validate(read_rows(path), "starter", ColumnNames())
 
 
 def file(
@@ -37,7 +37,7 @@ def file(
             rows that `validate` refuses.
     """
     path = Path(path).expanduser()
-    return validate(_rows(path), path.name, columns or ColumnNames(), drop_invalid)
+    return validate(read_rows(path), path.name, columns or ColumnNames(), drop_invalid)
 
 
 def folder(
@@ -54,7 +54,7 @@ def folder(
     shards = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES) and p.name[0] != ".")
     if not shards:
         raise PromptRecoveryError(f"{path}: holds no data file ({', '.join(SUFFIXES)})")
-    rows = (row for shard in shards for row in _rows(shard))
+    rows = (row for shard in shards for row in read_rows(shard))
     return validate(rows, path.name, columns or ColumnNames(), drop_invalid)
 
 
@@ -89,7 +89,12 @@ def hub(
     return validate(rows, repo, columns or ColumnNames(), drop_invalid)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[Row]:
+    """The raw rows of one data file, in order.
+
+    Raises:
+        PromptRecoveryError: as `file`.
+    """
     if not path.name.endswith(SUFFIXES):
         raise PromptRecoveryError(f"{path}: unknown format; known are {', '.join(SUFFIXES)}")
     try:

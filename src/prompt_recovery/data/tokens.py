@@ -17,12 +17,18 @@ _CUT = " […] "
 
 @dataclass(frozen=True, slots=True)
 class TokenisedExample:
-    """Token ids of a recoverer's input and of the answer, and how much of the texts was cut."""
+    """Token ids of a recoverer's input and of its completions, and how much of the texts was cut.
+
+    The completions end with the end-of-text token.
+    """
 
     id: str
     prompt: list[int]
-    completion: list[int]
+    completions: list[list[int]]
     cut_characters: int
+
+    def __len__(self) -> int:
+        return len(self.prompt) + sum(map(len, self.completions))
 
 
 def tokenise(
@@ -30,19 +36,31 @@ def tokenise(
     template: Template,
     tokenizer: Any,
     max_prompt_tokens: int,
+    completions: Sequence[Sequence[str]] | None = None,
     use_cache: bool = True,
 ) -> list[TokenisedExample]:
     """Renders and tokenises examples, in order.
 
     A prompt longer than `max_prompt_tokens` has the middle of its texts cut out, the longer text
-    first; instruction and completion are never touched. Results are cached on disk by a
+    first; instruction and completions are never touched. Results are cached on disk by a
     fingerprint of everything they depend on.
+
+    Args:
+        examples: the two texts of each make the prompt.
+        template: the recovery template.
+        tokenizer: the backbone's.
+        max_prompt_tokens: most tokens of a prompt.
+        completions: of each example; its true prompt alone if not given.
+        use_cache: read and write the cache.
 
     Raises:
         PromptRecoveryError: `max_prompt_tokens` has no room for the template itself.
     """
+    if completions is None:
+        completions = [[e.rewrite_prompt] for e in examples]
     key = fingerprint(
-        [(e.id, e.original_text, e.rewritten_text, e.rewrite_prompt) for e in examples],
+        [(e.id, e.original_text, e.rewritten_text) for e in examples],
+        [list(c) for c in completions],
         [template.text, template.chat, template.system, template.prefill],
         [tokenizer.get_chat_template() if template.chat else None, max_prompt_tokens],
         [tokenizer.backend_tokenizer.to_str()],
@@ -53,12 +71,43 @@ def tokenise(
             return [TokenisedExample(**row) for row in pq.read_table(path).to_pylist()]
         except (pa.ArrowInvalid, OSError, TypeError):
             path.unlink(missing_ok=True)  # a damaged cache is only slow, never fatal
-    rows = _tokenise(examples, template, tokenizer, max_prompt_tokens)
+    rows = []
+    for example, texts in zip(examples, completions, strict=True):
+        prompt, cut = prompt_tokens(
+            example.original_text, example.rewritten_text, template, tokenizer, max_prompt_tokens
+        )
+        answers = [completion_tokens(text, tokenizer) for text in texts]
+        rows.append(TokenisedExample(example.id, prompt, answers, cut))
     if use_cache and rows:
         columns = {name: [getattr(r, name) for r in rows] for name in TokenisedExample.__slots__}
         with written_whole(path) as temporary:
             pq.write_table(pa.table(columns), temporary)
     return rows
+
+
+def completion_tokens(text: str, tokenizer: Any) -> list[int]:
+    """The token ids of an answer and the end-of-text token."""
+    ids: list[int] = tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
+    return [*ids, int(tokenizer.eos_token_id)]
+
+
+def given_prompt_tokens(
+    prompt: str | list[dict[str, str]], tokenizer: Any, limit: int
+) -> tuple[list[int], int]:
+    """The token ids of a ready prompt, at most `limit`, and how many characters were cut.
+
+    A longer one loses its middle.
+    """
+    if isinstance(prompt, str):
+        ids: list[int] = tokenizer(prompt)["input_ids"]
+    else:
+        chat = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(chat, add_special_tokens=False)["input_ids"]
+    if len(ids) <= limit:
+        return ids, 0
+    tail = limit // 2
+    start, end = limit - tail, len(ids) - tail
+    return ids[:start] + ids[end:], len(tokenizer.decode(ids[start:end]))
 
 
 def prompt_tokens(
@@ -84,7 +133,7 @@ def prompt_tokens(
         after_keep = max(share, keep - len(before)) if len(after) > share else len(after)
         if keep < 4 * len(_CUT):
             raise PromptRecoveryError(
-                f"data.max_prompt_tokens={limit} has no room for template '{template.name}' "
+                f"batching.max_prompt_tokens={limit} has no room for template '{template.name}' "
                 f"({len(ids)} tokens with almost empty texts); raise it"
             )
         before, after = _shorten(before, before_keep), _shorten(after, after_keep)
@@ -97,17 +146,3 @@ def _shorten(text: str, length: int) -> str:
     keep = max(length - len(_CUT), 2)
     tail = keep // 3
     return text[: keep - tail] + _CUT + text[len(text) - tail :]
-
-
-def _tokenise(
-    examples: Sequence[RewriteExample], template: Template, tokenizer: Any, limit: int
-) -> list[TokenisedExample]:
-    end = tokenizer.eos_token_id
-    rows = []
-    for example in examples:
-        prompt, cut = prompt_tokens(
-            example.original_text, example.rewritten_text, template, tokenizer, limit
-        )
-        answer = tokenizer(example.rewrite_prompt.strip(), add_special_tokens=False)["input_ids"]
-        rows.append(TokenisedExample(example.id, prompt, [*answer, end], cut))
-    return rows

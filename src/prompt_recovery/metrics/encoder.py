@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prompt_recovery.cache import cache_dir, fingerprint
+from prompt_recovery.cache import BlobStore, fingerprint
 from prompt_recovery.errors import PromptRecoveryError
 
 _BATCH = 128
@@ -88,6 +87,7 @@ class SentenceEncoder:
         self.identity = fingerprint(
             [(str(f.relative_to(self._folder)), f.stat().st_size) for f in weights]
         )
+        self._store = BlobStore("embeddings", self.identity)
         self._known: dict[bytes, NDArray[np.float32]] = {}
         self._model: Any = None
 
@@ -96,31 +96,16 @@ class SentenceEncoder:
         keys = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
         unknown = {k: t for k, t in zip(keys, texts, strict=True) if k not in self._known}
         if unknown:
-            self._read(unknown)
+            for key, blob in self._store.read(unknown).items():
+                self._known[key] = np.frombuffer(blob, dtype=np.float32)
+                del unknown[key]
         if unknown:
-            self._compute(unknown)
+            vectors = self._compute(list(unknown.values()))
+            self._known.update(zip(unknown, vectors, strict=True))
+            self._store.write({k: v.tobytes() for k, v in zip(unknown, vectors, strict=True)})
         return np.stack([self._known[key] for key in keys])
 
-    def _database(self) -> sqlite3.Connection:
-        path = cache_dir("embeddings") / f"{self.identity}.sqlite"
-        database = sqlite3.connect(path, timeout=60)
-        database.execute("CREATE TABLE IF NOT EXISTS e (key BLOB PRIMARY KEY, vector BLOB)")
-        return database
-
-    def _read(self, unknown: dict[bytes, str]) -> None:
-        """Moves what the database has from `unknown` to what is known."""
-        try:
-            with self._database() as database:
-                for key in list(unknown):
-                    row = database.execute("SELECT vector FROM e WHERE key = ?", (key,)).fetchone()
-                    if row is not None:
-                        self._known[key] = np.frombuffer(row[0], dtype=np.float32)
-                        del unknown[key]
-            database.close()
-        except sqlite3.Error:
-            return  # the cache only saves time
-
-    def _compute(self, unknown: dict[bytes, str]) -> None:
+    def _compute(self, texts: list[str]) -> NDArray[np.float32]:
         if self._model is None:
             import torch
             from sentence_transformers import SentenceTransformer
@@ -129,23 +114,14 @@ class SentenceEncoder:
                 self._model = SentenceTransformer(
                     str(self._folder), device="cpu", local_files_only=True, trust_remote_code=False
                 )
-        vectors = self._model.encode(
-            list(unknown.values()),
+        vectors: NDArray[np.float32] = self._model.encode(
+            texts,
             batch_size=_BATCH,
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,
-        ).astype(np.float32)
-        self._known.update(zip(unknown, vectors, strict=True))
-        try:
-            with self._database() as database:
-                database.executemany(
-                    "INSERT OR REPLACE INTO e VALUES (?, ?)",
-                    [(k, v.tobytes()) for k, v in zip(unknown, vectors, strict=True)],
-                )
-            database.close()
-        except sqlite3.Error:
-            return
+        )
+        return vectors.astype(np.float32)
 
 
 def _with_modules(folder: Path) -> Path:

@@ -1,5 +1,22 @@
 """Objectives: small functions of what a model says of completions."""
 
+from prompt_recovery.objectives.base import Objective, ScoredCompletions
+from prompt_recovery.objectives.dpo import DPO
+from prompt_recovery.objectives.hinge import Hinge
+from prompt_recovery.objectives.ipo import IPO
+from prompt_recovery.objectives.listwise import Listwise
+from prompt_recovery.objectives.orpo import ORPO
 from prompt_recovery.objectives.sft import SFT
+from prompt_recovery.objectives.simpo import SimPO
 
-__all__ = ["SFT"]
+__all__ = [
+    "DPO",
+    "IPO",
+    "ORPO",
+    "SFT",
+    "Hinge",
+    "Listwise",
+    "Objective",
+    "ScoredCompletions",
+    "SimPO",
+]

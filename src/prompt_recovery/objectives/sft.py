@@ -1,12 +1,12 @@
-from torch import Tensor, nn
+from torch import Tensor
 
-from prompt_recovery.trees import CompletionScores
+from prompt_recovery.objectives.base import Objective, ScoredCompletions
 
 
-class SFT(nn.Module):
-    """Supervised fine-tuning: the mean negative log-likelihood of the true completions.
+class SFT(Objective):
+    """Supervised fine-tuning: the negative log-likelihood of the true completions.
 
-    L = -1/C Σ_c 1/|c|^a · log p(c | prompt)
+    L = −log p(c | prompt) / |c|^a
 
     With a = 1 every example counts alike, with a = 0 every token does (up to a constant).
 
@@ -15,11 +15,13 @@ class SFT(nn.Module):
     """
 
     name = "sft"
+    completions = "truth"
+    uses_reference = False
 
     def __init__(self, length_power: float = 1.0) -> None:
         super().__init__()
         self.length_power = length_power
 
-    def forward(self, scores: CompletionScores) -> Tensor:
-        """The loss, fp32 []."""
-        return -(scores.log_probability / scores.length**self.length_power).mean()
+    def losses(self, completions: ScoredCompletions) -> Tensor:
+        """fp32 [T]."""
+        return -completions.log_probability / completions.length**self.length_power

@@ -1,12 +1,11 @@
 """How a model's answer is chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.trees.sample import sample_completions
 
 
 @dataclass(frozen=True)
@@ -27,32 +26,29 @@ class Decoding:
                 raise PromptRecoveryError(f"decoding.{name}={getattr(self, name)}: must be ≥ 1")
 
 
-def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], decoding: Decoding
-) -> list[list[int]]:
-    """The greedy continuations of tokenised prompts, without the end-of-text token.
+def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends an answer: the tokenizer's, and those of the model's chat format."""
+    theirs = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    theirs = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
+    return sorted({int(tokenizer.eos_token_id), *map(int, theirs)})
 
-    Prompts are padded on the left to the longest; order is kept.
-    """
-    width = max(map(len, prompts))
-    pad, end = int(tokenizer.pad_token_id), int(tokenizer.eos_token_id)
-    input_ids = torch.full((len(prompts), width), pad, device=model.device)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
-        attention_mask[row, width - len(prompt) :] = 1
-    output = model.generate(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    all_done: Callable[[bool], bool] = bool,
+) -> list[list[int]]:
+    """The greedy continuations of tokenised prompts, in order, without the end-of-text token."""
+    rows = sample_completions(
+        model,
+        prompts,
+        temperatures=[0.0],
+        draws=None,
         max_new_tokens=decoding.max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        # The backbone's own generation config may ask for sampling; greedy has no such settings.
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=pad,
-        eos_token_id=end,
+        end_token_ids=end_token_ids(model, tokenizer),
+        pad_token_id=int(tokenizer.pad_token_id),
+        all_done=all_done,
     )
-    answers = output[:, width:].tolist()
-    return [row[: row.index(end)] if end in row else row for row in answers]
+    return [row[0].tokens for row in rows]

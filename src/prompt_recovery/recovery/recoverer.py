@@ -1,8 +1,8 @@
 """From pairs of texts to predicted prompts."""
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,8 +10,9 @@ import torch
 
 from prompt_recovery.data.examples import RewriteExample, problem_with_text
 from prompt_recovery.data.tokens import prompt_tokens
-from prompt_recovery.recovery.decoding import Decoding, generate
+from prompt_recovery.recovery.decoding import Decoding, end_token_ids, generate
 from prompt_recovery.templates import Template
+from prompt_recovery.trees import sample_completions
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +101,7 @@ class ModelRecoverer:
             if not problem_with_text(p.original_text) and not problem_with_text(p.rewritten_text)
         ]
         progress(len(pairs) - len(usable))
-        prompts = {
-            i: prompt_tokens(
-                pairs[i].original_text,
-                pairs[i].rewritten_text,
-                self.template,
-                self.tokenizer,
-                self.max_prompt_tokens,
-            )[0]
-            for i in usable
-        }
+        prompts = {i: self.prompt_tokens(pairs[i]) for i in usable}
         usable.sort(key=lambda i: -len(prompts[i]))
         for start in range(0, len(usable), self.decoding.batch_size):
             batch = usable[start : start + self.decoding.batch_size]
@@ -121,18 +113,72 @@ class ModelRecoverer:
             for i, p in enumerate(pairs)
         ]
 
-    def complete(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+    def prompt_tokens(self, pair: Pair) -> list[int]:
+        """The model's input for a pair of usable texts."""
+        return prompt_tokens(
+            pair.original_text,
+            pair.rewritten_text,
+            self.template,
+            self.tokenizer,
+            self.max_prompt_tokens,
+        )[0]
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], all_done: Callable[[bool], bool] = bool
+    ) -> list[str]:
         """The cleaned answers to tokenised prompts, decoded as one batch; "" for no answer."""
+        with self._ready():
+            tokens = generate(self.model, self.tokenizer, prompts, self.decoding, all_done)
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [clean_prompt(text) for text in texts]
+
+    def sample(
+        self,
+        pairs: Sequence[Pair],
+        temperatures: Sequence[float],
+        draws: torch.Tensor,
+        max_new_tokens: int,
+    ) -> list[list[tuple[str, float]]]:
+        """Samples answers to pairs of usable texts, as one batch; a pair's prompt is read once.
+
+        Args:
+            pairs: R of them.
+            temperatures: N of them, one a sample.
+            draws: fp64 [R, N, max_new_tokens], uniform in [0, 1).
+            max_new_tokens: most tokens of an answer.
+
+        Returns:
+            For each pair its N raw answers with their log-probabilities at temperature 1.
+        """
+        with self._ready():
+            rows = sample_completions(
+                self.model,
+                [self.prompt_tokens(pair) for pair in pairs],
+                temperatures,
+                draws,
+                max_new_tokens,
+                end_token_ids(self.model, self.tokenizer),
+                int(self.tokenizer.pad_token_id),
+            )
+        return [
+            [
+                (self.tokenizer.decode(s.tokens, skip_special_tokens=True), s.log_probability)
+                for s in row
+            ]
+            for row in rows
+        ]
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """The model in evaluation mode, with or without its adapter."""
         off = not self.adapter and hasattr(self.model, "disable_adapter")
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode(), self.model.disable_adapter() if off else nullcontext():
-                tokens = generate(self.model, self.tokenizer, prompts, self.decoding)
+            with self.model.disable_adapter() if off else nullcontext():
+                yield
         finally:
             self.model.train(was_training)
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [clean_prompt(text) for text in texts]
 
 
 _LEAD = re.compile(

@@ -1,5 +1,11 @@
 """Templates: how two texts become a recoverer's input, and a prompt and a text a rewriter's."""
 
-from prompt_recovery.templates.render import Template, chat_prompt, render, word_difference
+from prompt_recovery.templates.render import (
+    Template,
+    chat_messages,
+    chat_prompt,
+    render,
+    word_difference,
+)
 
-__all__ = ["Template", "chat_prompt", "render", "word_difference"]
+__all__ = ["Template", "chat_messages", "chat_prompt", "render", "word_difference"]

@@ -84,6 +84,37 @@ def render(template: Template, **texts: str) -> str:
         ) from error
 
 
+def chat_messages(template: Template, tokenizer: Any, **texts: str) -> list[dict[str, str]]:
+    """The chat that a template makes of texts, as messages that this tokenizer accepts.
+
+    Args:
+        template: a template with `chat`.
+        tokenizer: a `transformers` tokenizer; where its chat template knows no system role (Gemma,
+            Mistral), the system message opens the user's.
+        texts: what `render` takes.
+
+    Raises:
+        PromptRecoveryError: the tokenizer has no chat template.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptRecoveryError(
+            f"template '{template.name}' needs a chat model, and this tokenizer has no chat "
+            "template; use template=plain (base models are given plain text)"
+        )
+    content = render(template, **texts)
+    if not template.system:
+        return [{"role": "user", "content": content}]
+    messages = [
+        {"role": "system", "content": template.system},
+        {"role": "user", "content": content},
+    ]
+    try:
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError:
+        return [{"role": "user", "content": f"{template.system}\n\n{content}"}]
+    return messages
+
+
 def chat_prompt(template: Template, tokenizer: Any, **texts: str) -> str:
     """The full input string for a model, special tokens included, ready for the completion.
 
@@ -95,21 +126,8 @@ def chat_prompt(template: Template, tokenizer: Any, **texts: str) -> str:
     Raises:
         PromptRecoveryError: the template wants a chat template and the tokenizer has none.
     """
-    content = render(template, **texts)
     if not template.chat:
-        return (tokenizer.bos_token or "") + content + template.prefill
-    if not getattr(tokenizer, "chat_template", None):
-        raise PromptRecoveryError(
-            f"template '{template.name}' needs a chat model, and this tokenizer has no chat "
-            "template; use template=plain (base models are given plain text)"
-        )
-    messages = [{"role": "user", "content": content}]
-    if template.system:
-        messages.insert(0, {"role": "system", "content": template.system})
-    options = {"tokenize": False, "add_generation_prompt": True}
-    try:
-        chat = tokenizer.apply_chat_template(messages, **options)
-    except jinja2.TemplateError:  # Gemma and Mistral know no system role
-        user = {"role": "user", "content": f"{template.system}\n\n{content}"}
-        chat = tokenizer.apply_chat_template([user], **options)
+        return (tokenizer.bos_token or "") + render(template, **texts) + template.prefill
+    messages = chat_messages(template, tokenizer, **texts)
+    chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return str(chat) + template.prefill

@@ -8,11 +8,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics import MeanMetric
 
 from prompt_recovery.data.datamodule import Batch
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS, SCSMetric
+from prompt_recovery.objectives import Objective, ScoredCompletions
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.training.optimizer import MasterAdamW
 from prompt_recovery.trees import score_completions
@@ -56,7 +58,7 @@ class RecovererModule(L.LightningModule):
 
     Args:
         recoverer: a `ModelRecoverer` around a `PeftModel`; also answers in validation.
-        objective: a function of `CompletionScores` with a `name`.
+        objective: a function of `ScoredCompletions`.
         scs: the metric of validation.
         optimisation: optimiser and schedule.
         fingerprint: of data, tokens and backbone; a checkpoint made with others is refused.
@@ -65,7 +67,7 @@ class RecovererModule(L.LightningModule):
     def __init__(
         self,
         recoverer: ModelRecoverer,
-        objective: nn.Module,
+        objective: Objective,
         scs: SCS,
         optimisation: Optimisation,
         fingerprint: str,
@@ -77,25 +79,79 @@ class RecovererModule(L.LightningModule):
         self.optimisation = optimisation
         self.fingerprint = fingerprint
         self.val_scs = SCSMetric(scs)
+        self.val_nll = MeanMetric()
+        self.sharded = False
         self.train_tokens = 0
         self._random_state: dict[str, Any] | None = None
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The objective's loss on one batch, fp32 []."""
-        loss: Tensor = self.objective(score_completions(self.model, batch.trees))
+        completions = self._scored(batch)
+        loss: Tensor = self.objective(completions)
         self.train_tokens += batch.trees.tokens
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.examples))
-        return loss
+        # Processes average their gradients; their shares of a batch may differ by one.
+        share = self._share_of_batch(batch.real)
+        size = max(batch.real, 1)
+        metrics = {"train/loss": loss.detach() * share, **self._watch(completions)}
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name == "train/loss", batch_size=size, sync_dist=True)
+        return loss * share
+
+    def _scored(self, batch: Batch) -> ScoredCompletions:
+        scores = score_completions(self.model, batch.trees)
+        return ScoredCompletions(
+            log_probability=scores.log_probability,
+            length=scores.length,
+            tree=batch.trees.tree_of_completion,
+            reference=batch.reference,
+            score=batch.score,
+        )
+
+    def _share_of_batch(self, real: int) -> float:
+        """real · processes / (real of all processes): 1 where the shares are equal."""
+        world = self.trainer.world_size
+        if world == 1:
+            return 1.0
+        total = self.trainer.strategy.reduce(
+            torch.tensor(float(real), device=self.device), reduce_op="sum"
+        )
+        return real * world / float(total)
+
+    def _watch(self, completions: ScoredCompletions) -> dict[str, Tensor]:
+        """What becomes of the preferred completions, and how well they are told from the others."""
+        if self.objective.completions == "truth":
+            return {}
+        first = completions.first
+        value = (
+            completions.log_probability if completions.reference is None else completions.log_ratio
+        ).detach()
+        others = torch.ones_like(value, dtype=torch.bool)
+        others[first] = False
+        margin = value[first][completions.tree[others]] - value[others]
+        chosen = completions.mean_log_probability.detach()[first].mean()
+        return {
+            "train/chosen_log_probability": chosen,
+            "train/margin": margin.mean(),
+            "train/accuracy": (margin > 0).float().mean(),
+        }
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Logs `val/loss` and `val/scs`, the latter of prompts the model really writes."""
-        loss = self.objective(score_completions(self.model, batch.trees))
-        size = len(batch.examples)
-        self.log("val/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
-        answers = self.recoverer.complete(batch.prompts)
+        """Logs `val/nll` of the true prompts and `val/scs` of those the model really writes."""
+        scores = score_completions(self.model, batch.trees)
+        self.val_nll.update(-scores.mean_log_probability[: batch.real])
+        answers = self.recoverer.complete(batch.prompts, self._all_done)[: batch.real]
         predictions = [answer or self.recoverer.fallback for answer in answers]
-        self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples])
-        self.log("val/scs", self.val_scs, prog_bar=True, on_epoch=True, batch_size=size)
+        self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples[: batch.real]])
+        options = {"prog_bar": True, "on_epoch": True, "batch_size": max(batch.real, 1)}
+        self.log("val/nll", self.val_nll, **options)
+        self.log("val/scs", self.val_scs, **options)
+
+    def _all_done(self, done: bool) -> bool:
+        """Whether decoding may stop: under a sharded model, when all processes are done."""
+        if not self.sharded:
+            return done
+        waiting = torch.tensor(float(not done), device=self.device)
+        return not float(self.trainer.strategy.reduce(waiting, reduce_op="sum"))
 
     def configure_optimizers(self) -> Any:
         """AdamW on fp32 masters of what is trained; the schedule steps with it."""

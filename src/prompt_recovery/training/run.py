@@ -1,11 +1,13 @@
 """One training run, from files to the table at the end."""
 
+import hashlib
 import json
 import logging
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,32 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.progress import Progress
 from transformers.utils.logging import disable_progress_bar
 
-from prompt_recovery.backbones.adapters import Adapter, add_adapter, count_parameters
+from prompt_recovery.backbones.adapters import (
+    Adapter,
+    add_adapter,
+    count_parameters,
+    load_adapter,
+)
 from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.cache import fingerprint, written_whole
-from prompt_recovery.data.datamodule import Batching, RecoveryData
+from prompt_recovery.data.datamodule import (
+    Batching,
+    RecoveryData,
+    TrainingTrees,
+    preference_trees,
+)
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.metrics.statistics import bootstrap_interval
+from prompt_recovery.objectives import Objective
+from prompt_recovery.preferences import (
+    Preferences,
+    prepare_preferences,
+    reference_log_probabilities,
+)
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.evaluation import Evaluation, evaluate
@@ -76,6 +95,9 @@ class TrainingJob:
         log_adapter: upload the adapter as a W&B artifact.
         checkpoint_minutes: between two writings of `checkpoints/last.ckpt`; 0 is every step.
         ckpt_path: a checkpoint to resume from.
+        start: an adapter folder (or a run's) to start from; None is a new adapter.
+        preferences: where an objective over pairs or groups gets them.
+        evaluate: evaluate on the test split at the end.
         config: the run's configuration, for records.
     """
 
@@ -84,7 +106,7 @@ class TrainingJob:
     template: Template
     backbone: Backbone
     adapter: Adapter
-    objective: Any
+    objective: Objective
     scs: SCS
     batching: Batching
     optim: Optimisation
@@ -100,6 +122,9 @@ class TrainingJob:
     log_adapter: bool = False
     checkpoint_minutes: float = 1.0
     ckpt_path: str | None = None
+    start: Path | None = None
+    preferences: Preferences = field(default_factory=Preferences)
+    evaluate: bool = True
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -124,38 +149,53 @@ def train(job: TrainingJob) -> dict[str, float]:
     log.info("precision %s: %s", str(precision.dtype).removeprefix("torch."), precision.reason)
     location = locate(job.backbone)
     tokenizer = load_tokenizer(job.backbone, location)
-    data = RecoveryData(job.splits, job.template, tokenizer, job.batching, job.seed)
-    _describe_data(job, data)
     model = load_model(job.backbone, location, precision.dtype, job.adapter.four_bit)
-    model = add_adapter(model, job.adapter, precision.dtype)
+    if job.start is None:
+        model = add_adapter(model, job.adapter, precision.dtype)
+    else:
+        model = load_adapter(model, adapter_folder(job.start), precision.dtype)
+        log.info("starts from the adapter in %s; its settings hold, not adapter=…", job.start)
     trainable, total = count_parameters(model)
     log.info(
         "%s with %s: %s trainable of %s parameters (%.2f %%)",
         job.backbone.name,
-        job.adapter.name,
+        job.adapter.name if job.start is None else job.start.name,
         f"{trainable:,}",
         f"{total:,}",
         100 * trainable / total,
     )
     fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
     recoverer = ModelRecoverer(
-        model,
-        tokenizer,
-        job.template,
-        job.decoding,
-        job.batching.max_prompt_tokens,
-        fallback,
+        model=model,
+        tokenizer=tokenizer,
+        template=job.template,
+        decoding=job.decoding,
+        max_prompt_tokens=job.batching.max_prompt_tokens,
+        fallback=fallback,
         name=f"{job.backbone.name} {job.objective.name}",
     )
+    started_with = fingerprint(
+        location.identity,
+        str(precision.dtype),
+        job.adapter.four_bit,
+        None if job.start is None else _weights_digest(adapter_folder(job.start)),
+    )
+    model.to(device)
+    training = _training_trees(job, recoverer, started_with)
+    data = RecoveryData(
+        job.splits, job.template, tokenizer, job.batching, job.seed, training
+    )
+    _describe_data(job, data)
     identity = fingerprint(
         job.dataset.fingerprint(),
-        location.identity,
+        started_with,
         asdict(job.adapter),
         asdict(job.template),
-        [e.id for e in job.splits.train],
+        [r.id for r in data.training.rows],
         job.batching.max_prompt_tokens,
-        str(precision.dtype),
     )
+    start_weights = {n: p.detach().cpu().clone() for n, p in model.named_parameters()
+                     if p.requires_grad} if job.start else {}  # fmt: skip
     module = RecovererModule(recoverer, job.objective, job.scs, job.optim, identity)
     best = BestAdapter(job.folder / "adapter", _recoverer_record(job, fallback))
     curve = _Curve()
@@ -195,29 +235,96 @@ def train(job: TrainingJob) -> dict[str, float]:
         "model/trainable_parameters": trainable,
         "model/parameters": total,
     }
+    for name in ("train/chosen_log_probability", "train/margin", "train/accuracy"):
+        if name in trainer.callback_metrics:
+            metrics[name] = float(trainer.callback_metrics[name])
     if not trainer.is_global_zero:
         return metrics
-    if best.weights:
-        module.load_trained_weights(best.weights)
+    module.load_trained_weights(best.weights)
     model.to(device)
-    evaluations = evaluate_recoverers(
-        [
-            recoverer,
-            ModelRecoverer(
-                **{**vars(recoverer), "adapter": False, "name": f"{job.backbone.name} zero-shot"}
-            ),
-            ConstantRecoverer(fallback),
-        ],
-        job.splits.test,
-        job.scs,
-    )
-    metrics |= _test_metrics(evaluations)
+    evaluations = _evaluate(job, recoverer, start_weights) if job.evaluate else []
+    if evaluations:
+        metrics |= _test_metrics(evaluations)
     metrics["seconds"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = peak_memory_bytes()
     _leave_behind(job, metrics, evaluations, curve.points)
     if logger:
-        _log_results(logger, job, metrics, evaluations[0])
+        _log_results(logger, job, metrics, evaluations)
     return metrics
+
+
+def _training_trees(
+    job: TrainingJob, recoverer: ModelRecoverer, started_with: str
+) -> TrainingTrees | None:
+    """The preferences of an objective that needs them, with reference log-probabilities."""
+    objective = job.objective
+    if objective.completions == "truth":
+        return None
+    preferences = prepare_preferences(
+        job.preferences,
+        job.splits,
+        recoverer,
+        job.scs,
+        started_with,
+        group=objective.completions == "group",
+        seed=job.seed,
+        folder=job.folder / "preferences",
+    )
+    training = preference_trees(
+        preferences,
+        job.splits.train,
+        job.template,
+        recoverer.tokenizer,
+        job.batching.max_prompt_tokens,
+    )
+    if objective.uses_reference:
+        recoverer.model.eval()
+        with Progress(transient=True) as progress, reference_adapter(recoverer.model, job.start):
+            task = progress.add_task("reference log-probabilities", total=len(training.rows))
+            training.reference = reference_log_probabilities(
+                recoverer.model,
+                training.trees(),
+                started_with,
+                int(recoverer.tokenizer.pad_token_id),
+                job.batching.batch_tokens,
+                lambda n: progress.advance(task, n),
+            )
+    return training
+
+
+def reference_adapter(model: Any, start: Path | None) -> AbstractContextManager[Any]:
+    """The reference is the model as training finds it: a new adapter changes nothing, so it is
+    switched off, which is faster."""
+    context: AbstractContextManager[Any] = model.disable_adapter() if start is None else nullcontext()
+    return context
+
+
+def adapter_folder(path: Path) -> Path:
+    """The adapter folder that `start=` means: itself, or that of a run."""
+    return path / "adapter" if (path / "adapter").is_dir() else path
+
+
+def _weights_digest(folder: Path) -> str:
+    weights = folder / "adapter_model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else ""
+
+
+def _evaluate(
+    job: TrainingJob, recoverer: ModelRecoverer, start_weights: dict[str, torch.Tensor]
+) -> list[Evaluation]:
+    """On the test split: the trained recoverer, what it started from, and the baselines."""
+    examples, scs = job.splits.test, job.scs
+    evaluations = evaluate_recoverers([recoverer], examples, scs)
+    if start_weights:
+        with torch.no_grad():
+            for name, parameter in recoverer.model.named_parameters():
+                if name in start_weights:
+                    parameter.copy_(start_weights[name])
+        start = replace(recoverer, name="before " + job.objective.name)
+        evaluations += evaluate_recoverers([start], examples, scs)
+    zero_shot = replace(recoverer, adapter=False, name=f"{job.backbone.name} zero-shot")
+    constant = ConstantRecoverer(recoverer.fallback)
+    return evaluations + evaluate_recoverers([zero_shot, constant], examples, scs)
 
 
 def evaluate_recoverers(
@@ -296,8 +403,8 @@ def _recoverer_record(job: TrainingJob, fallback: str) -> dict[str, Any]:
 
 
 def _test_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    trained, zero_shot, constant = evaluations
-    return {
+    trained, *before, zero_shot, constant = evaluations
+    metrics = {
         "test/scs": float(trained.scs.mean()),
         "test/scs_ci_low": trained.interval[0],
         "test/scs_ci_high": trained.interval[1],
@@ -307,6 +414,16 @@ def _test_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
         "baseline/zero_shot_scs": float(zero_shot.scs.mean()),
         "baseline/mean_prompt_scs": float(constant.scs.mean()),
     }
+    for start in before:
+        gain = trained.scs - start.scs
+        low, high = bootstrap_interval(gain)
+        metrics |= {
+            "test/start_scs": float(start.scs.mean()),
+            "test/gain": float(gain.mean()),
+            "test/gain_ci_low": low,
+            "test/gain_ci_high": high,
+        }
+    return metrics
 
 
 def _leave_behind(
@@ -316,28 +433,32 @@ def _leave_behind(
     curve: Sequence[tuple[int, float]],
 ) -> None:
     test = job.splits.test
-    with (
-        written_whole(job.folder / "predictions.jsonl") as temporary,
-        temporary.open("w", encoding="utf-8") as file,
-    ):
-        for i, example in enumerate(test):
-            row = asdict(example) | {
-                "prediction": evaluations[0].predictions[i].rewrite_prompt,
-                "fallback": evaluations[0].predictions[i].fallback,
-                "scs": round(float(evaluations[0].scs[i]), 6),
-                "zero_shot": evaluations[1].predictions[i].rewrite_prompt,
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if evaluations:
+        with (
+            written_whole(job.folder / "predictions.jsonl") as temporary,
+            temporary.open("w", encoding="utf-8") as file,
+        ):
+            for row in _predictions(test, evaluations):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        result_chart(evaluations, curve, job.folder / "results.png")
     with written_whole(job.folder / "environment.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(environment(), sort_keys=False), encoding="utf-8")
-    result_chart(evaluations, curve, job.folder / "results.png")
     with written_whole(job.folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    print_tables(
-        sample_table(evaluations[0], test),
-        category_table(evaluations, test),
-        result_table(evaluations, f"Test: {len(test)} examples, prompts never seen in training"),
-    )
+    if evaluations:
+        print_tables(
+            sample_table(evaluations[0], test),
+            category_table(evaluations, test),
+            result_table(evaluations, f"Test: {len(test)} examples, prompts never seen in training"),
+        )
+    if "test/gain" in metrics:
+        log.info(
+            "%s against what it started from: %+.4f SCS (95 %% interval %+.4f … %+.4f, paired)",
+            job.objective.name,
+            metrics["test/gain"],
+            metrics["test/gain_ci_low"],
+            metrics["test/gain_ci_high"],
+        )
     log.info(
         "%.0f s in all, %.1f GiB at most; run folder %s",
         metrics["seconds"],
@@ -346,14 +467,31 @@ def _leave_behind(
     )
 
 
+def _predictions(
+    test: Sequence[RewriteExample], evaluations: Sequence[Evaluation]
+) -> Iterator[dict[str, Any]]:
+    trained, *before, zero_shot, _ = evaluations
+    for i, example in enumerate(test):
+        row = asdict(example) | {
+            "prediction": trained.predictions[i].rewrite_prompt,
+            "fallback": trained.predictions[i].fallback,
+            "scs": round(float(trained.scs[i]), 6),
+        }
+        for start in before:
+            row["start"] = start.predictions[i].rewrite_prompt
+            row["start_scs"] = round(float(start.scs[i]), 6)
+        yield row | {"zero_shot": zero_shot.predictions[i].rewrite_prompt}
+
+
 def _log_results(
-    logger: Any, job: TrainingJob, metrics: dict[str, float], evaluation: Evaluation
+    logger: Any, job: TrainingJob, metrics: dict[str, float], evaluations: Sequence[Evaluation]
 ) -> None:
     logger.log_metrics({k: v for k, v in metrics.items() if np.isfinite(v)})
     if job.logger == "wandb":
         rows = [
             [e.id, e.category, e.original_text, e.rewritten_text, e.rewrite_prompt,
              p.rewrite_prompt, float(s)]
+            for evaluation in evaluations[:1]
             for e, p, s in zip(job.splits.test, evaluation.predictions, evaluation.scs, strict=True)
         ]  # fmt: skip
         columns = ["id", "category", "original_text", "rewritten_text", "rewrite_prompt",

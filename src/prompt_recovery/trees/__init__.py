@@ -2,5 +2,14 @@
 
 from prompt_recovery.trees.forward import CompletionScores, score_completions
 from prompt_recovery.trees.pack import Tree, TreeBatch, pack
+from prompt_recovery.trees.sample import Sample, sample_completions
 
-__all__ = ["CompletionScores", "Tree", "TreeBatch", "pack", "score_completions"]
+__all__ = [
+    "CompletionScores",
+    "Sample",
+    "Tree",
+    "TreeBatch",
+    "pack",
+    "sample_completions",
+    "score_completions",
+]

@@ -1,0 +1,28 @@
+from torch import Tensor
+
+from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs, positive
+
+
+class IPO(Objective):
+    """Identity Preference Optimization (Azar et al., arXiv 2310.12036, eq. 17).
+
+    L = (Δ − 1/(2β))²,   Δ = log-ratio(c)/|c| − log-ratio(r)/|r|
+
+    Log-ratios are per token, as the authors meant them and as TRL computes them, so that the
+    target margin doesn't depend on the length.
+
+    Args:
+        beta: τ of the paper, > 0; larger holds the model closer to the reference.
+        sft_weight: of the added SFT term.
+    """
+
+    name = "ipo"
+
+    def __init__(self, beta: float = 0.1, sft_weight: float = 0.0) -> None:
+        super().__init__(sft_weight)
+        self.beta = positive(self, "beta", beta)
+
+    def losses(self, completions: ScoredCompletions) -> Tensor:
+        """fp32 [T]."""
+        chosen, rejected = pairs(completions.log_ratio / completions.length)
+        return (chosen - rejected - 1 / (2 * self.beta)) ** 2

@@ -1,0 +1,23 @@
+"""Preferences over recovered prompts: candidates, their scores, and pairs or groups of them."""
+
+from prompt_recovery.preferences.build import Mix, Preferences, prepare_preferences
+from prompt_recovery.preferences.chat_api import ChatApi
+from prompt_recovery.preferences.files import (
+    PreferenceExample,
+    read_preferences,
+    write_preferences,
+)
+from prompt_recovery.preferences.pairing import Pairing
+from prompt_recovery.preferences.reference import reference_log_probabilities
+
+__all__ = [
+    "ChatApi",
+    "Mix",
+    "Pairing",
+    "PreferenceExample",
+    "Preferences",
+    "prepare_preferences",
+    "read_preferences",
+    "reference_log_probabilities",
+    "write_preferences",
+]

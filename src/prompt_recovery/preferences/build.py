@@ -1,0 +1,294 @@
+"""From a dataset and the model that training starts from to preferences."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from prompt_recovery.cache import cache_dir, fingerprint
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.splits import Splits
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.preferences.candidates import (
+    Candidate,
+    CandidateSource,
+    CorruptedTruths,
+    OtherPrompts,
+    SampledCandidates,
+    collect_candidates,
+)
+from prompt_recovery.preferences.chat_api import ApiCandidates, ChatApi
+from prompt_recovery.preferences.files import (
+    Message,
+    PreferenceExample,
+    read_preferences,
+    write_preferences,
+)
+from prompt_recovery.preferences.pairing import Pairing
+from prompt_recovery.preferences.scoring import score_candidates
+from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.templates import chat_messages, chat_prompt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How many candidates of each example come from where.
+
+    Attributes:
+        sampled: from the model that training starts from.
+        zero_shot: from its backbone alone.
+        corrupted: from the truth, with something wrong in it.
+        others: from other examples' prompts, near ones.
+        api: from a model behind an OpenAI-compatible endpoint.
+        temperatures: of the samples, taken in turn; each in (0, 2].
+        max_new_tokens: most tokens of a sample.
+    """
+
+    sampled: int = 6
+    zero_shot: int = 0
+    corrupted: int = 1
+    others: int = 1
+    api: int = 0
+    temperatures: Sequence[float] = (0.5, 0.7, 1.0)
+    max_new_tokens: int = 24
+
+    def __post_init__(self) -> None:
+        for name in ("sampled", "zero_shot", "corrupted", "others", "api"):
+            if getattr(self, name) < 0:
+                raise PromptRecoveryError(
+                    f"preferences.mix.{name}={getattr(self, name)}: must be ≥ 0"
+                )
+        if not self.temperatures or not all(0 < t <= 2 for t in self.temperatures):
+            raise PromptRecoveryError(
+                f"preferences.mix.temperatures={list(self.temperatures)}: each must be in (0, 2]"
+            )
+
+    def in_turn(self, count: int) -> list[float]:
+        """The temperatures of `count` samples."""
+        return [self.temperatures[i % len(self.temperatures)] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Where preferences come from.
+
+    Attributes:
+        path: a file in TRL's format; "shipped" is the starter dataset's; None makes them anew.
+        mix: of the candidates, when they are made.
+        pairing: how candidates become preferences, when they are made.
+        api: the endpoint of `mix.api`.
+    """
+
+    path: str | None = None
+    mix: Mix = field(default_factory=Mix)
+    pairing: Pairing = field(default_factory=Pairing)
+    api: ChatApi = field(default_factory=ChatApi)
+
+
+def prepare_preferences(
+    settings: Preferences,
+    splits: Splits,
+    recoverer: ModelRecoverer,
+    scs: SCS,
+    identity: str,
+    group: bool,
+    seed: int,
+    folder: Path,
+) -> list[PreferenceExample]:
+    """Reads or makes the preferences of the training split.
+
+    Args:
+        settings: where they come from.
+        splits: only the training split is used; rows of the other two are left out and counted.
+        recoverer: the model that training starts from.
+        scs: the metric.
+        identity: of that model, for the cache of candidates.
+        group: whether the objective wants whole groups; else groups are made into pairs.
+        seed: of the samples.
+        folder: where new preferences are written, with card and plot.
+
+    Raises:
+        PromptRecoveryError: a file that cannot be used, or no preferences are left.
+    """
+    if settings.path is not None:
+        examples = _of_training(_read(settings.path), splits, settings.path)
+    else:
+        pairing = replace(settings.pairing, strategy="listwise") if group else settings.pairing
+        examples = _make(
+            replace(settings, pairing=pairing), splits.train, recoverer, scs, identity, seed, folder
+        )
+    if not group:
+        examples = [pair for e in examples for pair in _pairs(e, settings.pairing)]
+    counts = Counter(len(e.completions) for e in examples)
+    log.info(
+        "preferences: %d rows of %s completions",
+        len(examples),
+        " or ".join(map(str, sorted(counts))),
+    )
+    return examples
+
+
+def _read(path: str) -> list[PreferenceExample]:
+    if path != "shipped":
+        return read_preferences(Path(path).expanduser())
+    with resources.as_file(resources.files("prompt_recovery.data") / "starter") as folder:
+        return read_preferences(folder / "preferences.parquet")
+
+
+def _of_training(
+    examples: Sequence[PreferenceExample], splits: Splits, path: str
+) -> list[PreferenceExample]:
+    """Leaves out what belongs to the validation and test splits."""
+    held_out = {e.id for e in (*splits.val, *splits.test)}
+    kept = [e for e in examples if e.id not in held_out]
+    if len(kept) < len(examples):
+        log.info(
+            "preferences %s: left out %d rows of the validation and test splits",
+            path,
+            len(examples) - len(kept),
+        )
+    if not kept:
+        raise PromptRecoveryError(
+            f"preferences.path={path}: holds no row of the training split; use preferences=sample"
+        )
+    return kept
+
+
+def _pairs(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExample]:
+    """The pairs that a strategy makes of a group; a pair stays itself."""
+    if len(example.completions) == 2:
+        return [example]
+    best, *others = zip(example.completions, example.scores, strict=True)
+    candidates = [Candidate(text, "", score) for text, score in others]
+    return [
+        replace(example, completions=(better[0], worse[0]), scores=(better[1], worse[1]))
+        for better, worse in pairing.groups(example.id, best, candidates)
+    ]
+
+
+def _make(
+    settings: Preferences,
+    examples: Sequence[RewriteExample],
+    recoverer: ModelRecoverer,
+    scs: SCS,
+    identity: str,
+    seed: int,
+    folder: Path,
+) -> list[PreferenceExample]:
+    sources = _sources(settings, examples, recoverer, scs, seed)
+    key = fingerprint(
+        identity,
+        [asdict(e) for e in examples],
+        asdict(settings.mix),
+        asdict(settings.api) if settings.mix.api else None,
+        [asdict(recoverer.template), recoverer.max_prompt_tokens],
+        scs.encoder.identity if settings.mix.others else None,
+        seed,
+    )
+    with Progress(transient=True) as progress:
+        task = progress.add_task("sampling candidates", total=len(examples))
+        found = collect_candidates(
+            examples,
+            sources,
+            cache_dir("candidates") / f"{key}.jsonl",
+            lambda n: progress.advance(task, n),
+        )
+    scored = score_candidates(scs, examples, found)
+    made = [
+        PreferenceExample(
+            id=e.id,
+            prompt=_prompt(e, recoverer),
+            completions=tuple(text for text, _ in group),
+            scores=tuple(score for _, score in group),
+        )
+        for e in examples
+        for group in settings.pairing.groups(e.id, (e.rewrite_prompt, 1.0), scored[e.id])
+    ]
+    if not made:
+        raise PromptRecoveryError(
+            "no example got candidates that differ enough: lower preferences.pairing.margin or "
+            "raise preferences.mix.sampled"
+        )
+    if len(made) < len(examples):
+        log.info("preferences: %d examples gave none", len(examples) - len(made))
+    write_preferences(made, folder, _record(settings, scored, recoverer, scs, seed))
+    return made
+
+
+def _sources(
+    settings: Preferences,
+    examples: Sequence[RewriteExample],
+    recoverer: ModelRecoverer,
+    scs: SCS,
+    seed: int,
+) -> list[CandidateSource]:
+    mix = settings.mix
+    prompts = sorted({e.rewrite_prompt for e in examples})
+    sources: list[CandidateSource] = []
+    for name, count in (("sampled", mix.sampled), ("zero_shot", mix.zero_shot)):
+        if count:
+            model = replace(recoverer, adapter=recoverer.adapter and name == "sampled")
+            heat = mix.in_turn(count)
+            sources.append(SampledCandidates(model, heat, mix.max_new_tokens, seed, name))
+    if mix.corrupted:
+        sources.append(CorruptedTruths(prompts, mix.corrupted, seed))
+    if mix.others:
+        sources.append(OtherPrompts(prompts, scs, mix.others, seed))
+    if mix.api:
+        heat = mix.in_turn(mix.api)
+        sources.append(ApiCandidates(settings.api, recoverer.template, heat, mix.max_new_tokens))
+    if not sources:
+        raise PromptRecoveryError("preferences.mix asks for no candidates: set one of its counts")
+    return sources
+
+
+def _prompt(example: RewriteExample, recoverer: ModelRecoverer) -> str | list[Message]:
+    texts = {
+        "original_text": example.original_text,
+        "rewritten_text": example.rewritten_text,
+    }
+    if recoverer.template.chat and not recoverer.template.prefill:
+        return chat_messages(recoverer.template, recoverer.tokenizer, **texts)
+    return chat_prompt(recoverer.template, recoverer.tokenizer, **texts)
+
+
+def _record(
+    settings: Preferences,
+    scored: dict[str, list[Candidate]],
+    recoverer: ModelRecoverer,
+    scs: SCS,
+    seed: int,
+) -> dict[str, Any]:
+    every = [c for candidates in scored.values() for c in candidates]
+    record: dict[str, Any] = {
+        "candidates": len(every),
+        "best candidate of each example, mean score": f"{_best(scored):.3f}",
+    }
+    for source in sorted({c.source for c in every}):
+        scores = [c.score for c in every if c.source == source]
+        record[f"{source}: candidates, mean score"] = f"{len(scores)}, {np.mean(scores):.3f}"
+    return record | {
+        "pairing": asdict(settings.pairing),
+        "mix": asdict(settings.mix),
+        "sampled from": recoverer.name,
+        "template": recoverer.template.name,
+        "metric": f"SCS, exponent {scs.exponent}, encoder {scs.encoder.identity}",
+        "seed": seed,
+    }
+
+
+def _best(scored: dict[str, list[Candidate]]) -> float:
+    own = [
+        max((c.score for c in candidates if c.source not in ("corrupted", "others")), default=None)
+        for candidates in scored.values()
+    ]
+    return float(np.mean([s for s in own if s is not None] or [np.nan]))

@@ -1,0 +1,251 @@
+"""Candidates: guesses at the prompts of examples, from several sources, kept on disk as they come."""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from prompt_recovery.cache import locked
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.splits import normalise
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair, clean_prompt
+
+BATCH = 16  # examples; a batch is finished whole or not at all
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One guess at a prompt.
+
+    Attributes:
+        text: cleaned of chatter, never empty.
+        source: where it came from: sampled, zero_shot, corrupted, others or api.
+        score: its SCS against the truth, in [-1, 1]; NaN before scoring.
+    """
+
+    text: str
+    source: str
+    score: float = float("nan")
+
+
+class CandidateSource(Protocol):
+    """Whatever proposes candidates. The same example must get the same ones every time."""
+
+    name: str
+
+    def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
+        """Raw answers for each example, in order; they may be empty or repeat."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampledCandidates:
+    """Samples of a recoverer, each example's prompt read once for all of them.
+
+    Attributes:
+        recoverer: the model; with `adapter=False` its backbone, zero-shot.
+        temperatures: one sample for each.
+        max_new_tokens: most tokens of a sample.
+        seed: with an example's id, determines its samples.
+        name: sampled or zero_shot.
+    """
+
+    recoverer: ModelRecoverer
+    temperatures: Sequence[float]
+    max_new_tokens: int
+    seed: int
+    name: str = "sampled"
+
+    def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
+        """As many samples of each example as there are temperatures."""
+        shape = (len(self.temperatures), self.max_new_tokens)
+        draws = torch.stack(
+            [
+                torch.from_numpy(_generator(self.seed, self.name, e.id).random(shape))
+                for e in examples
+            ]
+        )
+        pairs = [Pair(e.id, e.original_text, e.rewritten_text) for e in examples]
+        rows = self.recoverer.sample(pairs, self.temperatures, draws, self.max_new_tokens)
+        return [[text for text, _ in row] for row in rows]
+
+
+@dataclass(frozen=True)
+class CorruptedTruths:
+    """True prompts with something wrong in them: words lost, or half of another prompt.
+
+    Attributes:
+        prompts: those that lend words.
+        count: candidates of each example.
+        seed: with an example's id, determines them.
+        name: corrupted.
+    """
+
+    prompts: Sequence[str]
+    count: int
+    seed: int
+    name: str = "corrupted"
+
+    def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
+        """`count` corruptions of each example's true prompt."""
+        return [
+            [self._corrupt(e.rewrite_prompt, seeded_random(self.seed, self.name, e.id, n))
+             for n in range(self.count)]
+            for e in examples
+        ]  # fmt: skip
+
+    def _corrupt(self, prompt: str, rng: random.Random) -> str:
+        words = prompt.split()
+        other = rng.choice(self.prompts).split()
+        match rng.randrange(3):
+            case 0:  # every third word or so is lost
+                return " ".join(w for w in words if rng.random() > 0.34) or words[0]
+            case 1:  # its beginning, another's end
+                return " ".join([*words[: (len(words) + 1) // 2], *other[len(other) // 2 :]])
+            case _:  # two words are another's
+                for _ in range(2):
+                    words[rng.randrange(len(words))] = rng.choice(other)
+                return " ".join(words)
+
+
+@dataclass(frozen=True)
+class OtherPrompts:
+    """Prompts of other examples that are near the truth, and wrong: hard negatives.
+
+    Attributes:
+        prompts: to choose from.
+        scs: says what is near.
+        count: candidates of each example.
+        seed: with an example's id, determines them.
+        nearest: how many of the nearest to choose from.
+        name: others.
+    """
+
+    prompts: Sequence[str]
+    scs: SCS
+    count: int
+    seed: int
+    nearest: int = 32
+    name: str = "others"
+
+    def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
+        """`count` of the nearest other prompts of each example."""
+        scores = self.scs.matrix([e.rewrite_prompt for e in examples], self.prompts)
+        rows = []
+        for example, row in zip(examples, scores, strict=True):
+            order = [
+                self.prompts[i]
+                for i in np.argsort(-row)[: self.nearest + self.count]
+                if normalise(self.prompts[i]) != normalise(example.rewrite_prompt)
+            ]
+            rng = seeded_random(self.seed, self.name, example.id, 0)
+            rows.append(rng.sample(order, min(self.count, len(order))))
+        return rows
+
+
+def collect_candidates(
+    examples: Sequence[RewriteExample],
+    sources: Sequence[CandidateSource],
+    store: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, list[Candidate]]:
+    """Asks every source about every example, and keeps the answers in a file as they come.
+
+    The file has a line for each batch of examples, written and synced when the batch is done. A
+    process that is killed loses the batch it was at; the next one goes on behind the last whole
+    line. A second process waits for the first and then finds everything.
+
+    Args:
+        examples: with distinct ids.
+        sources: asked in this order.
+        store: the file; its name must change when anything changes that the answers depend on.
+        progress: called with the number of examples just done.
+
+    Returns:
+        id → its distinct candidates, cleaned, in the order of the sources.
+
+    Raises:
+        PromptRecoveryError: the file cannot be written.
+    """
+    order = sorted(examples, key=lambda e: (-len(e.original_text + e.rewritten_text), e.id))
+    batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+    found: dict[str, list[Candidate]] = {}
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        with locked(store), store.open("ab+") as file:
+            done = _whole_lines(file)
+            for number, batch in enumerate(batches):
+                if number < len(done):
+                    answers = done[number]
+                else:
+                    answers = _ask(batch, sources)
+                    file.write(json.dumps(answers, ensure_ascii=False).encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                for example in batch:
+                    found[example.id] = _distinct(answers[example.id])
+                progress(len(batch))
+    except OSError as error:
+        raise PromptRecoveryError(
+            f"cannot write {store} ({error.strerror}): free some space, or set "
+            "PROMPT_RECOVERY_CACHE to another folder"
+        ) from error
+    return {e.id: found[e.id] for e in examples}
+
+
+def _ask(
+    batch: Sequence[RewriteExample], sources: Sequence[CandidateSource]
+) -> dict[str, list[list[str]]]:
+    answers: dict[str, list[list[str]]] = {e.id: [] for e in batch}
+    for source in sources:
+        for example, texts in zip(batch, source.propose(batch), strict=True):
+            answers[example.id] += [[source.name, text] for text in texts]
+    return answers
+
+
+def _whole_lines(file: Any) -> list[dict[str, list[list[str]]]]:
+    """The batches of a file that is open for reading and appending; a torn last line is cut off."""
+    file.seek(0)
+    done, end = [], 0
+    for line in file:
+        try:
+            done.append(json.loads(line))
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            done.pop()
+            break
+        end += len(line)
+    file.truncate(end)
+    return done
+
+
+def _distinct(answers: Sequence[Sequence[str]]) -> list[Candidate]:
+    kept: dict[str, Candidate] = {}
+    for source, text in answers:
+        cleaned = clean_prompt(text)
+        if cleaned:
+            kept.setdefault(normalise(cleaned), Candidate(cleaned, source))
+    return list(kept.values())
+
+
+def _digest(*parts: Any) -> bytes:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+
+
+def _generator(*parts: Any) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(_digest(*parts)[:16], "big"))
+
+
+def seeded_random(*parts: Any) -> random.Random:
+    """A generator that depends on these parts alone."""
+    return random.Random(_digest(*parts))

@@ -1,0 +1,200 @@
+"""Preference data in TRL's format, as Parquet with a card."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prompt_recovery.cache import written_whole
+from prompt_recovery.data.examples import problem_with_text
+from prompt_recovery.data.sources import read_rows
+from prompt_recovery.errors import PromptRecoveryError
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class PreferenceExample:
+    """One prompt and two or more completions, the best first.
+
+    Attributes:
+        id: of the rewrite example it was made from, or "" in files that don't say.
+        prompt: chat messages, or a text for models that know no chat.
+        completions: texts, the best first.
+        scores: SCS of each, in [-1, 1]; NaN where unknown.
+    """
+
+    id: str
+    prompt: str | list[Message]
+    completions: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+def write_preferences(
+    examples: Sequence[PreferenceExample], folder: Path, card: Mapping[str, Any]
+) -> Path:
+    """Writes `preferences.parquet`, its card `README.md` and a plot of the scores.
+
+    The columns `prompt`, `chosen`, `rejected` are TRL's, in its conversational form where the
+    prompt is a chat; `chosen_score` and `rejected_score` are TRL's too. `completions` and
+    `scores` hold the whole group (of which chosen is the best and rejected the worst).
+
+    Args:
+        examples: at least one.
+        folder: made if needed.
+        card: what made them, for the card: name → value.
+
+    Returns:
+        The path of the Parquet file.
+    """
+    path = folder / "preferences.parquet"
+    with written_whole(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([_row(e) for e in examples]), temporary)
+    with written_whole(folder / "README.md") as temporary:
+        temporary.write_text(_card(examples, card), encoding="utf-8")
+    _plot(examples, folder / "scores.png")
+    return path
+
+
+def _row(example: PreferenceExample) -> dict[str, Any]:
+    chosen, rejected = example.completions[0], example.completions[-1]
+    chat = not isinstance(example.prompt, str)
+    return {
+        "id": example.id,
+        "prompt": example.prompt,
+        "chosen": [{"role": "assistant", "content": chosen}] if chat else chosen,
+        "rejected": [{"role": "assistant", "content": rejected}] if chat else rejected,
+        "chosen_score": example.scores[0],
+        "rejected_score": example.scores[-1],
+        "completions": list(example.completions),
+        "scores": list(example.scores),
+    }
+
+
+def read_preferences(path: Path) -> list[PreferenceExample]:
+    """Reads a preference file in TRL's format: Parquet, JSONL or CSV.
+
+    `prompt` is a text or a list of messages; `chosen` and `rejected` are texts or lists that end
+    with the assistant's message. Where there is no `prompt`, it is what chosen and rejected begin
+    with (TRL's implicit prompt; messages only). Scores, ids and groups are optional.
+
+    Raises:
+        PromptRecoveryError: no such file, or a row that is none; names file, row and mend.
+    """
+    examples = []
+    for row in read_rows(path):
+        for column in ("chosen", "rejected"):
+            if column not in row.values:
+                raise PromptRecoveryError(
+                    f"{row.place}: column '{column}' is missing (columns here: "
+                    f"{', '.join(map(str, row.values))}); preference files have TRL's columns "
+                    "prompt, chosen, rejected"
+                )
+        examples.append(_parsed(row.place, row.values))
+    if not examples:
+        raise PromptRecoveryError(f"{path}: holds no preferences; make them with preferences=sample")
+    return examples
+
+
+def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
+    chosen, rejected = values["chosen"], values["rejected"]
+    prompt = values.get("prompt")
+    if prompt is None and isinstance(chosen, list):
+        prompt = chosen[:-1]
+    if isinstance(prompt, list):
+        valid = bool(prompt) and all(isinstance(m, dict) and m.get("content") for m in prompt)
+        problem = None if valid else "is not a list of messages with role and content"
+        prompt = [{"role": str(m["role"]), "content": str(m["content"])} for m in prompt or []]
+    else:
+        problem = problem_with_text(prompt)
+    if problem:
+        raise PromptRecoveryError(f"{place}: column 'prompt' {problem}; mend or remove the row")
+    group = values.get("completions") or [_answer(chosen), _answer(rejected)]
+    scores = values.get("scores") or [values.get("chosen_score"), values.get("rejected_score")]
+    for text in group:
+        problem = problem_with_text(text)
+        if problem:
+            raise PromptRecoveryError(f"{place}: a completion {problem}; mend or remove the row")
+    if len(scores) != len(group) or len(group) < 2:
+        raise PromptRecoveryError(
+            f"{place}: has {len(group)} completions and {len(scores)} scores; they must be as "
+            "many, and two at least"
+        )
+    return PreferenceExample(
+        id=str(values.get("id") or ""),
+        prompt=prompt,  # type: ignore[arg-type]
+        completions=tuple(group),
+        scores=tuple(math.nan if s is None else float(s) for s in scores),
+    )
+
+
+def _answer(completion: Any) -> Any:
+    if isinstance(completion, list):
+        return completion[-1].get("content") if completion else None
+    return completion
+
+
+def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str:
+    chosen = np.array([e.scores[0] for e in examples])
+    rejected = np.array([e.scores[-1] for e in examples])
+    sizes = Counter(len(e.completions) for e in examples)
+    lines = [
+        "---",
+        "tags: [preference, dpo, prompt-recovery]",
+        "configs:",
+        "- config_name: default",
+        "  data_files: preferences.parquet",
+        "---",
+        "",
+        "# Preferences over recovered prompts",
+        "",
+        "Each row is the two texts of a rewrite example as a prompt, and guesses at the prompt that "
+        "led from one to the other, the best first. The columns `prompt`, `chosen` and `rejected` "
+        "are those of TRL's preference format; scores are Sharpened Cosine Similarity against the "
+        "true prompt.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| rows | {len(examples)} |",
+        f"| completions a row | {', '.join(f'{k}: {n} rows' for k, n in sorted(sizes.items()))} |",
+        f"| mean score, chosen | {chosen.mean():.3f} |",
+        f"| mean score, rejected | {rejected.mean():.3f} |",
+        f"| mean margin | {(chosen - rejected).mean():.3f} |",
+        *(f"| {name} | {_cell(value)} |" for name, value in made.items()),
+        "",
+        "![Scores](scores.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _plot(examples: Sequence[PreferenceExample], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    bins = np.linspace(-0.2, 1, 49)
+    for label, colour, values in (
+        ("first (chosen)", "#2a6fdb", [e.scores[0] for e in examples]),
+        ("others (rejected)", "#9aa3b2", [s for e in examples for s in e.scores[1:]]),
+    ):
+        shown = np.clip([v for v in values if not math.isnan(v)], bins[0], bins[-1])
+        if len(shown):
+            axes.hist(shown, bins, label=label, color=colour, alpha=0.7)
+    axes.set_xlabel("SCS against the true prompt")
+    axes.set_ylabel("completions")
+    axes.set_yscale("symlog")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,115 @@
+"""Pairing strategies: from scored candidates to preferences.
+
+Each is a function of one example's truth and candidates that returns groups of two or more
+(text, score), the best first, or nothing where the candidates don't allow it.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prompt_recovery.data.splits import normalise
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.preferences.candidates import Candidate, seeded_random
+
+Scored = tuple[str, float]
+Group = list[Scored]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """How preferences are made.
+
+    Attributes:
+        strategy: a name in `STRATEGIES`.
+        margin: least difference of SCS between chosen and rejected, ≥ 0.
+        size: most completions of a group (listwise).
+        seed: of the random choices.
+    """
+
+    strategy: str = "truth_random"
+    margin: float = 0.05
+    size: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise PromptRecoveryError(
+                f"preferences.pairing.strategy={self.strategy}: must be one of "
+                f"{', '.join(STRATEGIES)}"
+            )
+        if self.margin < 0:
+            raise PromptRecoveryError(f"preferences.pairing.margin={self.margin}: must be ≥ 0")
+        if self.size < 2:
+            raise PromptRecoveryError(f"preferences.pairing.size={self.size}: must be ≥ 2")
+
+    def groups(self, id_: str, truth: Scored, candidates: Sequence[Candidate]) -> list[Group]:
+        """The preferences of one example."""
+        rng = seeded_random(self.seed, "pairing", id_)
+        return STRATEGIES[self.strategy](truth, candidates, self, rng)
+
+
+def _wrong(truth: Scored, candidates: Sequence[Candidate], margin: float) -> list[Scored]:
+    """The candidates that are worse than the truth by the margin, the best first."""
+    worse = [
+        (c.text, c.score)
+        for c in candidates
+        if c.score <= truth[1] - margin and normalise(c.text) != normalise(truth[0])
+    ]
+    return sorted(worse, key=lambda scored: (-scored[1], scored[0]))
+
+
+def truth_best(
+    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+) -> list[Group]:
+    """The truth against the best candidate: hard to tell apart, and rich."""
+    wrong = _wrong(truth, candidates, pairing.margin)
+    return [[truth, wrong[0]]] if wrong else []
+
+
+def truth_worst(
+    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+) -> list[Group]:
+    """The truth against the worst candidate: easy, and without doubt."""
+    wrong = _wrong(truth, candidates, pairing.margin)
+    return [[truth, wrong[-1]]] if wrong else []
+
+
+def truth_random(
+    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+) -> list[Group]:
+    """The truth against any candidate."""
+    wrong = _wrong(truth, candidates, pairing.margin)
+    return [[truth, rng.choice(wrong)]] if wrong else []
+
+
+def best_worst(
+    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+) -> list[Group]:
+    """The best candidate against the worst, if they differ by the margin: the model's own words."""
+    ranked = sorted(
+        ((c.text, c.score) for c in candidates), key=lambda scored: (-scored[1], scored[0])
+    )
+    if len(ranked) < 2 or ranked[0][1] - ranked[-1][1] < max(pairing.margin, 1e-9):
+        return []
+    return [[ranked[0], ranked[-1]]]
+
+
+def listwise(
+    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+) -> list[Group]:
+    """The truth and its candidates as one group: the best, the worst, and others between them."""
+    wrong = _wrong(truth, candidates, pairing.margin)
+    if not wrong:
+        return []
+    if len(wrong) >= pairing.size:
+        between = rng.sample(range(1, len(wrong) - 1), pairing.size - 3) if pairing.size > 3 else []
+        ends = [0, len(wrong) - 1] if pairing.size > 2 else [0]
+        wrong = [wrong[i] for i in sorted([*ends, *between])]
+    return [[truth, *wrong]]
+
+
+Strategy = Callable[[Scored, Sequence[Candidate], Pairing, random.Random], list[Group]]
+STRATEGIES: dict[str, Strategy] = {
+    f.__name__: f for f in (truth_best, truth_worst, truth_random, best_worst, listwise)
+}

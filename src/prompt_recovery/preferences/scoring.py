@@ -1,0 +1,20 @@
+"""How good candidates are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.preferences.candidates import Candidate
+
+
+def score_candidates(
+    scs: SCS, examples: Sequence[RewriteExample], candidates: Mapping[str, Sequence[Candidate]]
+) -> dict[str, list[Candidate]]:
+    """Gives every candidate its SCS against its example's true prompt, in one batched call."""
+    pairs = [(c, e.rewrite_prompt) for e in examples for c in candidates[e.id]]
+    scores = iter(scs([c.text for c, _ in pairs], [truth for _, truth in pairs]).tolist())
+    return {
+        e.id: [replace(candidate, score=next(scores)) for candidate in candidates[e.id]]
+        for e in examples
+    }

@@ -1,0 +1,238 @@
+"""Sampling several completions of a prompt, which is read once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from prompt_recovery.trees.forward import causal_lm_of
+from prompt_recovery.trees.masks import additive, windows
+
+_BLOCK = 256  # words
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion: its token ids without the end-of-text token, and log p at temperature 1.
+
+    The log-probability includes the end-of-text token's where the completion came to an end.
+    """
+
+    tokens: list[int]
+    log_probability: float
+    finished: bool
+
+
+@torch.inference_mode()
+def sample_completions(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    temperatures: Sequence[float],
+    draws: Tensor | None,
+    max_new_tokens: int,
+    end_token_ids: Sequence[int],
+    pad_token_id: int,
+    all_done: Callable[[bool], bool] = bool,
+) -> list[list[Sample]]:
+    """Draws N completions of each of R prompts: a completion tree that grows by a token a branch.
+
+    A row holds the prompt's keys and values once, for all of its branches; each step feeds one
+    token of each branch, under a mask that hides its siblings. The draws come from outside, so
+    that a row's samples don't depend on the other rows of its batch.
+
+    Args:
+        model: a `transformers` causal LM or a `PeftModel`, in evaluation mode.
+        prompts: token ids, R of them, none empty.
+        temperatures: N of them, one a branch; 0 takes the likeliest token.
+        draws: fp64 [R, N, ≥ max_new_tokens], uniform in [0, 1); the token is where the cumulative
+            distribution passes the draw. None where every temperature is 0.
+        max_new_tokens: most tokens of a completion.
+        end_token_ids: any of them ends a completion.
+        pad_token_id: fills the rows.
+        all_done: asked before each step whether to stop; under a sharded model it must answer for
+            all processes.
+    """
+    causal_lm = causal_lm_of(model)
+    device = causal_lm.device
+    rows, branches = len(prompts), len(temperatures)
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    width = int(lengths.max())
+    input_ids = torch.full((rows, width), pad_token_id, device=device)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, : len(prompt)] = torch.as_tensor(prompt)
+    count = causal_lm.config.get_text_config().num_hidden_layers
+    capacity = width + branches * max_new_tokens
+    cache = Cache(layers=[_TreeLayer(capacity) for _ in range(count)])
+    # Padding stands on the right, where the causal mask hides it from every prompt token.
+    hidden = causal_lm.get_decoder()(
+        input_ids=input_ids,
+        position_ids=torch.arange(width, device=device).expand(rows, -1),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    hidden = hidden[torch.arange(rows, device=device), lengths - 1][:, None].expand(
+        -1, branches, -1
+    )
+
+    heat = torch.tensor(list(temperatures), device=device)
+    ends = torch.tensor(sorted(set(end_token_ids)), device=device)
+    state = _State.start(rows, branches, max_new_tokens, device)
+    active = torch.arange(rows, device=device)  # rows that some branch still writes in
+    for step in range(max_new_tokens):
+        logits = _logits(causal_lm, hidden)
+        uniform = None if draws is None else draws.to(device)[active, :, step]
+        tokens = _choose(logits, heat, uniform)
+        state.add(active, step, tokens, logits, ends)
+        still = ~state.finished[active].all(1)
+        if all_done(not bool(still.any()) or step + 1 == max_new_tokens):
+            break
+        if 2 * int(still.sum()) <= len(active) and bool(still.any()):
+            active, tokens = active[still], tokens[still]
+            cache.batch_select_indices(still.nonzero().squeeze(1))
+        hidden = causal_lm.get_decoder()(
+            input_ids=tokens.masked_fill(state.finished[active], pad_token_id),
+            position_ids=(lengths[active, None] + step).expand(-1, branches).contiguous(),
+            attention_mask=_step_mask(causal_lm, lengths[active], width, branches, step),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+    return state.samples()
+
+
+def _logits(causal_lm: Any, hidden: Tensor) -> Tensor:
+    """fp32 [R, N, V]."""
+    logits: Tensor = causal_lm.get_output_embeddings()(hidden.contiguous()).float()
+    cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _choose(logits: Tensor, heat: Tensor, uniform: Tensor | None) -> Tensor:
+    """int64 [R, N]: the token where the cumulative distribution passes the draw."""
+    likeliest = logits.argmax(-1)
+    if uniform is None:
+        return likeliest
+    warm = heat > 0
+    probabilities = (logits[:, warm] / heat[warm, None]).softmax(-1)
+    likeliest[:, warm] = _passed(probabilities, uniform[:, warm])
+    return likeliest
+
+
+def _passed(probabilities: Tensor, share: Tensor) -> Tensor:
+    """int64 [...]: where the cumulative sum of fp32 [..., V] passes a share of the whole sum.
+
+    First the block of words, then the word in it: a cumulative sum over 262,144 words is slow, and
+    inexact in fp32.
+    """
+    padded = nn.functional.pad(probabilities, (0, -probabilities.shape[-1] % _BLOCK))
+    blocks = padded.unflatten(-1, (-1, _BLOCK))
+    edges = blocks.sum(-1).double().cumsum(-1)
+    target = share.to(edges)[..., None] * edges[..., -1:]
+    block = torch.searchsorted(edges, target, right=True).clamp_(max=edges.shape[-1] - 1)
+    before = torch.where(block > 0, edges.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    index = block[..., None].expand(*block.shape, _BLOCK)
+    inside = blocks.gather(-2, index).squeeze(-2).double().cumsum(-1)
+    word = torch.searchsorted(inside, target - before, right=True)
+    found = (block * _BLOCK + word.clamp_(max=_BLOCK - 1)).squeeze(-1)
+    return found.clamp_(max=probabilities.shape[-1] - 1)
+
+
+@dataclass
+class _State:
+    """What has been written: [R, N, T] tokens, [R, N] log-probabilities and lengths."""
+
+    tokens: Tensor
+    log_probability: Tensor
+    length: Tensor
+    finished: Tensor
+
+    @classmethod
+    def start(cls, rows: int, branches: int, steps: int, device: Any) -> "_State":
+        shape = (rows, branches)
+        return cls(
+            torch.zeros((*shape, steps), dtype=torch.int64, device=device),
+            torch.zeros(shape, dtype=torch.float64, device=device),
+            torch.zeros(shape, dtype=torch.int64, device=device),
+            torch.zeros(shape, dtype=torch.bool, device=device),
+        )
+
+    def add(self, rows: Tensor, step: int, tokens: Tensor, logits: Tensor, ends: Tensor) -> None:
+        writing = ~self.finished[rows]
+        value = logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
+        self.log_probability[rows] += (value * writing).double()
+        ended = torch.isin(tokens, ends)
+        self.tokens[rows, :, step] = tokens
+        self.length[rows] += (writing & ~ended).long()
+        self.finished[rows] |= ended
+
+    def samples(self) -> list[list[Sample]]:
+        columns = [
+            t.tolist() for t in (self.tokens, self.length, self.log_probability, self.finished)
+        ]
+        return [
+            [Sample(t[:n], p, f) for t, n, p, f in zip(*branches, strict=True)]
+            for branches in zip(*columns, strict=True)
+        ]
+
+
+def _step_mask(causal_lm: Any, lengths: Tensor, width: int, branches: int, step: int) -> Any:
+    """Additive [R, 1, N, width + N·(step + 1)]: a branch sees its prompt and its own tokens.
+
+    In a dict by kind of layer where a model has two kinds.
+    """
+    device = lengths.device
+    prompt = torch.arange(width, device=device) < lengths[:, None]
+    own = torch.eye(branches, dtype=torch.bool, device=device).repeat(1, step + 1)
+
+    def mask(window: int | None) -> Tensor:
+        near = prompt
+        recent = own
+        if window is not None:
+            here = lengths[:, None] + step
+            near = prompt & (here - torch.arange(width, device=device) < window)
+            age = torch.arange(step, -1, -1, device=device).repeat_interleave(branches)
+            recent = own & (age < window)
+        visible = torch.cat(
+            [
+                near[:, None].expand(-1, branches, -1),
+                recent.expand(len(lengths), -1, -1),
+            ],
+            2,
+        )
+        return additive(visible, causal_lm.dtype)
+
+    window, kinds = windows(causal_lm)
+    if window is None or kinds == {"sliding_attention"}:
+        return mask(window)
+    return {"full_attention": mask(None), "sliding_attention": mask(window)}
+
+
+class _TreeLayer(DynamicLayer):
+    """Keys and values in a buffer as long as they will get, so that no step copies them.
+
+    Windowed layers keep everything too: the masks know about windows.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.used = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            shape = (*key_states.shape[:2], self.capacity)
+            self.keys = key_states.new_empty(*shape, key_states.shape[3])
+            self.values = value_states.new_empty(*shape, value_states.shape[3])
+        end = self.used + key_states.shape[2]
+        self.keys[:, :, self.used : end] = key_states
+        self.values[:, :, self.used : end] = value_states
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self, *_args: Any) -> int:
+        return self.used
