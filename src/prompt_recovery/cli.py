@@ -1,9 +1,11 @@
 """The command `prompt-recovery`, and what `train.py` runs."""
 
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.training.processes import ProcessLostError, agreed, is_first
 
 _HELP = """\
 usage: prompt-recovery <command> [group=option] [key=value] …
@@ -25,6 +28,21 @@ prompt-recovery <command> --cfg job    everything a run will do
 """
 
 
+_GRACE_S = 3.0
+
+
+@cache
+def _start_time() -> str:
+    """The same in every process of the run, so that they share its folder."""
+    return agreed("START", lambda: time.strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+OmegaConf.register_new_resolver("start_time", _start_time, replace=True)
+OmegaConf.register_new_resolver(
+    "first_process", lambda value: value if is_first() else None, replace=True
+)
+
+
 def config_folder() -> Path:
     """The Hydra configuration: in the wheel, or beside `src/` in a checkout."""
     packaged = Path(__file__).parent / "conf"
@@ -34,7 +52,8 @@ def config_folder() -> Path:
 def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Prints what a user can mend as one line, and exits with 1; Ctrl-C exits with 130.
 
-    `PROMPT_RECOVERY_TRACEBACK=1` shows tracebacks.
+    Of several processes, the first has the first word: when it ends, the others are killed, before
+    they would repeat what befell all. `PROMPT_RECOVERY_TRACEBACK=1` shows tracebacks.
     """
 
     @wraps(task)
@@ -42,7 +61,8 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
         try:
             return task(config)
         except KeyboardInterrupt:
-            print("interrupted; go on with ckpt_path=last", file=sys.stderr)
+            if is_first():
+                print("interrupted; go on with ckpt_path=last", file=sys.stderr)
             raise SystemExit(130) from None
         except (PromptRecoveryError, OmegaConfBaseException, InstantiationException) as raised:
             # Hydra wraps what the constructors of a configuration raise.
@@ -52,6 +72,8 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
                 wrapped and not isinstance(error, PromptRecoveryError)
             ):
                 raise
+            if not is_first() or isinstance(error, ProcessLostError):
+                time.sleep(_GRACE_S)
             message = " ".join(str(error).split("\n    full_key:")[0].split())
             print(f"error: {message}", file=sys.stderr)
             raise SystemExit(1) from None
@@ -63,6 +85,8 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
 @one_line_errors
 def train(config: DictConfig) -> float:
     """Trains a recoverer; returns `val/scs`, which sweepers maximise."""
+    if not is_first():
+        logging.getLogger("prompt_recovery").setLevel(logging.ERROR)
     folder = Path(HydraConfig.get().runtime.output_dir)
     run = _resumed_run(config.ckpt_path, folder)
     start = None if config.start is None else Path(config.start).expanduser()
@@ -80,10 +104,13 @@ def _first_stage(config: DictConfig, folder: Path, stopped: Path | None) -> Path
     """Trains the stage before the main one, unless a stopped run has finished it."""
     if stopped and (stopped / "metrics.json").is_file():
         return stopped / "adapter"
-    stage = OmegaConf.merge(config, config.first_stage, {"name": f"{config.name}_first"})
+    stage = config.copy()
+    OmegaConf.set_struct(stage, False)
+    if "objective" in config.first_stage:
+        stage.objective = {}  # replaced, not merged: another objective has other options
+    stage.merge_with(config.first_stage, {"name": f"{config.name}_first"})
     checkpoint = stopped and stopped / "checkpoints" / "last.ckpt"
     resume = str(checkpoint) if checkpoint and checkpoint.is_file() else None
-    assert isinstance(stage, DictConfig)
     _train(stage, folder, None, resume, evaluate=False)
     return folder / "adapter"
 
@@ -104,8 +131,8 @@ def _train(
     scs = instantiate(config.metric)
 
     from prompt_recovery.data.datamodule import Batching
+    from prompt_recovery.training.job import TrainingJob
     from prompt_recovery.training.module import Optimisation
-    from prompt_recovery.training.run import TrainingJob
     from prompt_recovery.training.run import train as run_training
 
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -136,18 +163,11 @@ def _train(
         evaluate=evaluate,
         config=resolved,  # type: ignore[arg-type]
     )
-    if _first_process():
+    if is_first():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
         _point_latest_at(folder if evaluate else folder.parent)
     return run_training(job)["val/scs"]
-
-
-def _first_process() -> bool:
-    """Whether this is the only process of the run, or the first of several."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and (
-        os.environ.get("LOCAL_RANK", "0") == "0"
-    )
 
 
 def main() -> None:

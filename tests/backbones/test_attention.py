@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from prompt_recovery.backbones import attention as attention_module
 from prompt_recovery.backbones.attention import attention
 
 
@@ -16,10 +17,12 @@ def inputs(dtype=torch.float64):
     return [torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes]
 
 
+@pytest.mark.parametrize("queries", [128, 4, 2])  # one piece or several
 @pytest.mark.parametrize("kind", ["causal", "bool", "additive"])
-def test_values_and_gradients_equal_sdpa(kind):
+def test_values_and_gradients_equal_sdpa(kind, queries, monkeypatch):
+    monkeypatch.setattr(attention_module, "_QUERIES", queries)
     visible = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(1)) > 0.4
-    visible |= torch.eye(9, dtype=torch.bool)
+    visible = (visible | torch.eye(9, dtype=torch.bool)).tril()
     masks = {
         "causal": None,
         "bool": visible,
@@ -44,3 +47,14 @@ def test_without_gradients_it_is_sdpa():
     with torch.no_grad():
         without, _ = attention(Layer(), q, k, v, None)
     torch.testing.assert_close(with_gradients, without)
+
+
+def test_a_decoding_step_equals_sdpa():
+    q, k, v = inputs()
+    visible = torch.rand(2, 1, 3, 9, generator=torch.Generator().manual_seed(1)) > 0.4
+    visible[..., 0] = True
+    with torch.no_grad():
+        q = q[:, :, :3]
+        ours, _ = attention(Layer(), q, k, v, visible)
+        theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=True)
+    torch.testing.assert_close(ours, theirs.transpose(1, 2))

@@ -33,13 +33,30 @@ def test_epochs_and_seeds_differ():
     assert list(TokenBudgetSampler(values, 4, 10_000, True, seed=1)) != first
 
 
-@given(lengths, st.integers(2, 5))
-def test_ranks_share_the_batches(values, world):
-    train = [TokenBudgetSampler(values, 4, 500, True, 0, r, world) for r in range(world)]
-    assert len({len(t) for t in train}) == 1
-    assert {i for t in train for b in t for i in b} == set(range(len(values)))
-    evaluation = [TokenBudgetSampler(values, 4, 500, False, 0, r, world) for r in range(world)]
-    assert sorted(i for t in evaluation for b in t for i in b) == list(range(len(values)))
+@given(lengths, st.integers(2, 5), st.integers(1, 900), st.booleans())
+def test_ranks_share_each_batch(values, world, budget, shuffle):
+    ranks = [
+        list(TokenBudgetSampler(values, 4, budget, shuffle, 0, r, world)) for r in range(world)
+    ]
+    assert len({len(r) for r in ranks}) == 1
+    for shares in zip(*ranks, strict=True):
+        real = [[i for i in share if i >= 0] for share in shares]
+        assert all(shares)  # no process is without a batch
+        assert max(map(len, real)) - min(map(len, real)) <= 1
+        for share in real:
+            assert len(share) <= 4
+            assert len(share) <= 1 or len(share) * max(values[i] for i in share) <= budget
+    assert sorted(i for r in ranks for b in r for i in b if i >= 0) == list(range(len(values)))
+
+
+@given(lengths, st.integers(2, 5), st.booleans())
+def test_together_they_have_the_batches_of_one_process(values, world, shuffle):
+    ranks = [list(TokenBudgetSampler(values, 4, 10**6, shuffle, 0, r, world)) for r in range(world)]
+    whole = list(TokenBudgetSampler(values, 4 * world, 10**6, shuffle, 0))
+    together = [
+        [i for share in shares for i in share if i >= 0] for shares in zip(*ranks, strict=True)
+    ]
+    assert [sorted(b) for b in together] == [sorted(b) for b in whole]
 
 
 def test_similar_lengths_go_together():

@@ -2,7 +2,7 @@ import pytest
 
 from prompt_recovery.data import tokens as tokens_module
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.data.tokens import prompt_tokens, tokenise
+from prompt_recovery.data.tokens import given_prompt_tokens, prompt_tokens, tokenise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.templates import Template
 
@@ -49,15 +49,38 @@ def test_completion_is_whole_and_ends(tokenizer, examples):
     rows = tokenise(examples, TEMPLATE, tokenizer, 120)
     for row, example in zip(rows, examples, strict=True):
         assert row.id == example.id
-        assert row.completion[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(row.completion[:-1]) == example.rewrite_prompt
+        [completion] = row.completions
+        assert completion[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(completion[:-1]) == example.rewrite_prompt
+
+
+def test_several_completions_share_their_prompt(tokenizer, examples):
+    texts = [[e.rewrite_prompt, "another", "and a third 🎈"] for e in examples]
+    single = tokenise(examples, TEMPLATE, tokenizer, 120)
+    rows = tokenise(examples, TEMPLATE, tokenizer, 120, texts)
+    assert [r.prompt for r in rows] == [r.prompt for r in single]
+    for row, expected in zip(rows, texts, strict=True):
+        assert [tokenizer.decode(c[:-1]) for c in row.completions] == expected
+
+
+@pytest.mark.parametrize(
+    "prompt", ["before " * 200 + "after", [{"role": "user", "content": "before " * 200 + "after"}]]
+)
+def test_a_given_prompt_keeps_its_ends(tokenizer, prompt):
+    whole, cut = given_prompt_tokens(prompt, tokenizer, 10_000)
+    assert cut == 0
+    ids, cut = given_prompt_tokens(prompt, tokenizer, 50)
+    assert len(ids) == 50
+    assert cut > 0
+    assert ids[:20] == whole[:20]
+    assert ids[-20:] == whole[-20:]
 
 
 def test_cache_is_used_and_a_damaged_one_is_made_again(tokenizer, examples, monkeypatch, tmp_path):
     monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
     first = tokenise(examples, TEMPLATE, tokenizer, 120)
     with monkeypatch.context() as patch:
-        patch.setattr(tokens_module, "_tokenise", None)  # calling it would fail
+        patch.setattr(tokens_module, "prompt_tokens", None)  # calling it would fail
         assert tokenise(examples, TEMPLATE, tokenizer, 120) == first
     [path] = (tmp_path / "tokens").iterdir()
     path.write_bytes(b"damaged")

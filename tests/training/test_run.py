@@ -23,11 +23,12 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import SFT
-from prompt_recovery.recovery.decoding import Decoding, generate
+from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.recoverer import clean_prompt
 from prompt_recovery.templates import Template
+from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import Optimisation
-from prompt_recovery.training.run import TrainingJob, train
+from prompt_recovery.training.run import train
 from tests.conftest import ROOT
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
@@ -82,7 +83,15 @@ def test_every_architecture_trains_writes_and_saves(architecture, tmp_path, exam
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
         ids = tokenizer(prompt, add_special_tokens=False).input_ids
-        [answer] = generate(model, tokenizer, [ids], Decoding(record["decoding"]["max_new_tokens"]))
+        output = model.generate(
+            input_ids=torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+            max_new_tokens=record["decoding"]["max_new_tokens"],
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answer = output[0, len(ids) :]
         said = clean_prompt(tokenizer.decode(answer, skip_special_tokens=True))
         assert row["prediction"] == (said or record["fallback"])
 
@@ -99,7 +108,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_adapter(tmp_path, examples,
     metrics = train(make_job(tmp_path, examples, scs, adapter=Adapter(rank=8), **changes))
     log = [line.split(",") for line in (tmp_path / "csv" / "metrics.csv").read_text().split()]
     values = [dict(zip(log[0], row, strict=True)) for row in log[1:]]
-    losses = [float(v["val/loss"]) for v in values if v.get("val/loss")]
+    losses = [float(v["val/nll"]) for v in values if v.get("val/nll")]
     assert losses[-1] < losses[0] - 0.5
     scores = [float(v["val/scs"]) for v in values if v.get("val/scs")]
     assert metrics["val/scs"] == pytest.approx(max(scores), abs=1e-6)

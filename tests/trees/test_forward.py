@@ -7,8 +7,7 @@ from prompt_recovery.backbones.adapters import Adapter, add_adapter
 from prompt_recovery.backbones.load import load_model
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
-from prompt_recovery.trees import Tree, pack, score_completions
-from prompt_recovery.trees import vocabulary
+from prompt_recovery.trees import Tree, pack, score_completions, vocabulary
 
 PAD = 2
 

@@ -62,7 +62,7 @@ class LoraProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: D102
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
@@ -75,7 +75,7 @@ class LoraProduct(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> Any:
+    def backward(ctx: Any, *outputs: Tensor) -> Any:  # noqa: D102
         flat, thin, weight, a, b = ctx.saved_tensors
         g = outputs[0].reshape(-1, outputs[0].shape[-1])
         g_thin = (g @ b).mul_(ctx.scaling)

@@ -54,13 +54,24 @@ class PreferenceRow(Protocol):
     """What `preferences.PreferenceExample` holds: one prompt, completions and their scores."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Of the example, or empty."""
+        ...
+
     @property
-    def prompt(self) -> str | list[dict[str, str]]: ...
+    def prompt(self) -> str | list[dict[str, str]]:
+        """Chat messages or a text."""
+        ...
+
     @property
-    def completions(self) -> tuple[str, ...]: ...
+    def completions(self) -> tuple[str, ...]:
+        """Two or more, the best first."""
+        ...
+
     @property
-    def scores(self) -> tuple[float, ...]: ...
+    def scores(self) -> tuple[float, ...]:
+        """SCS of each; NaN where unknown."""
+        ...
 
 
 @dataclass

@@ -4,7 +4,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import chat_messages, chat_prompt
 
 log = logging.getLogger(__name__)
+_SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences.parquet"
+_PERFECT = 0.999
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,14 @@ class Preferences:
     """Where preferences come from.
 
     Attributes:
-        path: a file in TRL's format; "shipped" is the starter dataset's; None makes them anew.
+        path: a file in TRL's format; None makes them anew; "auto" is the file that the starter
+            dataset ships, and None for every other dataset.
         mix: of the candidates, when they are made.
         pairing: how candidates become preferences, when they are made.
         api: the endpoint of `mix.api`.
     """
 
-    path: str | None = None
+    path: str | None = "auto"
     mix: Mix = field(default_factory=Mix)
     pairing: Pairing = field(default_factory=Pairing)
     api: ChatApi = field(default_factory=ChatApi)
@@ -96,6 +98,7 @@ class Preferences:
 
 def prepare_preferences(
     settings: Preferences,
+    dataset: str,
     splits: Splits,
     recoverer: ModelRecoverer,
     scs: SCS,
@@ -108,6 +111,7 @@ def prepare_preferences(
 
     Args:
         settings: where they come from.
+        dataset: its name.
         splits: only the training split is used; rows of the other two are left out and counted.
         recoverer: the model that training starts from.
         scs: the metric.
@@ -119,15 +123,16 @@ def prepare_preferences(
     Raises:
         PromptRecoveryError: a file that cannot be used, or no preferences are left.
     """
-    if settings.path is not None:
-        examples = _of_training(_read(settings.path), splits, settings.path)
+    if group:
+        settings = replace(settings, pairing=replace(settings.pairing, strategy="listwise"))
+    path = settings.path
+    if path == "auto":
+        path = str(_SHIPPED) if dataset == "starter" and _SHIPPED.is_file() else None
+    if path is None:
+        examples = _make(settings, splits.train, recoverer, scs, identity, seed, folder)
     else:
-        pairing = replace(settings.pairing, strategy="listwise") if group else settings.pairing
-        examples = _make(
-            replace(settings, pairing=pairing), splits.train, recoverer, scs, identity, seed, folder
-        )
-    if not group:
-        examples = [pair for e in examples for pair in _pairs(e, settings.pairing)]
+        examples = _of_training(read_preferences(Path(path).expanduser()), splits, path)
+        examples = [made for e in examples for made in _chosen(e, settings.pairing)]
     counts = Counter(len(e.completions) for e in examples)
     log.info(
         "preferences: %d rows of %s completions",
@@ -135,13 +140,6 @@ def prepare_preferences(
         " or ".join(map(str, sorted(counts))),
     )
     return examples
-
-
-def _read(path: str) -> list[PreferenceExample]:
-    if path != "shipped":
-        return read_preferences(Path(path).expanduser())
-    with resources.as_file(resources.files("prompt_recovery.data") / "starter") as folder:
-        return read_preferences(folder / "preferences.parquet")
 
 
 def _of_training(
@@ -163,15 +161,21 @@ def _of_training(
     return kept
 
 
-def _pairs(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExample]:
-    """The pairs that a strategy makes of a group; a pair stays itself."""
+def _chosen(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExample]:
+    """What a strategy makes of a group; a pair stays itself."""
     if len(example.completions) == 2:
         return [example]
-    best, *others = zip(example.completions, example.scores, strict=True)
+    scored = list(zip(example.completions, example.scores, strict=True))
+    # The truth is no candidate; in a file it is what has the score of a perfect answer.
+    others = scored[1:] if scored[0][1] > _PERFECT else scored
     candidates = [Candidate(text, "", score) for text, score in others]
     return [
-        replace(example, completions=(better[0], worse[0]), scores=(better[1], worse[1]))
-        for better, worse in pairing.groups(example.id, best, candidates)
+        replace(
+            example,
+            completions=tuple(text for text, _ in group),
+            scores=tuple(score for _, score in group),
+        )
+        for group in pairing.groups(example.id, scored[0], candidates)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Candidates: guesses at the prompts of examples, from several sources, kept on disk as they come."""
+"""Candidates: guesses at the prompts of examples, from several sources, kept as they come."""
 
 import hashlib
 import json
@@ -40,7 +40,10 @@ class Candidate:
 class CandidateSource(Protocol):
     """Whatever proposes candidates. The same example must get the same ones every time."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What its candidates are marked with."""
+        ...
 
     def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
         """Raw answers for each example, in order; they may be empty or repeat."""

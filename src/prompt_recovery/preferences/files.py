@@ -98,7 +98,9 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
                 )
         examples.append(_parsed(row.place, row.values))
     if not examples:
-        raise PromptRecoveryError(f"{path}: holds no preferences; make them with preferences=sample")
+        raise PromptRecoveryError(
+            f"{path}: holds no preferences; make some with preferences=sample"
+        )
     return examples
 
 
@@ -154,10 +156,10 @@ def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str
         "",
         "# Preferences over recovered prompts",
         "",
-        "Each row is the two texts of a rewrite example as a prompt, and guesses at the prompt that "
-        "led from one to the other, the best first. The columns `prompt`, `chosen` and `rejected` "
-        "are those of TRL's preference format; scores are Sharpened Cosine Similarity against the "
-        "true prompt.",
+        "Each row is the two texts of a rewrite example as a prompt, and guesses at the prompt "
+        "that led from one to the other, the best first. The columns `prompt`, `chosen` and "
+        "`rejected` are those of TRL's preference format; scores are Sharpened Cosine Similarity "
+        "against the true prompt.",
         "",
         "| | |",
         "|---|---|",
@@ -190,7 +192,7 @@ def _plot(examples: Sequence[PreferenceExample], path: Path) -> None:
     ):
         shown = np.clip([v for v in values if not math.isnan(v)], bins[0], bins[-1])
         if len(shown):
-            axes.hist(shown, bins, label=label, color=colour, alpha=0.7)
+            axes.hist(shown, list(bins), label=label, color=colour, alpha=0.7)
     axes.set_xlabel("SCS against the true prompt")
     axes.set_ylabel("completions")
     axes.set_yscale("symlog")

@@ -24,12 +24,15 @@ class Pairing:
         strategy: a name in `STRATEGIES`.
         margin: least difference of SCS between chosen and rejected, ≥ 0.
         size: most completions of a group (listwise).
+        truth: whether the truth is one of a group (listwise). Without it the model learns which of
+            its own answers are better, not to prefer a text that it would never write.
         seed: of the random choices.
     """
 
     strategy: str = "truth_random"
     margin: float = 0.05
     size: int = 6
+    truth: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,15 +101,18 @@ def best_worst(
 def listwise(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
-    """The truth and its candidates as one group: the best, the worst, and others between them."""
-    wrong = _wrong(truth, candidates, pairing.margin)
-    if not wrong:
+    """All as one group, at most `size`: the best, the worst, and others between them."""
+    ranked = sorted(
+        ((c.text, c.score) for c in candidates), key=lambda scored: (-scored[1], scored[0])
+    )
+    if pairing.truth:
+        ranked = [truth, *_wrong(truth, candidates, pairing.margin)]
+    if len(ranked) > pairing.size:
+        between = sorted(rng.sample(range(1, len(ranked) - 1), pairing.size - 2))
+        ranked = [ranked[i] for i in (0, *between, len(ranked) - 1)]
+    if len(ranked) < 2 or ranked[0][1] - ranked[-1][1] < max(pairing.margin, 1e-9):
         return []
-    if len(wrong) >= pairing.size:
-        between = rng.sample(range(1, len(wrong) - 1), pairing.size - 3) if pairing.size > 3 else []
-        ends = [0, len(wrong) - 1] if pairing.size > 2 else [0]
-        wrong = [wrong[i] for i in sorted([*ends, *between])]
-    return [[truth, *wrong]]
+    return [ranked]
 
 
 Strategy = Callable[[Scored, Sequence[Candidate], Pairing, random.Random], list[Group]]

@@ -81,21 +81,17 @@ class BestAdapter(Callback):
         if score > self.best:
             self.best = score
             self.weights = {n: w.cpu().clone() for n, w in pl_module.trained_weights().items()}
-            self.write(trainer, pl_module)
+            self._write(trainer, pl_module)
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Writes what a resumed run brought along."""
         if self.weights:
-            now = {n: w.clone() for n, w in pl_module.trained_weights().items()}
-            pl_module.load_trained_weights(self.weights)
-            self.write(trainer, pl_module)
-            pl_module.load_trained_weights(now)
+            self._write(trainer, pl_module)
 
-    def write(self, trainer: Any, pl_module: Any) -> None:
-        """Saves the adapter as it is now."""
-        if not trainer.is_global_zero:
-            return
-        save_adapter(pl_module.model, self.folder, self.recoverer)
+    def _write(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            weights = {n.removeprefix("model."): w for n, w in self.weights.items()}
+            save_adapter(pl_module.model, weights, self.folder, self.recoverer)
 
     def state_dict(self) -> dict[str, Any]:
         """Score and weights."""
@@ -107,10 +103,19 @@ class BestAdapter(Callback):
         self.weights = state_dict["weights"]
 
 
-def save_adapter(model: Any, folder: Path, recoverer: dict[str, Any]) -> None:
-    """Writes a PEFT adapter folder and `recoverer.yaml`, each file whole or not at all."""
+def save_adapter(
+    model: Any, weights: dict[str, torch.Tensor], folder: Path, recoverer: dict[str, Any]
+) -> None:
+    """Writes a PEFT adapter folder and `recoverer.yaml`, each file whole or not at all.
+
+    Args:
+        model: a `PeftModel`.
+        weights: of its adapter, by their names in the model.
+        folder: made if needed.
+        recoverer: the content of `recoverer.yaml`.
+    """
     scratch = folder.with_name(f".{folder.name}.new")
-    model.save_pretrained(scratch, safe_serialization=True)
+    model.save_pretrained(scratch, state_dict=weights, safe_serialization=True)
     (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     with (scratch / "recoverer.yaml").open("w", encoding="utf-8") as file:
         yaml.safe_dump(recoverer, file, allow_unicode=True, sort_keys=False)

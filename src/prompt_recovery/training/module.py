@@ -17,6 +17,7 @@ from prompt_recovery.metrics.scs import SCS, SCSMetric
 from prompt_recovery.objectives import Objective, ScoredCompletions
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.training.optimizer import MasterAdamW
+from prompt_recovery.training.sharding import FullySharded, gathered, sharded_like
 from prompt_recovery.trees import score_completions
 
 
@@ -84,17 +85,24 @@ class RecovererModule(L.LightningModule):
         self.train_tokens = 0
         self._random_state: dict[str, Any] | None = None
 
+    def configure_model(self) -> None:
+        """Shards the model where the strategy is made for it."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FullySharded) and not self.sharded:
+            strategy.shard(self.model)
+            self.sharded = True
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The objective's loss on one batch, fp32 []."""
         completions = self._scored(batch)
         loss: Tensor = self.objective(completions)
-        self.train_tokens += batch.trees.tokens
         # Processes average their gradients; their shares of a batch may differ by one.
-        share = self._share_of_batch(batch.real)
+        share = self._share_of_batch(batch)
         size = max(batch.real, 1)
-        metrics = {"train/loss": loss.detach() * share, **self._watch(completions)}
+        metrics = {"train/loss": loss.detach(), **self._watch(completions)}
         for name, value in metrics.items():
-            self.log(name, value, prog_bar=name == "train/loss", batch_size=size, sync_dist=True)
+            bar = name == "train/loss"
+            self.log(name, value * share, prog_bar=bar, batch_size=size, sync_dist=True)
         return loss * share
 
     def _scored(self, batch: Batch) -> ScoredCompletions:
@@ -107,15 +115,18 @@ class RecovererModule(L.LightningModule):
             score=batch.score,
         )
 
-    def _share_of_batch(self, real: int) -> float:
-        """real · processes / (real of all processes): 1 where the shares are equal."""
-        world = self.trainer.world_size
-        if world == 1:
-            return 1.0
-        total = self.trainer.strategy.reduce(
-            torch.tensor(float(real), device=self.device), reduce_op="sum"
-        )
-        return real * world / float(total)
+    def _share_of_batch(self, batch: Batch) -> float:
+        """real · processes / (real of all processes): 1 where the shares are equal.
+
+        Counts the tokens of all processes.
+        """
+        tokens = batch.trees.tokens if batch.real else 0
+        total, world = batch.real, self.trainer.world_size
+        if world > 1:
+            counts = torch.tensor([total, tokens], device=self.device)
+            total, tokens = self.trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        self.train_tokens += tokens
+        return batch.real * world / total
 
     def _watch(self, completions: ScoredCompletions) -> dict[str, Tensor]:
         """What becomes of the preferred completions, and how well they are told from the others."""
@@ -176,7 +187,13 @@ class RecovererModule(L.LightningModule):
         getattr(optimizer, "optimizer", optimizer).pull_gradients()
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """What is trained, by its name in this module."""
+        """What is trained, by its name in this module: whole tensors.
+
+        All processes must ask for it together where the model is sharded.
+        """
+        return {n: gathered(p) for n, p in self._trained().items()}
+
+    def _trained(self) -> dict[str, Tensor]:
         return {n: p.detach() for n, p in self.named_parameters() if p.requires_grad}
 
     def load_trained_weights(self, weights: dict[str, Tensor]) -> None:
@@ -185,7 +202,7 @@ class RecovererModule(L.LightningModule):
         Raises:
             PromptRecoveryError: other names or shapes than this model trains.
         """
-        own = self.trained_weights()
+        own = self._trained()
         theirs = {name: tuple(w.shape) for name, w in weights.items()}
         if theirs != {name: tuple(w.shape) for name, w in own.items()}:
             raise PromptRecoveryError(
@@ -193,33 +210,26 @@ class RecovererModule(L.LightningModule):
                 "shapes): resume with the same model and adapter settings"
             )
         for name, weight in own.items():
-            weight.copy_(weights[name])
+            weight.copy_(sharded_like(weights[name], weight))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Only what is trained: no copy of the frozen backbone lands in a checkpoint."""
-        return dict(self.trained_weights())
+        return self.trained_weights()
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Loads what `state_dict` gave, all of it or nothing."""
         self.load_trained_weights(dict(state_dict))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the fingerprint and the states of the random number generators."""
-        version, keys, *rest = random.getstate()
-        name, words, *numpy_rest = np.random.get_state()
+        """Adds the fingerprint and the states of every process's random number generators."""
+        states = [_random_state(self.device)]
+        if self.trainer.world_size > 1:
+            states *= self.trainer.world_size
+            torch.distributed.all_gather_object(states, states[0])
         checkpoint["prompt_recovery"] = {
             "fingerprint": self.fingerprint,
             "train_tokens": self.train_tokens,
-            "random": {
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "python": [version, list(keys), *rest],
-                "numpy": [
-                    str(name),
-                    torch.from_numpy(np.asarray(words).astype(np.int64)),
-                    *numpy_rest,
-                ],
-            },
+            "random": states,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -232,7 +242,8 @@ class RecovererModule(L.LightningModule):
                 "ckpt_path"
             )
         self.train_tokens = ours["train_tokens"]
-        self._random_state = ours["random"]
+        rank, states = self.trainer.global_rank, ours["random"]
+        self._random_state = states[rank % len(states)]
 
     def on_train_start(self) -> None:
         """Restores the random number generators of a resumed run, last of all."""
@@ -240,9 +251,21 @@ class RecovererModule(L.LightningModule):
             return
         state, self._random_state = self._random_state, None
         torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], self.device)
         version, keys, *rest = state["python"]
         random.setstate((version, tuple(keys), *rest))
         name, words, *numpy_rest = state["numpy"]
         np.random.set_state((name, words.numpy().astype(np.uint32), *numpy_rest))
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """Of this process's generators, as tensors and plain values."""
+    version, keys, *rest = random.getstate()
+    name, words, *numpy_rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": [version, list(keys), *rest],
+        "numpy": [str(name), torch.from_numpy(np.asarray(words).astype(np.int64)), *numpy_rest],
+    }

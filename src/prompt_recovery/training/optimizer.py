@@ -4,13 +4,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prompt_recovery.training.sharding import gathered, sharded_like
+
 
 class MasterAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) on fp32 copies of low-precision parameters.
 
     A bf16 weight has 8 bits of precision: small updates vanish in it. The optimiser therefore
     steps fp32 masters and writes their rounded values back. fp32 parameters are stepped directly.
-    The masters are part of the optimiser's state, so a resumed run has every bit back.
+    The masters are part of the optimiser's state, so a resumed run has every bit back. The state
+    is of whole tensors, also where the parameters are sharded: then all processes must ask for it
+    together.
 
     Before clipping and stepping, call `pull_gradients`.
 
@@ -55,15 +59,24 @@ class MasterAdamW(torch.optim.AdamW):
 
     def state_dict(self) -> dict[str, Any]:
         """AdamW's state and the masters."""
-        masters = [m.detach().clone() for _, m in self._pairs]
-        return {**super().state_dict(), "masters": masters}
+        state = super().state_dict()
+        moments = {
+            index: {name: gathered(value) for name, value in values.items()}
+            for index, values in state["state"].items()
+        }
+        masters = [gathered(m.detach()).clone() for _, m in self._pairs]
+        return {**state, "state": moments, "masters": masters}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores state and masters, and the parameters from them."""
         state = dict(state_dict)
         masters = state.pop("masters")
+        state["state"] = {
+            index: {name: sharded_like(v, self._pairs[index][1]) for name, v in values.items()}
+            for index, values in state["state"].items()
+        }
         super().load_state_dict(state)
         with torch.no_grad():
             for (_, master), saved in zip(self._pairs, masters, strict=True):
-                master.copy_(saved)
+                master.copy_(sharded_like(saved, master))
         self.push_weights()

@@ -62,7 +62,7 @@ def _dense_mask(batch: TreeBatch, window: int | None, dtype: torch.dtype) -> Ten
     return additive(visible, dtype)
 
 
-def _block_mask(batch: TreeBatch, window: int | None, dtype: torch.dtype) -> Any:
+def _block_mask(batch: TreeBatch, window: int | None, _dtype: torch.dtype) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     tree, branch, position = batch.tree, batch.branch, batch.position_ids

@@ -28,7 +28,11 @@ def token_log_probabilities(causal_lm: Any, hidden: Tensor, targets: Tensor) -> 
     head = causal_lm.get_output_embeddings()
     cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
     rows = max(_LOGITS // head.weight.shape[0], 1)
-    frozen = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+    frozen = (
+        type(head) is nn.Linear
+        and getattr(head, "bias", None) is None
+        and not head.weight.requires_grad
+    )
     differentiable = torch.is_grad_enabled() and hidden.requires_grad
     if differentiable and frozen:
         values: Tensor = _FrozenHead.apply(hidden, head.weight, targets, cap, rows)
@@ -52,7 +56,10 @@ def _capped(logits: Tensor, cap: float | None) -> Tensor:
 
 
 class _FrozenHead(torch.autograd.Function):
-    """log p = z_t − log Σ exp z with z = W h: its gradient is W_t − Σ_v p_v W_v (× 1 − (z/cap)²)."""
+    """log p = z_t − log Σ exp z with z = W h has the gradient W_t − Σ_v p_v W_v.
+
+    With a soft cap, each word's share is multiplied by 1 − (z/cap)².
+    """
 
     @staticmethod
     def forward(

@@ -1,0 +1,181 @@
+"""What a run leaves behind: evaluations, tables, files, and the logger's last words."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.progress import Progress
+
+from prompt_recovery.cache import written_whole
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.metrics.statistics import bootstrap_interval
+from prompt_recovery.recovery.evaluation import Evaluation, evaluate
+from prompt_recovery.recovery.recoverer import (
+    ConstantRecoverer,
+    ModelRecoverer,
+    Recoverer,
+    pairs_of,
+)
+from prompt_recovery.reporting.charts import result_chart
+from prompt_recovery.reporting.tables import (
+    category_table,
+    print_tables,
+    result_table,
+    sample_table,
+)
+from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.training.tracking import environment
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_run(
+    job: TrainingJob, recoverer: ModelRecoverer, start_weights: dict[str, torch.Tensor]
+) -> list[Evaluation]:
+    """On the test split: the trained recoverer, what it started from, and the baselines."""
+    examples, scs = job.splits.test, job.scs
+    evaluations = evaluate_recoverers([recoverer], examples, scs)
+    if start_weights:
+        with torch.no_grad():
+            for name, parameter in recoverer.model.named_parameters():
+                if name in start_weights:
+                    parameter.copy_(start_weights[name])
+        start = replace(recoverer, name="before " + job.objective.name)
+        evaluations += evaluate_recoverers([start], examples, scs)
+    zero_shot = replace(recoverer, adapter=False, name=f"{job.backbone.name} zero-shot")
+    constant = ConstantRecoverer(recoverer.fallback)
+    return evaluations + evaluate_recoverers([zero_shot, constant], examples, scs)
+
+
+def evaluate_recoverers(
+    recoverers: Sequence[Recoverer], examples: Sequence[RewriteExample], scs: SCS
+) -> list[Evaluation]:
+    """Runs recoverers on the same examples, in order, with a progress bar."""
+    pairs = pairs_of(examples)
+    evaluations = []
+    for recoverer in recoverers:
+        with Progress(transient=True) as progress:
+            task = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
+            start = time.perf_counter()
+            predictions = recoverer.recover(pairs, lambda n, t=task: progress.advance(t, n))  # type: ignore[misc]
+            seconds = time.perf_counter() - start
+        evaluations.append(evaluate(recoverer.name, predictions, examples, scs, seconds))
+    return evaluations
+
+
+def test_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """The `test/…` and `baseline/…` entries of `metrics.json`, from what `evaluate_run` gave."""
+    trained, *before, zero_shot, constant = evaluations
+    metrics = {
+        "test/scs": float(trained.scs.mean()),
+        "test/scs_ci_low": trained.interval[0],
+        "test/scs_ci_high": trained.interval[1],
+        "test/cosine": float(trained.cosine.mean()),
+        "test/exact_match": float(trained.exact.mean()),
+        "test/examples": len(trained.scs),
+        "baseline/zero_shot_scs": float(zero_shot.scs.mean()),
+        "baseline/mean_prompt_scs": float(constant.scs.mean()),
+    }
+    for start in before:
+        gain = trained.scs - start.scs
+        low, high = bootstrap_interval(gain)
+        metrics |= {
+            "test/start_scs": float(start.scs.mean()),
+            "test/gain": float(gain.mean()),
+            "test/gain_ci_low": low,
+            "test/gain_ci_high": high,
+        }
+    return metrics
+
+
+def leave_behind(
+    job: TrainingJob,
+    metrics: dict[str, float],
+    evaluations: Sequence[Evaluation],
+    curve: Sequence[tuple[int, float]],
+) -> None:
+    """Writes predictions, chart, environment and, last, `metrics.json`; prints the tables."""
+    test = job.splits.test
+    if evaluations:
+        with (
+            written_whole(job.folder / "predictions.jsonl") as temporary,
+            temporary.open("w", encoding="utf-8") as file,
+        ):
+            for row in _predictions(test, evaluations):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        result_chart(evaluations, curve, job.folder / "results.png")
+    with written_whole(job.folder / "environment.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(environment(), sort_keys=False), encoding="utf-8")
+    with written_whole(job.folder / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if evaluations:
+        print_tables(
+            sample_table(evaluations[0], test),
+            category_table(evaluations, test),
+            result_table(
+                evaluations, f"Test: {len(test)} examples, prompts never seen in training"
+            ),
+        )
+    if "test/gain" in metrics:
+        log.info(
+            "%s against what it started from: %+.4f SCS (95 %% interval %+.4f … %+.4f, paired)",
+            job.objective.name,
+            metrics["test/gain"],
+            metrics["test/gain_ci_low"],
+            metrics["test/gain_ci_high"],
+        )
+    log.info(
+        "%.0f s in all, %.1f GiB at most; run folder %s",
+        metrics["seconds"],
+        metrics["peak_memory_bytes"] / 2**30,
+        job.folder,
+    )
+
+
+def _predictions(
+    test: Sequence[RewriteExample], evaluations: Sequence[Evaluation]
+) -> Iterator[dict[str, Any]]:
+    trained, *before, zero_shot, _ = evaluations
+    for i, example in enumerate(test):
+        row = asdict(example) | {
+            "prediction": trained.predictions[i].rewrite_prompt,
+            "fallback": trained.predictions[i].fallback,
+            "scs": round(float(trained.scs[i]), 6),
+        }
+        for start in before:
+            row["start"] = start.predictions[i].rewrite_prompt
+            row["start_scs"] = round(float(start.scs[i]), 6)
+        yield row | {"zero_shot": zero_shot.predictions[i].rewrite_prompt}
+
+
+def log_results(
+    logger: Any, job: TrainingJob, metrics: dict[str, float], evaluations: Sequence[Evaluation]
+) -> None:
+    """Gives the logger the metrics, W&B also the predictions (and the adapter), and closes it."""
+    logger.log_metrics({k: v for k, v in metrics.items() if np.isfinite(v)})
+    if job.logger == "wandb":
+        rows = [
+            [e.id, e.category, e.original_text, e.rewritten_text, e.rewrite_prompt,
+             p.rewrite_prompt, float(s)]
+            for evaluation in evaluations[:1]
+            for e, p, s in zip(job.splits.test, evaluation.predictions, evaluation.scs, strict=True)
+        ]  # fmt: skip
+        columns = ["id", "category", "original_text", "rewritten_text", "rewrite_prompt",
+                   "prediction", "scs"]  # fmt: skip
+        logger.log_table("test/predictions", columns=columns, data=rows)
+        if job.log_adapter:
+            import wandb
+
+            artifact = wandb.Artifact(f"adapter-{logger.experiment.id}", type="model")
+            artifact.add_dir(str(job.folder / "adapter"))
+            logger.experiment.log_artifact(artifact)
+        logger.experiment.finish()
+    else:
+        logger.finalize("success")

@@ -1,0 +1,61 @@
+"""The completion trees that a run trains on."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from rich.progress import Progress
+
+from prompt_recovery.data.datamodule import TrainingTrees, preference_trees
+from prompt_recovery.preferences import prepare_preferences, reference_log_probabilities
+from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.training.processes import is_first
+
+
+def training_trees(
+    job: TrainingJob, recoverer: ModelRecoverer, started_with: str
+) -> TrainingTrees | None:
+    """The preferences of an objective that needs them, with reference log-probabilities."""
+    objective = job.objective
+    if objective.completions == "truth":
+        return None
+    preferences = prepare_preferences(
+        job.preferences,
+        job.dataset.name,
+        job.splits,
+        recoverer,
+        job.scs,
+        started_with,
+        group=objective.completions == "group",
+        seed=job.seed,
+        folder=job.folder / "preferences",
+    )
+    training = preference_trees(
+        preferences,
+        job.splits.train,
+        job.template,
+        recoverer.tokenizer,
+        job.batching.max_prompt_tokens,
+    )
+    if objective.uses_reference:
+        recoverer.model.eval()
+        with (
+            Progress(transient=True, disable=not is_first()) as progress,
+            _reference(recoverer.model, job),
+        ):
+            task = progress.add_task("reference log-probabilities", total=len(training.rows))
+            training.reference = reference_log_probabilities(
+                recoverer.model,
+                training.trees(),
+                started_with,
+                int(recoverer.tokenizer.pad_token_id),
+                job.batching.batch_tokens,
+                lambda n: progress.advance(task, n),
+            )
+    return training
+
+
+def _reference(model: Any, job: TrainingJob) -> AbstractContextManager[Any]:
+    """The model as training finds it. A new adapter changes nothing: without it is faster."""
+    context: AbstractContextManager[Any] = nullcontext() if job.start else model.disable_adapter()
+    return context

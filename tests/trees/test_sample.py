@@ -1,0 +1,110 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
+from prompt_recovery.trees import Tree, pack, sample_completions, score_completions
+from prompt_recovery.trees.sample import _passed
+from tests.trees.test_forward import PAD, tiny_model
+
+STEPS = 24  # more than the tiny models' window of 16
+END = 1
+
+
+def prompts(*lengths):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(10, 500, (n,), generator=generator).tolist() for n in lengths]
+
+
+def draws(rows, branches, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(rows, branches, STEPS, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_greedy_equals_the_library(architecture):
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_backbone(architecture), dtype=torch.float32
+    ).eval()
+    rows = prompts(30, 7, 19)
+    ours = sample_completions(model, rows, [0.0], None, STEPS, [END], PAD)
+    for prompt, [sample] in zip(rows, ours, strict=True):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=STEPS,
+            do_sample=False,
+            eos_token_id=END,
+            pad_token_id=PAD,
+        )[0, len(prompt) :].tolist()
+        assert sample.tokens == (theirs[: theirs.index(END)] if END in theirs else theirs)
+        assert sample.finished == (END in theirs)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_log_probabilities_are_those_of_the_tree(architecture):
+    model = tiny_model(architecture)
+    rows = prompts(30, 7, 19)
+    heat = [0.0, 0.5, 1.0, 2.0]
+    sampled = sample_completions(model, rows, heat, draws(3, 4), STEPS, [END], PAD)
+    for prompt, row in zip(rows, sampled, strict=True):
+        texts = [[*s.tokens, END] if s.finished else s.tokens for s in row]
+        with torch.no_grad():
+            scores = score_completions(model, pack([Tree(prompt, texts)], PAD))
+        expected = torch.tensor([s.log_probability for s in row], dtype=torch.float32)
+        torch.testing.assert_close(scores.log_probability, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_a_row_does_not_depend_on_the_others():
+    model = tiny_model("gemma2")
+    rows, heat, uniform = prompts(30, 7, 19), [0.7, 1.0, 1.3], draws(3, 3)
+    together = sample_completions(model, rows, heat, uniform, STEPS, [END], PAD)
+    for number, row in enumerate(rows):
+        [alone] = sample_completions(
+            model, [row], heat, uniform[number : number + 1], STEPS, [END], PAD
+        )
+        assert [s.tokens for s in alone] == [s.tokens for s in together[number]]
+
+
+def test_samples_follow_the_models_distribution():
+    model = tiny_model("llama")
+    [prompt] = prompts(12)
+    branches = 2000
+    generator = torch.Generator().manual_seed(1)
+    uniform = torch.rand(1, branches, 1, generator=generator, dtype=torch.float64)
+    [row] = sample_completions(model, [prompt], [0.2] * branches, uniform, 1, [END], PAD)
+    with torch.no_grad():
+        expected = (model(torch.tensor([prompt])).logits[0, -1].float() / 0.2).softmax(-1)
+    tokens = torch.tensor([s.tokens[0] if s.tokens else END for s in row])
+    counts = torch.bincount(tokens, minlength=len(expected)) / branches
+    likely = expected > 0.01
+    assert likely.sum() >= 5
+    error = (counts - expected)[likely].abs()
+    assert bool((error < 5 * (expected[likely] / branches).sqrt()).all())
+
+
+@pytest.mark.parametrize("words", [3, 256, 1000, 262_144])
+def test_a_draw_passes_where_the_cumulative_sum_does(words):
+    generator = torch.Generator().manual_seed(2)
+    probabilities = torch.randn(4, words, generator=generator).mul(3).softmax(-1)
+    share = torch.rand(4, generator=generator, dtype=torch.float64)
+    cumulative = probabilities.double().cumsum(-1)
+    target = share[:, None] * cumulative[:, -1:]
+    expected = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    found = _passed(probabilities, share)
+    near = cumulative.gather(1, found[:, None]) - target
+    assert bool(((found - expected).abs() <= 1).all())
+    assert bool((near > -1e-6).all())
+
+
+def test_it_goes_on_while_another_process_needs_it():
+    model = tiny_model("llama")
+    steps = []
+
+    def all_done(done):
+        steps.append(done)
+        return len(steps) == STEPS
+
+    sample_completions(model, prompts(5), [0.0], None, STEPS, list(range(512)), PAD, all_done)
+    assert steps == [True] * STEPS
