@@ -11,6 +11,8 @@ os.environ["PROMPT_RECOVERY_TEST_CACHE"] = os.environ["PROMPT_RECOVERY_CACHE"] =
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Several tests run at once, on models for which one thread is the fastest.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("WANDB_API_KEY", None)
 
 from prompt_recovery.backbones.load import load_tokenizer

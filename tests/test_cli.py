@@ -27,7 +27,7 @@ def run(*arguments, cwd=ROOT, **environment):
 
 
 @pytest.mark.parametrize("model", ["mistral", "gemma", "phi", "smollm2", "gemma3_270m", "tiny"])
-@pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "ddp"])
+@pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "ddp", "fsdp", "multinode"])
 def test_every_group_composes(model, trainer):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         for group, options in {

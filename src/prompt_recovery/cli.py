@@ -26,8 +26,6 @@ usage: prompt-recovery <command> [group=option] [key=value] …
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
 """
-
-
 _GRACE_S = 3.0
 
 
@@ -173,13 +171,13 @@ def _train(
 def main() -> None:
     """`prompt-recovery <command> …`."""
     commands = {"train": train}
+    if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
+        sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         asked = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help")
         print(_HELP if asked else f"error: unknown command '{sys.argv[1]}'\n\n{_HELP}", end="")
         raise SystemExit(0 if asked else 2)
-    command = sys.argv.pop(1)
-    sys.argv[0] = f"prompt-recovery {command}"
-    commands[command]()
+    commands[sys.argv.pop(1)]()
 
 
 def _resumed_run(ckpt_path: str | None, folder: Path) -> Path | None:

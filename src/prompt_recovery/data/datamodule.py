@@ -157,6 +157,19 @@ def preference_trees(
     return TrainingTrees(ordered, [p.scores for p in preferences])
 
 
+class _Indices:
+    """Indices as they come; a `range` would take a filler's negative index for a place in it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
 class RecoveryData(L.LightningDataModule):
     """Tokenised training trees and validation examples as data loaders.
 
@@ -244,7 +257,7 @@ class RecoveryData(L.LightningDataModule):
             )
 
         return DataLoader(
-            range(len(trees)),  # type: ignore[arg-type]
+            _Indices(len(trees)),  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.batching.workers,

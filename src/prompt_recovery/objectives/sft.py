@@ -1,5 +1,6 @@
 from torch import Tensor
 
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives.base import Objective, ScoredCompletions
 
 
@@ -20,6 +21,8 @@ class SFT(Objective):
 
     def __init__(self, length_power: float = 1.0) -> None:
         super().__init__()
+        if not 0 <= length_power <= 1:
+            raise PromptRecoveryError(f"objective.length_power={length_power}: must be in [0, 1]")
         self.length_power = length_power
 
     def losses(self, completions: ScoredCompletions) -> Tensor:

@@ -36,7 +36,7 @@ from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import chat_messages, chat_prompt
 
 log = logging.getLogger(__name__)
-_SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences.parquet"
+_SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "preferences.parquet"
 _PERFECT = 0.999
 
 
@@ -68,6 +68,10 @@ class Mix:
                 raise PromptRecoveryError(
                     f"preferences.mix.{name}={getattr(self, name)}: must be ≥ 0"
                 )
+        if self.max_new_tokens < 1:
+            raise PromptRecoveryError(
+                f"preferences.mix.max_new_tokens={self.max_new_tokens}: must be ≥ 1"
+            )
         if not self.temperatures or not all(0 < t <= 2 for t in self.temperatures):
             raise PromptRecoveryError(
                 f"preferences.mix.temperatures={list(self.temperatures)}: each must be in (0, 2]"
@@ -132,7 +136,15 @@ def prepare_preferences(
         examples = _make(settings, splits.train, recoverer, scs, identity, seed, folder)
     else:
         examples = _of_training(read_preferences(Path(path).expanduser()), splits, path)
+        count = len(examples)
         examples = [made for e in examples for made in _chosen(e, settings.pairing)]
+        if not examples:
+            raise PromptRecoveryError(
+                f"preferences.path={path}: no row has completions that differ enough: lower "
+                "preferences.pairing.margin"
+            )
+        if len(examples) < count:
+            log.info("preferences %s: %d rows gave none", path, count - len(examples))
     counts = Counter(len(e.completions) for e in examples)
     log.info(
         "preferences: %d rows of %s completions",
@@ -193,7 +205,7 @@ def _make(
         identity,
         [asdict(e) for e in examples],
         asdict(settings.mix),
-        asdict(settings.api) if settings.mix.api else None,
+        [settings.api.model, settings.api.base_url] if settings.mix.api else None,
         [asdict(recoverer.template), recoverer.max_prompt_tokens],
         scs.encoder.identity if settings.mix.others else None,
         seed,

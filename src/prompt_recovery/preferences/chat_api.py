@@ -30,6 +30,15 @@ class ChatApi:
     retries: int = 6
     timeout_s: float = 60.0
 
+    def __post_init__(self) -> None:
+        for name, least in (("concurrency", 1), ("retries", 0)):
+            if getattr(self, name) < least:
+                raise PromptRecoveryError(
+                    f"preferences.api.{name}={getattr(self, name)}: must be ≥ {least}"
+                )
+        if not self.timeout_s > 0:
+            raise PromptRecoveryError(f"preferences.api.timeout_s={self.timeout_s}: must be > 0")
+
 
 @dataclass(frozen=True)
 class ApiCandidates:
@@ -88,7 +97,15 @@ class ApiCandidates:
                         temperature=temperature,
                         max_tokens=self.max_new_tokens,
                     )
-                return answer.choices[0].message.content or ""
+                # What isn't JSON comes as a text, and an error with status 200 without choices.
+                if not getattr(answer, "choices", None):
+                    raise PromptRecoveryError(
+                        f"{self.api.base_url or 'OpenAI'} answered something else than a chat "
+                        "completion: check preferences.api.base_url (it often ends in /v1)"
+                    )
+                content = answer.choices[0].message.content or ""
+                # JSON can hold half a surrogate pair, which no file and no tokenizer takes.
+                return content.encode(errors="replace").decode()
 
             asked = [[ask(e, t) for t in self.temperatures] for e in examples]
             try:

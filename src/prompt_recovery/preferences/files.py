@@ -87,6 +87,8 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
     Raises:
         PromptRecoveryError: no such file, or a row that is none; names file, row and mend.
     """
+    if not path.is_file():
+        raise PromptRecoveryError(f"{path}: no such file; give preferences.path=<file>")
     examples = []
     for row in read_rows(path):
         for column in ("chosen", "rejected"):
@@ -105,20 +107,16 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
 
 
 def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
-    chosen, rejected = values["chosen"], values["rejected"]
-    prompt = values.get("prompt")
-    if prompt is None and isinstance(chosen, list):
-        prompt = chosen[:-1]
-    if isinstance(prompt, list):
-        valid = bool(prompt) and all(isinstance(m, dict) and m.get("content") for m in prompt)
-        problem = None if valid else "is not a list of messages with role and content"
-        prompt = [{"role": str(m["role"]), "content": str(m["content"])} for m in prompt or []]
-    else:
-        problem = problem_with_text(prompt)
+    prompt, problem = _prompt(values)
     if problem:
         raise PromptRecoveryError(f"{place}: column 'prompt' {problem}; mend or remove the row")
-    group = values.get("completions") or [_answer(chosen), _answer(rejected)]
-    scores = values.get("scores") or [values.get("chosen_score"), values.get("rejected_score")]
+    group = values.get("completions") or [_answer(values[c]) for c in ("chosen", "rejected")]
+    scores = values.get("scores") or [values.get(f"{c}_score") for c in ("chosen", "rejected")]
+    for column, given in (("completions", group), ("scores", scores)):
+        if not isinstance(given, list):
+            raise PromptRecoveryError(
+                f"{place}: column '{column}' is not a list; mend it, or leave the column out"
+            )
     for text in group:
         problem = problem_with_text(text)
         if problem:
@@ -128,18 +126,48 @@ def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
             f"{place}: has {len(group)} completions and {len(scores)} scores; they must be as "
             "many, and two at least"
         )
+    id_ = values.get("id")
     return PreferenceExample(
-        id=str(values.get("id") or ""),
-        prompt=prompt,  # type: ignore[arg-type]
+        id="" if id_ is None else str(id_).strip(),
+        prompt=prompt,
         completions=tuple(group),
-        scores=tuple(math.nan if s is None else float(s) for s in scores),
+        scores=tuple(_score(place, s) for s in scores),
     )
 
 
+def _prompt(values: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """A row's prompt, and what is wrong with it."""
+    prompt, chosen, rejected = values.get("prompt"), values["chosen"], values["rejected"]
+    if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
+        if chosen[:-1] != rejected[:-1]:
+            return None, "is missing, and chosen and rejected begin with different messages"
+        prompt = chosen[:-1]
+    if not isinstance(prompt, list):
+        return prompt, problem_with_text(prompt)
+    valid = bool(prompt) and all(
+        isinstance(m, dict) and not any(problem_with_text(m.get(k)) for k in ("role", "content"))
+        for m in prompt
+    )
+    if not valid:
+        return None, "is not a list of messages with role and content"
+    return [{"role": m["role"], "content": m["content"]} for m in prompt], None
+
+
 def _answer(completion: Any) -> Any:
-    if isinstance(completion, list):
-        return completion[-1].get("content") if completion else None
+    if isinstance(completion, list) and completion and isinstance(completion[-1], dict):
+        return completion[-1].get("content")
     return completion
+
+
+def _score(place: str, value: Any) -> float:
+    if value is None or value == "":
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise PromptRecoveryError(
+            f"{place}: score {value!r} is not a number; mend it, or leave it empty"
+        ) from None
 
 
 def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str:
@@ -168,7 +196,7 @@ def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str
         f"| mean score, chosen | {chosen.mean():.3f} |",
         f"| mean score, rejected | {rejected.mean():.3f} |",
         f"| mean margin | {(chosen - rejected).mean():.3f} |",
-        *(f"| {name} | {_cell(value)} |" for name, value in made.items()),
+        *(f"| {_cell(name)} | {_cell(value)} |" for name, value in made.items()),
         "",
         "![Scores](scores.png)",
         "",

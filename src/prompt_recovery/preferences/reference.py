@@ -59,10 +59,8 @@ def reference_log_probabilities(
 
 
 def _key(prompt: Sequence[int], completion: Sequence[int]) -> bytes:
-    digest = hashlib.sha256(array("q", prompt).tobytes())
-    digest.update(b"\0")
-    digest.update(array("q", completion).tobytes())
-    return digest.digest()
+    # The length comes first, so that no other division of the same tokens is the same key.
+    return hashlib.sha256(array("q", [len(prompt), *prompt, *completion]).tobytes()).digest()
 
 
 def _batches(indices: Sequence[int], trees: Sequence[Tree], batch_tokens: int) -> list[list[int]]:

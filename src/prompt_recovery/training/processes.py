@@ -46,14 +46,14 @@ def fitting(options: dict[str, Any]) -> dict[str, Any]:
     """
     started, nodes = started_together(), options.get("num_nodes", 1)
     devices = options.get("devices", "auto")
-    if started == 1 or not isinstance(devices, int | str):
-        return options
-    if devices == "auto":
+    if devices in ("auto", -1):
         devices = started // nodes
-    if int(devices) * nodes != started:
+    if started == 1 or not isinstance(devices, int):
+        return options
+    if devices * nodes != started:
         raise PromptRecoveryError(
             f"{started} processes were started, but trainer.devices={devices} and "
-            f"trainer.num_nodes={nodes} make {int(devices) * nodes}: set them to what was started "
+            f"trainer.num_nodes={nodes} make {devices * nodes}: set them to what was started "
             "on each machine and to the number of machines, with trainer=ddp or trainer=fsdp"
         )
     return {**options, "devices": devices}

