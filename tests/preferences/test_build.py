@@ -148,7 +148,7 @@ def test_candidates_are_sampled_once(prepare, monkeypatch, recoverer):
         assert prepare(Preferences(mix=MIX), **changes)
         assert calls
     calls.clear()
-    assert prepare(Preferences(mix=Mix(sampled=3, corrupted=0, others=0, max_new_tokens=4)))
+    assert prepare(Preferences(mix=Mix(sampled=3, corrupted=1, others=1, max_new_tokens=4)))
     assert calls
 
 

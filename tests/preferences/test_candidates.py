@@ -98,7 +98,8 @@ def store(tmp_path_factory):
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_file_cut_anywhere_is_completed(store, tmp_path_factory, data):
-    end = data.draw(st.integers(0, len(store)))
+    before_newlines = [n for n, byte in enumerate(store) if byte == ord("\n")]
+    end = data.draw(st.integers(0, len(store)) | st.sampled_from(before_newlines))
     path = tmp_path_factory.mktemp("cut") / "store.jsonl"
     path.write_bytes(store[:end])
     source = Fake()
@@ -249,6 +250,9 @@ def test_other_prompts_are_near_and_never_the_truth(scs):
         assert all(ranked.index(text) < 5 + 4 for text in row)
     assert chosen == [source.propose([e])[0] for e in examples]
     assert replace(source, seed=1).propose(examples) != chosen
+    for example, row in zip(examples, replace(source, count=9).propose(examples), strict=True):
+        assert len(row) >= 9
+        assert normalise(example.rewrite_prompt) not in map(normalise, row)
     few = OtherPrompts(prompts[:2], scs, count=9, seed=0)
     assert few.propose(examples[:1]) == [[prompts[1]]]
 

@@ -73,7 +73,6 @@ def run(folder, objective, strategy=None, name=None, **changes):
 
 def equal_one_process(folder):
     """The runs that are compared with one process, some of them resumed."""
-    _keep_checkpoint_of_step(3)
     for strategy in ("ddp", "fsdp"):
         for objective in ("sft", "dpo"):
             run(folder, objective, strategy)
@@ -102,7 +101,7 @@ def keep_slices(folder):
     RecovererModule.on_train_start = fill
     run(folder, "sft", "fsdp", "filled", **options)
     RecovererModule.on_train_start = look
-    checkpoint = str(folder / "filled" / "checkpoints" / "last.ckpt")
+    checkpoint = str(folder / "filled" / "checkpoints" / "step.ckpt")
     run(folder, "sft", "fsdp", "looked", ckpt_path=checkpoint, **options)
 
 
@@ -132,5 +131,6 @@ def fail_in_second(folder):
 
 
 if __name__ == "__main__":
+    _keep_checkpoint_of_step(3)
     for task in sys.argv[1].split("+"):
         globals()[task](Path(sys.argv[2]))
