@@ -26,7 +26,7 @@ usage: prompt-recovery <command> [group=option] [key=value] …
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
 """
-_GRACE_S = 3.0
+_GRACE_S = 10.0
 
 
 @cache

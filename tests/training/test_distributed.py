@@ -10,6 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prompt_recovery import cli
+from prompt_recovery.cache import locked
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.training import processes
 from tests.conftest import ROOT
 from tests.training import together
 
@@ -31,14 +35,18 @@ def start(*arguments, cwd=ROOT, timeout=110):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Runs of two processes, and of this one."""
-    folder = tmp_path_factory.mktemp("together")
-    together.write_preferences(folder / "preferences.jsonl")
-    for objective in ("sft", "dpo"):
-        together.run(folder, objective)
-    tasks = "equal_one_process+keep_slices"
-    result = start(*TORCHRUN, "-m", "tests.training.together", tasks, folder)
-    assert result.returncode == 0, result.stderr
+    """Runs of two processes, and of this one; made once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "together"
+    with locked(folder):
+        if not folder.exists():
+            folder.mkdir()
+            together.write_preferences(folder / "preferences.jsonl")
+            for objective in ("sft", "dpo"):
+                together.run(folder, objective)
+            tasks = "equal_one_process+keep_slices"
+            result = start(*TORCHRUN, "-m", "tests.training.together", tasks, folder)
+            assert result.returncode == 0, result.stderr
     return folder
 
 
@@ -114,7 +122,7 @@ def test_a_sharded_checkpoint_has_every_slice_and_nothing_frozen(folder, name):
         assert (second == 2).all()
     assert {type(t) for t in tensors(checkpoint)} == {torch.Tensor}
     trained = sum(w.numel() for w in weights.values())
-    held = sum(t.numel() for t in tensors(checkpoint) if t.is_floating_point() and t.dim() == 2)
+    held = sum(t.numel() for t in tensors(checkpoint) if t.is_floating_point() and t.dim())
     assert held == 5 * trained  # weights, the best ones, masters, two moments: no backbone
     saved = adapter(folder / name)
     assert all({*t.chunk(2)[0].unique().tolist()} == {1.0} for t in saved.values())
@@ -165,21 +173,55 @@ def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path,
              "predictions.jsonl", "results.png", "train.log", ".hydra"}  # fmt: skip
     assert [{p.name for p in run.iterdir()} - {"csv", "wandb"} for run in runs] == [files, files]
     assert len(list(runs[0].glob("csv/*"))) == len(list(runs[1].glob("wandb/offline-run-*"))) == 1
-    assert sum(line.endswith("only") for line in (runs[0] / "train.log").open()) == 0
+    assert (runs[0] / "train.log").read_text().count("precision float32") == 1
     assert {p.name for p in tmp_path.iterdir()} == {"runs"}
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        # All have it, and torchrun ends them.
         ((*TORCHRUN, ROOT / "train.py", "trainer=ddp", "ckpt_path=no.ckpt"), "no.ckpt: no such"),
-        ((*TORCHRUN, ROOT / "train.py", "model=tiny"), "2 processes were started, but trainer.dev"),
-        (("-m", "tests.training.together", "fail_in_second"), "the second process has a problem"),
+        # One of them has it in training, and Lightning started them.
+        (("-m", "tests.training.together", "fail_in_second", "."), "the second process has a prob"),
     ],
 )
 def test_an_error_of_one_or_all_is_one_line_and_ends_the_run(command, message, tmp_path):
-    where = [tmp_path] if "fail_in_second" in command else []
-    result = start(*command, *where, cwd=tmp_path, timeout=60)
-    assert result.returncode != 0
+    result = start(*command, cwd=tmp_path)
+    assert result.returncode == 1
     [line] = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
     assert message in line
+
+
+def test_processes_know_who_is_first_and_how_many_they_are(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert processes.is_first()
+    alone = {"devices": 1}
+    assert processes.fitting(alone) == alone
+    for environment, first in (
+        ({"LOCAL_RANK": "1"}, False),  # started by Lightning
+        ({"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, True),  # by torchrun
+        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}, False),  # by srun
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            assert processes.is_first() == first
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert processes.fitting({"devices": "auto", "num_nodes": 2})["devices"] == 2
+    with pytest.raises(PromptRecoveryError, match=r"4 processes were started.* make 1: .*ddp"):
+        processes.fitting(alone)
+
+
+def test_lightning_starts_the_others_with_the_same_command(monkeypatch):
+    called = []
+    monkeypatch.setattr(cli, "train", lambda: called.append(sys.argv))
+    monkeypatch.setattr(sys, "argv", ["/bin/prompt-recovery", "train", "seed=1"])
+    cli.main()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(sys, "argv", ["/bin/prompt-recovery", "seed=1"])
+    cli.main()
+    assert called == [["/bin/prompt-recovery", "seed=1"]] * 2

@@ -1,4 +1,4 @@
-"""What the processes of test_distributed.py do: python -m tests.training.together <task> <folder>."""
+"""What the processes of test_distributed.py do: -m tests.training.together <task> <folder>."""
 
 import json
 import shutil
@@ -42,12 +42,13 @@ def run(folder, objective, strategy=None, name=None, **changes):
 
     37 examples make nine batches and one that leaves the second process without an example; three
     rows of lora_A are two for the first process and one for the second. The global norm is clipped.
+    SFT trains DoRA, computed by PEFT, on the last layer; DPO trains fused LoRA on all layers.
     """
     world = 2 if strategy else 1
     options = {
         "objective": SFT() if objective == "sft" else DPO(sft_weight=0.5),
         "preferences": Preferences(path=str(folder / "preferences.jsonl")),
-        "adapter": Adapter(rank=3, dora=objective == "dpo"),
+        "adapter": Adapter(rank=3, **({"dora": True, "layers": 0.5} if objective == "sft" else {})),
         "batching": Batching(
             batch_size=4 // world, eval_batch_size=6 // world, max_prompt_tokens=80
         ),

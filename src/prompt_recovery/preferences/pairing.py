@@ -90,9 +90,7 @@ def best_worst(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """The best candidate against the worst, if they differ by the margin: the model's own words."""
-    ranked = sorted(
-        ((c.text, c.score) for c in candidates), key=lambda scored: (-scored[1], scored[0])
-    )
+    ranked = _wrong(truth, candidates, margin=0)
     if len(ranked) < 2 or ranked[0][1] - ranked[-1][1] < max(pairing.margin, 1e-9):
         return []
     return [[ranked[0], ranked[-1]]]
@@ -102,9 +100,7 @@ def listwise(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """All as one group, at most `size`: the best, the worst, and others between them."""
-    ranked = sorted(
-        ((c.text, c.score) for c in candidates), key=lambda scored: (-scored[1], scored[0])
-    )
+    ranked = _wrong(truth, candidates, margin=0)
     if pairing.truth:
         ranked = [truth, *_wrong(truth, candidates, pairing.margin)]
     if len(ranked) > pairing.size:
