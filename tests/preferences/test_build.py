@@ -197,6 +197,20 @@ def test_a_file_whose_rows_differ_too_little_is_an_error(examples, prepare, tmp_
         prepare(Preferences(path, pairing=Pairing("best_worst", margin=0.6)))
 
 
+def test_in_a_file_without_truths_the_best_is_one_of_the_models_own(examples, prepare, tmp_path):
+    rows = [PreferenceExample(e.id, "p", ("a", "b", "c"), (0.5, 0.3, 0.1)) for e in examples]
+    path = str(write_preferences(rows, tmp_path / "given", {}))
+
+    def made(strategy="truth_best", group=False, truth=False):
+        read = prepare(Preferences(path, pairing=Pairing(strategy, truth=truth)), group=group)
+        [completions] = {e.completions for e in read}
+        return completions
+
+    assert made(group=True) == made(group=True, truth=True) == ("a", "b", "c")
+    assert made("best_worst") == made("truth_worst") == ("a", "c")
+    assert made("truth_best") == ("a", "b")
+
+
 def test_answers_that_were_paid_for_are_kept(prepare, monkeypatch):
     asked = []
 

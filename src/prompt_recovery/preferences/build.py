@@ -1,6 +1,7 @@
 """From a dataset and the model that training starts from to preferences."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,14 +31,13 @@ from prompt_recovery.preferences.files import (
     read_preferences,
     write_preferences,
 )
-from prompt_recovery.preferences.pairing import Pairing
+from prompt_recovery.preferences.pairing import PERFECT, Pairing
 from prompt_recovery.preferences.scoring import score_candidates
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import chat_messages, chat_prompt
 
 log = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "preferences.parquet"
-_PERFECT = 0.999
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,13 @@ def _chosen(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExam
     if len(example.completions) == 2:
         return [example]
     scored = list(zip(example.completions, example.scores, strict=True))
-    # The truth is no candidate; in a file it is what has the score of a perfect answer.
-    others = scored[1:] if scored[0][1] > _PERFECT else scored
+    # The truth is no candidate; in a file it is what has the score of a perfect answer. Where there
+    # is none, the best completion stands for it, except in pairs and groups of the model's own.
+    truth, others = scored[0], scored[1:]
+    if truth[1] <= _PERFECT:
+        others = scored
+        if not pairing.holds_truth:
+            truth = ("", math.inf)
     candidates = [Candidate(text, "", score) for text, score in others]
     return [
         replace(
@@ -187,7 +192,7 @@ def _chosen(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExam
             completions=tuple(text for text, _ in group),
             scores=tuple(score for _, score in group),
         )
-        for group in pairing.groups(example.id, scored[0], candidates)
+        for group in pairing.groups(example.id, truth, candidates)
     ]
 
 

@@ -14,6 +14,7 @@ from prompt_recovery.preferences.candidates import Candidate, seeded_random
 
 Scored = tuple[str, float]
 Group = list[Scored]
+PERFECT = 0.999  # the score of a truth
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Pairing:
         if self.size < 2:
             raise PromptRecoveryError(f"preferences.pairing.size={self.size}: must be ≥ 2")
 
+    @property
+    def holds_truth(self) -> bool:
+        """Whether the truth is one of what is made; else all is the model's own."""
+        return self.truth if self.strategy == "listwise" else self.strategy != "best_worst"
+
     def groups(self, id_: str, truth: Scored, candidates: Sequence[Candidate]) -> list[Group]:
         """The preferences of one example."""
         rng = seeded_random(self.seed, "pairing", id_)
@@ -60,6 +66,13 @@ def _wrong(truth: Scored, candidates: Sequence[Candidate], margin: float) -> lis
         if c.score <= truth[1] - margin and normalise(c.text) != normalise(truth[0])
     ]
     return sorted(worse, key=lambda scored: (-scored[1], scored[0]))
+
+
+def _own(truth: Scored, candidates: Sequence[Candidate]) -> list[Scored]:
+    """The candidates without the truth, the best first."""
+    known = normalise(truth[0]) if truth[1] > PERFECT else None  # else it is just the best of them
+    own = [(c.text, c.score) for c in candidates if normalise(c.text) != known]
+    return sorted(own, key=lambda scored: (-scored[1], scored[0]))
 
 
 def truth_best(
@@ -90,7 +103,7 @@ def best_worst(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """The best candidate against the worst, if they differ by the margin: the model's own words."""
-    ranked = _wrong(truth, candidates, margin=0)
+    ranked = _own(truth, candidates)
     if len(ranked) < 2 or ranked[0][1] - ranked[-1][1] < max(pairing.margin, 1e-9):
         return []
     return [[ranked[0], ranked[-1]]]
@@ -100,7 +113,7 @@ def listwise(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """All as one group, at most `size`: the best, the worst, and others between them."""
-    ranked = _wrong(truth, candidates, margin=0)
+    ranked = _own(truth, candidates)
     if pairing.truth:
         ranked = [truth, *_wrong(truth, candidates, pairing.margin)]
     if len(ranked) > pairing.size:

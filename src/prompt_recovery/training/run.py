@@ -23,6 +23,7 @@ from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.datamodule import RecoveryData
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.baselines import mean_prompt
+from prompt_recovery.recovery.evaluation import Evaluation
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.training.checkpoints import BestAdapter, WholeCheckpointIO, last_checkpoint
 from prompt_recovery.training.job import TrainingJob
@@ -87,15 +88,10 @@ def train(job: TrainingJob) -> dict[str, float]:
     metrics = _fit(job, ready, trainer, best)
     if not trainer.is_global_zero:
         return metrics
-    module, recoverer = ready.module, ready.recoverer
-    if sharded:
-        module.cpu()
-        recoverer = replace(recoverer, model=_model(job, ready.location, ready.precision.dtype))
-        module = RecovererModule(recoverer, job.objective, job.scs, job.optim, module.fingerprint)
-    module.load_trained_weights(best.weights)
-    recoverer.model.to(ready.device)
-    evaluations = evaluate_run(job, recoverer, ready.start_weights) if job.evaluate else []
-    if evaluations:
+    evaluations: list[Evaluation] = []
+    if job.evaluate:
+        recoverer = _with_weights(job, ready, best.weights)
+        evaluations = evaluate_run(job, recoverer, ready.start_weights)
         metrics |= test_metrics(evaluations)
     metrics["seconds"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = peak_memory_bytes()
@@ -198,6 +194,21 @@ def _fit(job: TrainingJob, ready: _Ready, trainer: Any, best: BestAdapter) -> di
         "model/trainable_parameters": trainable,
         "model/parameters": total,
     }
+
+
+def _with_weights(
+    job: TrainingJob, ready: _Ready, weights: dict[str, torch.Tensor]
+) -> ModelRecoverer:
+    """The recoverer with the best weights; its model is loaded anew if it was sharded."""
+    module = ready.module
+    if module.sharded:
+        module.cpu()
+        model = _model(job, ready.location, ready.precision.dtype)
+        recoverer = replace(module.recoverer, model=model)
+        module = RecovererModule(recoverer, job.objective, job.scs, job.optim, module.fingerprint)
+    module.load_trained_weights(weights)
+    module.model.to(ready.device)
+    return module.recoverer
 
 
 def _device(options: dict[str, Any]) -> torch.device:
