@@ -1,7 +1,6 @@
 """From a dataset and the model that training starts from to preferences."""
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -179,12 +178,9 @@ def _chosen(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExam
         return [example]
     scored = list(zip(example.completions, example.scores, strict=True))
     # The truth is no candidate; in a file it is what has the score of a perfect answer. Where there
-    # is none, the best completion stands for it, except in pairs and groups of the model's own.
-    truth, others = scored[0], scored[1:]
-    if truth[1] <= _PERFECT:
-        others = scored
-        if not pairing.holds_truth:
-            truth = ("", math.inf)
+    # is none, the best completion stands for it and is one of the candidates too.
+    truth = scored[0]
+    others = scored[1:] if truth[1] > PERFECT else scored
     candidates = [Candidate(text, "", score) for text, score in others]
     return [
         replace(

@@ -47,11 +47,6 @@ class Pairing:
         if self.size < 2:
             raise PromptRecoveryError(f"preferences.pairing.size={self.size}: must be ≥ 2")
 
-    @property
-    def holds_truth(self) -> bool:
-        """Whether the truth is one of what is made; else all is the model's own."""
-        return self.truth if self.strategy == "listwise" else self.strategy != "best_worst"
-
     def groups(self, id_: str, truth: Scored, candidates: Sequence[Candidate]) -> list[Group]:
         """The preferences of one example."""
         rng = seeded_random(self.seed, "pairing", id_)
