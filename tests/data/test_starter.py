@@ -8,6 +8,8 @@ import pytest
 
 from prompt_recovery.data.sources import starter
 from prompt_recovery.data.splits import normalise, split
+from prompt_recovery.preferences import read_preferences
+from prompt_recovery.preferences.build import SHIPPED
 
 CATEGORIES = set(
     "tone style persona audience format length perspective genre language_level formality "
@@ -83,3 +85,19 @@ def test_prompts_are_disjoint_between_splits(rows):
     ]
     assert all(not a & b for a, b in combinations(sides, 2))
     assert sum(map(len, sides)) == len(rows)
+
+
+def test_shipped_preferences_are_of_the_training_split(scs):
+    examples = {e.id: e for e in split(starter(), val=0.06, test=0.13).train}
+    preferences = read_preferences(SHIPPED)
+    assert len(preferences) > 1000
+    assert len({p.id for p in preferences}) == len(preferences)
+    for p in preferences:
+        assert p.completions[0] == examples[p.id].rewrite_prompt
+        assert p.scores[0] == 1
+        assert 2 <= len(p.completions) == len(set(map(normalise, p.completions)))
+        assert list(p.scores) == sorted(p.scores, reverse=True)
+        assert examples[p.id].original_text in p.prompt[-1]["content"]
+    for p in preferences[::50]:
+        truths = [p.completions[0]] * len(p.completions)
+        assert p.scores == pytest.approx(scs(p.completions, truths), abs=1e-4)

@@ -94,14 +94,14 @@ def test_groups_or_pairs(prepare, path):
 
 
 def test_auto_is_the_shipped_file_for_the_starter_alone(prepare, path, monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "_SHIPPED", Path(path))
+    monkeypatch.setattr(build, "SHIPPED", Path(path))
     shipped = prepare(Preferences(mix=MIX), dataset="starter")
     assert shipped[-1].id == "foreign"
     assert not (tmp_path / "preferences").exists()
     made = prepare(Preferences(mix=MIX), dataset="another")
     assert (tmp_path / "preferences" / "preferences.parquet").is_file()
     assert made != shipped
-    monkeypatch.setattr(build, "_SHIPPED", tmp_path / "none")
+    monkeypatch.setattr(build, "SHIPPED", tmp_path / "none")
     assert prepare(Preferences(mix=MIX), dataset="starter") == made
 
 

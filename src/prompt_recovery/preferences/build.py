@@ -36,7 +36,7 @@ from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import chat_messages, chat_prompt
 
 log = logging.getLogger(__name__)
-_SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "preferences.parquet"
+SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "preferences.parquet"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def prepare_preferences(
         settings = replace(settings, pairing=replace(settings.pairing, strategy="listwise"))
     path = settings.path
     if path == "auto":
-        path = str(_SHIPPED) if dataset == "starter" and _SHIPPED.is_file() else None
+        path = str(SHIPPED) if dataset == "starter" and SHIPPED.is_file() else None
     if path is None:
         examples = _make(settings, splits.train, recoverer, scs, identity, seed, folder)
     else:
