@@ -105,8 +105,22 @@ class BlobStore:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds `<path>.lock` against other processes; a process that dies lets go of it."""
+    """Holds `<path>.lock` against other processes; a process that dies lets go of it.
+
+    Raises:
+        PromptRecoveryError: the lock cannot be written.
+    """
     from filelock import FileLock
 
-    with FileLock(f"{path}.lock"):
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise PromptRecoveryError(
+            f"cannot write {path}.lock ({error.strerror}): make the folder writable, or set "
+            "PROMPT_RECOVERY_CACHE to another"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
