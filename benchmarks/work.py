@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-LAYERS = {"smollm2": "chat", "gemma3_270m": "plain"}  # model → recovery template
+TEMPLATES = {"smollm2": "chat", "gemma3_270m": "plain"}  # model → recovery template
 RANK = 16
 ALPHA = 32
 
@@ -29,7 +29,7 @@ def prepared(count: int, model: str = "smollm2", dtype: str = "bfloat16") -> tup
     backbone = instantiate(OmegaConf.load(ROOT / f"conf/model/{model}.yaml"))
     location = locate(backbone)
     tokenizer = load_tokenizer(backbone, location)
-    template = instantiate(OmegaConf.load(ROOT / f"conf/template/{LAYERS[model]}.yaml"))
+    template = instantiate(OmegaConf.load(ROOT / f"conf/template/{TEMPLATES[model]}.yaml"))
     rows = tokenise(starter().examples[:count], template, tokenizer, 1024)
     rows.sort(key=len)  # all sides pad as little as can be
     return load_model(backbone, location, getattr(torch, dtype)), tokenizer, rows

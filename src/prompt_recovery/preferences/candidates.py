@@ -17,7 +17,7 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair, clean_prompt
+from prompt_recovery.recovery.recoverer import ModelRecoverer, clean_prompt, pairs_of
 
 BATCH = 16  # examples; a batch is finished whole or not at all
 
@@ -77,8 +77,9 @@ class SampledCandidates:
                 for e in examples
             ]
         )
-        pairs = [Pair(e.id, e.original_text, e.rewritten_text) for e in examples]
-        rows = self.recoverer.sample(pairs, self.temperatures, draws, self.max_new_tokens)
+        rows = self.recoverer.sample(
+            pairs_of(examples), self.temperatures, draws, self.max_new_tokens
+        )
         return [[text for text, _ in row] for row in rows]
 
 

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from prompt_recovery.trees.forward import causal_lm_of
 from prompt_recovery.trees.masks import additive, windows
+from prompt_recovery.trees.vocabulary import vocabulary_logits
 
 _BLOCK = 256  # words
 
@@ -82,7 +83,7 @@ def sample_completions(
     state = _State.start(rows, branches, max_new_tokens, device)
     active = torch.arange(rows, device=device)  # rows that some branch still writes in
     for step in range(max_new_tokens):
-        logits = _logits(causal_lm, hidden)
+        logits = vocabulary_logits(causal_lm, hidden)
         uniform = None if draws is None else draws.to(device)[active, :, step]
         tokens = _choose(logits, heat, uniform)
         state.add(active, step, tokens, logits, ends)
@@ -100,13 +101,6 @@ def sample_completions(
             use_cache=True,
         ).last_hidden_state
     return state.samples()
-
-
-def _logits(causal_lm: Any, hidden: Tensor) -> Tensor:
-    """fp32 [R, N, V]."""
-    logits: Tensor = causal_lm.get_output_embeddings()(hidden.contiguous()).float()
-    cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def _choose(logits: Tensor, heat: Tensor, uniform: Tensor | None) -> Tensor:

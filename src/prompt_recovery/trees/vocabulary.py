@@ -26,7 +26,7 @@ def token_log_probabilities(causal_lm: Any, hidden: Tensor, targets: Tensor) -> 
         fp32 [N].
     """
     head = causal_lm.get_output_embeddings()
-    cap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
+    cap = _soft_cap(causal_lm)
     rows = max(_LOGITS // head.weight.shape[0], 1)
     frozen = (
         type(head) is nn.Linear
@@ -43,6 +43,16 @@ def token_log_probabilities(causal_lm: Any, hidden: Tensor, targets: Tensor) -> 
     else:
         parts = [_values(head, h, t, cap) for h, t in pieces]
     return torch.cat(parts)
+
+
+def vocabulary_logits(causal_lm: Any, hidden: Tensor) -> Tensor:
+    """fp32 [..., V] of hidden states [..., d], soft cap included."""
+    head = causal_lm.get_output_embeddings()
+    return _capped(head(hidden.contiguous()).float(), _soft_cap(causal_lm))
+
+
+def _soft_cap(causal_lm: Any) -> float | None:
+    return getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
 
 
 def _values(head: Any, hidden: Tensor, targets: Tensor, cap: float | None) -> Tensor:
