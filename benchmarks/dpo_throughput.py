@@ -27,6 +27,7 @@ from work import (
     matmul_peak,
     prepared,
     side,
+    warm_up,
     write_report,
 )
 
@@ -79,7 +80,7 @@ def train_trees(model: Any, trees: list[Any], pad: int, device: str = "cpu") -> 
 
     from prompt_recovery.objectives import DPO, Listwise, Objective, ScoredCompletions
     from prompt_recovery.training.optimizer import MasterAdamW
-    from prompt_recovery.trees import pack, score_completions
+    from prompt_recovery.trees import causal_lm_of, pack, score_completions, trees_share_rows
 
     completions = len(trees[0].completions)
     objective: Objective = DPO(BETA) if completions == 2 else Listwise(BETA)
@@ -87,9 +88,13 @@ def train_trees(model: Any, trees: list[Any], pad: int, device: str = "cpu") -> 
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = MasterAdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=0.0)
     losses, ends = [], []
+    warm_up(model)
     start = time.perf_counter()
-    batches = [pack(trees[i : i + BATCH], pad).to(device) for i in range(0, len(trees), BATCH)]
     model.eval()
+    sharing = trees_share_rows(causal_lm_of(model))
+    batches = [
+        pack(trees[i : i + BATCH], pad, sharing).to(device) for i in range(0, len(trees), BATCH)
+    ]
     with torch.no_grad(), model.disable_adapter():
         references = [score_completions(model, b).log_probability for b in batches]
     reference_seconds = time.perf_counter() - start
@@ -188,6 +193,7 @@ def train_trl(
             "rejected_ids": [list(r) for _, _, r in triples],
         }
     )
+    warm_up(model)
     with tempfile.TemporaryDirectory() as folder:
         options = DPOConfig(
             output_dir=folder,

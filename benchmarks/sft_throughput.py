@@ -23,6 +23,7 @@ from work import (
     matmul_peak,
     prepared,
     side,
+    warm_up,
     write_report,
 )
 
@@ -35,7 +36,7 @@ def ours(count: int) -> dict[str, float]:
     from prompt_recovery.backbones.adapters import Adapter, add_adapter
     from prompt_recovery.objectives import SFT, ScoredCompletions
     from prompt_recovery.training.optimizer import MasterAdamW
-    from prompt_recovery.trees import Tree, pack, score_completions
+    from prompt_recovery.trees import Tree, causal_lm_of, pack, score_completions, trees_share_rows
 
     model, tokenizer, rows = prepared(count)
     layers, head = frozen_products(model)
@@ -46,10 +47,12 @@ def ours(count: int) -> dict[str, float]:
     optimizer = MasterAdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     objective = SFT(length_power=0.0)
     losses = []
+    sharing = trees_share_rows(causal_lm_of(model))
+    warm_up(model)
     start = time.perf_counter()
     for i in range(0, len(rows), BATCH):
         trees = [Tree(r.prompt, r.completions) for r in rows[i : i + BATCH]]
-        batch = pack(trees, tokenizer.pad_token_id)
+        batch = pack(trees, tokenizer.pad_token_id, sharing)
         scores = score_completions(model, batch)
         objective(
             ScoredCompletions(scores.log_probability, scores.length, batch.tree_of_completion)
@@ -120,6 +123,7 @@ def trl(count: int, adapter: str) -> dict[str, float]:
             peft_config=None if adapter == "bf16" else lora,
             callbacks=[Clock()],
         )
+        warm_up(model)
         trainer.train()
     first = next(x["loss"] for x in trainer.state.log_history if "loss" in x)
     return {"seconds": clock["end"] - clock["start"], "loss": first}

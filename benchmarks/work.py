@@ -30,7 +30,9 @@ def prepared(count: int, model: str = "smollm2", dtype: str = "bfloat16") -> tup
     location = locate(backbone)
     tokenizer = load_tokenizer(backbone, location)
     template = instantiate(OmegaConf.load(ROOT / f"conf/template/{TEMPLATES[model]}.yaml"))
-    rows = tokenise(starter().examples[:count], template, tokenizer, 1024)
+    examples = starter().examples
+    examples = examples[:: len(examples) // count][:count]  # of as many different originals
+    rows = tokenise(examples, template, tokenizer, 1024)
     rows.sort(key=len)  # all sides pad as little as can be
     return load_model(backbone, location, getattr(torch, dtype)), tokenizer, rows
 
@@ -46,6 +48,15 @@ def equal_start(model: Any) -> Any:
             values = torch.rand(parameter.shape, generator=generator) * 2 * bound - bound
             parameter.data.copy_(values)
     return model
+
+
+def warm_up(model: Any) -> None:
+    """One plain pass forwards and backwards, so that no side's clock counts the first touch."""
+    import torch
+
+    tokens = torch.arange(512, device=model.device).view(2, 256)
+    model.get_decoder()(input_ids=tokens).last_hidden_state.float().sum().backward()
+    model.zero_grad()
 
 
 def frozen_products(model: Any) -> tuple[int, int]:

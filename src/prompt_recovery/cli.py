@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -101,6 +102,10 @@ _FIRST = "first_stage"
 def _first_stage(config: DictConfig, folder: Path, stopped: Path | None) -> Path:
     """Trains the stage before the main one, unless a stopped run has finished it."""
     if stopped and (stopped / "metrics.json").is_file():
+        if is_first() and folder != stopped:  # this run may be stopped too
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(stopped / "adapter", folder / "adapter", dirs_exist_ok=True)
+            shutil.copy(stopped / "metrics.json", folder)
         return stopped / "adapter"
     stage = config.copy()
     OmegaConf.set_struct(stage, False)
@@ -154,6 +159,7 @@ def _train(
         name=config.name,
         tags=list(config.tags),
         log_adapter=config.logger.log_adapter,
+        gradient_checkpointing=config.gradient_checkpointing,
         checkpoint_minutes=config.checkpoint_minutes,
         ckpt_path=resume,
         start=start,

@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.adapters import Adapter
 from prompt_recovery.backbones.load import load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, Location
@@ -94,6 +95,29 @@ def test_every_architecture_trains_writes_and_saves(architecture, tmp_path, exam
         answer = output[0, len(ids) :]
         said = clean_prompt(tokenizer.decode(answer, skip_special_tokens=True))
         assert row["prediction"] == (said or record["fallback"])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_gradient_checkpointing_changes_memory_not_results(
+    architecture, tmp_path, examples, scs, monkeypatch
+):
+    calls, weights = [], []
+    plain = attention._PlannedAttention.forward
+    monkeypatch.setattr(
+        attention._PlannedAttention,
+        "forward",
+        staticmethod(lambda *a: calls.append(torch.is_grad_enabled()) or plain(*a)),
+    )
+    for checkpointing in (False, True):
+        calls.clear()
+        folder = tmp_path / str(checkpointing)
+        changes = {"gradient_checkpointing": checkpointing, "evaluate": False}
+        train(make_job(folder, examples, scs, architecture, **changes))
+        weights.append((len(calls), load_file(folder / "adapter" / "adapter_model.safetensors")))
+    (once, expected), (twice, found) = weights
+    assert twice - once == 2 * 2  # layers · steps, made again
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5)
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_adapter(tmp_path, examples, scs):

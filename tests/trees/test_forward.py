@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.adapters import Adapter, add_adapter
 from prompt_recovery.backbones.load import load_model
 from prompt_recovery.backbones.locate import Backbone, Location
@@ -17,14 +18,17 @@ def tiny_model(architecture, dtype=torch.float32):
     return load_model(backbone, Location(tiny_backbone(architecture)), dtype)
 
 
-def random_trees(seed=0, prompts=(40, 7, 23), completions=((5, 30, 1), (9,), (3, 4))):
+def random_trees(seed=0, prompts=(40, 7, 23), completions=((5, 30, 1), (9,), (3, 4)), shared=0):
+    """Trees whose prompts begin with the same `shared` tokens."""
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(n):
         return torch.randint(6, 512, (n,), generator=generator).tolist()
 
+    beginning = tokens(shared)
     return [
-        Tree(tokens(p), [tokens(c) for c in cs]) for p, cs in zip(prompts, completions, strict=True)
+        Tree(beginning + tokens(p), [tokens(c) for c in cs])
+        for p, cs in zip(prompts, completions, strict=True)
     ]
 
 
@@ -40,13 +44,14 @@ def one_by_one(model, trees):
     return torch.stack(values)
 
 
-@pytest.mark.parametrize("row_tokens", [0, 200])
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_equals_one_by_one(architecture, row_tokens):
+def test_equals_one_by_one(architecture, together):
     model = tiny_model(architecture)
-    trees = random_trees()
-    batch = pack(trees, PAD, row_tokens)
-    assert batch.input_ids.shape[0] == (3 if row_tokens == 0 else 1)
+    trees = random_trees(shared=20)
+    batch = pack(trees, PAD, together)
+    assert batch.input_ids.shape[0] == (1 if together else 3)
+    assert batch.tokens == sum(map(len, trees)) - (40 if together else 0)
     with torch.no_grad():
         scores = score_completions(model, batch)
         expected = one_by_one(model, trees)
@@ -71,21 +76,26 @@ def test_siblings_do_not_matter():
     [tree] = random_trees(prompts=(30,), completions=((6, 8),))
     other = Tree(tree.prompt, [tree.completions[0], [9] * 8])
     with torch.no_grad():
-        a, b = (score_completions(model, pack([t], PAD)).log_probability for t in (tree, other))
+        a, b = (
+            score_completions(model, pack([t], PAD, True)).log_probability for t in (tree, other)
+        )
     torch.testing.assert_close(a[0], b[0])
     assert abs(a[1] - b[1]) > 0.1
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
-def test_gradients_equal_one_by_one(architecture, monkeypatch):
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "mistral"])
+def test_gradients_equal_one_by_one(architecture, together, monkeypatch):
+    monkeypatch.setattr(attention, "_QUERIES", 16)  # several pieces
     monkeypatch.setattr(vocabulary, "_LOGITS", 8 * 512)  # several pieces
     model = add_adapter(tiny_model(architecture), Adapter(rank=4), torch.float32)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
-    trees = random_trees()
+    trees = random_trees(shared=20)
     trained = [p for p in model.parameters() if p.requires_grad]
-    score_completions(model, pack(trees, PAD)).mean_log_probability.sum().backward()
+    batch = pack(trees, PAD, together)
+    score_completions(model, batch).mean_log_probability.sum().backward()
     tree_gradients = [p.grad.clone() for p in trained]
     model.zero_grad()
     lengths = torch.tensor([len(c) for t in trees for c in t.completions])
@@ -96,10 +106,11 @@ def test_gradients_equal_one_by_one(architecture, monkeypatch):
 
 def test_bf16_stays_near_fp32():
     trees = random_trees()
+    batch = pack(trees, PAD, True)
     with torch.no_grad():
-        exact = score_completions(tiny_model("llama"), pack(trees, PAD)).mean_log_probability
+        exact = score_completions(tiny_model("llama"), batch).mean_log_probability
         model = tiny_model("llama", torch.bfloat16)
-        tree = score_completions(model, pack(trees, PAD)).mean_log_probability
+        tree = score_completions(model, batch).mean_log_probability
         lengths = torch.tensor([len(c) for t in trees for c in t.completions])
         alone = one_by_one(model, trees) / lengths
     tree_error = (tree - exact).abs().max()

@@ -1,30 +1,50 @@
+import math
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.trees import pack, score_completions
-from prompt_recovery.trees.masks import FLEX, attention_mask
-from tests.trees.test_forward import PAD, random_trees
+from prompt_recovery.trees.masks import attention_mask, block_mask, visible
+from tests.trees.test_forward import PAD, random_trees, tiny_model
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma3"])
-@pytest.mark.parametrize("row_tokens", [0, 200])
-def test_block_masks_show_what_dense_masks_show(architecture, row_tokens):
-    model = AutoModelForCausalLM.from_pretrained(tiny_backbone(architecture), dtype=torch.float32)
-    batch = pack(random_trees(), PAD, row_tokens)
-    dense = attention_mask(model, batch)
-    model.config._attn_implementation = FLEX
-    block = attention_mask(model, batch)
-    for kind in dense if isinstance(dense, dict) else [None]:
-        visible = (dense if kind is None else dense[kind])[:, 0] == 0
-        mod = (block if kind is None else block[kind]).mask_mod
-        rows, length = batch.input_ids.shape
-        index = torch.arange(length)
-        shown = mod(
-            torch.arange(rows)[:, None, None], torch.tensor(0), index[:, None], index[None, :]
-        )
-        assert torch.equal(shown, visible)
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("window", [None, 16])
+def test_block_masks_show_what_dense_masks_show(together, window):
+    batch = pack(random_trees(shared=20), PAD, together)
+    mod = block_mask(batch, window).mask_mod
+    rows, length = batch.input_ids.shape
+    index = torch.arange(length)
+    shown = mod(torch.arange(rows)[:, None, None], torch.tensor(0), index[:, None], index[None, :])
+    assert torch.equal(shown, visible(batch, window))
+
+
+@pytest.mark.parametrize("queries", [128, 7])
+@pytest.mark.parametrize("window", [None, 16])
+def test_plans_show_what_dense_masks_show(window, queries, monkeypatch):
+    monkeypatch.setattr(attention, "_QUERIES", queries)
+    batch = pack(random_trees(shared=20), PAD, together=True)
+    pieces = attention.plan(batch.until[0], batch.position_ids[0], batch.tree[0], window)
+    shown = torch.zeros(1, *[batch.input_ids.shape[1]] * 2, dtype=torch.bool)
+    for piece in pieces:
+        assert piece.end - piece.start <= queries
+        columns = [c for start, end in piece.keys for c in range(start, end)]
+        seen = torch.tensor(True) if piece.hidden is None else ~piece.hidden
+        shown[0, piece.start : piece.end, columns] = seen
+        # No tree's keys are multiplied with another's queries.
+        theirs = set(batch.tree[0, columns].tolist()) | {-1}
+        assert theirs <= {-1, *batch.tree[0, piece.start : piece.end].tolist()}
+    assert torch.equal(shown, visible(batch, window))
+
+
+def test_whoever_reads_the_values_of_a_planned_mask_gets_nan():
+    model = tiny_model("gemma3")
+    for mask in attention_mask(model, pack(random_trees(), PAD, together=True)).values():
+        assert mask.shape[-1] == sum(map(len, random_trees()))
+        assert math.isnan((torch.zeros(()) + mask[0, 0, 3, 2]).item())
 
 
 @pytest.mark.gpu
@@ -32,11 +52,11 @@ def test_block_masks_show_what_dense_masks_show(architecture, row_tokens):
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma3"])
 def test_flex_equals_sdpa(architecture):
     folder = tiny_backbone(architecture)
-    batch = pack(random_trees(), PAD, 200).to("cuda")
+    batch = pack(random_trees(shared=20), PAD, together=True).to("cuda")
     values = []
-    for attention in ("sdpa", FLEX):
+    for implementation in ("sdpa", attention.NAME):
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention
+            folder, dtype=torch.float32, attn_implementation=implementation
         ).to("cuda")
         with torch.no_grad():
             values.append(score_completions(model, batch).log_probability)

@@ -1,13 +1,18 @@
-"""Attention on a CPU.
+"""Attention that skips what a completion tree hides.
 
-In bf16, the backward pass of PyTorch's fused CPU attention is several times slower than the plain
-products it replaces, and its decoding step repeats keys and values for every query head. This
-module uses batched products: one for each group of query heads, so that keys and values are never
-repeated, and in pieces of queries, so that the half of the scores that causality hides is mostly
-not computed. Prefilling without gradients is left to SDPA, which is faster there.
+On a CPU, a row of trees is cut into pieces of queries, and a piece multiplies with just the keys
+that some of its queries can see: no product with a sibling tree is made, whatever the row's length.
+The products are plain ones, one for each group of query heads (keys and values are never repeated):
+in bf16, the backward pass of PyTorch's fused CPU attention is several times slower than they are,
+and so is its decoding step. On a GPU, FlexAttention does the skipping. Where there is no tree, this
+is SDPA.
 """
 
+import logging
 import math
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,8 +21,105 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "prompt_recovery_cpu"
-_QUERIES = 128  # of one piece
+log = logging.getLogger(__name__)
+
+NAME = "prompt_recovery"
+_QUERIES = 128  # the most of one piece
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some neighbouring queries and the keys that they see.
+
+    Attributes:
+        start: the first query.
+        end: the last query + 1.
+        keys: ranges (start, end) of columns, in order.
+        hidden: bool [end - start, keys], True where a query doesn't see a key; None if all see all.
+    """
+
+    start: int
+    end: int
+    keys: tuple[tuple[int, int], ...]
+    hidden: Tensor | None
+
+
+class PlannedMask(Tensor):
+    """Stands where `transformers` wants a mask; its values are NaN, so that whoever reads them
+    instead of the plan spoils the result for all to see."""
+
+    pieces: tuple[Piece, ...]
+
+
+def planned_mask(pieces: tuple[Piece, ...], length: int, dtype: torch.dtype) -> PlannedMask:
+    """A mask [1, 1, length, length] that takes no memory and carries a plan."""
+    values = torch.full((1, 1, 1, 1), math.nan, dtype=dtype).expand(1, 1, length, length)
+    mask = values.as_subclass(PlannedMask)
+    mask.pieces = pieces
+    return mask
+
+
+def plan(until: Tensor, position: Tensor, tree: Tensor, window: int | None) -> tuple[Piece, ...]:
+    """Cuts a row of L tokens into pieces.
+
+    Args:
+        until: int64 [L]; token k is seen by the tokens k … until[k] - 1.
+        position: int64 [L].
+        tree: int64 [L]; a piece stays inside a run of one value.
+        window: tokens that far away or farther, in positions, are not seen; None is no limit.
+    """
+    length = len(until)
+    column = torch.arange(length)
+    edges = [0, *((tree[1:] != tree[:-1]).nonzero().flatten() + 1).tolist(), length]
+    pieces = []
+    for first, last in pairwise(edges):
+        count = -(-(last - first) // _QUERIES)
+        cuts = [first + (last - first) * i // count for i in range(count + 1)]
+        for start, end in pairwise(cuts):
+            query = column[start:end, None]
+            seen = (query >= column[:end]) & (query < until[:end])
+            if window is not None:
+                seen &= position[start:end, None] - position[:end] < window
+            keys = seen.any(0).nonzero().flatten()
+            hidden = ~seen[:, keys]
+            pieces.append(Piece(start, end, _ranges(keys), hidden if hidden.any() else None))
+    return tuple(pieces)
+
+
+def _ranges(columns: Tensor) -> tuple[tuple[int, int], ...]:
+    """Ascending columns as ranges."""
+    breaks = ((columns[1:] - columns[:-1]) > 1).nonzero().flatten()
+    starts = [int(columns[0]), *columns[breaks + 1].tolist()]
+    ends = [*(columns[breaks] + 1).tolist(), int(columns[-1]) + 1]
+    return tuple(zip(starts, ends, strict=True))
+
+
+def suits(model: Any) -> bool:
+    """Whether a freshly loaded model can use this module's attention."""
+    config = model.config.get_text_config()
+    chosen = model.config._attn_implementation
+    capped = getattr(config, "attn_logit_softcapping", None)  # SDPA can't, and isn't chosen
+    if not (chosen == "sdpa" or (chosen == "eager" and capped)):
+        return False
+    if getattr(config, "attention_dropout", 0.0):
+        return False
+    return not torch.cuda.is_available() or (model._supports_flex_attn and _flex_works())
+
+
+@cache
+def _flex_works() -> bool:
+    """Whether FlexAttention's kernels compile on this GPU."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    x = torch.ones(1, 1, 128, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    try:
+        mask = create_block_mask(lambda b, h, q, k: q >= k, 1, None, 128, 128, device="cuda")
+        torch.compile(flex_attention)(x, x, x, block_mask=mask).sum().backward()
+    except Exception as error:  # whatever a compiler says
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("FlexAttention does not work here (%s): trees get dense masks", reason)
+        return False
+    return True
 
 
 def attention(
@@ -25,9 +127,10 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Any,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The attention of `transformers`' interface.
@@ -37,97 +140,166 @@ def attention(
         query: [B, H, T, D].
         key: [B, K, S, D], H a multiple of K, S ≥ T; query t stands at position S − T + t.
         value: [B, K, S, D].
-        attention_mask: bool (True is visible) or additive, [B, 1, T, S], never showing a later
-            position; None is causal.
-        dropout: of the weights; such layers are left to SDPA.
+        attention_mask: a `PlannedMask` (B is 1 then), a `BlockMask`, bool (True is visible) or
+            additive [B, 1, T, S]; None is causal.
+        dropout: of the weights; there is none where there is a plan.
         scaling: of the products; 1/√D if not given.
+        softcap: c in c·tanh(product / c), before the mask (Gemma 2); None is without.
         options: of SDPA.
 
     Returns:
         [B, T, H, D] and None.
     """
-    length, width = query.shape[2], key.shape[2]
-    differentiable = torch.is_grad_enabled() and query.requires_grad
-    if dropout > 0 or options.get("softcap") or not (differentiable or length < width):
-        result: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **options
-        )
-        return result
     scaling = 1 / math.sqrt(query.shape[3]) if scaling is None else scaling
-    mask = _additive(attention_mask, length, width, query)
-    output: Tensor = _GroupedAttention.apply(query, key, value, mask, scaling)
-    return output, None
+    if isinstance(attention_mask, PlannedMask):
+        pieces = attention_mask.pieces
+        output: Tensor = _PlannedAttention.apply(query, key, value, pieces, scaling, softcap)
+        return output, None
+    if not (isinstance(attention_mask, Tensor) or attention_mask is None):
+        from transformers.integrations.flex_attention import flex_attention_forward
+
+        output, _ = flex_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **options
+        )
+        return output, None
+    on_cpu = query.device.type == "cpu"
+    decoding = on_cpu and not torch.is_grad_enabled() and query.shape[2] < key.shape[2]
+    if dropout == 0 and (softcap or (decoding and attention_mask is not None)):
+        return _products(query, key, value, attention_mask, scaling, softcap), None
+    result: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout, scaling, **options
+    )
+    return result
 
 
-class _GroupedAttention(torch.autograd.Function):
-    """softmax(s·Q Kᵀ + mask) V, piece by piece of the queries."""
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """bool [R, T, S] → [R, 1, T, S] with 0 where visible and the lowest number elsewhere."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float | None,
+) -> Tensor:
+    """softmax(mask(s·Q Kᵀ)) V without repeating keys and values; [B, T, H, D]."""
+    (batch, heads, length, size), (groups, width) = query.shape, key.shape[1:3]
+    rows = (query * scaling).reshape(batch, groups, -1, size)
+    scores = (rows @ key.transpose(2, 3)).view(batch, groups, -1, length, width)
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is None:
+        mask = torch.ones(length, width, dtype=torch.bool, device=query.device)
+        mask = mask.tril_(width - length)[None, None]
+    if mask.dtype == torch.bool:
+        mask = additive(mask[:, 0], query.dtype)
+    weights = (scores + mask[:, :, None, :, :width]).softmax(-1).to(value.dtype)
+    output = weights.flatten(2, 3) @ value
+    return output.view(batch, heads, length, -1).transpose(1, 2)
+
+
+class _PlannedAttention(torch.autograd.Function):
+    """softmax(mask(s·Q Kᵀ)) V, piece by piece of one row.
+
+    Inside, queries and outputs are [K, L · H/K, D]: a piece of them is a view.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        pieces: tuple[Piece, ...],
+        scaling: float,
+        softcap: float | None,
     ) -> Tensor:
-        batch, heads, length, size = query.shape
-        groups, width = key.shape[1], key.shape[2]
-        query = (query * scaling).view(batch, groups, heads // groups, length, size)
-        key, value = (x.reshape(batch * groups, width, -1) for x in (key, value))
-        output = query.new_empty(batch, length, groups, heads // groups, value.shape[2])
+        (_, heads, length, _), groups = query.shape, key.shape[1]
+        share = heads // groups
+        query = _by_group(query[0], groups).mul_(scaling)
+        key, value = key[0].contiguous(), value[0].contiguous()
+        output = query.new_empty(groups, length * share, value.shape[2])
         saved = []
-        for start, end, seen in _pieces(length, width):
-            rows = query[:, :, :, start:end].reshape(batch * groups, -1, size)
-            scores = torch.bmm(rows, key[:, :seen].transpose(1, 2))
-            scores.view(batch, groups, -1, end - start, seen).add_(
-                mask[:, :, None, start:end, :seen]
-            )
+        for piece in pieces:
+            scores = _scores(query, key, piece, share)
+            if softcap:
+                scores = scores.div_(softcap).tanh_().mul_(softcap)
+            if piece.hidden is not None:
+                lines = scores.view(groups, -1, share, scores.shape[2])
+                lines.masked_fill_(piece.hidden[:, None], -math.inf)
             weights = scores.softmax(-1)
-            piece = torch.bmm(weights, value[:, :seen])
-            output[:, start:end] = piece.view(
-                batch, groups, -1, end - start, value.shape[2]
-            ).permute(0, 3, 1, 2, 4)
+            rows = slice(piece.start * share, piece.end * share)
+            output[:, rows] = torch.bmm(weights, _taken(value, piece.keys))
             saved.append(weights)
         ctx.save_for_backward(query, key, value, *saved)
-        ctx.scaling = scaling
-        return output.view(batch, length, heads, -1)
+        ctx.pieces, ctx.scaling, ctx.softcap, ctx.share = pieces, scaling, softcap, share
+        return output.view(groups, length, share, -1).transpose(0, 1).reshape(1, length, heads, -1)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         query, key, value, *saved = ctx.saved_tensors
-        batch, groups, _, length, size = query.shape
-        width = key.shape[1]
-        gradient = outputs[0].view(batch, length, groups, -1, value.shape[2])
+        groups, share = len(key), ctx.share
+        gradient = _by_group(outputs[0][0].transpose(0, 1), groups)
         d_query = torch.empty_like(query)
         d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
-        for weights, (start, end, seen) in zip(saved, _pieces(length, width), strict=True):
-            rows = query[:, :, :, start:end].reshape(batch * groups, -1, size)
-            g = gradient[:, start:end].permute(0, 2, 3, 1, 4).reshape(batch * groups, -1, size)
-            d_value[:, :seen].baddbmm_(weights.transpose(1, 2), g)
-            d_weights = torch.bmm(g, value[:, :seen].transpose(1, 2))
+        for weights, piece in zip(saved, ctx.pieces, strict=True):
+            rows = slice(piece.start * share, piece.end * share)
+            g = gradient[:, rows]
+            _give(d_value, piece.keys, weights, g)
+            d_weights = torch.bmm(g, _taken(value, piece.keys).transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_query[:, :, :, start:end] = torch.bmm(d_scores, key[:, :seen]).view(
-                batch, groups, -1, end - start, size
-            )
-            d_key[:, :seen].baddbmm_(d_scores.transpose(1, 2), rows)
+            if ctx.softcap:
+                capped = _scores(query, key, piece, share).div_(ctx.softcap).tanh_()
+                d_scores = d_scores * (1 - capped.square_())
+            d_query[:, rows] = torch.bmm(d_scores, _taken(key, piece.keys))
+            _give(d_key, piece.keys, d_scores, query[:, rows])
+        lines = d_query.mul_(ctx.scaling).view(groups, -1, share, key.shape[2])
         return (
-            d_query.mul_(ctx.scaling).view(batch, -1, length, size),
-            d_key.view(batch, groups, width, size),
-            d_value.view(batch, groups, width, -1),
+            lines.transpose(1, 2).reshape(1, groups * share, -1, key.shape[2]),
+            d_key[None],
+            d_value[None],
+            None,
             None,
             None,
         )
 
 
-def _pieces(length: int, width: int) -> list[tuple[int, int, int]]:
-    """(first query, last query + 1, keys that the last of them can see), piece by piece."""
-    ends = [min(start + _QUERIES, length) for start in range(0, length, _QUERIES)]
-    return [(start * _QUERIES, end, width - length + end) for start, end in enumerate(ends)]
+def _by_group(values: Tensor, groups: int) -> Tensor:
+    """[H, L, D] → a copy [K, L · H/K, D]."""
+    heads, length, size = values.shape
+    copy = values.new_empty(groups, length, heads // groups, size)
+    copy.copy_(values.view(groups, -1, length, size).transpose(1, 2))
+    return copy.view(groups, -1, size)
 
 
-def _additive(mask: Tensor | None, length: int, width: int, like: Tensor) -> Tensor:
-    if mask is None:
-        mask = torch.ones(length, width, dtype=torch.bool).tril_(width - length)[None, None]
-    if mask.dtype != torch.bool:
-        return mask
-    additive = torch.zeros(mask.shape, dtype=like.dtype)
-    return additive.masked_fill_(~mask, torch.finfo(like.dtype).min)
+def _scores(query: Tensor, key: Tensor, piece: Piece, share: int) -> Tensor:
+    """[K, queries · H/K, keys]."""
+    rows = query[:, piece.start * share : piece.end * share]
+    return torch.bmm(rows, _taken(key, piece.keys).transpose(1, 2))
+
+
+def _taken(values: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
+    """Some columns of [K, L, D]."""
+    parts = [values[:, start:end] for start, end in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _give(
+    gradient: Tensor, ranges: tuple[tuple[int, int], ...], left: Tensor, right: Tensor
+) -> None:
+    """Adds leftᵀ right to some columns of a gradient [K, L, D]."""
+    if len(ranges) == 1:
+        gradient[:, ranges[0][0] : ranges[0][1]].baddbmm_(left.transpose(1, 2), right)
+        return
+    product = torch.bmm(left.transpose(1, 2), right)
+    column = 0
+    for start, end in ranges:
+        gradient[:, start:end] += product[:, column : column + end - start]
+        column += end - start
 
 
 AttentionInterface.register(NAME, attention)

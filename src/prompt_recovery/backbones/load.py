@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.backbones.norms import fuse_norms
 from prompt_recovery.cache import cache_dir
 from prompt_recovery.errors import PromptRecoveryError
 
@@ -58,7 +59,7 @@ def load_model(
         trust_remote_code=backbone.trust_remote_code,
         **options,
     )
-    if not torch.cuda.is_available() and model.config._attn_implementation == "sdpa":
+    if attention.suits(model):
         model.set_attn_implementation(attention.NAME)
     # A slice of the hidden states (the last position, in generation) is not contiguous; on the CPU
     # its product with the vocabulary would then copy the whole matrix once for every row.
@@ -66,6 +67,7 @@ def load_model(
         lambda _module, inputs: (inputs[0].contiguous(),)
     )
     model.requires_grad_(False)
+    fuse_norms(model)
     return model.eval()
 
 

@@ -32,8 +32,6 @@ class Batching:
         batch_tokens: most tokens in a batch, padding included.
         eval_batch_size: most examples in an evaluation batch.
         max_prompt_tokens: longer recovery prompts have the middle of their texts cut out.
-        row_tokens: several trees share a row while they fit in so many tokens; 0 gives each its
-            own. Packing saves padding; it pays with FlexAttention, which skips what is hidden.
         workers: processes that prepare batches; 0 is fast enough for most.
     """
 
@@ -41,7 +39,6 @@ class Batching:
     batch_tokens: int = 8192
     eval_batch_size: int = 32
     max_prompt_tokens: int = 1024
-    row_tokens: int = 0
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -180,6 +177,7 @@ class RecoveryData(L.LightningDataModule):
         batching: sizes.
         seed: of the order of training batches.
         training: what to train on; the true prompts of the training split if not given.
+        together: whether the trees of a batch share one row.
     """
 
     def __init__(
@@ -190,12 +188,14 @@ class RecoveryData(L.LightningDataModule):
         batching: Batching,
         seed: int,
         training: TrainingTrees | None = None,
+        together: bool = False,
     ) -> None:
         super().__init__()
         self.splits = splits
         self.batching = batching
         self.seed = seed
         self.pad_token_id = int(tokenizer.pad_token_id)
+        self.together = together
         limit = batching.max_prompt_tokens
         self.training = training or TrainingTrees(
             tokenise(splits.train, template, tokenizer, limit)
@@ -248,7 +248,7 @@ class RecoveryData(L.LightningDataModule):
         def collate(indices: list[int]) -> Batch:
             chosen = [i if i >= 0 else ~i for i in indices]  # ~i: a filler, see the sampler
             return Batch(
-                pack([trees[i] for i in chosen], self.pad_token_id, self.batching.row_tokens),
+                pack([trees[i] for i in chosen], self.pad_token_id, self.together),
                 [list(trees[i].prompt) for i in chosen],
                 [examples[i] for i in chosen] if examples else [],
                 score=flat(part.scores, chosen),

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 
 from prompt_recovery.cache import BlobStore, cache_dir, locked
-from prompt_recovery.trees import Tree, pack, score_completions
+from prompt_recovery.trees import (
+    Tree,
+    causal_lm_of,
+    pack,
+    score_completions,
+    trees_share_rows,
+)
 
 
 def reference_log_probabilities(
@@ -46,8 +52,9 @@ def reference_log_probabilities(
         missing = [i for i, row in enumerate(keys) if any(key not in known for key in row)]
         progress(len(trees) - len(missing))
         device = next(model.parameters()).device
-        for batch in _batches(missing, trees, batch_tokens):
-            packed = pack([trees[i] for i in batch], pad_token_id).to(device)
+        sharing = trees_share_rows(causal_lm_of(model))
+        for batch in _batches(missing, trees, batch_tokens, sharing):
+            packed = pack([trees[i] for i in batch], pad_token_id, sharing).to(device)
             with torch.no_grad():
                 values = score_completions(model, packed).log_probability.tolist()
             flat = [key for i in batch for key in keys[i]]
@@ -63,13 +70,22 @@ def _key(prompt: Sequence[int], completion: Sequence[int]) -> bytes:
     return hashlib.sha256(array("q", [len(prompt), *prompt, *completion]).tobytes()).digest()
 
 
-def _batches(indices: Sequence[int], trees: Sequence[Tree], batch_tokens: int) -> list[list[int]]:
-    """Similar lengths together, the longest first."""
+def _batches(
+    indices: Sequence[int], trees: Sequence[Tree], batch_tokens: int, sharing: bool
+) -> list[list[int]]:
+    """Similar lengths together, the longest first; where rows are shared, similar beginnings."""
+
+    def order(index: int) -> Any:
+        return list(trees[index].prompt) if sharing else -len(trees[index])
+
     batches: list[list[int]] = []
-    for index in sorted(indices, key=lambda i: -len(trees[i])):
-        width = len(trees[batches[-1][0]]) if batches else 0
-        if batches and (len(batches[-1]) + 1) * width <= batch_tokens:
+    used = 0
+    for index in sorted(indices, key=order):
+        cost = len(trees[index]) if sharing or not batches else len(trees[batches[-1][0]])
+        if batches and used + cost <= batch_tokens:
             batches[-1].append(index)
+            used += cost
         else:
             batches.append([index])
+            used = len(trees[index])
     return batches

@@ -41,6 +41,8 @@ class TrainingJob:
         name: the W&B run.
         tags: of the W&B run.
         log_adapter: upload the adapter as a W&B artifact.
+        gradient_checkpointing: keep only the layers' inputs and make the rest again in the backward
+            pass: less memory for a third more time.
         checkpoint_minutes: between two writings of `checkpoints/last.ckpt`; 0 is every step.
         ckpt_path: a checkpoint to resume from.
         start: an adapter folder (or a run's) to start from; None is a new adapter.
@@ -68,6 +70,7 @@ class TrainingJob:
     name: str = "run"
     tags: list[str] = field(default_factory=list)
     log_adapter: bool = False
+    gradient_checkpointing: bool = False
     checkpoint_minutes: float = 1.0
     ckpt_path: str | None = None
     start: Path | None = None

@@ -38,6 +38,7 @@ from prompt_recovery.training.results import (
 from prompt_recovery.training.sharding import FullySharded
 from prompt_recovery.training.tracking import make_logger, peak_memory_bytes
 from prompt_recovery.training.trees import training_trees
+from prompt_recovery.trees import causal_lm_of, trees_share_rows
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,10 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
     if not sharded or job.objective.completions != "truth":
         model.to(device)  # else it gets there sharded, layer by layer
     training = training_trees(job, recoverer, started_with)
-    data = RecoveryData(job.splits, job.template, tokenizer, job.batching, job.seed, training)
+    sharing = trees_share_rows(causal_lm_of(model))
+    data = RecoveryData(
+        job.splits, job.template, tokenizer, job.batching, job.seed, training, sharing
+    )
     _describe(job, data, model)
     identity = fingerprint(
         job.dataset.fingerprint(),
@@ -238,6 +242,8 @@ def _precision(wanted: str, device: str) -> Precision:
 def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
     """The backbone with the adapter that training starts from."""
     model = load_model(job.backbone, location, dtype, job.adapter.four_bit)
+    if job.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if job.start is None:
         return add_adapter(model, job.adapter, dtype)
     return load_adapter(model, adapter_folder(job.start), dtype)

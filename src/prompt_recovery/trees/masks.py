@@ -5,34 +5,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prompt_recovery.backbones import attention
 from prompt_recovery.trees.pack import TreeBatch
 
-FLEX = "flex_attention"
+
+def trees_share_rows(causal_lm: Any) -> bool:
+    """Whether the model's attention skips what a tree hides, so that one row serves all trees."""
+    return bool(causal_lm.config._attn_implementation == attention.NAME)
 
 
 def attention_mask(causal_lm: Any, batch: TreeBatch) -> Any:
     """What `transformers` takes as `attention_mask` for a batch of trees.
 
-    A token sees the tokens before it of its own tree that are the prompt's or its own completion's;
-    in layers with a sliding window, those less than the window away. Distances are of positions,
-    not of columns.
+    A token sees the tokens before it from which it grows: its own completion's and its prompt's; in
+    layers with a sliding window, those less than the window away. Distances are of positions, not
+    of columns.
 
     Returns:
         None where the plain causal mask, which the model makes itself, is the tree mask. Otherwise
-        an additive mask [R, 1, L, L] or, for FlexAttention, a `BlockMask` that names the empty
-        blocks; in a dict by kind of layer where a model has two kinds.
+        an additive mask [R, 1, L, L], or what our attention reads in its place: a plan on a CPU, a
+        `BlockMask` on a GPU. In a dict by kind of layer where a model has two kinds.
     """
-    if batch.is_causal:
+    if batch.is_causal and not _planned(causal_lm, batch):
         return None
-    make = _block_mask if causal_lm.config._attn_implementation == FLEX else _dense_mask
     window, kinds = windows(causal_lm)
     if window is None:
-        return make(batch, None, causal_lm.dtype)
+        return _mask(causal_lm, batch, None)
     if kinds == {"sliding_attention"}:
-        return make(batch, window, causal_lm.dtype)
+        return _mask(causal_lm, batch, window)
     return {
-        "full_attention": make(batch, None, causal_lm.dtype),
-        "sliding_attention": make(batch, window, causal_lm.dtype),
+        "full_attention": _mask(causal_lm, batch, None),
+        "sliding_attention": _mask(causal_lm, batch, window),
     }
 
 
@@ -44,36 +47,44 @@ def windows(causal_lm: Any) -> tuple[int | None, set[str]]:
     return (window if "sliding_attention" in kinds else None), kinds
 
 
-def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """bool [R, T, S] → [R, 1, T, S] with 0 where visible and the lowest number elsewhere."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+def _planned(causal_lm: Any, batch: TreeBatch) -> bool:
+    on_cpu = batch.input_ids.device.type == "cpu"
+    return on_cpu and len(batch.input_ids) == 1 and trees_share_rows(causal_lm)
 
 
-def _dense_mask(batch: TreeBatch, window: int | None, dtype: torch.dtype) -> Tensor:
+def _mask(causal_lm: Any, batch: TreeBatch, window: int | None) -> Any:
+    if _planned(causal_lm, batch):
+        return attention.planned_mask(
+            attention.plan(batch.until[0], batch.position_ids[0], batch.tree[0], window),
+            batch.input_ids.shape[1],
+            causal_lm.dtype,
+        )
+    if trees_share_rows(causal_lm) and batch.input_ids.device.type == "cuda":
+        return block_mask(batch, window)
+    return attention.additive(visible(batch, window), causal_lm.dtype)
+
+
+def visible(batch: TreeBatch, window: int | None) -> Tensor:
+    """bool [R, L, L]: whether a query (first L) sees a key (second L)."""
     column = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-    visible = column[:, None] >= column
-    visible = visible & (batch.tree[:, :, None] == batch.tree[:, None, :])
-    key_branch = batch.branch[:, None, :]
-    visible &= (key_branch == 0) | (key_branch == batch.branch[:, :, None])
+    seen = (column[:, None] >= column) & (column[:, None] < batch.until[:, None, :])
     if window is not None:
         distance = batch.position_ids[:, :, None] - batch.position_ids[:, None, :]
-        visible &= distance < window
-    return additive(visible, dtype)
+        seen &= distance < window
+    return seen
 
 
-def _block_mask(batch: TreeBatch, window: int | None, _dtype: torch.dtype) -> Any:
+def block_mask(batch: TreeBatch, window: int | None) -> Any:
+    """The same for FlexAttention, which skips blocks that nobody sees."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    tree, branch, position = batch.tree, batch.branch, batch.position_ids
+    until, position = batch.until, batch.position_ids
 
-    def visible(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        same_tree = tree[row, query] == tree[row, key]
-        own = (branch[row, key] == 0) | (branch[row, key] == branch[row, query])
-        seen = (query >= key) & same_tree & own
+    def seen(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        result = (query >= key) & (query < until[row, key])
         if window is not None:
-            seen = seen & (position[row, query] - position[row, key] < window)
-        return seen
+            result = result & (position[row, query] - position[row, key] < window)
+        return result
 
     rows, length = batch.input_ids.shape
-    return create_block_mask(visible, rows, None, length, length, device=batch.input_ids.device)
+    return create_block_mask(seen, rows, None, length, length, device=batch.input_ids.device)

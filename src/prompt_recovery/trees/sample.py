@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from prompt_recovery.backbones.attention import additive
 from prompt_recovery.trees.forward import causal_lm_of
-from prompt_recovery.trees.masks import additive, windows
+from prompt_recovery.trees.masks import windows
 from prompt_recovery.trees.vocabulary import vocabulary_logits
 
 _BLOCK = 256  # words

@@ -1,0 +1,116 @@
+"""Two-stage runs, killed where it hurts."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+
+SETTINGS = (
+    "+experiment=sft_then_dpo",
+    "model=tiny",
+    "data=file",
+    "data.path=own.jsonl",
+    "split.val=0.2",
+    "split.test=0.2",
+    "precision=fp32",
+    "trainer=cpu",
+    "trainer.max_epochs=3",
+    "trainer.enable_progress_bar=false",
+    "first_stage.trainer.max_epochs=3",
+    "preferences.mix.sampled=6",
+    "preferences.mix.max_new_tokens=6",
+    "preferences.pairing.margin=0.0001",
+    "batching.batch_size=2",
+    "decoding.max_new_tokens=4",
+    "checkpoint_minutes=0",
+    "logger=none",
+)
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *SETTINGS, *arguments],
+        cwd=folder,
+        env={**os.environ, "PROMPT_RECOVERY_CACHE": str(folder / "cache")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_when(happened, process, timeout=150):
+    """SIGKILL at a random moment soon after something happened."""
+    deadline = time.monotonic() + timeout
+    while not happened():
+        assert process.poll() is None, f"it ended too early: {process.stderr.read()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(random.uniform(0, 0.05))
+    process.kill()
+    assert process.wait() < 0, "it ended before it could be killed"
+
+
+def processed(checkpoint):
+    try:
+        loop = torch.load(checkpoint, weights_only=True)["loops"]["fit_loop"]
+    except (OSError, RuntimeError, EOFError):
+        return 0
+    return loop["epoch_loop.batch_progress"]["total"]["processed"]
+
+
+def test_a_two_stage_run_killed_in_every_stage_ends_as_one_that_was_not(tmp_path, examples):
+    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        (folder / "own.jsonl").write_text(rows)
+
+    process = start(whole)
+    assert process.wait() == 0, process.stderr.read()
+
+    def newest(pattern):
+        return max(killed.glob(f"runs/train/*/{pattern}"), default=None)
+
+    def candidates():
+        return sum(len(f.read_bytes()) for f in killed.glob("cache/candidates/*.jsonl"))
+
+    first = "first_stage/checkpoints/last.ckpt"
+    kill_when(lambda: (p := newest(first)) and processed(p) >= 5, start(killed))
+    kill_when(lambda: candidates() > 0, start(killed, "ckpt_path=last"))
+    done = candidates()
+    second = "checkpoints/last.ckpt"
+    kill_when(lambda: (p := newest(second)) and processed(p) >= 3, start(killed, "ckpt_path=last"))
+    assert candidates() >= done  # nothing is sampled twice: see below
+    process = start(killed, "ckpt_path=last")
+    assert process.wait() == 0, process.stderr.read()
+
+    runs = sorted((killed / "runs" / "train").iterdir())
+    assert len(runs) == 4
+    # The last run had its first stage, and all candidates, from the runs before it.
+    assert not (runs[-1] / "first_stage" / "checkpoints").exists()
+    [names] = {
+        tuple(p.name for p in (f / "cache/candidates").glob("*.jsonl")) for f in (whole, killed)
+    }
+    for name in names:
+        a, b = ((f / "cache/candidates" / name).read_text().splitlines() for f in (whole, killed))
+        assert len(a) == len(b)
+    for name in ("adapter", "first_stage/adapter"):
+        a, b = (
+            load_file(max((f / "runs/train").iterdir()) / name / "adapter_model.safetensors")
+            for f in (whole, killed)
+        )
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    a, b = (
+        json.loads((max((f / "runs/train").iterdir()) / "metrics.json").read_text())
+        for f in (whole, killed)
+    )
+    for key in ("train/loss", "val/scs", "test/scs", "test/gain", "train/steps"):
+        assert a[key] == b[key], key
+    assert a["train/steps"] > 5
