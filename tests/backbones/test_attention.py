@@ -42,7 +42,7 @@ def test_planned_values_and_gradients_equal_the_formula(queries, softcap, window
     visible = (column[:, None] >= column) & (column[:, None] < UNTIL)
     if window:
         visible &= POSITION[:, None] - POSITION < window
-    mask = planned_mask(plan(UNTIL, POSITION, TREE, window), 9, torch.float64)
+    mask = planned_mask(plan(UNTIL, POSITION, TREE, window, torch.float64), 9, torch.float64)
     q, k, v = inputs()
     ours, _ = attention(Layer(), q, k, v, mask, scaling=0.3, softcap=softcap)
     theirs = plain(q, k, v, visible, softcap)
@@ -55,7 +55,7 @@ def test_planned_values_and_gradients_equal_the_formula(queries, softcap, window
 
 
 def test_what_a_tree_hides_is_not_multiplied():
-    pieces = plan(UNTIL, POSITION, TREE, None)
+    pieces = plan(UNTIL, POSITION, TREE, None, torch.float64)
     assert [(p.start, p.end, p.keys) for p in pieces] == [(0, 6, ((0, 6),)), (6, 9, ((6, 9),))]
 
 

@@ -27,12 +27,16 @@ def test_block_masks_show_what_dense_masks_show(together, window):
 def test_plans_show_what_dense_masks_show(window, queries, monkeypatch):
     monkeypatch.setattr(attention, "_QUERIES", queries)
     batch = pack(random_trees(shared=20), PAD, together=True)
-    pieces = attention.plan(batch.until[0], batch.position_ids[0], batch.tree[0], window)
+    pieces = attention.plan(
+        batch.until[0], batch.position_ids[0], batch.tree[0], window, torch.float32
+    )
     shown = torch.zeros(1, *[batch.input_ids.shape[1]] * 2, dtype=torch.bool)
     for piece in pieces:
         assert piece.end - piece.start <= queries
         columns = [c for start, end in piece.keys for c in range(start, end)]
-        seen = torch.tensor(True) if piece.hidden is None else ~piece.hidden
+        assert len(columns) == piece.clear + piece.mask.shape[1]
+        seen = torch.ones(piece.end - piece.start, len(columns), dtype=torch.bool)
+        seen[:, piece.clear :] = piece.mask == 0
         shown[0, piece.start : piece.end, columns] = seen
         # No tree's keys are multiplied with another's queries.
         theirs = set(batch.tree[0, columns].tolist()) | {-1}

@@ -35,13 +35,15 @@ class Piece:
         start: the first query.
         end: the last query + 1.
         keys: ranges (start, end) of columns, in order.
-        hidden: bool [end - start, keys], True where a query doesn't see a key; None if all see all.
+        clear: so many of the keys, from the first, are seen by all queries.
+        mask: [end - start, keys - clear], -inf where a query doesn't see a key and 0 elsewhere.
     """
 
     start: int
     end: int
     keys: tuple[tuple[int, int], ...]
-    hidden: Tensor | None
+    clear: int
+    mask: Tensor
 
 
 class PlannedMask(Tensor):
@@ -59,7 +61,9 @@ def planned_mask(pieces: tuple[Piece, ...], length: int, dtype: torch.dtype) -> 
     return mask
 
 
-def plan(until: Tensor, position: Tensor, tree: Tensor, window: int | None) -> tuple[Piece, ...]:
+def plan(
+    until: Tensor, position: Tensor, tree: Tensor, window: int | None, dtype: torch.dtype
+) -> tuple[Piece, ...]:
     """Cuts a row of L tokens into pieces.
 
     Args:
@@ -67,6 +71,7 @@ def plan(until: Tensor, position: Tensor, tree: Tensor, window: int | None) -> t
         position: int64 [L].
         tree: int64 [L]; a piece stays inside a run of one value.
         window: tokens that far away or farther, in positions, are not seen; None is no limit.
+        dtype: of the scores.
     """
     length = len(until)
     column = torch.arange(length)
@@ -82,7 +87,11 @@ def plan(until: Tensor, position: Tensor, tree: Tensor, window: int | None) -> t
                 seen &= position[start:end, None] - position[:end] < window
             keys = seen.any(0).nonzero().flatten()
             hidden = ~seen[:, keys]
-            pieces.append(Piece(start, end, _ranges(keys), hidden if hidden.any() else None))
+            partly = hidden.any(0).nonzero().flatten()
+            clear = int(partly[0]) if len(partly) else len(keys)
+            mask = torch.zeros(hidden[:, clear:].shape, dtype=dtype)
+            mask.masked_fill_(hidden[:, clear:], -math.inf)
+            pieces.append(Piece(start, end, _ranges(keys), clear, mask))
     return tuple(pieces)
 
 
@@ -228,9 +237,8 @@ class _PlannedAttention(torch.autograd.Function):
             scores = _scores(query, key, piece, share)
             if softcap:
                 scores = scores.div_(softcap).tanh_().mul_(softcap)
-            if piece.hidden is not None:
-                lines = scores.view(groups, -1, share, scores.shape[2])
-                lines.masked_fill_(piece.hidden[:, None], -math.inf)
+            lines = scores.view(groups, -1, share, scores.shape[2])
+            lines[..., piece.clear :].add_(piece.mask[:, None])
             weights = scores.softmax(-1)
             rows = slice(piece.start * share, piece.end * share)
             output[:, rows] = torch.bmm(weights, _taken(value, piece.keys))

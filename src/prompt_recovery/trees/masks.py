@@ -55,7 +55,9 @@ def _planned(causal_lm: Any, batch: TreeBatch) -> bool:
 def _mask(causal_lm: Any, batch: TreeBatch, window: int | None) -> Any:
     if _planned(causal_lm, batch):
         return attention.planned_mask(
-            attention.plan(batch.until[0], batch.position_ids[0], batch.tree[0], window),
+            attention.plan(
+                batch.until[0], batch.position_ids[0], batch.tree[0], window, causal_lm.dtype
+            ),
             batch.input_ids.shape[1],
             causal_lm.dtype,
         )
