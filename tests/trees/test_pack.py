@@ -27,7 +27,7 @@ def seen_by(batch, place):
 def test_a_target_is_predicted_from_its_prompt_and_what_stands_before_it(trees, together):
     batch = pack(trees, PAD, together)
     assert batch.targets.tolist() == [t for tree in trees for c in tree.completions for t in c]
-    assert batch.tokens == int((batch.input_ids != PAD).sum()) <= sum(map(len, trees))
+    assert int((batch.input_ids != PAD).sum()) <= batch.tokens == sum(map(len, trees))
     positions = batch.position_ids.flatten().tolist()
     trees_of = batch.tree.flatten().tolist()
     index = completions = 0
@@ -54,16 +54,17 @@ def test_common_beginnings_stand_once():
         Tree([*system, *other, 1], [[5]]),
     ]
     batch = pack(trees, PAD, together=True)
-    assert batch.tokens == 50 + 40 + (1 + 1) + (2 + 3) + (40 + 1 + 1)
+    assert batch.input_ids.shape == (1, 50 + 40 + (1 + 1) + (2 + 3) + (40 + 1 + 1))
+    assert batch.tokens == sum(map(len, trees))
     assert (batch.tree[0, :90] == -1).all()
-    assert set(batch.until[0, :50].tolist()) == {batch.tokens}
+    assert set(batch.until[0, :50].tolist()) == {139}
     assert set(batch.until[0, 50:90].tolist()) == {97}
 
 
 def test_equal_prompts_keep_a_token_of_their_own():
     trees = [Tree(list(range(30)), [[5]]), Tree(list(range(30)), [[6]])]
     batch = pack(trees, PAD, together=True)
-    assert batch.tokens == 29 + 2 + 2
+    assert batch.input_ids.shape == (1, 29 + 2 + 2)
 
 
 @pytest.mark.parametrize("bad", [Tree([], [[1]]), Tree([1], []), Tree([1], [[1], []])])

@@ -39,7 +39,7 @@ class TreeBatch:
         targets: int64 [N], the token each of them predicts.
         completion: int64 [N], the completion in 0 … C-1 that the target belongs to.
         tree_of_completion: int64 [C].
-        tokens: the number of tokens that are not padding.
+        tokens: of all trees, so that what several share counts for each of them.
         is_causal: whether the plain causal mask is the tree mask, as for one completion a row.
     """
 
@@ -98,7 +98,7 @@ def pack(trees: Sequence[Tree], pad_token_id: int, together: bool = False) -> Tr
         targets=torch.tensor([t for tree in trees for c in tree.completions for t in c]),
         completion=torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
         tree_of_completion=torch.arange(len(trees)).repeat_interleave(torch.tensor(branches)),
-        tokens=sum(len(row.ids) for row in rows),
+        tokens=sum(map(len, trees)),
         is_causal=len(rows) == len(trees) and max(branches) == 1,
     )
 
