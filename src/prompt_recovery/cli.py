@@ -23,6 +23,7 @@ _HELP = """\
 usage: prompt-recovery <command> [group=option] [key=value] …
 
   train     train a recoverer and evaluate it        prompt-recovery train model=mistral
+  generate  make a dataset with a rewriter           prompt-recovery generate rows=1000
 
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
@@ -174,9 +175,63 @@ def _train(
     return run_training(job)["val/scs"]
 
 
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="generate")
+@one_line_errors
+def generate(config: DictConfig) -> int:
+    """Makes a dataset; returns how many rows it has."""
+    from functools import partial
+
+    from hydra.utils import instantiate
+
+    from prompt_recovery.generation.filters import Filters
+    from prompt_recovery.generation.generate import generate as make_dataset
+    from prompt_recovery.generation.job import GenerationJob, InstructionSettings, SplitSettings
+
+    def made(part: DictConfig) -> Callable[[], Any]:
+        """Makes a part where it is needed, in another process of a cluster too."""
+        return partial(instantiate, OmegaConf.to_container(part, resolve=True))
+
+    launcher = instantiate(config.launcher)
+    originals = instantiate(config.originals)
+    template = instantiate(config.template)
+    rewriter = launcher.rewriter(made(config.rewriter))
+    preferences = None
+    if "preferences" in config:
+        from prompt_recovery.generation.candidates import Guesser, PreferenceStage
+
+        guesser = Guesser(**{name: instantiate(part) if isinstance(part, DictConfig) else part
+                             for name, part in config.candidates.items()})  # fmt: skip
+        preferences = PreferenceStage(
+            instantiate(config.preferences), guesser, made(config.metric), launcher, config.seed
+        )
+    job = GenerationJob(
+        originals=originals,
+        rewriter=rewriter,
+        template=template,
+        output=Path(config.output).expanduser(),
+        instructions=InstructionSettings(**config.instructions),
+        filters=Filters(**config.filters),
+        split=SplitSettings(**config.split),
+        rows=config.rows,
+        seed=config.seed,
+        chunk=launcher.chunk,
+        scs=cache(made(config.metric)),
+        preferences=preferences,
+        overwrite=config.overwrite,
+        push_to_hub=config.push_to_hub,
+    )
+    try:
+        return make_dataset(job).kept
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        rewriter.close()
+
+
 def main() -> None:
     """`prompt-recovery <command> …`."""
-    commands = {"train": train}
+    commands = {"train": train, "generate": generate}
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:

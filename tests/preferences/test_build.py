@@ -223,7 +223,7 @@ def test_answers_that_were_paid_for_are_kept(prepare, monkeypatch):
 
     def made(**options):
         asked.clear()
-        return prepare(Preferences(mix=mix, api=ChatApi("m", **options)))
+        return prepare(Preferences(mix=mix, api=ChatApi(model="m", **options)))
 
     first = made()
     assert asked

@@ -32,11 +32,15 @@ def file(
 ) -> Dataset:
     """Reads one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
 
+    A folder that `prompt-recovery generate` made is one dataset too.
+
     Raises:
         PromptRecoveryError: no such file, no permission, an unknown format, a corrupt file, or
             rows that `validate` refuses.
     """
     path = Path(path).expanduser()
+    if _is_generated(path):
+        return folder(path, columns, drop_invalid)
     return validate(read_rows(path), path.name, columns or ColumnNames(), drop_invalid)
 
 
@@ -51,11 +55,16 @@ def folder(
     path = Path(path).expanduser()
     if not path.is_dir():
         raise PromptRecoveryError(f"{path}: is not a folder; give data.path=<folder of shards>")
-    shards = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES) and p.name[0] != ".")
+    inside = path / "data" if _is_generated(path) else path  # beside it lie the rejected rows
+    shards = sorted(p for p in inside.iterdir() if p.name.endswith(SUFFIXES) and p.name[0] != ".")
     if not shards:
         raise PromptRecoveryError(f"{path}: holds no data file ({', '.join(SUFFIXES)})")
     rows = (row for shard in shards for row in read_rows(shard))
     return validate(rows, path.name, columns or ColumnNames(), drop_invalid)
+
+
+def _is_generated(path: Path) -> bool:
+    return (path / "generation.json").is_file() and (path / "data").is_dir()
 
 
 def hub(

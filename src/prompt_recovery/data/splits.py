@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 
 GroupBy = Literal["prompt", "text", "both"]
+Side = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,14 @@ def split(
     Raises:
         PromptRecoveryError: a share is out of range or a split that should have rows has none.
     """
-    if by not in ("prompt", "text", "both"):
-        raise PromptRecoveryError(f"split.by={by}: must be prompt, text or both")
-    if val < 0 or test < 0 or val + test >= 1:
-        raise PromptRecoveryError(
-            f"split.val={val} and split.test={test} must add up to less than 1"
-        )
     splits = Splits([], [], [])
-    groups = _groups(dataset.examples, by)
-    for example, group in zip(dataset.examples, groups, strict=True):
-        digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
-        point = int.from_bytes(digest[:8], "big") / 2**64
-        side = splits.test if point < test else splits.val if point < test + val else splits.train
-        side.append(example)
+    for example, side in zip(
+        dataset.examples, sides(dataset.examples, by, val, test, seed), strict=True
+    ):
+        getattr(splits, side).append(example)
     for name, share in (("train", 1 - val - test), ("val", val), ("test", test)):
         if share > 0 and not getattr(splits, name):
-            sizes = Counter(groups)
+            sizes = Counter(_groups(dataset.examples, by))
             raise PromptRecoveryError(
                 f"{dataset.name}: the {name} split is empty ({len(dataset.examples)} rows in "
                 f"{len(sizes)} groups by {by}, the largest of {max(sizes.values())}); "
@@ -70,7 +64,29 @@ def split(
     return splits
 
 
-def _groups(examples: list[RewriteExample], by: GroupBy) -> list[str]:
+def sides(
+    examples: Sequence[RewriteExample], by: GroupBy, val: float, test: float, seed: int
+) -> list[Side]:
+    """The split of each example, as `split` chooses it; a split may be empty.
+
+    Raises:
+        PromptRecoveryError: `by` is unknown, or a share is out of range.
+    """
+    if by not in ("prompt", "text", "both"):
+        raise PromptRecoveryError(f"split.by={by}: must be prompt, text or both")
+    if val < 0 or test < 0 or val + test >= 1:
+        raise PromptRecoveryError(
+            f"split.val={val} and split.test={test} must add up to less than 1"
+        )
+    chosen: list[Side] = []
+    for group in _groups(examples, by):
+        digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
+        point = int.from_bytes(digest[:8], "big") / 2**64
+        chosen.append("test" if point < test else "val" if point < test + val else "train")
+    return chosen
+
+
+def _groups(examples: Sequence[RewriteExample], by: GroupBy) -> list[str]:
     """The group key of each example."""
     prompts = [f"prompt\0{normalise(e.rewrite_prompt)}" for e in examples]
     texts = [f"text\0{normalise(e.original_text)}" for e in examples]

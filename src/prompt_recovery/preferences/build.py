@@ -16,6 +16,7 @@ from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.preferences.candidates import (
+    Asking,
     Candidate,
     CandidateSource,
     CorruptedTruths,
@@ -109,6 +110,7 @@ def prepare_preferences(
     group: bool,
     seed: int,
     folder: Path,
+    asking: Asking | None = None,
 ) -> list[PreferenceExample]:
     """Reads or makes the preferences of the training split.
 
@@ -122,6 +124,7 @@ def prepare_preferences(
         group: whether the objective wants whole groups; else groups are made into pairs.
         seed: of the samples.
         folder: where new preferences are written, with card and plot.
+        asking: as that of `collect_candidates`.
 
     Raises:
         PromptRecoveryError: a file that cannot be used, or no preferences are left.
@@ -132,7 +135,7 @@ def prepare_preferences(
     if path == "auto":
         path = str(SHIPPED) if dataset == "starter" and SHIPPED.is_file() else None
     if path is None:
-        examples = _make(settings, splits.train, recoverer, scs, identity, seed, folder)
+        examples = _make(settings, splits.train, recoverer, scs, identity, seed, folder, asking)
     else:
         examples = _of_training(read_preferences(Path(path).expanduser()), splits, path)
         count = len(examples)
@@ -200,8 +203,9 @@ def _make(
     identity: str,
     seed: int,
     folder: Path,
+    asking: Asking | None,
 ) -> list[PreferenceExample]:
-    sources = _sources(settings, examples, recoverer, scs, seed)
+    sources = candidate_sources(settings, examples, recoverer, scs, seed)
     key = fingerprint(
         identity,
         [asdict(e) for e in examples],
@@ -218,6 +222,7 @@ def _make(
             sources,
             cache_dir("candidates") / f"{key}.jsonl",
             lambda n: progress.advance(task, n),
+            asking,
         )
     scored = score_candidates(scs, examples, found)
     made = [
@@ -241,13 +246,18 @@ def _make(
     return made
 
 
-def _sources(
+def candidate_sources(
     settings: Preferences,
     examples: Sequence[RewriteExample],
     recoverer: ModelRecoverer,
     scs: SCS,
     seed: int,
 ) -> list[CandidateSource]:
+    """The sources that `settings.mix` names.
+
+    Raises:
+        PromptRecoveryError: it names none.
+    """
     mix = settings.mix
     prompts = sorted({e.rewrite_prompt for e in examples})
     sources: list[CandidateSource] = []

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -156,11 +156,18 @@ class OtherPrompts:
         return rows
 
 
+Answers = dict[str, list[list[str]]]
+"""id → [source, raw answer] of an example."""
+Asking = Callable[[Sequence[Sequence[RewriteExample]]], Iterable[Answers]]
+"""Takes batches of examples; gives the answers to each batch, in order."""
+
+
 def collect_candidates(
     examples: Sequence[RewriteExample],
     sources: Sequence[CandidateSource],
     store: Path,
     progress: Callable[[int], None] = lambda _: None,
+    asking: Asking | None = None,
 ) -> dict[str, list[Candidate]]:
     """Asks every source about every example, and keeps the answers in a file as they come.
 
@@ -173,6 +180,7 @@ def collect_candidates(
         sources: asked in this order.
         store: the file; its name must change when anything changes that the answers depend on.
         progress: called with the number of examples just done.
+        asking: asks those same sources elsewhere, on a cluster say; None asks them here.
 
     Returns:
         id → its distinct candidates, cleaned, in the order of the sources.
@@ -187,11 +195,13 @@ def collect_candidates(
         store.parent.mkdir(parents=True, exist_ok=True)
         with locked(store), store.open("ab+") as file:
             done = _whole_lines(file)
+            missing = batches[len(done) :]
+            asked = iter(asking(missing) if asking else (ask(b, sources) for b in missing))
             for number, batch in enumerate(batches):
                 if number < len(done):
                     answers = done[number]
                 else:
-                    answers = _ask(batch, sources)
+                    answers = next(asked)
                     file.write(json.dumps(answers, ensure_ascii=False).encode() + b"\n")
                     file.flush()
                     os.fsync(file.fileno())
@@ -206,17 +216,16 @@ def collect_candidates(
     return {e.id: found[e.id] for e in examples}
 
 
-def _ask(
-    batch: Sequence[RewriteExample], sources: Sequence[CandidateSource]
-) -> dict[str, list[list[str]]]:
-    answers: dict[str, list[list[str]]] = {e.id: [] for e in batch}
+def ask(batch: Sequence[RewriteExample], sources: Sequence[CandidateSource]) -> Answers:
+    """Asks every source about a batch of examples."""
+    answers: Answers = {e.id: [] for e in batch}
     for source in sources:
         for example, texts in zip(batch, source.propose(batch), strict=True):
             answers[example.id] += [[source.name, text] for text in texts]
     return answers
 
 
-def _whole_lines(file: Any) -> list[dict[str, list[list[str]]]]:
+def _whole_lines(file: Any) -> list[Answers]:
     """The batches of a file that is open for reading and appending; a torn last line is cut off."""
     file.seek(0)
     done, end = [], 0

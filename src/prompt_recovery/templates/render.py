@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -60,6 +61,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(
 _ENVIRONMENT.globals["difference"] = word_difference
 
 
+@lru_cache(maxsize=32)
 def _compile(template: Template) -> jinja2.Template:
     try:
         return _ENVIRONMENT.from_string(template.text)

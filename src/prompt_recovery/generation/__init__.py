@@ -1,0 +1,1 @@
+"""Making datasets: originals, instructions, rewriters, the resumable pipeline, filters."""

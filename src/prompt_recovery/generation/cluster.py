@@ -1,0 +1,225 @@
+"""Where the work is done: in this process, or on the workers of a Ray cluster."""
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.generation.rewriters.base import Answer, Chat, Rewriter
+
+T = TypeVar("T")
+R = TypeVar("R")
+Work = Callable[[Sequence[T]], Iterator[tuple[int, R]]]
+"""Takes items; yields the index of an item and its result, in any order, every index once."""
+
+
+class Launcher(Protocol):
+    """Where work is done.
+
+    Attributes:
+        chunk: how many requests are in memory at one time.
+    """
+
+    chunk: int
+
+    def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
+        """A rewriter that answers there."""
+        ...
+
+    def each(
+        self, items: Sequence[T], make: Callable[[], Work[T, R]], block: int | None = None
+    ) -> Iterator[tuple[int, R]]:
+        """Does work on items.
+
+        Args:
+            items: what the work is done on. Other processes get them pickled.
+            make: makes the work, where it is done: loads models and the like.
+            block: how many items a worker gets at one time; None is the launcher's own number.
+
+        Yields:
+            The index of an item and its result, in any order, every index once.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """Work in this process.
+
+    Attributes:
+        chunk: how many requests are in memory at one time, ≥ 1.
+    """
+
+    chunk: int = 1024
+
+    def each(
+        self,
+        items: Sequence[T],
+        make: Callable[[], Work[T, R]],
+        block: int | None = None,
+    ) -> Iterator[tuple[int, R]]:
+        """Does work on items, here."""
+        yield from make()(items)
+
+    def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
+        """The rewriter itself."""
+        return make()
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """Work on a Ray cluster (extra `[ray]`), as a Ray Data stage with an actor for each worker.
+
+    A worker that dies is replaced, and its blocks are done again. What a run on the cluster makes
+    is what a run in one process makes.
+
+    Attributes:
+        address: of the cluster, `auto` for the one that this machine belongs to; None starts one
+            on this machine.
+        workers: how many, ≥ 1; each has a rewriter of its own.
+        cpus: of each worker, > 0.
+        gpus: of each worker, ≥ 0; may be a fraction.
+        block: items that a worker gets at one time, ≥ 1; when one dies, those are done again.
+        chunk: how many requests are in memory at one time, ≥ 1. Workers live as long as a chunk.
+    """
+
+    address: str | None = None
+    workers: int = 2
+    cpus: float = 1.0
+    gpus: float = 0.0
+    block: int = 64
+    chunk: int = 50_000
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "block"):
+            if getattr(self, name) < 1:
+                raise PromptRecoveryError(f"launcher.{name}={getattr(self, name)}: must be ≥ 1")
+        if self.cpus <= 0 or self.gpus < 0:
+            raise PromptRecoveryError(
+                f"launcher.cpus={self.cpus} must be > 0, and launcher.gpus={self.gpus} ≥ 0"
+            )
+
+    def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
+        """A rewriter that has the workers answer."""
+        return _ClusterRewriter(self, make)
+
+    def each(
+        self, items: Sequence[T], make: Callable[[], Work[T, R]], block: int | None = None
+    ) -> Iterator[tuple[int, R]]:
+        """Does work on items, on the workers.
+
+        Raises:
+            PromptRecoveryError: there is no Ray or no such cluster, it has no place for a worker,
+                or what a worker raised.
+        """
+        ray = self._connected()
+        size = block or self.block
+        blocks = [
+            {"start": start, "items": pickle.dumps(items[start : start + size])}
+            for start in range(0, len(items), size)
+        ]
+        if not blocks:
+            return
+        results = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
+            _Worker,
+            fn_constructor_args=(make,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(blocks))),
+            num_cpus=self.cpus,
+            num_gpus=self.gpus or None,
+        )
+        for row in results.iter_rows():
+            for index, result in pickle.loads(row["results"]):
+                yield row["start"] + index, result
+            if row["error"]:
+                raise PromptRecoveryError(row["error"])
+
+    def _connected(self) -> Any:
+        try:
+            import ray
+            import ray.data
+        except ImportError as error:
+            raise PromptRecoveryError(
+                "launcher=ray needs the package `ray`: pip install 'prompt-recovery[ray]'"
+            ) from error
+        if not ray.is_initialized():
+            try:
+                ray.init(
+                    address=self.address,
+                    include_dashboard=False if self.address is None else None,
+                    logging_level=logging.WARNING,
+                )
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise PromptRecoveryError(
+                    f"launcher.address={self.address}: no Ray cluster there ({first_line}); start "
+                    "one with `ray start`, or leave the address out to use this machine"
+                ) from error
+        there = ray.cluster_resources()
+        for name, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):
+            if wanted * self.workers > there.get(name, 0):
+                raise PromptRecoveryError(
+                    f"launcher.workers={self.workers} with {wanted:g} {name} each: the Ray cluster "
+                    f"has {there.get(name, 0):g}; ask for fewer workers"
+                )
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        return ray
+
+
+class _Worker:
+    """What a worker does with a block. What a user can mend comes back as a text, beside results:
+    Ray would bring it back as a traceback, without the answers that were there before.
+    """
+
+    def __init__(self, make: Callable[[], Work[Any, Any]]) -> None:
+        self._error = ""
+        try:
+            self._work = make()
+        except PromptRecoveryError as error:
+            self._error = str(error)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        [start], [items] = batch["start"], batch["items"]
+        results: list[Any] = []
+        error = self._error
+        if not error:
+            try:
+                results.extend(self._work(pickle.loads(items)))
+            except PromptRecoveryError as raised:
+                error = str(raised)
+        return {"start": [start], "results": [pickle.dumps(results)], "error": [error]}
+
+
+class _ClusterRewriter:
+    """A rewriter of which every worker has its own; this process asks it for its name only."""
+
+    def __init__(self, cluster: RayCluster, make: Callable[[], Rewriter]) -> None:
+        self._cluster, self._make, self._own = cluster, make, make()
+
+    @property
+    def identity(self) -> str:
+        return self._own.identity
+
+    @property
+    def name(self) -> str:
+        return self._own.name
+
+    def card(self) -> dict[str, str]:
+        return self._own.card()
+
+    def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+        requests = list(zip(chats, seeds, strict=True))
+        yield from self._cluster.each(requests, partial(_answering, self._make))
+
+    def close(self) -> None:
+        self._own.close()
+
+
+def _answering(make: Callable[[], Rewriter]) -> Work[tuple[Chat, int], Answer]:
+    rewriter = make()
+    return lambda items: rewriter.answers([chat for chat, _ in items], [seed for _, seed in items])

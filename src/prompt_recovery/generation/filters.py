@@ -1,0 +1,320 @@
+"""Which answers are rewrites worth keeping. Each filter is a small function with a reason word."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from prompt_recovery.data.splits import normalise
+from prompt_recovery.errors import PromptRecoveryError
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Thresholds.
+
+    Attributes:
+        copy: a rewrite that shares more than this of its and the original's word triples is a
+            copy; in (0, 1].
+        looping: a rewrite of which more than this share of word quadruples, in all of it or at its
+            end, has been there before is looping; in (0, 1].
+        min_words: a shorter rewrite is too short.
+        min_ratio: likewise, in characters of the rewrite to one of the original.
+        max_ratio: a longer one is too long, in the same unit.
+        duplicate_scs: a rewrite with a higher SCS than this to one before it, in [-1, 1], is a
+            duplicate; None asks no sentence encoder. The same words are always a duplicate.
+    """
+
+    copy: float = 0.9
+    looping: float = 0.5
+    min_words: int = 2
+    min_ratio: float = 0.03
+    max_ratio: float = 6.0
+    duplicate_scs: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("copy", "looping"):
+            if not 0 < getattr(self, name) <= 1:
+                raise PromptRecoveryError(
+                    f"filters.{name}={getattr(self, name)}: must be in (0, 1]; 1 is off"
+                )
+        if not 0 <= self.min_ratio < self.max_ratio:
+            raise PromptRecoveryError(
+                f"filters.min_ratio={self.min_ratio} and filters.max_ratio={self.max_ratio}: must "
+                "be 0 ≤ min_ratio < max_ratio"
+            )
+        if self.duplicate_scs is not None and not -1 <= self.duplicate_scs <= 1:
+            raise PromptRecoveryError(
+                f"filters.duplicate_scs={self.duplicate_scs}: must be in [-1, 1], or null"
+            )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A rewrite to be judged.
+
+    Attributes:
+        original: the original text.
+        prompt: the instruction.
+        text: what the rewriter made of it, cleaned.
+        finished: whether the rewriter came to its own end.
+    """
+
+    original: str
+    prompt: str
+    text: str
+    finished: bool = True
+
+    @cached_property
+    def plain(self) -> str:
+        """The rewrite in lower case, words only."""
+        return normalise(self.text)
+
+    @cached_property
+    def plain_original(self) -> str:
+        """The original in lower case, words only."""
+        return normalise(self.original)
+
+    @cached_property
+    def plain_prompt(self) -> str:
+        """The prompt in lower case, words only."""
+        return normalise(self.prompt)
+
+
+def is_empty(draft: Draft, _: Filters) -> bool:
+    """Holds no letter and no digit."""
+    return re.search(r"[^\W_]", draft.text) is None
+
+
+def is_broken(draft: Draft, _: Filters) -> bool:
+    """Holds characters that no encoding gave: half a surrogate pair, or its replacement."""
+    if "�" in draft.text and "�" not in draft.original:
+        return True
+    return bool(re.search("[\ud800-\udfff]", draft.text))
+
+
+_DO = (
+    r"(?:help|assist|fulfill?|comply|provide|rewrite|re-write|rephrase|create|generate|write|produce"
+    r"|complete|engage|answer|respond|continue|support|do (?:that|this)|process|translate)"
+)
+_REFUSAL = re.compile(
+    rf"\bi (?:cannot|can't|can not|won't|will not|am unable to|am not able to|'m unable to"
+    rf"|'m not able to)(?: \w+)? {_DO}\b"
+    rf"|\bi'm (?:unable|not able) to(?: \w+)? {_DO}\b"
+    r"|\bas an? (?:ai|artificial intelligence|large language model|language model)\b"
+    r"|\bi(?:'m| am)(?: just| only)? an? (?:ai|language model|large language model)\b"
+    r"|\b(?:please|could you|can you)(?: please)? (?:provide|share|paste|send)(?: me)?(?: with)?"
+    r" (?:the|your|a|more|some|any)\b[^.\n]{0,40}\b(?:text|passage|details|context|information)\b"
+    r"|\b(?:no|any) text (?:was|has been) (?:provided|given)\b",
+    re.IGNORECASE,
+)
+
+
+def is_refusal(draft: Draft, _: Filters) -> bool:
+    """Begins with the rewriter's excuse, or with a question for the text."""
+    found = _REFUSAL.search(draft.text[:300].replace("’", "'"))
+    return found is not None and found[0].lower() not in draft.original.lower().replace("’", "'")
+
+
+_MARKERS = re.compile(
+    r"<\|?/?(?:im_start|im_end|start_of_turn|end_of_turn|endoftext|end_of_text|begin_of_text"
+    r"|start_header_id|end_header_id|eot_id|eos|bos|pad|unk|user|assistant|system)\|?>"
+    r"|</s>|\[/?INST\]|<</?SYS>>|^#{1,4} ?(?:instruction|response|input|assistant|user)\b"
+    r"|\A(?:assistant|model|user|system) *(?::|\n)"
+    r"|^\W{0,3}(?:original|rewritten|input|output) ?text\W{0,3}:"
+    r"|^\W{0,3}(?:rewrite prompt|instructions?|your task|prompt)\W{0,3}:",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def is_leaked(draft: Draft, _: Filters) -> bool:
+    """Holds the prompt itself, a chat template's markers, or a label such as "Original text:"."""
+    for found in _MARKERS.finditer(draft.text):
+        if found[0].strip().lower() not in draft.original.lower():
+            return True
+    prompt = draft.plain_prompt
+    long_enough = len(prompt.split()) >= 4 or len(prompt) >= 30
+    return long_enough and prompt in draft.plain and prompt not in draft.plain_original
+
+
+def is_copy(draft: Draft, limits: Filters) -> bool:
+    """Equals the original, or nearly."""
+    # Words with case and signs: all capitals, or a smile after each sentence, may be the wish.
+    words, original = draft.text.split(), draft.original.split()
+    if words == original:
+        return True
+    ours, theirs = _runs(words, 3), _runs(original, 3)
+    if len(ours) < 4 or abs(len(ours) - len(theirs)) > len(ours):
+        return False
+    shared = (ours & theirs).total()
+    return shared > limits.copy * (ours.total() + theirs.total() - shared)
+
+
+def is_looping(draft: Draft, limits: Filters) -> bool:
+    """Says the same again and again."""
+    words = draft.plain.split()
+    for part in (words, words[-64:]):
+        runs = _runs(part, 4)
+        if len(part) >= 16 and runs.total() - len(runs) > limits.looping * runs.total():
+            return True
+    return re.search(r"([^\s\-_=*.~#])\1{29}", draft.text) is not None
+
+
+def is_cut_off(draft: Draft, _: Filters) -> bool:
+    """Met the limit of new tokens before its end."""
+    return not draft.finished
+
+
+_STOP_WORDS = {
+    "en": "the and of to in is that it was for with his her as on be at by this had not are but",
+    "fr": "le la les des une est et que qui dans pour pas sur avec au ce il elle nous vous du",
+    "de": "der die das und ist nicht ein eine mit den dem von zu auf für sich auch wie im war",
+    "es": "el los las una que y en es por con para del se no su al lo como más pero fue",
+    "it": "il di che è la per un una non sono con del della le gli si ma come anche nel",
+    "pt": "o os as um uma que e não em para com por do da se mais como mas foi ao",
+    "nl": "de het een en van is niet dat in op met voor zijn aan er maar ook als bij was",
+}
+_LANGUAGE_OF: dict[str, list[str]] = {}
+for _language, _words in _STOP_WORDS.items():
+    for _word in _words.split():
+        _LANGUAGE_OF.setdefault(_word, []).append(_language)
+_SCRIPTS = {
+    "Latin": "A-Za-zÀ-ɏ",
+    "Greek": "Ͱ-Ͽ",
+    "Cyrillic": "Ѐ-ӿ",
+    "Hebrew": "\u0590-\u05ff",
+    "Arabic": "\u0600-\u06ff",
+    "Devanagari": "\u0900-\u097f",
+    "Thai": "\u0e00-\u0e7f",
+    "Hangul": "\uac00-\ud7af",
+    "Kana and Han": "\u3040-\u30ff\u3400-\u9fff",
+}
+_OUTSIDE = {name: re.compile(f"[^{letters}]") for name, letters in _SCRIPTS.items()}
+_WANTS_A_LANGUAGE = re.compile(
+    r"translat|language|bilingual|tongue|cipher|code|\b(?:english|french|german|spanish|italian"
+    r"|portuguese|dutch|latin|greek|russian|ukrainian|polish|czech|turkish|arabic|hebrew|hindi"
+    r"|chinese|mandarin|japanese|korean|thai|swedish|norwegian|danish|finnish|esperanto|welsh"
+    r"|gaelic|irish|scots|klingon|elvish|spanglish|franglais|denglisch)\b",
+    re.IGNORECASE,
+)
+
+
+def is_in_another_language(draft: Draft, _: Filters) -> bool:
+    """Is in another language than the original, and the prompt names none."""
+    if _WANTS_A_LANGUAGE.search(draft.prompt):
+        return False
+    before, after = _script(draft.original), _script(draft.text)
+    if before and after and before != after:
+        return True
+    if before != "Latin" or after != "Latin":
+        return False
+    spoken, answered = _language_of(draft.plain_original), _language_of(draft.plain)
+    return bool(spoken and answered and spoken != answered)
+
+
+def _script(text: str) -> str:
+    """The script of most letters; "" where there are few letters or no script has most."""
+    latin = len(_OUTSIDE["Latin"].sub("", text))
+    if latin >= 8 and (text.isascii() or latin > len(text) / 2):
+        return "Latin"
+    counts = {name: len(outside.sub("", text)) for name, outside in _OUTSIDE.items()}
+    script = max(counts, key=lambda name: counts[name])
+    return script if counts[script] >= max(8, 0.6 * sum(counts.values())) else ""
+
+
+def _language_of(plain: str) -> str:
+    """The language that a text's little words are clearly of; "" where that isn't clear."""
+    words = plain.split()
+    counts = Counter(name for word in words for name in _LANGUAGE_OF.get(word, ()))
+    if len(words) < 12 or not counts:
+        return ""
+    (first, most), *others = counts.most_common(2)
+    clear = most >= 0.12 * len(words) and all(most >= 1.5 * count for _, count in others)
+    return first if clear else ""
+
+
+def is_too_short(draft: Draft, limits: Filters) -> bool:
+    """Has fewer words or characters than asked for."""
+    words = len(draft.text.split())
+    spaced = _script(draft.text) not in ("Thai", "Kana and Han")
+    few = spaced and words < limits.min_words
+    return few or len(draft.text) < limits.min_ratio * len(draft.original)
+
+
+def is_too_long(draft: Draft, limits: Filters) -> bool:
+    """Has more characters than asked for."""
+    return len(draft.text) > limits.max_ratio * len(draft.original)
+
+
+CHECKS: dict[str, Callable[[Draft, Filters], bool]] = {
+    "empty": is_empty,
+    "broken": is_broken,
+    "refusal": is_refusal,
+    "leaked": is_leaked,
+    "copy": is_copy,
+    "looping": is_looping,
+    "cut_off": is_cut_off,
+    "language": is_in_another_language,
+    "too_short": is_too_short,
+    "too_long": is_too_long,
+}
+"""Reason → filter, in the order in which they are asked."""
+
+
+def reason_to_reject(draft: Draft, limits: Filters) -> str:
+    """The first reason against a rewrite; "" if there is none."""
+    return next((reason for reason, check in CHECKS.items() if check(draft, limits)), "")
+
+
+_YES = r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|no problem|gladly)"
+_HERE = r"(?:here(?:'s|’s| is| are)|below is|the following is)"
+_REWRITE = (
+    r"(?:re-?writ\w*|re-?phras\w*|revis\w*|version|text|passage|paragraph|edit\w*|updated"
+    r"|translat\w*|summar\w*|response|draft|attempt)"
+)
+_LEAD_IN = re.compile(
+    r"\A[*_#>\s]*(?:"
+    rf"{_YES}[!.]"
+    rf"|{_YES}\b[^\n]{{0,200}}\b(?:{_HERE}|happy to|glad to|i can|i'll|i will|{_REWRITE})\b"
+    r"[^\n]{0,160}[:.!]"
+    rf"|{_HERE}\b[^\n]{{0,160}}\b{_REWRITE}\b[^\n]{{0,120}}:"
+    r"|(?:the )?(?:rewritten|revised|edited|updated)(?: \w+){0,3}:"
+    r")[*_\s]*\n+",
+    re.IGNORECASE,
+)
+_INLINE_LEAD_IN = re.compile(
+    rf"\A(?:{_YES}[,!.] )?{_HERE}[^\n:]{{0,60}}\b"
+    r"(?:rewritten|revised|rephrased|version|rewrite)\b[^\n:]{0,60}:\s*",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"\n\s*\n[^\n]{0,40}\b(?:i hope (?:this|that|it) (?:helps|works|meets|is what)"
+    r"|let me know if (?:you(?:'d|’d| would) (?:like|prefer)|you (?:need|want|have)|there)"
+    r"|(?:please )?feel free to (?:ask|adjust|modify|reach out|edit)"
+    r"|would you like me to|is there anything else)[^\n]*\Z",
+    re.IGNORECASE,
+)
+
+
+def clean_rewrite(text: str) -> str:
+    """A rewriter's answer without what it says to the user.
+
+    Lead-ins ("Sure, here is the rewritten text:"), closing offers ("Let me know if you'd like …")
+    and quotes around the whole are taken off. They are no part of the rewrite, and a lead-in often
+    gives the instruction away.
+    """
+    text = text.strip()
+    without = _LEAD_IN.sub("", text, count=1)
+    text = (without if without != text else _INLINE_LEAD_IN.sub("", text, count=1)).strip()
+    text = _CLOSING.sub("", text).strip()
+    for left, right in (('"""', '"""'), ('"', '"'), ("“", "”")):
+        inside = text[len(left) : -len(right)]
+        if text.startswith(left) and text.endswith(right) and not {*left, *right} & {*inside}:
+            text = inside.strip()
+    return text
+
+
+def _runs(words: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
+    """How often each run of so many words comes."""
+    return Counter(zip(*(words[i:] for i in range(length)), strict=False))

@@ -1,0 +1,148 @@
+"""The folder of a dataset: whose it is, what it was made with, and how its files are replaced."""
+
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prompt_recovery.cache import locked, written_whole
+from prompt_recovery.errors import PromptRecoveryError
+
+log = logging.getLogger(__name__)
+_RECORD = "generation.json"
+_WORK = ".work"
+_SHOWN = 4  # differences in a message
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[Path]:
+    """Holds a dataset's folder against other processes; waits while another works on it.
+
+    Yields:
+        Its folder for what is only of use while the dataset is made.
+
+    Raises:
+        PromptRecoveryError: it cannot be made or written, or holds files that are no dataset's.
+    """
+    if folder.is_dir():
+        known = (folder / _RECORD).is_file()
+        others = [p.name for p in folder.iterdir() if p.name != _WORK]
+        if others and not known:
+            raise PromptRecoveryError(
+                f"output={folder}: holds files that `generate` has not made ({sorted(others)[0]}, "
+                "say): choose a new folder"
+            )
+    work = folder / _WORK
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PromptRecoveryError(
+            f"output={folder}: cannot be made ({error.strerror}); choose a folder you can write to"
+        ) from error
+    waiting = threading.Timer(
+        1.0, log.warning, ("another process works on %s: waiting for it", folder)
+    )
+    waiting.daemon = True
+    waiting.start()
+    try:
+        with locked(work / "folder"):
+            waiting.cancel()
+            yield work
+    finally:
+        waiting.cancel()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `generation.json` says; empty where there is none.
+
+    Raises:
+        PromptRecoveryError: it is something else.
+    """
+    path = folder / _RECORD
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record["settings"], dict):
+            return dict(record)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise PromptRecoveryError(f"{path}: is not what `generate` writes; choose another output=…")
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes `generation.json`."""
+    with written_whole(folder / _RECORD) as temporary:
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def refuse_other_settings(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Makes sure that a folder is gone on with as it was begun.
+
+    Raises:
+        PromptRecoveryError: it was begun with other settings; the message names them.
+    """
+    before, now = _flat(old), _flat(new)
+    differing = [
+        f"{name}: {_short(before.get(name))} → {_short(now.get(name))}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if differing:
+        more = len(differing) - _SHOWN
+        shown = "; ".join(differing[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise PromptRecoveryError(
+            f"output={folder}: was made with other settings ({shown}): choose another output=…, or "
+            "set overwrite=true (requests that are finished are kept and not asked again)"
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = " ".join(json.dumps(value, ensure_ascii=False).split())
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def move_into(new: Path, folder: Path) -> None:
+    """Syncs everything in `new` and puts it in the place of what has the same names in `folder`.
+
+    A process that is killed meanwhile leaves some old and some new files, each of them whole.
+
+    Raises:
+        PromptRecoveryError: the disk is full, say.
+    """
+    try:
+        for path in new.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        for path in sorted(new.iterdir()):
+            target = folder / path.name
+            if target.is_dir():
+                old = new.with_name("old")
+                shutil.rmtree(old, ignore_errors=True)
+                target.rename(old)
+                path.rename(target)
+                shutil.rmtree(old)
+            else:
+                path.replace(target)
+        new.rmdir()
+    except OSError as error:
+        raise PromptRecoveryError(
+            f"cannot write {folder} ({error.strerror}): free some space and run again"
+        ) from error

@@ -1,0 +1,222 @@
+"""From texts and instructions to a documented dataset, in one resumable run."""
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from prompt_recovery.cache import fingerprint
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.splits import Side, Splits, sides
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.generation.card import Origin, Summary, card, summarise, tables, write_plots
+from prompt_recovery.generation.folder import (
+    alone_in,
+    move_into,
+    read_record,
+    refuse_other_settings,
+    write_record,
+)
+from prompt_recovery.generation.hub import push, token_for
+from prompt_recovery.generation.instructions import (
+    Instruction,
+    compose,
+    read_bank,
+    without_near_duplicates,
+)
+from prompt_recovery.generation.job import GenerationJob
+from prompt_recovery.generation.originals import CreatedOriginals, Originals
+from prompt_recovery.generation.pipeline import Rewriting, columns_of, judge, plan
+from prompt_recovery.generation.progress import RequestProgress, Tally
+from prompt_recovery.generation.shards import SPLITS, read_split, write_shards
+from prompt_recovery.generation.store import Remembering, RequestStore
+from prompt_recovery.generation.variations import variations
+
+log = logging.getLogger(__name__)
+
+
+def generate(job: GenerationJob) -> Summary:
+    """Makes a dataset, or what is missing of it, and prints what it is.
+
+    The folder gets `data/*.parquet`, `rejected.parquet`, `README.md` with plots, `generation.json`
+    and, where preferences are wanted, `preferences/`. They are a function of the settings, however
+    often the run is killed and started again. `.work/` holds the finished requests.
+
+    Returns:
+        The dataset in numbers.
+
+    Raises:
+        PromptRecoveryError: whatever the user can mend.
+    """
+    token = None if job.push_to_hub is None else token_for(job.push_to_hub)
+    path = job.instructions.bank
+    bank = read_bank(None if path is None else Path(path))
+    settings = job.settings(bank)
+    with alone_in(job.output) as work:
+        record = read_record(job.output)
+        if record and not job.overwrite:
+            refuse_other_settings(job.output, record["settings"], settings)
+        whole = all((job.output / name).exists() for name in ("data", "README.md"))
+        if whole and record.get("complete") and record["settings"] == settings:
+            log.info("%s was complete before", job.output)
+            summary = summarise(job.output)
+        else:
+            record = {"fingerprint": fingerprint(settings), "settings": settings}
+            write_record(job.output, {**record, "complete": False})
+            summary, made = _make(job, bank, work)
+            write_record(job.output, {**record, **made})
+        _print(summary, job)
+        if job.push_to_hub is not None and token is not None:
+            log.info("uploaded to %s", push(job.output, job.push_to_hub, token))
+    return summary
+
+
+def _make(
+    job: GenerationJob, bank: Sequence[Instruction], work: Path
+) -> tuple[Summary, dict[str, Any]]:
+    """Makes the files of a dataset; returns its numbers and what its record says."""
+    store = RequestStore(work / "requests.jsonl")
+    try:
+        rewriter = Remembering(job.rewriter, store)
+        originals = _originals(job, rewriter)
+        instructions = _instructions(job, bank, rewriter)
+        requests = plan(originals.originals, instructions, job.rows, job.seed)
+        log.info(
+            "%d rows from %d originals (%s) and %d instructions, rewritten by %s",
+            len(requests),
+            len(originals.originals),
+            originals.name,
+            len(instructions),
+            job.rewriter.name,
+        )
+        rewriting = Rewriting(requests, job.template, rewriter, store)
+        tally = rewriting.ask(job.chunk)
+        if tally.asked:
+            log.info("%d requests asked: %s", tally.asked, tally.says() or "done")
+        scs = job.scs() if job.scs and job.filters.duplicate_scs is not None else None
+        reasons = judge(rewriting, job.filters, scs)
+        new = work / "new"
+        shutil.rmtree(new, ignore_errors=True)
+        used = _write_rows(job, rewriting, reasons, new)
+    finally:
+        store.close()
+    shutil.rmtree(job.output / "preferences", ignore_errors=True)
+    if job.preferences is not None:
+        job.preferences(_splits(new), job.output / "preferences")
+    summary = summarise(new)
+    made = {
+        "template": job.template.name,
+        "originals": f"{len(originals.originals)}: {originals.name}",
+        "instructions": ", ".join(
+            f"{count} {source}"
+            for source, count in sorted(Counter(i.source for i in instructions).items())
+        ),
+        "seed": job.seed,
+        "splits": f"by {job.split.by}; validation {job.split.val:.0%}, test {job.split.test:.0%} "
+        f"of the groups; seed {job.split.seed}",
+        "requests": used.says() or "no tokens counted",
+        "made with": f"prompt-recovery {version('prompt-recovery')}, pyarrow {version('pyarrow')}",
+    }
+    origin = Origin(
+        name=job.output.resolve().name,
+        rewriter=job.rewriter.card(),
+        made=made,
+        licences=Counter((r.original.source, r.original.licence) for r in requests),
+        template=job.template.text,
+        scores=job.preferences is not None,
+    )
+    write_plots(summary, new)
+    (new / "README.md").write_text(card(summary, origin), encoding="utf-8")
+    move_into(new, job.output)
+    if rewriter.failed_for_now:
+        log.warning(
+            "%d requests failed for now: the same command asks them again", rewriter.failed_for_now
+        )
+    return summary, {
+        "complete": not rewriter.failed_for_now,
+        "rows": summary.splits,
+        "rejected": summary.rejected,
+        "originals_left_out": dict(sorted(Counter(r for _, r in originals.rejected).items())),
+        "rewriter": job.rewriter.card(),
+        "made": made,
+    }
+
+
+def _originals(job: GenerationJob, rewriter: Remembering) -> Originals:
+    originals = job.originals
+    if isinstance(originals, CreatedOriginals):
+        with RequestProgress("writing originals", originals.count) as progress:
+            rewriter.seen = progress
+            originals = originals.write(rewriter)
+    for reason, count in sorted(Counter(reason for _, reason in originals.rejected).items()):
+        log.info("originals %s: left out %d: %s", originals.name, count, reason)
+    return originals
+
+
+def _instructions(
+    job: GenerationJob, bank: Sequence[Instruction], rewriter: Remembering
+) -> list[Instruction]:
+    wanted = job.instructions
+    found = [*bank, *compose(wanted.composed, job.seed)]
+    if wanted.variations:
+        with RequestProgress("rewording instructions", len(found)) as progress:
+            rewriter.seen = progress
+            found += variations(rewriter, found, wanted.variations, job.seed)
+    if wanted.near_duplicate_scs is not None:
+        if job.scs is None:
+            raise PromptRecoveryError("instructions.near_duplicate_scs: needs a metric")
+        found, dropped = without_near_duplicates(found, job.scs(), wanted.near_duplicate_scs)
+        log.info("instructions: left out %d near-duplicates", len(dropped))
+    return found
+
+
+def _write_rows(
+    job: GenerationJob, rewriting: Rewriting, reasons: Sequence[str], folder: Path
+) -> Tally:
+    """Writes kept and rejected rows; returns what their answers took."""
+    kept = [
+        RewriteExample(r.id, r.original.text, "", r.instruction.text)
+        for r, reason in zip(rewriting.requests, reasons, strict=True)
+        if not reason
+    ]
+    split = job.split
+    chosen = sides(kept, split.by, split.val, split.test, split.seed)
+    side_of_row = iter(chosen)
+    used = Tally()
+    name = job.rewriter.name
+
+    def rows() -> Iterator[tuple[dict[str, str], Side | None, str]]:
+        for (request, answer), reason in zip(rewriting.answers(), reasons, strict=True):
+            used.count(answer)
+            columns = columns_of(request, answer, name)
+            yield columns, None if reason else next(side_of_row), reason
+
+    write_shards(folder, rows(), Counter(chosen))
+    if not kept:
+        counts = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons).most_common())
+        raise PromptRecoveryError(
+            f"none of {len(reasons)} rows is left ({counts}; see {folder / 'rejected.parquet'}): "
+            "use another rewriter, or other filters"
+        )
+    for side in SPLITS:
+        if side not in chosen:
+            log.warning("the %s split is empty: make more rows, or a larger share", side)
+    return used
+
+
+def _splits(folder: Path) -> Splits:
+    """The rows that were written."""
+    return Splits(*([RewriteExample(**row) for row in read_split(folder, s)] for s in SPLITS))
+
+
+def _print(summary: Summary, job: GenerationJob) -> None:
+    console = Console()
+    for table in tables(summary):
+        console.print(table)
+    console.print(f"\nThe dataset is in {job.output}. Train on it:", soft_wrap=True)
+    console.print(f"\n    prompt-recovery train data=file data.path={job.output}\n", soft_wrap=True)

@@ -1,0 +1,229 @@
+"""Instructions: what a rewriter is told to do with a text, and who is told what."""
+
+import random
+import string
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prompt_recovery.data.examples import Row, problem_with_text
+from prompt_recovery.data.sources import read_rows
+from prompt_recovery.data.splits import normalise
+from prompt_recovery.errors import PromptRecoveryError
+
+if TYPE_CHECKING:
+    from prompt_recovery.metrics.scs import SCS
+
+_BLOCK = 512  # rows and columns of one product: 1 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One rewrite prompt.
+
+    Attributes:
+        text: what the rewriter is told.
+        family: the kind of wish: persona, poetry, brevity, …
+        source: where it came from: bank, composed, variation or file.
+    """
+
+    text: str
+    family: str
+    source: str
+
+
+def read_bank(path: Path | None = None) -> list[Instruction]:
+    """Instructions from a file, or the bank shipped with this package.
+
+    Args:
+        path: a CSV, JSONL or Parquet file with the column `text` and, if they have families,
+            `family`; a row without one is of the family "other". None is the shipped bank.
+
+    Raises:
+        PromptRecoveryError: no such file, or a row without a usable text; names file, row, mend.
+    """
+    if path is None:
+        with resources.as_file(resources.files(__package__) / "bank") as folder:
+            shards = sorted(folder.glob("*.jsonl"))
+            rows = [row for shard in shards for row in read_rows(shard)]
+        return _instructions(rows, "bank")
+    path = path.expanduser()
+    if not path.is_file():
+        raise PromptRecoveryError(f"{path}: no such file; give a file of instructions")
+    found = _instructions(read_rows(path), "file")
+    if not found:
+        raise PromptRecoveryError(f"{path}: holds no instructions; give it the column 'text'")
+    return found
+
+
+def _instructions(rows: Iterable[Row], source: str) -> list[Instruction]:
+    found = []
+    for row in rows:
+        if "text" not in row.values:
+            raise PromptRecoveryError(
+                f"{row.place}: column 'text' is missing (columns here: "
+                f"{', '.join(map(str, row.values))}); name the column of the instructions 'text'"
+            )
+        problem = problem_with_text(row.values["text"])
+        if problem is not None:
+            raise PromptRecoveryError(
+                f"{row.place}: column 'text' {problem}; mend or remove the row"
+            )
+        family = row.values.get("family")
+        family = family.strip() if isinstance(family, str) else ""
+        found.append(Instruction(row.values["text"].strip(), family or "other", source))
+    return found
+
+
+_FRAMES = (
+    "Rewrite this as {formats} in {tones} tone.",
+    "Turn this into {formats} for {audiences}.",
+    "Turn the text into {formats}, {constraints}.",
+    "Write it again as {formats} that {personas} might have written.",
+    "Retell this the way {personas} would, {constraints}.",
+    "Give the text {tones} tone and make it suitable for {audiences}.",
+    "Rework this as {formats}: {tones} tone, {constraints}.",
+    "How would {personas} tell this to {audiences}?",
+    "Please rewrite the passage for {audiences}, {constraints}.",
+    "Imagine {personas} putting this into {formats}, and write it.",
+    "In {tones} tone, rewrite this as if {personas} were speaking.",
+    "I need this as {formats} for {audiences}, {constraints}.",
+    "Make {formats} out of this, in the voice of {personas} and {constraints}.",
+    "Could you recast this in {tones} tone, {constraints}?",
+    "Let {personas} explain this to {audiences} in {tones} tone.",
+    "Use {tones} tone and the form of {formats}.",
+    "Say the same thing as {formats}, written by {personas} for {audiences}.",
+    "Pretend to be {personas} and retell this in {tones} tone, {constraints}.",
+    "Keep the content but make it {formats} with {tones} tone, meant for {audiences}.",
+    "Compose {formats} from the text above. Write it for {audiences}, in {tones} tone.",
+    "What would {formats} by {personas} look like? Use this text.",
+    "Adapt this for {audiences} as {formats}, {constraints}.",
+)
+
+
+def read_parts(name: str) -> list[str]:
+    """The lines of one of the lists in `generation/parts`, in order."""
+    text = (resources.files(__package__) / "parts" / f"{name}.txt").read_text("utf-8")
+    return text.split("\n")[:-1]
+
+
+def compose(count: int, seed: int) -> list[Instruction]:
+    """Instructions composed of parts: tone, format, persona, audience and constraint.
+
+    A pure function; a smaller `count` gives the beginning of the same list.
+
+    Args:
+        count: how many, ≥ 0.
+        seed: another seed, other instructions.
+
+    Returns:
+        Distinct instructions. The family says which parts met: "tone + format", say.
+
+    Raises:
+        PromptRecoveryError: the parts don't give as many.
+    """
+    kinds = ("tones", "formats", "personas", "audiences", "constraints")
+    parts = {kind: read_parts(kind) for kind in kinds}
+    found: dict[str, Instruction] = {}
+    for attempt in range(4 * count):
+        if len(found) == count:
+            break
+        rng = random.Random(f"{seed}-{attempt}")
+        frame = rng.choice(_FRAMES)
+        fields = [name for _, name, _, _ in string.Formatter().parse(frame) if name]
+        text = frame.format(**{name: rng.choice(parts[name]) for name in fields})
+        if rng.random() < 0.3:  # people often leave out the full stop
+            text = text.removesuffix(".")
+        family = " + ".join(name.removesuffix("s") for name in kinds if name in fields)
+        found.setdefault(normalise(text), Instruction(text, family, "composed"))
+    if len(found) < count:
+        raise PromptRecoveryError(
+            f"cannot compose {count} distinct instructions from parts; ask for fewer"
+        )
+    return list(found.values())
+
+
+def without_near_duplicates(
+    instructions: Sequence[Instruction], scs: "SCS", above: float
+) -> tuple[list[Instruction], list[tuple[Instruction, Instruction]]]:
+    """Leaves out instructions that mean the same as one before them.
+
+    Takes n²/2 products of embeddings in blocks: 100,000 instructions take minutes and, beside
+    their embeddings, next to no memory.
+
+    Args:
+        instructions: the earlier ones stay.
+        scs: the metric.
+        above: an SCS in [-1, 1]; one that is higher with any that stays is a near-duplicate.
+
+    Returns:
+        Those that stay, in order, and each that doesn't with its nearest that stays.
+    """
+    if not instructions:
+        return [], []
+    vectors = scs.encoder.embed([i.text for i in instructions])
+    threshold = np.sign(above) * abs(above) ** (1 / scs.exponent)
+    kept: list[int] = []
+    dropped: list[tuple[Instruction, Instruction]] = []
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        best = np.full(len(block), -2.0, np.float32)  # cosine with the nearest that stays
+        twin = np.zeros(len(block), np.int64)
+        for first in range(0, len(kept), _BLOCK):
+            columns = np.array(kept[first : first + _BLOCK])
+            cosine = block @ vectors[columns].T
+            nearest = cosine.argmax(axis=1)
+            nearer = cosine.max(axis=1) > best
+            best = np.where(nearer, cosine.max(axis=1), best)
+            twin = np.where(nearer, columns[nearest], twin)
+        inner = block @ block.T
+        for row in range(len(block)):
+            if best[row] > threshold:
+                dropped.append((instructions[start + row], instructions[int(twin[row])]))
+                continue
+            kept.append(start + row)
+            nearer = inner[row] > best
+            best = np.where(nearer, inner[row], best)
+            twin = np.where(nearer, start + row, twin)
+    return [instructions[i] for i in kept], dropped
+
+
+def assign(instructions: Sequence[Instruction], count: int, seed: int) -> list[int]:
+    """Which instruction each of `count` texts is given.
+
+    Families take turns, so that any two are used equally often, give or take one; so are any two
+    instructions of one family. Any run of texts as long as there are families, beginning at a
+    multiple of that, meets every family once. A pure function that doesn't depend on the order of
+    the instructions; a smaller `count` gives the beginning of the same list.
+
+    Args:
+        instructions: at least one, with distinct texts.
+        count: how many texts, ≥ 0.
+        seed: another seed, other assignments.
+
+    Returns:
+        Indices of instructions, `count` of them.
+
+    Raises:
+        PromptRecoveryError: there are no instructions.
+    """
+    if not instructions:
+        raise PromptRecoveryError("there are no instructions to assign; give a bank")
+    families: dict[str, list[int]] = defaultdict(list)
+    for index in sorted(range(len(instructions)), key=lambda i: instructions[i].text):
+        families[instructions[index].family].append(index)
+    names = sorted(families)
+    for name in names:
+        random.Random(f"{seed}-{name}").shuffle(families[name])
+
+    def turns() -> Iterator[int]:
+        for turn in range(-(-count // len(names))):
+            random.Random(f"{seed}-{turn}").shuffle(order := names.copy())
+            yield from (families[name][turn % len(families[name])] for name in order)
+
+    return [index for index, _ in zip(turns(), range(count), strict=False)]

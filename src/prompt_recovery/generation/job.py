@@ -1,0 +1,152 @@
+"""What a run of `generate` is given."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prompt_recovery.cache import fingerprint
+from prompt_recovery.data.splits import GroupBy, Splits, sides
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.generation.filters import Filters
+from prompt_recovery.generation.instructions import Instruction
+from prompt_recovery.generation.originals import CreatedOriginals, Originals
+from prompt_recovery.generation.rewriters.base import Rewriter
+from prompt_recovery.templates import Template
+
+if TYPE_CHECKING:
+    from prompt_recovery.metrics.scs import SCS
+
+
+@dataclass(frozen=True)
+class InstructionSettings:
+    """Which instructions there are to choose from.
+
+    Attributes:
+        bank: a file of them; None is the shipped bank.
+        composed: how many more are composed of parts, ≥ 0.
+        variations: how many rewordings of each the rewriter is asked for, ≥ 0.
+        near_duplicate_scs: one with a higher SCS than this to one before it is left out, in
+            [-1, 1]; None keeps all.
+    """
+
+    bank: str | None = None
+    composed: int = 0
+    variations: int = 0
+    near_duplicate_scs: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("composed", "variations"):
+            if getattr(self, name) < 0:
+                raise PromptRecoveryError(f"instructions.{name}={getattr(self, name)}: must be ≥ 0")
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How rows are split: the arguments of `data.splits.split`."""
+
+    by: GroupBy = "prompt"
+    val: float = 0.06
+    test: float = 0.13
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        sides([], self.by, self.val, self.test, self.seed)
+
+
+class Preparation(Protocol):
+    """Whatever makes candidates, their scores and preferences."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what it makes, as JSON."""
+        ...
+
+    def __call__(self, splits: Splits, folder: Path) -> None:
+        """Makes them for the training split, and writes them with card and plot to a folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class GenerationJob:
+    """Everything a run needs.
+
+    Attributes:
+        originals: texts, or how to have them created.
+        rewriter: answers the requests.
+        template: the rewrite template.
+        output: the folder; made if needed.
+        instructions: which there are.
+        filters: which rewrites stay.
+        split: how rows are split.
+        rows: of the dataset, rejected ones included; None is one an original.
+        seed: of choices and of the rewriter's answers.
+        chunk: how many requests the rewriter gets at one time, ≥ 1; only these are in memory.
+        scs: the metric, made when it is needed.
+        preferences: makes candidates, scores and pairs, where they are wanted.
+        overwrite: replace a dataset that was made with other settings.
+        push_to_hub: a repository `user/name` to upload the dataset to; None uploads nothing.
+    """
+
+    originals: Originals | CreatedOriginals
+    rewriter: Rewriter
+    template: Template
+    output: Path
+    instructions: InstructionSettings = field(default_factory=InstructionSettings)
+    filters: Filters = field(default_factory=Filters)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    rows: int | None = None
+    seed: int = 0
+    chunk: int = 1024
+    scs: "Callable[[], SCS] | None" = None
+    preferences: Preparation | None = None
+    overwrite: bool = False
+    push_to_hub: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise PromptRecoveryError(
+                f"rows={self.rows}: must be ≥ 1, or null for one row an original"
+            )
+        if self.chunk < 1:
+            raise PromptRecoveryError(f"launcher.chunk={self.chunk}: must be ≥ 1")
+        if not self.template.chat or self.template.prefill:
+            raise PromptRecoveryError(
+                f"template '{self.template.name}' is none for a rewriter, which answers chats: use "
+                "template=gemma_rewrite, or set template.chat=true and template.prefill=''"
+            )
+
+    def settings(self, bank: Sequence[Instruction]) -> dict[str, Any]:
+        """All that decides what the dataset is, as JSON; not where and how fast it is made.
+
+        Args:
+            bank: the instructions in `instructions.bank`.
+        """
+        settings = {
+            "rows": self.rows,
+            "seed": self.seed,
+            "originals": _of_originals(self.originals),
+            "instructions": {
+                **asdict(self.instructions),
+                "bank": fingerprint([(i.text, i.family) for i in bank]),
+            },
+            "rewriter": {"name": self.rewriter.name, "identity": self.rewriter.identity},
+            "template": asdict(self.template),
+            "filters": asdict(self.filters),
+            "split": asdict(self.split),
+            "preferences": self.preferences and self.preferences.settings(),
+        }
+        wants_scs = (self.instructions.near_duplicate_scs, self.filters.duplicate_scs)
+        if self.scs and wants_scs != (None, None):
+            scs = self.scs()
+            settings["metric"] = {"encoder": scs.encoder.identity, "exponent": scs.exponent}
+        return dict(json.loads(json.dumps(settings, default=str)))
+
+
+def _of_originals(originals: Originals | CreatedOriginals) -> dict[str, Any]:
+    if isinstance(originals, CreatedOriginals):
+        first = [asdict(request) for request in islice(originals.requests(), originals.count)]
+        return {"name": "created", "count": originals.count, "requests": fingerprint(first)}
+    texts = sorted((o.id, o.text, o.category, o.source, o.licence) for o in originals.originals)
+    return {"name": originals.name, "count": len(texts), "texts": fingerprint(texts)}

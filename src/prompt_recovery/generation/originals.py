@@ -1,0 +1,400 @@
+"""Original texts: the starter's, those of files, folders and Hub datasets, and created ones."""
+
+import hashlib
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from prompt_recovery.cache import fingerprint
+from prompt_recovery.data.examples import Row, problem_with_text
+from prompt_recovery.data.sources import SUFFIXES, read_rows, starter
+from prompt_recovery.data.splits import normalise
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.generation.filters import Draft, Filters, clean_rewrite, reason_to_reject
+from prompt_recovery.generation.instructions import read_parts
+from prompt_recovery.generation.rewriters.base import Answer, Chat, Rewriter, in_order
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A text to be rewritten.
+
+    Attributes:
+        id: unique among its like.
+        text: never blank.
+        category: its kind: a genre, a form, or whatever its source says.
+        source: where it came from.
+        licence: of the text, as far as it is known.
+    """
+
+    id: str
+    text: str
+    category: str
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Texts with unique ids, no two of them the same, in the order of their source.
+
+    Attributes:
+        name: what messages and cards call them.
+        originals: the texts.
+        rejected: what was left out, and why: `no_text`, `repeated`, and of created texts
+            `failed_<error>` or a reason word of `filters`. Nothing is dropped silently.
+    """
+
+    name: str
+    originals: list[Original]
+    rejected: list[tuple[Original, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalColumns:
+    """What a pile of texts calls its columns; `id=None` derives ids from the texts."""
+
+    text: str = "original_text"
+    id: str | None = None
+    category: str = "category"
+
+
+def starter_originals() -> Originals:
+    """The distinct passages of the dataset shipped with this package."""
+    passages: dict[str, Original] = {}
+    for example in starter().examples:
+        genre = example.source.removeprefix("starter/")
+        passage = Original(
+            example.id.rpartition("-")[0], example.original_text, genre, "starter", "CC0-1.0"
+        )
+        passages.setdefault(passage.text, passage)
+    return Originals("starter", list(passages.values()))
+
+
+def file_originals(
+    path: str | Path,
+    columns: OriginalColumns | None = None,
+    drop_invalid: bool = False,
+    licence: str = "",
+) -> Originals:
+    """The texts of one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
+
+    Args:
+        path: the file.
+        columns: what it calls its columns.
+        drop_invalid: leave out rows without a usable text instead of raising at the first.
+        licence: of the texts.
+
+    Raises:
+        PromptRecoveryError: no such file, an unknown format, a corrupt file, a missing column, an
+            unusable text, or two texts with one id; the message names file, row and mend.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise PromptRecoveryError(f"{path}: no such file; give originals.path=<file>")
+    return _validated(read_rows(path), path.name, columns, drop_invalid, licence)
+
+
+def folder_originals(
+    path: str | Path,
+    columns: OriginalColumns | None = None,
+    drop_invalid: bool = False,
+    licence: str = "",
+) -> Originals:
+    """The texts of all data files directly in a folder, and of its `.txt` files, one text each.
+
+    The category of a `.txt` file is the folder's name.
+
+    Raises:
+        PromptRecoveryError: as `file_originals`, or the folder holds no text.
+    """
+    path = Path(path).expanduser()
+    columns = columns or OriginalColumns()
+    if not path.is_dir():
+        raise PromptRecoveryError(f"{path}: is not a folder; give originals.path=<folder of texts>")
+    known = (*SUFFIXES, ".txt")
+    files = sorted(p for p in path.iterdir() if p.name.endswith(known) and p.name[0] != ".")
+    if not files:
+        raise PromptRecoveryError(f"{path}: holds no texts ({', '.join(known)})")
+    rows = (
+        row
+        for file in files
+        for row in ([_text_file(file, columns)] if file.suffix == ".txt" else read_rows(file))
+    )
+    return _validated(rows, path.name, columns, drop_invalid, licence)
+
+
+def _text_file(path: Path, columns: OriginalColumns) -> Row:
+    try:
+        values = {columns.text: path.read_text("utf-8-sig"), columns.category: path.parent.name}
+    except UnicodeDecodeError as error:
+        raise PromptRecoveryError(
+            f"{path}: is not UTF-8 (byte {error.start}); convert it, for example with iconv"
+        ) from error
+    except OSError as error:
+        raise PromptRecoveryError(
+            f"{path}: cannot be read ({error.strerror}); make it a readable file or move it away"
+        ) from error
+    return Row(path.name, {columns.id or "id": path.stem, **values})
+
+
+def hub_originals(
+    repo: str,
+    split: str = "train",
+    revision: str | None = None,
+    columns: OriginalColumns | None = None,
+    drop_invalid: bool = False,
+    licence: str = "",
+) -> Originals:
+    """The texts of one split of a dataset on the Hugging Face Hub (extra `[hub]`).
+
+    Raises:
+        PromptRecoveryError: the extra is not installed, the dataset cannot be had, or rows as of
+            `file_originals`.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise PromptRecoveryError(
+            "originals=hub needs the package `datasets`: pip install 'prompt-recovery[hub]'"
+        ) from error
+    try:
+        table = datasets.load_dataset(repo, split=split, revision=revision)
+    except Exception as error:  # the library raises a dozen types for what is one thing to a user
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PromptRecoveryError(
+            f"cannot load the dataset '{repo}' (split '{split}') from the Hub: {first_line}; "
+            "check the name and the network, or download it and use originals=file"
+        ) from error
+    rows = (Row(f"{repo}[{split}], row {n}", values) for n, values in enumerate(table, start=1))
+    return _validated(rows, repo, columns, drop_invalid, licence)
+
+
+def _validated(
+    rows: Iterable[Row],
+    name: str,
+    columns: OriginalColumns | None,
+    drop_invalid: bool,
+    licence: str,
+) -> Originals:
+    columns = columns or OriginalColumns()
+    found = Originals(name, [])
+    places: dict[str, str] = {}
+    texts: set[bytes] = set()
+    for row in rows:
+        for ours in ("text", "id"):
+            theirs = getattr(columns, ours)
+            if theirs is not None and theirs not in row.values:
+                raise PromptRecoveryError(
+                    f"{row.place}: column '{theirs}' is missing (columns here: "
+                    f"{', '.join(map(str, row.values)) or 'none'}); map it with "
+                    f"originals.columns.{ours}=<your column>"
+                )
+        text = row.values[columns.text]
+        problem = problem_with_text(text)
+        if problem is not None:
+            if not drop_invalid:
+                raise PromptRecoveryError(
+                    f"{row.place}: column '{columns.text}' {problem}; mend the row, or leave such "
+                    "rows out with originals.drop_invalid=true"
+                )
+            found.rejected.append((Original(row.place, "", "", name, licence), "no_text"))
+            continue
+        text = text.strip()
+        id_ = fingerprint(text) if columns.id is None else _word(row.values[columns.id])
+        if not id_:
+            raise PromptRecoveryError(
+                f"{row.place}: column '{columns.id}' is empty; mend the row, or derive ids from "
+                "the texts with originals.columns.id=null"
+            )
+        original = Original(id_, text, _word(row.values.get(columns.category)), name, licence)
+        # Whoever collects texts has some of them twice; that is no mistake to stop at.
+        key = hashlib.sha256(normalise(text).encode()).digest()
+        if key in texts:
+            found.rejected.append((original, "repeated"))
+            continue
+        texts.add(key)
+        if original.id in places:
+            raise PromptRecoveryError(
+                f"{row.place}: id '{original.id}' was already used at {places[original.id]}; make "
+                "ids unique, or derive them from the texts with originals.columns.id=null"
+            )
+        places[original.id] = row.place
+        found.originals.append(original)
+    if not found.originals:
+        raise PromptRecoveryError(f"{name}: holds no usable texts{_reasons(found)}; check it")
+    return found
+
+
+def _word(value: Any) -> str:
+    """A cell as a text; empty where it is null or NaN."""
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else str(value).strip()
+
+
+def _reasons(found: Originals) -> str:
+    counts = Counter(reason for _, reason in found.rejected)
+    return f" (left out: {dict(counts)})" if counts else ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """What a created text is asked for with.
+
+    Attributes:
+        topic: what it is about.
+        form: what it is: "a diary entry", say.
+        words: about how many.
+        seed: for the model that writes it, in [0, 2³¹).
+    """
+
+    topic: str
+    form: str
+    words: int
+    seed: int
+
+    def chat(self) -> Chat:
+        """The request as a chat of one turn."""
+        content = (
+            f"Write {self.form} about {self.topic} in about {self.words} words. "
+            "Answer with the text alone, without a title."
+        )
+        return [{"role": "user", "content": content}]
+
+
+@dataclass(frozen=True)
+class CreatedOriginals:
+    """Texts that an LLM writes: topics × forms × lengths.
+
+    Attributes:
+        count: how many, ≥ 1.
+        words: the lengths to ask for, in words, each ≥ 20. A text of less than half as many is
+            rejected; one with up to twice as many is cut at the end of a sentence if it has more
+            than a quarter too many; a longer one is rejected.
+        seed: decides the requests and is part of their seeds.
+        topics: a file with one topic a line; None is the shipped list.
+        forms: a file with one form a line, article included; None is the shipped list.
+    """
+
+    count: int
+    words: Sequence[int] = (60, 90, 120)
+    seed: int = 0
+    topics: str | Path | None = None
+    forms: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise PromptRecoveryError(f"originals.count={self.count}: must be ≥ 1")
+        if not self.words or min(self.words) < 20:
+            raise PromptRecoveryError(
+                f"originals.words={list(self.words)}: must be one or more lengths of ≥ 20 words"
+            )
+
+    def requests(self) -> Iterator[TextRequest]:
+        """Requests without end, a pure function of the settings but `count`.
+
+        Topics, and forms, are used equally often, give or take one, and no pair of them comes
+        twice before all have come.
+        """
+        topics, forms = _lines("topics", self.topics), _lines("forms", self.forms)
+        rng = random.Random(self.seed)
+        rng.shuffle(topics)
+        rng.shuffle(forms)
+        cycle = math.lcm(len(topics), len(forms))
+        number = 0
+        while True:
+            digest = hashlib.sha256(f"{self.seed}\0{number}".encode()).digest()
+            yield TextRequest(
+                topics[number % len(topics)],
+                # Both lists in step meet in `cycle` pairs; then one moves on by a place.
+                forms[(number + number // cycle) % len(forms)],
+                self.words[int.from_bytes(digest[4:8], "big") % len(self.words)],
+                int.from_bytes(digest[:4], "big") >> 1,
+            )
+            number += 1
+
+    def write(self, rewriter: Rewriter) -> Originals:
+        """Has the texts written; those that are rejected are replaced by answers to new requests.
+
+        The requests are a function of the settings and of the answers so far, so a rewriter that
+        remembers its answers makes this resumable.
+
+        Returns:
+            `count` texts, or fewer where three times as many requests didn't give so many.
+
+        Raises:
+            PromptRecoveryError: a list cannot be read, or no answer could be used.
+        """
+        made = Originals(f"created by {rewriter.name}", [])
+        licence = rewriter.card().get("licence", "")
+        stream = islice(self.requests(), 3 * self.count)
+        seen: set[str] = set()
+        while requests := list(islice(stream, self.count - len(made.originals))):
+            answers = in_order(rewriter, [r.chat() for r in requests], [r.seed for r in requests])
+            for request, answer in zip(requests, answers, strict=True):
+                text, reason = usable(answer, request)
+                if not reason and normalise(text) in seen:
+                    reason = "repeated"
+                form = re.sub(r"^(an?|the) ", "", request.form)
+                id_ = fingerprint(request.chat(), request.seed)
+                original = Original(id_, text, form, made.name, licence)
+                if reason:
+                    made.rejected.append((original, reason))
+                else:
+                    seen.add(normalise(text))
+                    made.originals.append(original)
+        if not made.originals:
+            raise PromptRecoveryError(
+                f"none of {len(made.rejected)} answers of {rewriter.name} could be used as an "
+                f"original{_reasons(made)}; use another rewriter or other originals.words"
+            )
+        return made
+
+
+_LEAD_IN = re.compile(r"\A[^\n]{0,200}\bhere(?:'s|’s| is| are)\b[^\n]{0,200}:\s*\n+", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)")
+_ANY_LENGTH = Filters(min_words=0, min_ratio=0.0, max_ratio=math.inf)
+
+
+def usable(answer: Answer, request: TextRequest) -> tuple[str, str]:
+    """An answer as a text, and why it cannot be used as an original (empty if it can)."""
+    if answer.error:
+        return answer.text, f"failed_{answer.error}"
+    text = _LEAD_IN.sub("", clean_rewrite(answer.text), count=1)
+    problem = reason_to_reject(Draft(request.chat()[-1]["content"], "", text), _ANY_LENGTH)
+    length = len(text.split())
+    if problem or length > 2 * request.words:
+        return text, problem or "too_long"
+    fit = text
+    if length > 1.25 * request.words or not answer.finished:
+        fit = _cut_at_sentence(text, int(1.25 * request.words))
+    return (fit, "") if len(fit.split()) >= request.words / 2 else (text, "too_short")
+
+
+def _cut_at_sentence(text: str, most: int) -> str:
+    """The longest beginning of at most `most` words that ends with a sentence; may be empty."""
+    ends = [m.end() for m in _SENTENCE_END.finditer(text)]
+    return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= most), "")
+
+
+def _lines(name: str, path: str | Path | None) -> list[str]:
+    """The distinct lines of a list of the user's or, if there is none, of the shipped one."""
+    if path is None:
+        return read_parts(name)
+    path = Path(path).expanduser()
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptRecoveryError(
+            f"{path}: cannot be read as UTF-8 text; give originals.{name}=<file>, one a line"
+        ) from error
+    found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not found:
+        raise PromptRecoveryError(f"{path}: holds no {name}; write one a line")
+    return found

@@ -1,0 +1,201 @@
+"""The stages from originals and instructions to judged rewrites."""
+
+import hashlib
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prompt_recovery.generation.filters import Draft, Filters, clean_rewrite, reason_to_reject
+from prompt_recovery.generation.instructions import (
+    Instruction,
+    assign,
+    without_near_duplicates,
+)
+from prompt_recovery.generation.originals import Original
+from prompt_recovery.generation.progress import RequestProgress, Tally
+from prompt_recovery.generation.rewriters.base import Answer, Chat
+from prompt_recovery.generation.store import Remembering, RequestStore, request_key
+from prompt_recovery.templates import Template, render
+
+if TYPE_CHECKING:
+    from prompt_recovery.metrics.scs import SCS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One row of the dataset to be.
+
+    Attributes:
+        id: of the row: the original's, and the how manieth rewrite of it this is.
+        original: the text.
+        instruction: what the rewriter is told to do with it.
+        seed: of the rewriter's answer, in [0, 2³¹).
+    """
+
+    id: str
+    original: Original
+    instruction: Instruction
+    seed: int
+
+
+def plan(
+    originals: Sequence[Original], instructions: Sequence[Instruction], rows: int | None, seed: int
+) -> list[Request]:
+    """Gives every row its original and its instruction.
+
+    A pure function of the set of originals, the instructions and the seed; the rows of a smaller
+    number are among those of a larger one.
+
+    Args:
+        originals: with distinct ids.
+        instructions: to choose from.
+        rows: how many, ≥ 1; more than there are originals take them in turn, fewer take some.
+            None is one row an original.
+        seed: another seed, other choices.
+
+    Returns:
+        The rows in the order of their ids.
+
+    Raises:
+        PromptRecoveryError: there are no instructions.
+    """
+    count = len(originals) if rows is None else rows
+    order = sorted(originals, key=lambda o: o.id)
+    random.Random(f"originals-{seed}").shuffle(order)
+    chosen = assign(instructions, count, seed)
+    requests = []
+    for number, index in enumerate(chosen):
+        original = order[number % len(order)]
+        id_ = f"{original.id}-{number // len(order) + 1}"
+        digest = hashlib.sha256(f"{seed}\0{id_}".encode()).digest()
+        draw = int.from_bytes(digest[:4], "big") >> 1
+        requests.append(Request(id_, original, instructions[index], draw))
+    return sorted(requests, key=lambda r: r.id)
+
+
+def chat_of(request: Request, template: Template) -> Chat:
+    """What the rewriter is sent."""
+    content = render(
+        template,
+        rewrite_prompt=request.instruction.text,
+        original_text=request.original.text,
+    )
+    system = [{"role": "system", "content": template.system}] if template.system else []
+    return [*system, {"role": "user", "content": content}]
+
+
+class Rewriting:
+    """The requests of a dataset and what has been answered of them.
+
+    Args:
+        requests: the rows.
+        template: the rewrite template.
+        rewriter: asked for what the store doesn't have.
+        store: the store of that rewriter.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        template: Template,
+        rewriter: Remembering,
+        store: RequestStore,
+    ) -> None:
+        self.requests, self._template = requests, template
+        self._rewriter, self._store = rewriter, store
+        identity = rewriter.identity
+        self._keys = [request_key(identity, chat_of(r, template), r.seed) for r in requests]
+        self._failures: dict[str, Answer] = {}  # those that are not kept
+
+    def ask(self, chunk: int) -> Tally:
+        """Asks for what is missing.
+
+        Args:
+            chunk: the rewriter gets so many requests at one time; only these are in memory.
+
+        Returns:
+            What became of the requests that were asked.
+        """
+        missing = [n for n, key in enumerate(self._keys) if key not in self._store]
+        done = len(self._keys) - len(missing)
+        if done:
+            log.info("%d of %d requests were answered before", done, len(self._keys))
+        with RequestProgress("rewriting", len(self._keys), done) as progress:
+            self._rewriter.seen = progress
+            for start in range(0, len(missing), chunk):
+                part = missing[start : start + chunk]
+                requests = [self.requests[n] for n in part]
+                chats = [chat_of(r, self._template) for r in requests]
+                seeds = [r.seed for r in requests]
+                for index, answer in self._rewriter.answers(chats, seeds):
+                    if answer.error:
+                        self._failures[self._keys[part[index]]] = answer
+        return progress.tally
+
+    def answers(self) -> Iterator[tuple[Request, Answer]]:
+        """Every request with its answer, in order; one that failed has an answer with an error."""
+        for request, key in zip(self.requests, self._keys, strict=True):
+            answer = self._store.get(key) or self._failures.get(key)
+            if answer is None:
+                raise RuntimeError(f"request {request.id} has not been asked")
+            yield request, answer
+
+
+def draft_of(request: Request, answer: Answer) -> Draft:
+    """An answer, cleaned, as what the filters look at."""
+    text = clean_rewrite(answer.text)
+    return Draft(request.original.text, request.instruction.text, text, answer.finished)
+
+
+def columns_of(request: Request, answer: Answer, rewriter: str) -> dict[str, str]:
+    """A row of the dataset, without its split."""
+    columns = {
+        "id": request.id,
+        "original_text": request.original.text,
+        "rewritten_text": draft_of(request, answer).text,
+        "rewrite_prompt": request.instruction.text,
+        "category": request.instruction.family,
+        "rewriter": rewriter,
+        "source": request.original.source,
+    }
+    # A model may say half a surrogate pair, which no file takes; such a row is rejected.
+    return {name: text.encode(errors="replace").decode() for name, text in columns.items()}
+
+
+def judge(rewriting: Rewriting, limits: Filters, scs: "SCS | None") -> list[str]:
+    """Why each row is rejected, in order; "" where it is not.
+
+    Args:
+        rewriting: with all requests asked.
+        limits: thresholds.
+        scs: the metric, where `limits.duplicate_scs` asks for it.
+    """
+    reasons: list[str] = []
+    known: set[bytes] = set()
+    for request, answer in rewriting.answers():
+        if answer.error:
+            reasons.append(f"failed_{answer.error}")
+            continue
+        draft = draft_of(request, answer)
+        reason = reason_to_reject(draft, limits)
+        if not reason:
+            key = hashlib.blake2b(draft.plain.encode(), digest_size=16).digest()
+            reason = "duplicate" if key in known else ""
+            known.add(key)
+        reasons.append(reason)
+    if limits.duplicate_scs is not None and scs is not None:
+        kept = [n for n, reason in enumerate(reasons) if not reason]
+        texts = [
+            Instruction(draft_of(*pair).text, str(n), "")
+            for n, pair in enumerate(rewriting.answers())
+            if not reasons[n]
+        ]
+        if kept:
+            _, dropped = without_near_duplicates(texts, scs, limits.duplicate_scs)
+            for near, _ in dropped:
+                reasons[int(near.family)] = "duplicate"
+    return reasons
