@@ -36,8 +36,10 @@ def plain(q, k, v, visible, softcap):
 @pytest.mark.parametrize("queries", [128, 4, 2])  # one piece a tree or several
 @pytest.mark.parametrize("softcap", [None, 0.5])
 @pytest.mark.parametrize("window", [None, 2])
-def test_planned_values_and_gradients_equal_the_formula(queries, softcap, window, monkeypatch):
+@pytest.mark.parametrize("gap", [64, 0])
+def test_planned_values_and_gradients_equal_the_formula(queries, softcap, window, gap, monkeypatch):
     monkeypatch.setattr(attention_module, "_QUERIES", queries)
+    monkeypatch.setattr(attention_module, "_GAP", gap)
     column = torch.arange(9)
     visible = (column[:, None] >= column) & (column[:, None] < UNTIL)
     if window:
@@ -55,8 +57,10 @@ def test_planned_values_and_gradients_equal_the_formula(queries, softcap, window
 
 
 def test_what_a_tree_hides_is_not_multiplied():
-    pieces = plan(UNTIL, POSITION, TREE, None, torch.float64)
-    assert [(p.start, p.end, p.keys) for p in pieces] == [(0, 6, ((0, 6),)), (6, 9, ((6, 9),))]
+    runs = plan(UNTIL, POSITION, TREE, None, torch.float64)
+    assert [r.columns for r in runs] == [((0, 6),), ((6, 9),)]
+    pieces = [(p.start, p.end, p.keys) for r in runs for p in r.pieces]
+    assert pieces == [(0, 6, ((0, 6),)), (6, 9, ((0, 3),))]
 
 
 @pytest.mark.parametrize("softcap", [None, 0.5])

@@ -23,17 +23,20 @@ def test_block_masks_show_what_dense_masks_show(together, window):
 
 
 @pytest.mark.parametrize("queries", [128, 7])
+@pytest.mark.parametrize("gap", [64, 0])
 @pytest.mark.parametrize("window", [None, 16])
-def test_plans_show_what_dense_masks_show(window, queries, monkeypatch):
+def test_plans_show_what_dense_masks_show(window, gap, queries, monkeypatch):
     monkeypatch.setattr(attention, "_QUERIES", queries)
+    monkeypatch.setattr(attention, "_GAP", gap)
     batch = pack(random_trees(shared=20), PAD, together=True)
-    pieces = attention.plan(
+    runs = attention.plan(
         batch.until[0], batch.position_ids[0], batch.tree[0], window, torch.float32
     )
     shown = torch.zeros(1, *[batch.input_ids.shape[1]] * 2, dtype=torch.bool)
-    for piece in pieces:
+    for run, piece in ((run, piece) for run in runs for piece in run.pieces):
         assert piece.end - piece.start <= queries
-        columns = [c for start, end in piece.keys for c in range(start, end)]
+        gathered = [c for start, end in run.columns for c in range(start, end)]
+        columns = [gathered[c] for start, end in piece.keys for c in range(start, end)]
         assert len(columns) == piece.clear + piece.mask.shape[1]
         seen = torch.ones(piece.end - piece.start, len(columns), dtype=torch.bool)
         seen[:, piece.clear :] = piece.mask == 0

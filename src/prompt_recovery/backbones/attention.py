@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 NAME = "prompt_recovery"
 _QUERIES = 128  # the most of one piece
+_GAP = 64  # hidden keys between visible ones that are multiplied with rather than left out
+
+Ranges = tuple[tuple[int, int], ...]  # (start, end) of columns, in order
 
 
 @dataclass(frozen=True)
@@ -34,70 +37,90 @@ class Piece:
     Attributes:
         start: the first query.
         end: the last query + 1.
-        keys: ranges (start, end) of columns, in order.
+        keys: which of the run's columns, counted from its first.
         clear: so many of the keys, from the first, are seen by all queries.
         mask: [end - start, keys - clear], -inf where a query doesn't see a key and 0 elsewhere.
     """
 
     start: int
     end: int
-    keys: tuple[tuple[int, int], ...]
+    keys: Ranges
     clear: int
     mask: Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring queries of one tree.
+
+    Attributes:
+        columns: what some of them see; its keys and values are brought together once.
+        pieces: the queries.
+    """
+
+    columns: Ranges
+    pieces: tuple[Piece, ...]
 
 
 class PlannedMask(Tensor):
     """Stands where `transformers` wants a mask; its values are NaN, so that whoever reads them
     instead of the plan spoils the result for all to see."""
 
-    pieces: tuple[Piece, ...]
+    runs: tuple[Run, ...]
 
 
-def planned_mask(pieces: tuple[Piece, ...], length: int, dtype: torch.dtype) -> PlannedMask:
+def planned_mask(runs: tuple[Run, ...], length: int, dtype: torch.dtype) -> PlannedMask:
     """A mask [1, 1, length, length] that takes no memory and carries a plan."""
     values = torch.full((1, 1, 1, 1), math.nan, dtype=dtype).expand(1, 1, length, length)
     mask = values.as_subclass(PlannedMask)
-    mask.pieces = pieces
+    mask.runs = runs
     return mask
 
 
 def plan(
     until: Tensor, position: Tensor, tree: Tensor, window: int | None, dtype: torch.dtype
-) -> tuple[Piece, ...]:
-    """Cuts a row of L tokens into pieces.
+) -> tuple[Run, ...]:
+    """Cuts a row of L tokens into runs of one tree, and these into pieces.
 
     Args:
         until: int64 [L]; token k is seen by the tokens k … until[k] - 1.
         position: int64 [L].
-        tree: int64 [L]; a piece stays inside a run of one value.
+        tree: int64 [L]; a run has one value.
         window: tokens that far away or farther, in positions, are not seen; None is no limit.
         dtype: of the scores.
     """
     length = len(until)
     column = torch.arange(length)
     edges = [0, *((tree[1:] != tree[:-1]).nonzero().flatten() + 1).tolist(), length]
-    pieces = []
+    runs = []
     for first, last in pairwise(edges):
+        query = column[first:last, None]
+        seen = (query >= column[:last]) & (query < until[:last])
+        if window is not None:
+            seen &= position[first:last, None] - position[:last] < window
+        columns = seen.any(0).nonzero().flatten()
+        seen = seen[:, columns]
         count = -(-(last - first) // _QUERIES)
-        cuts = [first + (last - first) * i // count for i in range(count + 1)]
-        for start, end in pairwise(cuts):
-            query = column[start:end, None]
-            seen = (query >= column[:end]) & (query < until[:end])
-            if window is not None:
-                seen &= position[start:end, None] - position[:end] < window
-            keys = seen.any(0).nonzero().flatten()
-            hidden = ~seen[:, keys]
-            partly = hidden.any(0).nonzero().flatten()
-            clear = int(partly[0]) if len(partly) else len(keys)
-            mask = torch.zeros(hidden[:, clear:].shape, dtype=dtype)
-            mask.masked_fill_(hidden[:, clear:], -math.inf)
-            pieces.append(Piece(start, end, _ranges(keys), clear, mask))
-    return tuple(pieces)
+        cuts = [(last - first) * i // count for i in range(count + 1)]
+        pieces = tuple(_piece(first, a, seen[a:b], dtype) for a, b in pairwise(cuts))
+        runs.append(Run(_ranges(columns, 0), pieces))
+    return tuple(runs)
 
 
-def _ranges(columns: Tensor) -> tuple[tuple[int, int], ...]:
-    """Ascending columns as ranges."""
-    breaks = ((columns[1:] - columns[:-1]) > 1).nonzero().flatten()
+def _piece(first: int, start: int, seen: Tensor, dtype: torch.dtype) -> Piece:
+    """A piece that begins `start` queries after a run's first; bool `seen` [queries, columns]."""
+    keys = _ranges(seen.any(0).nonzero().flatten(), _GAP)
+    hidden = ~torch.cat([seen[:, a:b] for a, b in keys], 1)
+    partly = hidden.any(0).nonzero().flatten()
+    clear = int(partly[0]) if len(partly) else hidden.shape[1]
+    mask = torch.zeros(hidden[:, clear:].shape, dtype=dtype)
+    mask.masked_fill_(hidden[:, clear:], -math.inf)
+    return Piece(first + start, first + start + len(seen), keys, clear, mask)
+
+
+def _ranges(columns: Tensor, gap: int) -> Ranges:
+    """Ascending columns as ranges, with the gaps between them that are no longer than `gap`."""
+    breaks = ((columns[1:] - columns[:-1]) > 1 + gap).nonzero().flatten()
     starts = [int(columns[0]), *columns[breaks + 1].tolist()]
     ends = [*(columns[breaks] + 1).tolist(), int(columns[-1]) + 1]
     return tuple(zip(starts, ends, strict=True))
@@ -161,8 +184,8 @@ def attention(
     """
     scaling = 1 / math.sqrt(query.shape[3]) if scaling is None else scaling
     if isinstance(attention_mask, PlannedMask):
-        pieces = attention_mask.pieces
-        output: Tensor = _PlannedAttention.apply(query, key, value, pieces, scaling, softcap)
+        runs = attention_mask.runs
+        output: Tensor = _PlannedAttention.apply(query, key, value, runs, scaling, softcap)
         return output, None
     if not (isinstance(attention_mask, Tensor) or attention_mask is None):
         from transformers.integrations.flex_attention import flex_attention_forward
@@ -212,7 +235,7 @@ def _products(
 
 
 class _PlannedAttention(torch.autograd.Function):
-    """softmax(mask(s·Q Kᵀ)) V, piece by piece of one row.
+    """softmax(mask(s·Q Kᵀ)) V, run by run of one row, piece by piece of a run.
 
     Inside, queries and outputs are [K, L · H/K, D]: a piece of them is a view.
     """
@@ -223,7 +246,7 @@ class _PlannedAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        pieces: tuple[Piece, ...],
+        runs: tuple[Run, ...],
         scaling: float,
         softcap: float | None,
     ) -> Tensor:
@@ -233,18 +256,20 @@ class _PlannedAttention(torch.autograd.Function):
         key, value = key[0].contiguous(), value[0].contiguous()
         output = query.new_empty(groups, length * share, value.shape[2])
         saved = []
-        for piece in pieces:
-            scores = _scores(query, key, piece, share)
-            if softcap:
-                scores = scores.div_(softcap).tanh_().mul_(softcap)
-            lines = scores.view(groups, -1, share, scores.shape[2])
-            lines[..., piece.clear :].add_(piece.mask[:, None])
-            weights = scores.softmax(-1)
-            rows = slice(piece.start * share, piece.end * share)
-            output[:, rows] = torch.bmm(weights, _taken(value, piece.keys))
-            saved.append(weights)
+        for run in runs:
+            keys, values = _taken(key, run.columns), _taken(value, run.columns)
+            for piece in run.pieces:
+                rows = slice(piece.start * share, piece.end * share)
+                scores = torch.bmm(query[:, rows], _taken(keys, piece.keys).transpose(1, 2))
+                if softcap:
+                    scores = scores.div_(softcap).tanh_().mul_(softcap)
+                lines = scores.view(groups, -1, share, scores.shape[2])
+                lines[..., piece.clear :].add_(piece.mask[:, None])
+                weights = scores.softmax(-1)
+                output[:, rows] = torch.bmm(weights, _taken(values, piece.keys))
+                saved.append(weights)
         ctx.save_for_backward(query, key, value, *saved)
-        ctx.pieces, ctx.scaling, ctx.softcap, ctx.share = pieces, scaling, softcap, share
+        ctx.runs, ctx.scaling, ctx.softcap, ctx.share = runs, scaling, softcap, share
         return output.view(groups, length, share, -1).transpose(0, 1).reshape(1, length, heads, -1)
 
     @staticmethod
@@ -254,17 +279,25 @@ class _PlannedAttention(torch.autograd.Function):
         gradient = _by_group(outputs[0][0].transpose(0, 1), groups)
         d_query = torch.empty_like(query)
         d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
-        for weights, piece in zip(saved, ctx.pieces, strict=True):
-            rows = slice(piece.start * share, piece.end * share)
-            g = gradient[:, rows]
-            _give(d_value, piece.keys, weights, g)
-            d_weights = torch.bmm(g, _taken(value, piece.keys).transpose(1, 2))
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            if ctx.softcap:
-                capped = _scores(query, key, piece, share).div_(ctx.softcap).tanh_()
-                d_scores = d_scores * (1 - capped.square_())
-            d_query[:, rows] = torch.bmm(d_scores, _taken(key, piece.keys))
-            _give(d_key, piece.keys, d_scores, query[:, rows])
+        of_pieces = iter(saved)
+        for run in ctx.runs:
+            keys, values = _taken(key, run.columns), _taken(value, run.columns)
+            d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
+            for piece in run.pieces:
+                weights = next(of_pieces)
+                rows = slice(piece.start * share, piece.end * share)
+                q, g = query[:, rows], gradient[:, rows]
+                k, v = _taken(keys, piece.keys), _taken(values, piece.keys)
+                _give(d_values, piece.keys, weights, g)
+                d_weights = torch.bmm(g, v.transpose(1, 2))
+                d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+                if ctx.softcap:
+                    capped = torch.bmm(q, k.transpose(1, 2)).div_(ctx.softcap).tanh_()
+                    d_scores = d_scores * (1 - capped.square_())
+                d_query[:, rows] = torch.bmm(d_scores, k)
+                _give(d_keys, piece.keys, d_scores, q)
+            _spread(d_key, run.columns, d_keys)
+            _spread(d_value, run.columns, d_values)
         lines = d_query.mul_(ctx.scaling).view(groups, -1, share, key.shape[2])
         return (
             lines.transpose(1, 2).reshape(1, groups * share, -1, key.shape[2]),
@@ -284,29 +317,25 @@ def _by_group(values: Tensor, groups: int) -> Tensor:
     return copy.view(groups, -1, size)
 
 
-def _scores(query: Tensor, key: Tensor, piece: Piece, share: int) -> Tensor:
-    """[K, queries · H/K, keys]."""
-    rows = query[:, piece.start * share : piece.end * share]
-    return torch.bmm(rows, _taken(key, piece.keys).transpose(1, 2))
-
-
-def _taken(values: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
+def _taken(values: Tensor, ranges: Ranges) -> Tensor:
     """Some columns of [K, L, D]."""
     parts = [values[:, start:end] for start, end in ranges]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def _give(
-    gradient: Tensor, ranges: tuple[tuple[int, int], ...], left: Tensor, right: Tensor
-) -> None:
+def _give(gradient: Tensor, ranges: Ranges, left: Tensor, right: Tensor) -> None:
     """Adds leftᵀ right to some columns of a gradient [K, L, D]."""
     if len(ranges) == 1:
         gradient[:, ranges[0][0] : ranges[0][1]].baddbmm_(left.transpose(1, 2), right)
-        return
-    product = torch.bmm(left.transpose(1, 2), right)
+    else:
+        _spread(gradient, ranges, torch.bmm(left.transpose(1, 2), right))
+
+
+def _spread(gradient: Tensor, ranges: Ranges, values: Tensor) -> None:
+    """Adds [K, n, D] to some columns of a gradient [K, L, D]."""
     column = 0
     for start, end in ranges:
-        gradient[:, start:end] += product[:, column : column + end - start]
+        gradient[:, start:end] += values[:, column : column + end - start]
         column += end - start
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from prompt_recovery.backbones import attention
+from prompt_recovery.backbones.frozen import pack_linears
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.norms import fuse_norms
 from prompt_recovery.cache import cache_dir
@@ -68,6 +69,7 @@ def load_model(
     )
     model.requires_grad_(False)
     fuse_norms(model)
+    pack_linears(model)
     return model.eval()
 
 

@@ -11,6 +11,8 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from prompt_recovery.backbones.frozen import FrozenProduct, product_of
+
 
 def fuse_lora(model: Any) -> int:
     """Makes plain LoRA layers of a `PeftModel` compute as `LoraProduct`; returns how many.
@@ -52,7 +54,7 @@ class _Forward:
         off = layer.disable_adapters or layer.merged or layer.active_adapters != ["default"]
         if off or args or kwargs or x.dtype != a.dtype or base.weight.dtype != a.dtype:
             return self.peft(x, *args, **kwargs)
-        return LoraProduct.apply(x, base.weight, base.bias, a, b, layer.scaling["default"])
+        return LoraProduct.apply(x, product_of(base), a, b, layer.scaling["default"])
 
 
 class LoraProduct(torch.autograd.Function):
@@ -63,23 +65,22 @@ class LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
+        ctx: Any, x: Tensor, frozen: FrozenProduct, a: Tensor, b: Tensor, s: float
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         thin = (flat @ a.T).mul_(s)
-        y = nn.functional.linear(flat, weight, bias)
-        y.addmm_(thin, b.T)
-        ctx.save_for_backward(flat, thin, weight, a, b)
-        ctx.scaling = s
+        y = frozen.forward(flat).addmm_(thin, b.T)
+        ctx.save_for_backward(flat, thin, a, b)
+        ctx.frozen, ctx.scaling = frozen, s
         ctx.needs_x = x.requires_grad
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:  # noqa: D102
-        flat, thin, weight, a, b = ctx.saved_tensors
+        flat, thin, a, b = ctx.saved_tensors
         g = outputs[0].reshape(-1, outputs[0].shape[-1])
         g_thin = (g @ b).mul_(ctx.scaling)
         g_x = None
         if ctx.needs_x:
-            g_x = (g @ weight).addmm_(g_thin, a).view(*outputs[0].shape[:-1], -1)
-        return g_x, None, None, g_thin.T @ flat, (thin.T @ g).T, None
+            g_x = ctx.frozen.backward(g).addmm_(g_thin, a).view(*outputs[0].shape[:-1], -1)
+        return g_x, None, g_thin.T @ flat, (thin.T @ g).T, None

@@ -77,7 +77,7 @@ class NormProduct(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> Any:  # noqa: D102
         x, scale, weight = ctx.saved_tensors
         factor = 1.0 + weight.float() if ctx.one_plus else weight.float()
-        unit = x * scale
-        g = outputs[0] * factor
+        unit = x.float() * scale  # of one dtype: products of mixed ones are slow
+        g = outputs[0].float() * factor
         mean = torch.linalg.vecdot(g, unit).unsqueeze(-1).div_(-x.shape[-1])
         return g.addcmul_(unit, mean).mul_(scale).to(x.dtype), None, None, None

@@ -80,11 +80,27 @@ def hub(
         PromptRecoveryError: the extra is not installed, the dataset cannot be had, or rows that
             `validate` refuses.
     """
+    rows = hub_rows(repo, split, revision, "data")
+    return validate(rows, repo, columns or ColumnNames(), drop_invalid)
+
+
+def hub_rows(repo: str, split: str, revision: str | None, group: str) -> Iterator[Row]:
+    """The raw rows of one split of a dataset on the Hub, in order.
+
+    Args:
+        repo: owner/name.
+        split: of the dataset.
+        revision: a commit, tag or branch; None is the newest.
+        group: the configuration group that errors speak of: `data` or `originals`.
+
+    Raises:
+        PromptRecoveryError: the extra is not installed, or the dataset cannot be had.
+    """
     try:
         import datasets
     except ImportError as error:
         raise PromptRecoveryError(
-            "data=hub needs the package `datasets`: pip install 'prompt-recovery[hub]'"
+            f"{group}=hub needs the package `datasets`: pip install 'prompt-recovery[hub]'"
         ) from error
     try:
         table = datasets.load_dataset(repo, split=split, revision=revision)
@@ -92,10 +108,9 @@ def hub(
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
             f"cannot load the dataset '{repo}' (split '{split}') from the Hub: {first_line}; "
-            "check the name and the network, or download it and use data=file data.path=…"
+            f"check the name and the network, or download it and use {group}=file {group}.path=…"
         ) from error
-    rows = (Row(f"{repo}[{split}], row {n}", values) for n, values in enumerate(table, start=1))
-    return validate(rows, repo, columns or ColumnNames(), drop_invalid)
+    return (Row(f"{repo}[{split}], row {n}", values) for n, values in enumerate(table, start=1))
 
 
 def read_rows(path: Path) -> Iterator[Row]:

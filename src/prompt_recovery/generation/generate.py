@@ -166,7 +166,8 @@ def _instructions(
     if wanted.variations:
         with RequestProgress("rewording instructions", len(found)) as progress:
             rewriter.seen = progress
-            found += variations(rewriter, found, wanted.variations, job.seed)
+            scs = job.scs() if job.scs else None
+            found += variations(rewriter, found, wanted.variations, job.seed, scs)
     if wanted.near_duplicate_scs is not None:
         if job.scs is None:
             raise PromptRecoveryError("instructions.near_duplicate_scs: needs a metric")

@@ -13,7 +13,7 @@ from typing import Any
 
 from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.examples import Row, problem_with_text
-from prompt_recovery.data.sources import SUFFIXES, read_rows, starter
+from prompt_recovery.data.sources import SUFFIXES, hub_rows, read_rows, starter
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.filters import Draft, Filters, clean_rewrite, reason_to_reject
@@ -158,21 +158,7 @@ def hub_originals(
         PromptRecoveryError: the extra is not installed, the dataset cannot be had, or rows as of
             `file_originals`.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise PromptRecoveryError(
-            "originals=hub needs the package `datasets`: pip install 'prompt-recovery[hub]'"
-        ) from error
-    try:
-        table = datasets.load_dataset(repo, split=split, revision=revision)
-    except Exception as error:  # the library raises a dozen types for what is one thing to a user
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PromptRecoveryError(
-            f"cannot load the dataset '{repo}' (split '{split}') from the Hub: {first_line}; "
-            "check the name and the network, or download it and use originals=file"
-        ) from error
-    rows = (Row(f"{repo}[{split}], row {n}", values) for n, values in enumerate(table, start=1))
+    rows = hub_rows(repo, split, revision, "originals")
     return _validated(rows, repo, columns, drop_invalid, licence)
 
 

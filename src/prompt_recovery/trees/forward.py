@@ -1,10 +1,12 @@
 """Log-probabilities of completions, from one pass over packed trees."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prompt_recovery.trees.masks import attention_mask
 from prompt_recovery.trees.pack import TreeBatch
@@ -46,12 +48,13 @@ def score_completions(model: Any, batch: TreeBatch) -> CompletionScores:
         batch: the trees, on the model's device.
     """
     causal_lm = causal_lm_of(model)
-    hidden = causal_lm.get_decoder()(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        attention_mask=attention_mask(causal_lm, batch),
-        use_cache=False,
-    ).last_hidden_state
+    with _last_layer_at(causal_lm, batch.predictors):
+        hidden = causal_lm.get_decoder()(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attention_mask=attention_mask(causal_lm, batch),
+            use_cache=False,
+        ).last_hidden_state
     hidden = hidden.flatten(0, 1).index_select(0, batch.predictors)
     values = token_log_probabilities(causal_lm, hidden, batch.targets)
     zeros = torch.zeros(len(batch.tree_of_completion), device=values.device)
@@ -59,3 +62,37 @@ def score_completions(model: Any, batch: TreeBatch) -> CompletionScores:
         log_probability=zeros.index_add(0, batch.completion, values),
         length=zeros.index_add(0, batch.completion, torch.ones_like(values)),
     )
+
+
+@contextmanager
+def _last_layer_at(causal_lm: Any, rows: Tensor) -> Iterator[None]:
+    """Has the last layer's feed-forward part compute only some tokens, and give 0 for the others.
+
+    Nothing reads the others: no layer follows, and only these tokens' hidden states are used. With
+    gradient checkpointing the backward pass computes the layer again, when this is over, so that
+    there it computes all.
+
+    Args:
+        causal_lm: the model.
+        rows: int64 [N], tokens of the flattened batch.
+    """
+    mlp = getattr(causal_lm.get_decoder().layers[-1], "mlp", None)
+    if not isinstance(mlp, nn.Module) or causal_lm.is_gradient_checkpointing:
+        yield
+        return
+    rows, forward = rows.unique(), mlp.forward  # a prompt's last token predicts several
+
+    def at_rows(x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)
+        some = forward(flat.index_select(0, rows)[None])[0]
+        return torch.zeros_like(flat, dtype=some.dtype).index_copy(0, rows, some).view(x.shape)
+
+    had_own = "forward" in vars(mlp)
+    mlp.forward = at_rows
+    try:
+        yield
+    finally:
+        if had_own:
+            mlp.forward = forward
+        else:
+            del mlp.forward

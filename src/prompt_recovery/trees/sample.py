@@ -86,7 +86,7 @@ def sample_completions(
     for step in range(max_new_tokens):
         logits = vocabulary_logits(causal_lm, hidden)
         uniform = None if draws is None else draws.to(device)[active, :, step]
-        tokens = _choose(logits, heat, uniform)
+        tokens = choose(logits, heat, uniform)
         state.add(active, step, tokens, logits, ends)
         still = ~state.finished[active].all(1)
         if all_done(not bool(still.any()) or step + 1 == max_new_tokens):
@@ -104,7 +104,7 @@ def sample_completions(
     return state.samples()
 
 
-def _choose(logits: Tensor, heat: Tensor, uniform: Tensor | None) -> Tensor:
+def choose(logits: Tensor, heat: Tensor, uniform: Tensor | None) -> Tensor:
     """int64 [R, N]: the token where the cumulative distribution passes the draw."""
     likeliest = logits.argmax(-1)
     if uniform is None:

@@ -108,10 +108,8 @@ class LlamaCppRewriter:
             llama.close()
 
     def _tokens(self, chat: Chat) -> list[int]:
-        def render(messages: Chat) -> str:
-            return str(self._formatter(messages=messages).prompt)
-
-        text = prompt_text(self.model, chat, render)
+        formatter = self._formatter
+        text = prompt_text(self.model, chat, lambda messages: formatter(messages=messages).prompt)
         tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=False, special=True)
         return tokens
 
@@ -141,17 +139,17 @@ class LlamaCppRewriter:
 
     @cached_property
     def _formatter(self) -> Any:
+        llama = self._llama
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-        template = self._llama.metadata.get("tokenizer.chat_template")
+        template = llama.metadata.get("tokenizer.chat_template")
         if not template:
             raise PromptRecoveryError(
                 f"{self._file.name} holds no chat template: a rewriter must be a chat model (an "
                 "instruction-tuned one)"
             )
-        model = self._llama._model
-        bos, eos = (model.token_get_text(t) if t >= 0 else "" for t in
-                    (self._llama.token_bos(), self._llama.token_eos()))  # fmt: skip
+        bos, eos = (llama._model.token_get_text(t) if t >= 0 else "" for t in
+                    (llama.token_bos(), llama.token_eos()))  # fmt: skip
         return Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
 
 

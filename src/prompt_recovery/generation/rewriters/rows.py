@@ -11,8 +11,10 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from prompt_recovery.backbones.attention import additive
 from prompt_recovery.trees.masks import windows
-from prompt_recovery.trees.sample import _choose
+from prompt_recovery.trees.sample import choose
 from prompt_recovery.trees.vocabulary import vocabulary_logits
+
+_BLOCK = 64  # columns by which rows get longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def decode(
     waiting = deque(sorted(prompts, key=lambda p: (-len(p.tokens), p.key)))
     if not waiting:
         return
-    cache = _RowCache(causal_lm, rows, len(waiting[0].tokens) + max_new_tokens)
+    cache = _RowCache(causal_lm, rows)
     hidden = torch.zeros(
         rows, 1, causal_lm.get_output_embeddings().weight.shape[1],
         dtype=causal_lm.dtype, device=device,
@@ -92,7 +94,7 @@ def decode(
         draws = [w.prompt.draws[len(w.tokens)] if w else 0.0 for w in writing]
         uniform = torch.tensor(draws, dtype=torch.float64, device=device)[:, None]
         logits = vocabulary_logits(causal_lm, hidden)
-        chosen = _choose(logits, heat, uniform).squeeze(1).tolist()
+        chosen = choose(logits, heat, uniform).squeeze(1).tolist()
         for row, token in enumerate(chosen):
             written = writing[row]
             if written is None:
@@ -112,13 +114,13 @@ def decode(
 class _RowCache:
     """Keys and values of rows that are at different places, and the passes that fill them."""
 
-    def __init__(self, causal_lm: Any, rows: int, capacity: int) -> None:
+    def __init__(self, causal_lm: Any, rows: int) -> None:
         self._causal_lm = causal_lm
         self._device = causal_lm.device
         # The column that each row writes next; an idle row writes into its first.
         self._next = torch.zeros(rows, dtype=torch.int64)
         count = causal_lm.config.get_text_config().num_hidden_layers
-        self._layers = [_RowLayer(rows, capacity) for _ in range(count)]
+        self._layers = [_RowLayer(rows) for _ in range(count)]
         self._cache = Cache(layers=self._layers)
 
     def read(self, row: int, tokens: Sequence[int]) -> Tensor:
@@ -129,9 +131,12 @@ class _RowCache:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[0, -1]
-        for layer, own in zip(self._layers, cache.layers, strict=True):
-            layer.fill(row, own.keys[0], own.values[0])
         self._next[row] = len(tokens)
+        width = self._width()
+        for layer, own in zip(self._layers, cache.layers, strict=True):
+            layer.widen(width, own.keys, own.values)
+            layer.keys[row, :, : len(tokens)] = own.keys[0]
+            layer.values[row, :, : len(tokens)] = own.values[0]
         return hidden
 
     def free(self, row: int) -> None:
@@ -140,10 +145,10 @@ class _RowCache:
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Adds a token to every row; [R, 1, d], their hidden states."""
-        place = self._next.to(self._device)
-        width = int(self._next.max()) + 1
+        place, width = self._next.to(self._device), self._width()
         for layer in self._layers:
-            layer.place, layer.width = place, width
+            layer.widen(width, layer.keys, layer.values)
+            layer.place = place
         hidden: Tensor = self._causal_lm.get_decoder()(
             input_ids=torch.tensor(tokens, device=self._device)[:, None],
             position_ids=place[:, None],
@@ -153,6 +158,10 @@ class _RowCache:
         ).last_hidden_state
         self._next += (self._next > 0).long()
         return hidden
+
+    def _width(self) -> int:
+        """Columns that hold every row and the token that it gets next, in whole blocks."""
+        return (int(self._next.max()) // _BLOCK + 1) * _BLOCK
 
     def _mask(self, place: Tensor, width: int) -> Any:
         """Additive [R, 1, 1, width]; in a dict by kind of layer where there are two kinds."""
@@ -169,32 +178,39 @@ class _RowCache:
 
 
 class _RowLayer(DynamicLayer):
-    """One layer's keys and values [R, K, capacity, D]; windowed layers keep everything too."""
+    """One layer's keys and values [R, K, width, D]; windowed layers keep everything too.
 
-    def __init__(self, rows: int, capacity: int) -> None:
+    They are no wider than they must be, and never sliced: products with slices copy them first.
+    """
+
+    def __init__(self, rows: int) -> None:
         super().__init__()
-        self.rows, self.capacity = rows, capacity
-        self.width = 0
+        self.all_rows = torch.arange(rows)
         self.place: Tensor
 
-    def fill(self, row: int, keys: Tensor, values: Tensor) -> None:
-        """Writes a prompt's keys and values [K, T, D] from a row's first column on."""
+    def widen(self, width: int, keys: Tensor, values: Tensor) -> None:
+        """Changes the width; keys and values [·, K, ·, D] say what the first are like."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-            # Zeros, as what is masked is still multiplied by 0.
-            shape = (self.rows, keys.shape[0], self.capacity)
-            self.keys = keys.new_zeros(*shape, keys.shape[2])
-            self.values = values.new_zeros(*shape, values.shape[2])
-            self.all_rows = torch.arange(self.rows, device=keys.device)
-        self.keys[row, :, : keys.shape[1]] = keys
-        self.values[row, :, : values.shape[1]] = values
+            self.all_rows = self.all_rows.to(keys.device)
+            self.keys, self.values = keys[:0], values[:0]
+        elif self.keys.shape[2] == width:
+            return
+        self.keys, self.values = (self._copied(x, width) for x in (self.keys, self.values))
+
+    def _copied(self, old: Tensor, width: int) -> Tensor:
+        # Zeros, as what is masked is still multiplied by 0.
+        new = old.new_zeros(len(self.all_rows), old.shape[1], width, old.shape[3])
+        kept = min(width, old.shape[2])
+        new[: len(old), :, :kept] = old[:, :, :kept]
+        return new
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         self.keys[self.all_rows, :, self.place] = key_states[:, :, 0]
         self.values[self.all_rows, :, self.place] = value_states[:, :, 0]
-        return self.keys[:, :, : self.width], self.values[:, :, : self.width]
+        return self.keys, self.values
 
     def get_seq_length(self, *_args: Any) -> int:
-        return self.width - 1
+        return self.keys.shape[2] if self.is_initialized else 0
