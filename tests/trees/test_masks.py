@@ -33,16 +33,16 @@ def test_plans_show_what_dense_masks_show(window, gap, queries, monkeypatch):
         batch.until[0], batch.position_ids[0], batch.tree[0], window, torch.float32
     )
     shown = torch.zeros(1, *[batch.input_ids.shape[1]] * 2, dtype=torch.bool)
-    for run, piece in ((run, piece) for run in runs for piece in run.pieces):
+    for columns, piece in [(r.columns, p) for r in runs for p in r.pieces]:
         assert piece.end - piece.start <= queries
-        gathered = [c for start, end in run.columns for c in range(start, end)]
-        columns = [gathered[c] for start, end in piece.keys for c in range(start, end)]
-        assert len(columns) == piece.clear + piece.mask.shape[1]
-        seen = torch.ones(piece.end - piece.start, len(columns), dtype=torch.bool)
+        gathered = [c for start, end in columns for c in range(start, end)]
+        keys = [gathered[c] for start, end in piece.keys for c in range(start, end)]
+        assert len(keys) == piece.clear + piece.mask.shape[1]
+        seen = torch.ones(piece.end - piece.start, len(keys), dtype=torch.bool)
         seen[:, piece.clear :] = piece.mask == 0
-        shown[0, piece.start : piece.end, columns] = seen
+        shown[0, piece.start : piece.end, keys] = seen
         # No tree's keys are multiplied with another's queries.
-        theirs = set(batch.tree[0, columns].tolist()) | {-1}
+        theirs = set(batch.tree[0, keys].tolist()) | {-1}
         assert theirs <= {-1, *batch.tree[0, piece.start : piece.end].tolist()}
     assert torch.equal(shown, visible(batch, window))
 

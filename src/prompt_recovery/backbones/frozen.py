@@ -26,7 +26,7 @@ def pack_linears(model: Any) -> int:
     if not layers or size > _MEMORY * psutil.virtual_memory().available or not _packs_work():
         return 0
     for layer in layers:
-        layer.forward = _Forward(FrozenProduct(layer))  # type: ignore[method-assign]
+        layer.forward = _Forward(FrozenProduct(layer))  # type: ignore[method-assign, assignment]
     return len(layers)
 
 
