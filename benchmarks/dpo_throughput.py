@@ -1,17 +1,19 @@
 """DPO throughput: ours against `trl.DPOTrainer`, in one run on the same work.
 
-    python benchmarks/dpo_throughput.py [pairs] [model]     smollm2 (default) or gemma3_270m
+    [BATCH=8] python benchmarks/dpo_throughput.py [pairs] [model]     smollm2 or gemma3_270m
     python benchmarks/dpo_throughput.py cuda [shape]        mistral-7b (default) or tiny, random
 
 Both sides train three epochs of the same pairs in the same order, in bf16, with the same LoRA on
-every linear layer, the same first weights, batch size, learning rate and clipping. The reference
-pass counts: TRL runs with `precompute_ref_log_probs`, and for one epoch also without, and its
-faster way counts. With K = 4, our listwise objective trains on four completions of each prompt,
-TRL on four pairs of the same ones (the best against the others, the second against the third).
-Every side is a process of its own. Writes `benchmarks/results/dpo_throughput_<model>.json`.
+every linear layer, the same first weights, batch size (4, or `BATCH`; TRL's default is 8), learning
+rate and clipping. The reference pass counts: TRL runs with `precompute_ref_log_probs`, and for one
+epoch also without, and its faster way counts. With K = 4, our listwise objective trains on four
+completions of each prompt, TRL on four pairs of the same ones (the best against the others, the
+second against the third). Every side is a process of its own. Writes
+`benchmarks/results/dpo_throughput_<model>_batch<size>.json`.
 """
 
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -31,7 +33,7 @@ from work import (
     write_report,
 )
 
-BATCH = 4
+BATCH = int(os.environ.get("BATCH", "4"))
 EPOCHS = 3
 BETA = 0.1
 LEARNING_RATE = 1e-4
@@ -88,7 +90,7 @@ def train_trees(model: Any, trees: list[Any], pad: int, device: str = "cpu") -> 
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = MasterAdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=0.0)
     losses, ends = [], []
-    warm_up(model)
+    warm_up(model, BATCH)
     start = time.perf_counter()
     model.eval()
     sharing = trees_share_rows(causal_lm_of(model))
@@ -193,7 +195,7 @@ def train_trl(
             "rejected_ids": [list(r) for _, _, r in triples],
         }
     )
-    warm_up(model)
+    warm_up(model, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         options = DPOConfig(
             output_dir=folder,
@@ -353,9 +355,9 @@ def main() -> None:
         "trl_online": online,
         "trl_four_pairs": four,
     }
-    write_report(f"dpo_throughput_{model}", report)
+    write_report(f"dpo_throughput_{model}_batch{BATCH}", report)
     print(
-        f"{model}, {count} pairs, ours / TRL: one epoch {report['ratio_one_epoch']:.1f}×, three "
+        f"{model}, {count} pairs in batches of {BATCH}, ours / TRL: one epoch {report['ratio_one_epoch']:.1f}×, three "
         f"{report['ratio_three_epochs']:.1f}×, K = 4 {report['ratio_four_completions']:.1f}×, "
         f"memory 1 / {report['ratio_peak_memory']:.1f}; loss error against fp32 "
         f"{error(mine):.4f} (TRL {error(theirs):.4f}); "

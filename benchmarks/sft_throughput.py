@@ -48,7 +48,7 @@ def ours(count: int) -> dict[str, float]:
     objective = SFT(length_power=0.0)
     losses = []
     sharing = trees_share_rows(causal_lm_of(model))
-    warm_up(model)
+    warm_up(model, BATCH)
     start = time.perf_counter()
     for i in range(0, len(rows), BATCH):
         trees = [Tree(r.prompt, r.completions) for r in rows[i : i + BATCH]]
@@ -123,7 +123,7 @@ def trl(count: int, adapter: str) -> dict[str, float]:
             peft_config=None if adapter == "bf16" else lora,
             callbacks=[Clock()],
         )
-        warm_up(model)
+        warm_up(model, BATCH)
         trainer.train()
     first = next(x["loss"] for x in trainer.state.log_history if "loss" in x)
     return {"seconds": clock["end"] - clock["start"], "loss": first}
