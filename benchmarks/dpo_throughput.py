@@ -357,7 +357,8 @@ def main() -> None:
     }
     write_report(f"dpo_throughput_{model}_batch{BATCH}", report)
     print(
-        f"{model}, {count} pairs in batches of {BATCH}, ours / TRL: one epoch {report['ratio_one_epoch']:.1f}×, three "
+        f"{model}, {count} pairs in batches of {BATCH}, ours / TRL: "
+        f"one epoch {report['ratio_one_epoch']:.1f}×, three "
         f"{report['ratio_three_epochs']:.1f}×, K = 4 {report['ratio_four_completions']:.1f}×, "
         f"memory 1 / {report['ratio_peak_memory']:.1f}; loss error against fp32 "
         f"{error(mine):.4f} (TRL {error(theirs):.4f}); "
