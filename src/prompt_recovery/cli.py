@@ -237,29 +237,44 @@ _TEXTS: dict[str, str] = {}
 @one_line_errors
 def recover(config: DictConfig) -> None:
     """Recovers the prompts of a file of pairs, or of one pair."""
-    from hydra.utils import instantiate
-
-    run = _run_folder(config.run)
+    recipe = _recipe(config)
     from prompt_recovery.recovery.pairs import PairColumns
     from prompt_recovery.recovery.recover import RecoveryJob
     from prompt_recovery.recovery.recover import recover as recover_prompts
 
     job = RecoveryJob(
-        run=run,
-        decoding=instantiate(config.decoding),
+        recipe=recipe,
         input=None if config.input is None else Path(config.input),
         output=Path(config.output),
         columns=PairColumns(**config.columns),
         original=_TEXTS.get("original", config.original),
         rewritten=_TEXTS.get("rewritten", config.rewritten),
-        **{name: config[name] for name in
-           ("confidence", "threshold", "precision", "backbone_path", "trust_remote_code")},
-    )  # fmt: skip
+        threshold=config.threshold,
+    )
     try:
         recover_prompts(job)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _recipe(config: DictConfig) -> Any:
+    """What answers, for `recover` and `app`."""
+    from hydra.utils import instantiate
+
+    runs = list(config.run) if OmegaConf.is_list(config.run) else [config.run]
+    folders = [_run_folder(run) for run in runs]
+
+    from prompt_recovery.recovery.assemble import Recipe
+
+    return Recipe(
+        runs=folders,
+        decoding=instantiate(config.decoding),
+        weights=list(config.weights or []),
+        channel=instantiate(config.channel),
+        **{name: config[name] for name in
+           ("confidence", "precision", "backbone_path", "trust_remote_code")},
+    )  # fmt: skip
 
 
 def _take_texts(arguments: list[str]) -> list[str]:

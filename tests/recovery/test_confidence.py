@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ from prompt_recovery.recovery.confidence import (
     Calibration,
     calibrate,
     fit,
-    read_calibrations,
+    keep,
+    kept,
     with_mean_prompt,
-    write_calibration,
 )
 from prompt_recovery.recovery.decoding import Candidate
 from prompt_recovery.recovery.recoverer import ConstantRecoverer, Prediction
@@ -48,11 +49,12 @@ def test_what_chooses_nothing_has_no_confidence(scs, examples):
 
 def test_calibrations_are_kept_by_key(tmp_path):
     first, second = Calibration((0.0, 1.0), (0.1, 0.2), 9), Calibration((0.5,), (0.3,), 4)
-    write_calibration(tmp_path, "a", first)
-    write_calibration(tmp_path, "b", second)
-    assert read_calibrations(tmp_path) == {"a": first, "b": second}
+    keep(tmp_path, "a", asdict(first))
+    keep(tmp_path, "b", asdict(second) | {"weight": 0.5})
+    assert Calibration.of(kept(tmp_path)["a"]) == first
+    assert Calibration.of(kept(tmp_path)["b"]) == second
     (tmp_path / "calibration.json").write_text(json.dumps({"a": 3}))
-    assert read_calibrations(tmp_path) == {}
+    assert kept(tmp_path) == {}
 
 
 def test_the_mean_prompt_answers_where_the_recoverer_does_not_know():

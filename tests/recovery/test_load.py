@@ -5,10 +5,11 @@ import pytest
 import yaml
 
 from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Beam, Greedy, Sampling, load_recoverer
-from prompt_recovery.recovery.load import calibrated, validation_examples
+from prompt_recovery.recovery.load import validation_examples
 from prompt_recovery.recovery.recoverer import pairs_of
 
 
@@ -94,32 +95,12 @@ def test_a_record_cannot_ask_for_code(trained_run, tmp_path):
         validation_examples(copy / "adapter")
 
 
-def test_confidence_is_fitted_once_on_the_validation_split(trained_run, tmp_path, few_examples):
-    copy = edited(trained_run, tmp_path, lambda r: None)
-    found = validation_examples(copy / "adapter")
-    data = type("D", (), {"examples": few_examples, "name": "d"})
-    assert found == split(data, val=0.2, test=0.2).val
-    done = []
-    decoding = MBR(4, 1.0, 4)
-    recoverer = load_recoverer(copy, decoding, "fp32")
-    calibrated(recoverer, copy, lambda n, total: done.append((n, total)))
-    assert sum(n for n, _ in done) == done[0][1] == len(found)
-    predictions = recoverer.recover(pairs_of(few_examples)[:6])
-    assert all(p.fallback or -1 <= p.confidence <= 1 for p in predictions)
-    assert any(p.confidence is not None for p in predictions)
-
-    again = load_recoverer(copy, decoding, "fp32")
-    calibrated(again, copy, lambda n, total: pytest.fail("it was fitted before"))
-    assert again.recover(pairs_of(few_examples)[:6]) == predictions
-    other = load_recoverer(copy, MBR(5, 1.0, 4), "fp32")
-    assert not other.calibrations  # another decoding has another scale
-
-
-def test_changed_data_gives_no_confidence(trained_run, tmp_path, caplog):
+def test_the_validation_split_is_that_of_the_run(trained_run, few_examples, tmp_path):
+    found = validation_examples(trained_run / "adapter")
+    assert found == split(Dataset("d", few_examples), val=0.2, test=0.2).val
     copy = edited(trained_run, tmp_path, lambda r: r["data"].update(fingerprint="other"))
-    recoverer = calibrated(load_recoverer(copy, Greedy(2)), copy, lambda *_: None)
-    assert not recoverer.calibrations
-    assert "no longer what the run was trained on" in caplog.text
+    with pytest.raises(PromptRecoveryError, match="no longer what the run was trained on"):
+        validation_examples(copy / "adapter")
 
 
 def test_records_name_their_metric(trained_run):

@@ -1,8 +1,8 @@
 """How sure a recoverer is: the SCS that its answer may be expected to have."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class Calibration:
     scores: tuple[float, ...]
     expected: tuple[float, ...]
     examples: int
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Calibration":
+        """From plain values, as they are kept."""
+        return cls(tuple(values["scores"]), tuple(values["expected"]), int(values["examples"]))
 
     def __call__(self, score: float) -> float:
         """The expected SCS of an answer with this score."""
@@ -80,28 +86,30 @@ def calibrate(
     return fit(scores, scs(answers, truths).tolist())
 
 
-def read_calibrations(folder: Path) -> dict[str, Calibration]:
-    """What is kept beside an adapter, by key; nothing where there is none, or it is damaged."""
+def kept(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was fitted and kept beside an adapter, by key; nothing if there is no such file, or a
+    damaged one."""
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return {
-            key: Calibration(tuple(v["scores"]), tuple(v["expected"]), v["examples"])
-            for key, v in values.items()
-        }
+        for entry in values.values():
+            Calibration.of(entry)
+        return dict(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def write_calibration(folder: Path, key: str, calibration: Calibration) -> None:
-    """Adds one to those beside an adapter.
+def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
+    """Adds something fitted to what is kept beside an adapter.
 
     Raises:
         PromptRecoveryError: the file cannot be written.
     """
-    values: dict[str, Any] = {k: asdict(c) for k, c in read_calibrations(folder).items()}
-    values[key] = asdict(calibration)
-    with written_whole(folder / FILE) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    entries = kept(folder) | {key: values}
+    try:
+        with written_whole(folder / FILE) as temporary:
+            temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PromptRecoveryError(f"cannot write {folder / FILE} ({error.strerror})") from error
 
 
 def with_mean_prompt(

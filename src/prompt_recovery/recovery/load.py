@@ -8,7 +8,6 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,14 @@ from prompt_recovery.backbones.adapters import load_adapter
 from prompt_recovery.backbones.load import load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.precision import choose_precision
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.data import sources
 from prompt_recovery.data.examples import ColumnNames, RewriteExample
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.confidence import (
-    calibrate,
-    read_calibrations,
-    write_calibration,
-)
-from prompt_recovery.recovery.decoding import Decoding, from_record, record
-from prompt_recovery.recovery.recoverer import ModelRecoverer, Recoverer
+from prompt_recovery.recovery.decoding import Decoding, from_record
+from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import Template
 
 log = logging.getLogger(__name__)
@@ -91,8 +84,6 @@ def load_recoverer(
     backbone = replace(Backbone(**saved["backbone"]), trust_remote_code=trust_remote_code)
     if backbone_path is not None:
         backbone = replace(backbone, path=backbone_path)
-    chosen = decoding or from_record(saved["decoding"])
-    scs = scs or recorded_metric(saved)
     location = locate(backbone)
     if saved.get("backbone_identity", location.identity) != location.identity:
         if backbone_path is None:
@@ -104,20 +95,16 @@ def load_recoverer(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = choose_precision(precision, device).dtype
     model = load_adapter(load_model(backbone, location, dtype), folder, dtype).eval()
-    recoverer = ModelRecoverer(
+    return ModelRecoverer(
         model=model.requires_grad_(False).to(device),
         tokenizer=load_tokenizer(backbone, location),
         template=Template(**saved["template"]),
-        decoding=chosen,
+        decoding=decoding or from_record(saved["decoding"]),
         max_prompt_tokens=saved["max_prompt_tokens"],
         fallback=saved["fallback"],
         name=f"{backbone.name} {saved['objective']}",
-        scs=scs,
+        scs=scs or recorded_metric(saved),
     )
-    kept = read_calibrations(folder).get(calibration_key(folder, record(chosen), scs))
-    if kept is not None:
-        recoverer.calibrations[chosen] = kept
-    return recoverer
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -157,62 +144,9 @@ def recorded_metric(saved: dict[str, Any]) -> SCS:
     return SCS(encoder, metric.get("exponent", 3.0))
 
 
-def calibration_key(folder: Path, settings: Any, scs: SCS) -> str:
-    """Changes when anything changes that an answer's score or its SCS depends on.
-
-    Args:
-        folder: of the adapter.
-        settings: the decoding, and what else there is, as plain values.
-        scs: the metric.
-    """
-    weights = (folder / "adapter_model.safetensors").read_bytes()
-    digest = hashlib.sha256(weights).hexdigest()
-    return fingerprint(settings, digest, scs.encoder.identity, scs.exponent)
-
-
-def calibrated(
-    recoverer: ModelRecoverer, path: str | Path, progress: Callable[[int, int], None]
-) -> ModelRecoverer:
-    """Gives a recoverer the confidence of its decoding, fitting it if the run has none yet.
-
-    It is fitted on the run's validation split, once for each decoding, and kept beside the adapter.
-    Where that split cannot be had, a warning says why and there is no confidence.
-
-    Args:
-        recoverer: from `load_recoverer`.
-        path: the same.
-        progress: called with the number of pairs just done and of all.
-    """
-    if recoverer.decoding in recoverer.calibrations:
-        return recoverer
-    folder = adapter_folder(path)
-    key = calibration_key(folder, record(recoverer.decoding), recoverer.metric())
-    found = fitted(recoverer, recoverer.metric(), folder, key, progress)
-    if found is not None:
-        recoverer.calibrations[recoverer.decoding] = found
-    return recoverer
-
-
-def fitted(
-    recoverer: Recoverer, scs: SCS, folder: Path, key: str, progress: Callable[[int, int], None]
-) -> Any:
-    """A calibration from beside an adapter or, if it isn't there, fitted and put there."""
-    kept = read_calibrations(folder).get(key)
-    if kept is not None:
-        return kept
-    try:
-        examples = validation_examples(folder)
-    except PromptRecoveryError as error:
-        log.warning("no confidence: %s", error)
-        return None
-    log.info("confidence is fitted once, on %d validation examples", len(examples))
-    found = calibrate(recoverer, examples, scs, lambda n: progress(n, len(examples)))
-    if found is not None:
-        try:
-            write_calibration(folder, key, found)
-        except PromptRecoveryError as error:
-            log.warning("confidence is not kept: %s", error)
-    return found
+def weights_digest(folder: Path) -> str:
+    """Changes when the weights of an adapter change."""
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
 def validation_examples(folder: Path) -> list[RewriteExample]:

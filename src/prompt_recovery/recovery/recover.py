@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,8 @@ from rich.text import Text
 from prompt_recovery.backbones.load import quiet
 from prompt_recovery.cache import cache_dir, fingerprint, locked
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.assemble import Recipe, assemble
 from prompt_recovery.recovery.confidence import with_mean_prompt
-from prompt_recovery.recovery.decoding import Decoding, record
-from prompt_recovery.recovery.load import (
-    adapter_folder,
-    calibrated,
-    calibration_key,
-    load_recoverer,
-    read_record,
-)
 from prompt_recovery.recovery.pairs import (
     PairColumns,
     PredictionStore,
@@ -30,7 +23,7 @@ from prompt_recovery.recovery.pairs import (
     write_predictions,
     writer_of,
 )
-from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair, Prediction, Recoverer
+from prompt_recovery.recovery.recoverer import Pair, Prediction, Recoverer
 
 log = logging.getLogger(__name__)
 
@@ -42,32 +35,22 @@ class RecoveryJob:
     """Everything a call of `recover` needs.
 
     Attributes:
-        run: a run or an adapter folder.
-        decoding: how answers are chosen.
-        input: CSV, JSONL or Parquet; None for one pair.
+        recipe: what answers.
+        input: pairs, as CSV, JSONL or Parquet; None for one pair.
         output: CSV (a submission), JSONL or Parquet.
         columns: what the input calls its columns.
         original: the original text of one pair.
         rewritten: its rewritten text.
-        confidence: say what SCS to expect.
-        threshold: where it is lower, the mean prompt answers; None: nowhere. In [-1, 1].
-        precision: auto, bf16 or fp32.
-        backbone_path: where the backbone is now, if not where the run found it.
-        trust_remote_code: run Python code that comes with the backbone.
+        threshold: where the expected SCS is lower, the mean prompt answers; None: nowhere.
     """
 
-    run: Path
-    decoding: Decoding
+    recipe: Recipe
     input: Path | None = None
     output: Path = Path("submission.csv")
     columns: PairColumns = field(default_factory=PairColumns)
     original: str | None = None
     rewritten: str | None = None
-    confidence: bool = True
     threshold: float | None = None
-    precision: str = "auto"
-    backbone_path: str | None = None
-    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         one = (self.original is not None, self.rewritten is not None)
@@ -75,10 +58,15 @@ class RecoveryJob:
             raise PromptRecoveryError(
                 "give input=<file of pairs>, or original=<text> and rewritten=<text>"
             )
-        if self.threshold is not None and not self.confidence:
+        for name, text in (("original", self.original), ("rewritten", self.rewritten)):
+            if text is not None and not text.strip():
+                raise PromptRecoveryError(f"{name}=: the text is blank; give both texts")
+        if self.threshold is not None and not self.recipe.confidence:
             raise PromptRecoveryError(
                 f"threshold={self.threshold} needs confidence=true: it is an expected SCS"
             )
+        if self.input is not None:
+            writer_of(self.output)
 
 
 def recover(job: RecoveryJob) -> list[Prediction]:
@@ -88,43 +76,17 @@ def recover(job: RecoveryJob) -> list[Prediction]:
         PromptRecoveryError: whatever the user can mend.
     """
     quiet()
-    pairs = []
-    if job.input is not None:
-        writer_of(job.output)
-        pairs = read_pairs(job.input.expanduser(), job.columns)
-    recoverer = load_recoverer(
-        job.run,
-        job.decoding,
-        job.precision,
-        backbone_path=job.backbone_path,
-        trust_remote_code=job.trust_remote_code,
-    )
-    if job.confidence:
-        with progress_bar() as progress:
-            calibrated(recoverer, job.run, shown(progress, "fitting the confidence"))
-    if job.input is None:
-        prediction = recover_one(
-            recoverer, job.original or "", job.rewritten or "", job.threshold
-        )
+    pairs = [] if job.input is None else read_pairs(job.input.expanduser(), job.columns)
+    with progress_bar() as progress:
+        ready = assemble(job.recipe, steps(progress))
+    if job.original is not None and job.rewritten is not None:
+        prediction = recover_one(ready.recoverer, job.original, job.rewritten)
+        if job.threshold is not None:
+            [prediction] = with_mean_prompt([prediction], job.threshold, ready.fallback)
         print_prediction(prediction, Console())
         return [prediction]
     return recover_file(
-        recoverer,
-        _identity(recoverer, adapter_folder(job.run)),
-        pairs,
-        job.output,
-        recoverer.fallback,
-        job.threshold,
-    )
-
-
-def _identity(recoverer: ModelRecoverer, folder: Path) -> str:
-    calibration = recoverer.calibrations.get(recoverer.decoding)
-    return fingerprint(
-        calibration_key(folder, record(recoverer.decoding), recoverer.metric()),
-        read_record(folder),
-        str(recoverer.model.dtype),
-        calibration and asdict(calibration),
+        ready.recoverer, ready.identity, pairs, job.output, ready.fallback, job.threshold
     )
 
 
@@ -183,24 +145,10 @@ def _readable(pair: Pair) -> list[str]:
     return [ascii(text) for text in (pair.original_text, pair.rewritten_text)]
 
 
-def recover_one(
-    recoverer: Recoverer, original_text: str, rewritten_text: str, threshold: float | None
-) -> Prediction:
-    """The prediction for one pair.
-
-    Raises:
-        PromptRecoveryError: a text is blank.
-    """
-    for name, text in (("original", original_text), ("rewritten", rewritten_text)):
-        if not text.strip():
-            raise PromptRecoveryError(f"{name}=: the text is blank; give both texts")
-    # The same texts are the same pair, whatever it is called: samples come again as they were.
-    pair = Pair(fingerprint(ascii(original_text), ascii(rewritten_text)), original_text,
-                rewritten_text)  # fmt: skip
-    [prediction] = recoverer.recover([pair])
-    fallback: Any = getattr(recoverer, "fallback", None)
-    if threshold is not None and fallback:
-        [prediction] = with_mean_prompt([prediction], threshold, fallback)
+def recover_one(recoverer: Recoverer, original_text: str, rewritten_text: str) -> Prediction:
+    """The prediction for one pair; the same texts always get the same one."""
+    id_ = fingerprint(ascii(original_text), ascii(rewritten_text))
+    [prediction] = recoverer.recover([Pair(id_, original_text, rewritten_text)])
     return prediction
 
 
@@ -234,13 +182,13 @@ def progress_bar() -> Progress:
     )
 
 
-def shown(progress: Progress, title: str) -> Callable[[int, int], None]:
-    """Shows a step of a job when its first pairs are done."""
-    tasks: list[Any] = []
+def steps(progress: Progress) -> Callable[[str, int, int], None]:
+    """Shows the steps of a preparation, each from when its first pairs are done."""
+    tasks: dict[str, Any] = {}
 
-    def advance(done: int, total: int) -> None:
-        if not tasks:
-            tasks.append(progress.add_task(title, total=total))
-        progress.advance(tasks[0], done)
+    def advance(title: str, done: int, total: int) -> None:
+        if title not in tasks:
+            tasks[title] = progress.add_task(title, total=total)
+        progress.advance(tasks[title], done)
 
     return advance

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -16,6 +17,8 @@ from prompt_recovery.recovery.confidence import Calibration
 from prompt_recovery.recovery.decoding import Candidate, Decoding
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Sample, sample_completions
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +126,40 @@ class ModelRecoverer:
             decoding: another than the recoverer's own.
         """
         decoding = decoding or self.decoding
-        found: dict[int, list[Candidate]] = {}
+        found = self.ask(pairs, decoding, partial(decoding.candidates, self), progress)
+        return [
+            predicted(pair.id, found.get(i, []), self.fallback, self.calibrations.get(decoding))
+            for i, pair in enumerate(pairs)
+        ]
+
+    def ask(
+        self,
+        pairs: Sequence[Pair],
+        decoding: Decoding,
+        answer: Callable[[Sequence[Sequence[int]], Sequence[str]], list[T]],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> dict[int, T]:
+        """Asks about all usable pairs, in batches of similar length that fit into memory.
+
+        Args:
+            pairs: unusable ones have no answer.
+            decoding: says how many tokens will be written.
+            answer: gets the tokenised prompts and the ids of a batch.
+            progress: called with the number of pairs just done.
+
+        Returns:
+            Index of a pair → its answer.
+        """
+        found: dict[int, T] = {}
         usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
         progress(len(pairs) - len(usable))
         prompts = {i: self.prompt_tokens(pairs[i]) for i in usable}
         written = decoding.branches * decoding.max_new_tokens
         for batch in batches({i: len(prompts[i]) + written for i in usable}, self.batch_tokens):
-            ids = [pairs[i].id for i in batch]
-            rows = decoding.candidates(self, [prompts[i] for i in batch], ids)
+            rows = answer([prompts[i] for i in batch], [pairs[i].id for i in batch])
             found.update(zip(batch, rows, strict=True))
             progress(len(batch))
-        return [
-            predicted(pair.id, found.get(i, []), self.fallback, self.calibrations.get(decoding))
-            for i, pair in enumerate(pairs)
-        ]
+        return found
 
     def prompt_tokens(self, pair: Pair) -> list[int]:
         """The model's input for a pair of usable texts."""
