@@ -25,6 +25,7 @@ usage: prompt-recovery <command> [group=option] [key=value] …
   train     train a recoverer and evaluate it        prompt-recovery train model=mistral
   generate  make a dataset with a rewriter           prompt-recovery generate rows=1000
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
+  app       a web page to try a recoverer            prompt-recovery app run=latest
 
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
@@ -258,6 +259,17 @@ def recover(config: DictConfig) -> None:
         raise SystemExit(130) from None
 
 
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="app")
+@one_line_errors
+def app(config: DictConfig) -> None:
+    """Serves a web page until Ctrl-C."""
+    recipe = _recipe(config)
+
+    from prompt_recovery.app import serve
+
+    serve(recipe, config.host, config.port)
+
+
 def _recipe(config: DictConfig) -> Any:
     """What answers, for `recover` and `app`."""
     from hydra.utils import instantiate
@@ -271,7 +283,7 @@ def _recipe(config: DictConfig) -> Any:
         runs=folders,
         decoding=instantiate(config.decoding),
         weights=list(config.weights or []),
-        channel=instantiate(config.channel),
+        channel=instantiate(config.channel) if "channel" in config else None,
         **{name: config[name] for name in
            ("confidence", "precision", "backbone_path", "trust_remote_code")},
     )  # fmt: skip
@@ -304,7 +316,7 @@ def _run_folder(run: str) -> Path:
 
 def main() -> None:
     """`prompt-recovery <command> …`."""
-    commands = {"train": train, "generate": generate, "recover": recover}
+    commands = {"train": train, "generate": generate, "recover": recover, "app": app}
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
