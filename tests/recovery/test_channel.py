@@ -7,8 +7,8 @@ from prompt_recovery.recovery.channel import Channel, NoisyChannel, fit_channel,
 from prompt_recovery.recovery.decoding import Candidate
 from prompt_recovery.recovery.recoverer import Pair, Prediction
 from prompt_recovery.templates import Template, chat_prompt
-from tests.trees.test_forward import one_by_one, tiny_model
 from prompt_recovery.trees import Tree
+from tests.trees.test_forward import one_by_one, tiny_model
 
 TEMPLATE = Template("t", "{{ original_text }}\n\n{{ rewrite_prompt }}")
 PAIR = Pair("1", "The ferry leaves at dawn from the blue hut.", "At dawn, oh joy, it sails away!")
@@ -21,7 +21,9 @@ class Proposing:
     name = "proposing"
 
     def recover(self, pairs, progress=lambda _: None):
-        candidates = tuple(Candidate(t, -5.0, s) for t, s in zip(PROMPTS, (0.5, 0.4, 0.1)))
+        candidates = tuple(
+            Candidate(t, -5.0, s) for t, s in zip(PROMPTS, (0.5, 0.4, 0.1), strict=True)
+        )
         return [
             Prediction(p.id, PROMPTS[0], False, candidates)
             if p.original_text

@@ -223,4 +223,3 @@ def _keep(folder: Path, key: str, values: dict[str, Any]) -> None:
         keep(folder, key, values)
     except PromptRecoveryError as error:
         log.warning("what was fitted is not kept: %s", error)
-
