@@ -24,7 +24,8 @@ ray = pytest.importorskip("ray", reason="launcher=ray needs the extra [ray]")
 def cluster():
     """A real Ray cluster of this machine, with two workers."""
     os.environ["RAY_AUTH_MODE"] = "disabled"  # or Ray writes a token into the user's home
-    os.environ["RAY_worker_niceness"] = "0"  # or its workers wait for every other test
+    # Otherwise its workers wait for every other test.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     for attempt in range(3):
         try:
             ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING")

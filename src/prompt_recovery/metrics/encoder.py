@@ -82,6 +82,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, source: EncoderSource) -> None:
+        self.source = source
         self._folder = source.folder()
         weights = sorted(self._folder.rglob("*.safetensors")) + sorted(self._folder.rglob("*.json"))
         self.identity = fingerprint(
