@@ -26,17 +26,24 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A predicted prompt; `fallback` if it is not the recoverer's own answer."""
+    """A predicted prompt; `fallback` if it is not the recoverer's own answer.
+
+    `confidence` is the SCS that it expects of itself, where it knows.
+    """
 
     id: str
     rewrite_prompt: str
     fallback: bool = False
+    confidence: float | None = None
 
 
 class Recoverer(Protocol):
     """Whatever answers for pairs; one prediction each, in order, never empty."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """In tables."""
+        ...
 
     def recover(
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = ...
