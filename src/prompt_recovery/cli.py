@@ -26,6 +26,7 @@ usage: prompt-recovery <command> [group=option] [key=value] …
   generate  make a dataset with a rewriter           prompt-recovery generate rows=1000
   evaluate  compare recoverers and baselines         prompt-recovery evaluate \
                                                        recoverers=[runs/latest]
+  recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
 
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
@@ -238,11 +239,12 @@ def evaluate(config: DictConfig) -> float:
     from hydra.utils import instantiate
 
     from prompt_recovery.data.sources import SUFFIXES
+    from prompt_recovery.recovery.assemble import Recipe
     from prompt_recovery.recovery.contenders import (
         from_baseline,
         from_column,
         from_file,
-        from_folder,
+        from_recipe,
     )
     from prompt_recovery.recovery.evaluate import (
         EvaluationJob,
@@ -269,9 +271,16 @@ def evaluate(config: DictConfig) -> float:
             logging.getLogger(__name__).warning(said)
     contenders = []
     for entry in config.recoverers:
-        given = {"path": entry} if isinstance(entry, str) else dict(entry)
-        given["decoding"] = option("decoding", given.get("decoding"))
-        contenders.append(from_folder(precision=config.precision, **given))
+        given = {"run": entry} if isinstance(entry, str) else dict(entry)
+        runs = [given["run"]] if isinstance(given["run"], str) else list(given["run"])
+        recipe = Recipe(
+            runs=[_run_folder(run) for run in runs],
+            decoding=option("decoding", given.get("decoding")),
+            weights=list(given.get("weights") or []),
+            channel=option("channel", given.get("channel")),
+            precision=config.precision,
+        )
+        contenders.append(from_recipe(recipe, given.get("name")))
     for entry in config.baselines:
         contenders.append(from_baseline(option("baseline", entry), training, scs))
     for entry in config.predictions:
@@ -322,16 +331,91 @@ def _option(command: str, group: str, entry: Any) -> DictConfig:
     return chosen
 
 
+_TEXTS: dict[str, str] = {}
+
+
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="recover")
+@one_line_errors
+def recover(config: DictConfig) -> None:
+    """Recovers the prompts of a file of pairs, or of one pair."""
+    recipe = _recipe(config)
+    from prompt_recovery.recovery.pairs import PairColumns
+    from prompt_recovery.recovery.recover import RecoveryJob
+    from prompt_recovery.recovery.recover import recover as recover_prompts
+
+    job = RecoveryJob(
+        recipe=recipe,
+        input=None if config.input is None else Path(config.input),
+        output=Path(config.output),
+        columns=PairColumns(**config.columns),
+        original=_TEXTS.get("original", config.original),
+        rewritten=_TEXTS.get("rewritten", config.rewritten),
+        threshold=config.threshold,
+    )
+    try:
+        recover_prompts(job)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _recipe(config: DictConfig) -> Any:
+    """What answers, for `recover` and `app`."""
+    from hydra.utils import instantiate
+
+    runs = list(config.run) if OmegaConf.is_list(config.run) else [config.run]
+    folders = [_run_folder(run) for run in runs]
+
+    from prompt_recovery.recovery.assemble import Recipe
+
+    return Recipe(
+        runs=folders,
+        decoding=instantiate(config.decoding),
+        weights=list(config.weights or []),
+        channel=instantiate(config.channel),
+        **{name: config[name] for name in
+           ("confidence", "precision", "backbone_path", "trust_remote_code")},
+    )  # fmt: skip
+
+
+def _take_texts(arguments: list[str]) -> list[str]:
+    """Takes the texts of one pair out of the arguments: Hydra would read them as its grammar."""
+    left = []
+    for argument in arguments:
+        name, _, text = argument.partition("=")
+        if name in ("original", "rewritten"):
+            _TEXTS[name] = text
+        else:
+            left.append(argument)
+    return left
+
+
+def _run_folder(run: str) -> Path:
+    """What `run=` means."""
+    if run != "latest":
+        return Path(run).expanduser()
+    folder = Path("runs") / "latest"
+    if not folder.is_dir():
+        raise PromptRecoveryError(
+            "run=latest: there is no runs/latest here; give run=<run or adapter folder>, or train "
+            "a recoverer first (prompt-recovery train)"
+        )
+    return folder
+
+
 def main() -> None:
     """`prompt-recovery <command> …`."""
-    commands = {"train": train, "generate": generate, "evaluate": evaluate}
+    commands = {"train": train, "generate": generate, "recover": recover, "evaluate": evaluate}
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         asked = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help")
         print(_HELP if asked else f"error: unknown command '{sys.argv[1]}'\n\n{_HELP}", end="")
         raise SystemExit(0 if asked else 2)
-    commands[sys.argv.pop(1)]()
+    command = sys.argv.pop(1)
+    if command == "recover":
+        sys.argv[1:] = _take_texts(sys.argv[1:])
+    commands[command]()
 
 
 def _resumed_run(ckpt_path: str | None, folder: Path) -> Path | None:

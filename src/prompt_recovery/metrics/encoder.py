@@ -116,6 +116,7 @@ class SentenceEncoder(Encoder):
     """
 
     def __init__(self, source: EncoderSource) -> None:
+        self.source = source
         self._folder = source.folder()
         weights = sorted(self._folder.rglob("*.safetensors")) + sorted(self._folder.rglob("*.json"))
         super().__init__(

@@ -1,19 +1,19 @@
 """Who is compared: trained recoverers, baselines, and predictions that somebody else made."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.assemble import Recipe, assemble
 from prompt_recovery.recovery.baselines.base import Baseline
-from prompt_recovery.recovery.load import load_recoverer
+from prompt_recovery.recovery.load import adapter_folder, weights_digest
 from prompt_recovery.recovery.recoverer import Pair, Prediction, Recoverer
 
 Kind = Literal["recoverer", "baseline", "predictions"]
@@ -64,47 +64,36 @@ class ReadyMade:
             )
         progress(len(pairs))
         texts = [self.answers[p.id] for p in pairs]
-        return [Prediction(p.id, t, not t.strip()) for p, t in zip(pairs, texts, strict=True)]
+        return [
+            Prediction(p.id, t, fallback=not t.strip()) for p, t in zip(pairs, texts, strict=True)
+        ]
 
 
-def from_folder(
-    path: str | Path, decoding: Any = None, precision: str = "auto", name: str | None = None
-) -> Contender:
-    """A trained recoverer from its run or adapter folder.
+def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
+    """Trained recoverers, alone or together, with their decoding.
 
     Args:
-        path: the folder.
-        decoding: how answers are chosen; None is as it was trained.
-        precision: fp32, bf16 or auto.
-        name: in tables; None is the run's.
+        recipe: what answers.
+        name: in tables; None is made of the runs and the decoding.
 
     Raises:
-        PromptRecoveryError: no such folder. What is wrong in it comes up when it is made.
+        PromptRecoveryError: no such folder, or no recoverer in it.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise PromptRecoveryError(
-            f"recoverers: {path} is no folder; give a run or an adapter folder"
-        )
-    adapter = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    files = sorted(
-        f
-        for f in adapter.iterdir()
-        if f.name in ("adapter_model.safetensors", "adapter_config.json")
-        or f.name in ("recoverer.yaml", "calibration.json")
-    )
-    digests = [(f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files]
+    folders = [adapter_folder(run) for run in recipe.runs]
+    if name is None:
+        name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
+        name += f", {recipe.decoding.name}" if recipe.decoding else ""
+        name += ", channel" if recipe.channel else ""
+    weights = [(weights_digest(f), (f / "recoverer.yaml").read_text("utf-8")) for f in folders]
+    settings = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "runs"}
     return Contender(
-        name or _run_name(folder),
-        "recoverer",
-        fingerprint(digests, repr(decoding), precision),
-        lambda: load_recoverer(folder, decoding, precision),
+        name, "recoverer", fingerprint(weights, repr(settings)), lambda: assemble(recipe).recoverer
     )
 
 
 def _run_name(folder: Path) -> str:
     """A run's name without its date; of an adapter folder inside a run, that of the run."""
-    folder = folder.resolve()
+    folder = folder.expanduser().resolve()
     name = folder.parent.name if folder.name == "adapter" else folder.name
     return re.sub(r"^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_", "", name) or name
 

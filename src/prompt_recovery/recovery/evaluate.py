@@ -67,7 +67,7 @@ class EvaluationJob:
             if contender.name in seen:
                 raise PromptRecoveryError(
                     f"two rows of the table would be called '{contender.name}': give one of them "
-                    "another name, such as recoverers=[{path: …, name: …}]"
+                    "another name, such as recoverers=[{run: …, name: …}]"
                 )
             seen.add(contender.name)
 

@@ -94,6 +94,7 @@ class FewShot:
             max_prompt_tokens=self.max_prompt_tokens,
             fallback=mean_prompt(scs, [e.rewrite_prompt for e in examples]),
             name=self.name,
+            scs=scs,
             shots=choose_shots(examples, self.shots, self.seed),
         )
 
