@@ -43,10 +43,7 @@ def test_rows_are_read_leniently(tmp_path):
 
 
 def test_every_format_is_read(tmp_path):
-    rows = [
-        {"key": "1", "before": 'a,"\n', "after": "=b"},
-        {"key": "2", "before": "", "after": "字"},
-    ]
+    rows = [{"key": "1", "before": 'a,"\n', "after": "=b"}, {"key": "2", "before": "", "after": "字"}]
     with (tmp_path / "p.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()

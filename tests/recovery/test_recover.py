@@ -196,7 +196,7 @@ def command(*arguments, cwd):
 
 
 def test_the_command_takes_texts_as_they_stand(trained_run, tmp_path):
-    text = 'It\'s "a", {b}: ${oc.env:HOME}\n= [c]'
+    text = "It's \"a\", {b}: ${oc.env:HOME}\n= [c]"
     result = command(
         f"run={trained_run}",
         "confidence=false",

@@ -238,3 +238,4 @@ def fit_channel(
     best = weight if weight is not None else max(sorted(means), key=lambda w: means[w])
     chosen = [p.candidates[0].score for p in answers(best)]
     return ChannelFit(best, means[best], means[0.0], fit(chosen, scores(best).tolist()))
+

@@ -84,8 +84,10 @@ def choose_examples(
         settings: the arguments of `data.splits.split`.
 
     Raises:
-        PromptRecoveryError: a split is empty, or nothing is left to learn from.
+        PromptRecoveryError: another part, a split is empty, or nothing is left to learn from.
     """
+    if part not in ("test", "all"):
+        raise PromptRecoveryError(f"part={part}: must be test, all or auto")
     if part == "test":
         splits = split(data, **settings)
         return splits.test, Dataset(data.name, splits.train)
@@ -200,7 +202,7 @@ def _second_opinion(job: EvaluationJob, evaluations: Sequence[Evaluation]) -> Se
         return None
     truths = [e.rewrite_prompt for e in job.examples]
     honest = [*truths, *job.honest_prompts]
-    if len(set(honest)) < 2:
+    if len(set(honest)) < 3:
         return None
     agreement = Agreement(job.scs, job.second, honest)
     checks = [

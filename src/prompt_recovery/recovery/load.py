@@ -1,9 +1,9 @@
 """Trained recoverers from what a run left behind.
 
-from prompt_recovery.recovery import MBR, Pair, load_recoverer
+    from prompt_recovery.recovery import MBR, Pair, load_recoverer
 
-recoverer = load_recoverer("runs/latest")
-[prediction] = recoverer.recover([Pair("1", original_text, rewritten_text)], decoding=MBR())
+    recoverer = load_recoverer("runs/latest")
+    [prediction] = recoverer.recover([Pair("1", original_text, rewritten_text)], decoding=MBR())
 """
 
 import hashlib

@@ -115,7 +115,7 @@ def _fitted(
     if settings.model == "ridge":
         model, alphas = Ridge(), [0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
     else:
-        model = MLPRegressor((256,), random_state=settings.seed, max_iter=60)
+        model = MLPRegressor(hidden_layer_sizes=(256,), random_state=settings.seed, max_iter=60)
         alphas = [0.01, 0.1, 1.0]
     folds = min(_FOLDS, len(set(groups)))
     if folds < 2:
