@@ -251,6 +251,9 @@ def evaluate(config: DictConfig) -> float:
         choose_examples,
         run_evaluation,
     )
+    from prompt_recovery.training.tracking import environment
+
+    hardware = environment()["hardware"]
 
     def option(group: str, entry: Any) -> Any:
         return None if entry is None else instantiate(_option("evaluate", group, entry))
@@ -303,6 +306,8 @@ def evaluate(config: DictConfig) -> float:
             "evaluated": f"{data.name}, {part}: {len(examples)} rows",
             "baselines learned from": f"{training.name}: {len(training.examples)} rows",
             "second encoder": said,
+            "machine": f"{hardware['machine']}, {hardware['cpus']} CPU cores, "
+            f"GPU: {', '.join(hardware['gpus']) or 'none'}",
         },
     )
     try:

@@ -41,7 +41,8 @@ def test_it_runs_on_tiny_weights(architecture, arguments, tmp_path, examples):
          "split.val=0.2", "split.test=0.2", "trainer=cpu", "trainer.max_steps=2",
          "preferences.mix.sampled=2", "preferences.mix.max_new_tokens=4",
          "preferences.pairing.margin=0.0001", "decoding.max_new_tokens=4", "logger=none"],
-        cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=200, check=False,
+        cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=200,
+        check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs" / "latest"

@@ -2,8 +2,8 @@
 
 An encoder has strings that it finds close to almost everything, or to a text that they say nothing
 of: in the competition of 2024, a few odd tokens raised every prompt's score. Another encoder isn't
-taken in. How far two encoders lie apart without any trick is seen in prompts that people wrote, each
-compared with each other.
+taken in. How far two encoders lie apart without any trick is seen in prompts that people wrote,
+each compared with each other.
 """
 
 from collections import Counter

@@ -70,10 +70,10 @@ def _second(report: Report) -> list[str]:
     return [
         "## Two encoders",
         _table([_text(h) for h in heads], rows),
-        "Expected is what prompts of people with the same SCS under "
-        f"{_text(report.encoder)} have under {_text(report.second.encoder)}, where chance is "
-        f"{score(report.second.chance)}. Kept is the share of what is expected above chance. A "
-        "score made with adversarial strings falls.",
+        f"Expected is what human prompts that have the same SCS under {_text(report.encoder)} "
+        f"have under {_text(report.second.encoder)} (embeddings centred on such prompts; chance "
+        f"is {score(report.second.chance)}). Kept is the share of what is expected above chance; "
+        "where it is surely below 50 %, the score is flagged.",
     ]
 
 

@@ -335,5 +335,5 @@ def _recoverer_record(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
 
 
 def _encoder_source(encoder: Encoder) -> dict[str, Any]:
-    """Where the encoder is found again; nothing for one that isn't a sentence-transformers model."""
+    """Where the encoder is found again; nothing unless it is a sentence-transformers model."""
     return asdict(encoder.source) if isinstance(encoder, SentenceEncoder) else {}

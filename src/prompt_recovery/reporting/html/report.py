@@ -20,6 +20,7 @@ from prompt_recovery.reporting.report import (
 )
 
 _LINES = 5  # recoverers in the plot of distributions
+_ODD = 3  # answers shown of one whose score falls
 _LONGEST = 3000  # characters shown of a text
 
 
@@ -146,11 +147,11 @@ def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
     ]
     return (
         paragraph(
-            f"A score that comes from meaning holds under another encoder; one that comes from "
-            f"strings which {report.encoder} finds close to everything falls. Expected is what "
-            f"prompts of people with the same SCS here have under {second.encoder}, where chance "
-            f"is {score(second.chance)}. Kept is the share of what is expected above chance; below "
-            "50 %, the interval included, a score is flagged."
+            "A score that comes from meaning holds under another encoder; one that comes from "
+            f"strings which please {report.encoder} only, falls. Expected is what human prompts "
+            f"that have the same SCS here have under {second.encoder} (its embeddings centred on "
+            f"such prompts; chance: {score(second.chance)}). Kept is the share of what is expected "
+            "above chance; where it is surely below 50 %, the score is flagged."
         )
         + table(headings, rows)
         + _odd_answers(report, second)
@@ -162,11 +163,13 @@ def _odd_answers(report: Report, second: SecondOpinion) -> Markup:
     rows = []
     for e, check in zip(report.evaluations, second.checks, strict=True):
         if check.suspicious:
-            worst = np.argsort(check.scs - check.expected, kind="stable")[:3]
+            worst: dict[str, int] = {}  # each text once, where it falls the most
+            for i in np.argsort(check.scs - check.expected, kind="stable").tolist():
+                worst.setdefault(e.predictions[i].rewrite_prompt, i)
             rows += [
-                [e.name, e.predictions[i].rewrite_prompt[:300], score(float(e.scs[i])),
-                 score(float(check.scs[i])), score(float(check.expected[i]))]
-                for i in worst
+                [e.name, text[:300], score(float(e.scs[i])), score(float(check.scs[i])),
+                 score(float(check.expected[i]))]
+                for text, i in list(worst.items())[:_ODD]
             ]  # fmt: skip
     if not rows:
         return Markup("")
