@@ -12,7 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,6 +24,8 @@ usage: prompt-recovery <command> [group=option] [key=value] …
 
   train     train a recoverer and evaluate it        prompt-recovery train model=mistral
   generate  make a dataset with a rewriter           prompt-recovery generate rows=1000
+  evaluate  compare recoverers and baselines         prompt-recovery evaluate \
+                                                       recoverers=[runs/latest]
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
   app       a web page to try a recoverer            prompt-recovery app run=latest
 
@@ -231,6 +233,110 @@ def generate(config: DictConfig) -> int:
         rewriter.close()
 
 
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="evaluate")
+@one_line_errors
+def evaluate(config: DictConfig) -> float:
+    """Compares recoverers, baselines and predictions; returns the best mean SCS."""
+    from hydra.utils import instantiate
+
+    from prompt_recovery.data.sources import SUFFIXES
+    from prompt_recovery.recovery.assemble import Recipe
+    from prompt_recovery.recovery.contenders import (
+        from_baseline,
+        from_column,
+        from_file,
+        from_recipe,
+    )
+    from prompt_recovery.recovery.evaluate import (
+        EvaluationJob,
+        choose_examples,
+        run_evaluation,
+    )
+    from prompt_recovery.training.tracking import environment
+
+    hardware = environment()["hardware"]
+
+    def option(group: str, entry: Any) -> Any:
+        return None if entry is None else instantiate(_option("evaluate", group, entry))
+
+    data, training = instantiate(config.data), instantiate(config.training)
+    part = config.part
+    if part == "auto":
+        part = "test" if config.data == config.training else "all"
+    examples, training = choose_examples(data, training, part, dict(config.split))
+    scs = instantiate(config.metric)
+    second, said = None, "none was asked for"
+    if config.second_metric is not None:
+        try:
+            second = instantiate(config.second_metric)
+            said = second.encoder.name
+        except InstantiationException as error:
+            said = f"no gaming check: {error.__cause__}"
+            logging.getLogger(__name__).warning(said)
+    contenders = []
+    for entry in config.recoverers:
+        given = {"run": entry} if isinstance(entry, str) else dict(entry)
+        runs = [given["run"]] if isinstance(given["run"], str) else list(given["run"])
+        recipe = Recipe(
+            runs=[_run_folder(run) for run in runs],
+            decoding=option("decoding", given.get("decoding")),
+            weights=list(given.get("weights") or []),
+            channel=option("channel", given.get("channel")),
+            precision=config.precision,
+        )
+        contenders.append(from_recipe(recipe, given.get("name")))
+    for entry in config.baselines:
+        contenders.append(from_baseline(option("baseline", entry), training, scs))
+    for entry in config.predictions:
+        given = {"path": entry} if isinstance(entry, str) else dict(entry)
+        if str(given.get("path", "")).endswith(SUFFIXES):
+            contenders.append(from_file(**given))
+        else:
+            column = given.get("column") or given["path"]
+            read = instantiate(config.data, columns={"source": column})
+            contenders.append(from_column(read.examples, column, given.get("name")))
+    job = EvaluationJob(
+        name=data.name,
+        examples=examples,
+        contenders=contenders,
+        scs=scs,
+        second=second,
+        honest_prompts=[e.rewrite_prompt for e in training.examples],
+        folder=Path(config.output).expanduser(),
+        about={
+            "evaluated": f"{data.name}, {part}: {len(examples)} rows",
+            "baselines learned from": f"{training.name}: {len(training.examples)} rows",
+            "second encoder": said,
+            "machine": f"{hardware['machine']}, {hardware['cpus']} CPU cores, "
+            f"GPU: {', '.join(hardware['gpus']) or 'none'}",
+        },
+    )
+    try:
+        return run_evaluation(job).best.mean
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _option(command: str, group: str, entry: Any) -> DictConfig:
+    """One more option of a group, beside the one that a command's configuration has chosen.
+
+    Args:
+        command: whose configuration; what the option refers to is taken from it.
+        group: the group.
+        entry: the option's name, or a name with what to change in it.
+    """
+    [(name, changes)] = [(entry, {})] if isinstance(entry, str) else entry.items()
+    overrides = [*HydraConfig.get().overrides.task, f"+{group}@_chosen={name}"]
+    try:
+        chosen = hydra.compose(command, overrides)._chosen
+    except MissingConfigException as error:
+        known = ", ".join(sorted(f.stem for f in (config_folder() / group).glob("*.yaml")))
+        raise PromptRecoveryError(f"{group} '{name}' is unknown; known are {known}") from error
+    chosen.merge_with(changes)
+    return chosen
+
+
 _TEXTS: dict[str, str] = {}
 
 
@@ -316,7 +422,13 @@ def _run_folder(run: str) -> Path:
 
 def main() -> None:
     """`prompt-recovery <command> …`."""
-    commands = {"train": train, "generate": generate, "recover": recover, "app": app}
+    commands = {
+        "train": train,
+        "generate": generate,
+        "evaluate": evaluate,
+        "recover": recover,
+        "app": app,
+    }
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:

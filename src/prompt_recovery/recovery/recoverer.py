@@ -52,7 +52,10 @@ class Prediction:
 class Recoverer(Protocol):
     """Whatever answers for pairs; one prediction each, in order, never empty."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """In tables."""
+        ...
 
     def recover(
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = ...

@@ -21,6 +21,7 @@ from prompt_recovery.backbones.precision import Precision, choose_precision
 from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.datamodule import RecoveryData
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.encoder import Encoder, SentenceEncoder
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.evaluation import Evaluation
@@ -327,7 +328,12 @@ def _recoverer_record(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
         "metric": {
             "encoder": job.scs.encoder.identity,
             "exponent": job.scs.exponent,
-            "source": asdict(job.scs.encoder.source),
+            "source": _encoder_source(job.scs.encoder),
         },
         "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
     }
+
+
+def _encoder_source(encoder: Encoder) -> dict[str, Any]:
+    """Where the encoder is found again; nothing unless it is a sentence-transformers model."""
+    return asdict(encoder.source) if isinstance(encoder, SentenceEncoder) else {}
