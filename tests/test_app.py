@@ -53,7 +53,7 @@ def test_the_page_answers_through_its_interface():
     client = pytest.importorskip("gradio_client")
     assert gradio.__version__.split(".")[0] >= "6"
     page = app.page(READY)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=0)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
     try:
         caller = client.Client(url, verbose=False)
         found, changes = caller.predict("one text", "another text", api_name="/answer")

@@ -24,7 +24,9 @@ _CSS = """
 .pr-difference del, .pr-difference ins { color: inherit; padding: 0 .15em; }
 .pr-others { width: 100%; border-collapse: collapse; }
 .pr-others td, .pr-others th { padding: .35rem .5rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--border-color-primary); overflow-wrap: anywhere; }
+  border: 0 solid var(--border-color-primary); border-bottom-width: 1px;
+  overflow-wrap: anywhere; }
+.pr-others { border: 0 !important; margin-top: 1rem; }
 .pr-others td + td, .pr-others th + th { text-align: right; white-space: nowrap; width: 1%; }
 """
 _EXAMPLES = [
@@ -51,12 +53,17 @@ def serve(recipe: Recipe, host: str, port: int) -> None:
     quiet()
     with progress_bar() as progress:
         ready = assemble(recipe, steps(progress))
+    blocks = page(ready)
     try:
-        page(ready).launch(server_name=host, server_port=port, **_look())
+        blocks.launch(
+            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **_look()
+        )
     except OSError as error:
         raise PromptRecoveryError(
             f"port={port}: cannot be opened on {host}; choose another port"
         ) from error
+    print(f"{ready.recoverer.name}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    blocks.block_thread()
 
 
 def require_gradio() -> Any:
@@ -100,7 +107,12 @@ def page(ready: Assembled) -> Any:
             "instruction?"
         )
         with gr.Row():
-            options = {"lines": 8, "max_lines": 16, "max_length": _MOST_CHARACTERS}
+            options = {
+                "lines": 6,
+                "max_lines": 16,
+                "max_length": _MOST_CHARACTERS,
+                "min_width": 300,
+            }
             original = gr.Textbox(label="Original text", **options)
             rewritten = gr.Textbox(label="Rewritten text", **options)
         button = gr.Button("Recover the prompt", variant="primary")
@@ -114,7 +126,10 @@ def page(ready: Assembled) -> Any:
 
 
 def answer_html(prediction: Prediction, ready: Assembled) -> str:
-    """The recovered prompt and its alternatives, with the SCS that each may be expected to have."""
+    """The recovered prompt and its alternatives, with the SCS that each may be expected to have.
+
+    Without a calibration, the score is shown: for MBR, how much the samples agree with it.
+    """
     notes = []
     if prediction.confidence is not None:
         notes.append(f"expected SCS {prediction.confidence:.2f}")
@@ -125,7 +140,7 @@ def answer_html(prediction: Prediction, ready: Assembled) -> str:
         parts.append(f'<div class="pr-quiet">{"; ".join(notes)}</div>')
     others = prediction.candidates[1:_ALTERNATIVES]
     if others:
-        heading = "score" if ready.calibration is None else "expected SCS"
+        heading = "agreement" if ready.calibration is None else "expected SCS"
         rows = "".join(
             f"<tr><td>{escape(c.text)}</td><td>{_value(c.score, ready):.2f}</td></tr>"
             for c in others
