@@ -27,6 +27,7 @@ usage: prompt-recovery <command> [group=option] [key=value] …
   evaluate  compare recoverers and baselines         prompt-recovery evaluate \
                                                        recoverers=[runs/latest]
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
+  app       a web page to try a recoverer            prompt-recovery app run=latest
 
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
@@ -292,6 +293,11 @@ def evaluate(config: DictConfig) -> float:
             contenders.append(from_file(**given))
         else:
             column = given.get("column") or given["path"]
+            if "columns" not in config.data:
+                raise PromptRecoveryError(
+                    f"predictions: {data.name} has no column '{column}'; give a file with the "
+                    f"columns id and prediction ({', '.join(SUFFIXES)})"
+                )
             read = instantiate(config.data, columns={"source": column})
             contenders.append(from_column(read.examples, column, given.get("name")))
     job = EvaluationJob(
@@ -364,6 +370,17 @@ def recover(config: DictConfig) -> None:
         raise SystemExit(130) from None
 
 
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="app")
+@one_line_errors
+def app(config: DictConfig) -> None:
+    """Serves a web page until Ctrl-C."""
+    recipe = _recipe(config)
+
+    from prompt_recovery.app import serve
+
+    serve(recipe, config.host, config.port)
+
+
 def _recipe(config: DictConfig) -> Any:
     """What answers, for `recover` and `app`."""
     from hydra.utils import instantiate
@@ -377,7 +394,7 @@ def _recipe(config: DictConfig) -> Any:
         runs=folders,
         decoding=instantiate(config.decoding),
         weights=list(config.weights or []),
-        channel=instantiate(config.channel),
+        channel=instantiate(config.channel) if "channel" in config else None,
         **{name: config[name] for name in
            ("confidence", "precision", "backbone_path", "trust_remote_code")},
     )  # fmt: skip
@@ -410,7 +427,8 @@ def _run_folder(run: str) -> Path:
 
 def main() -> None:
     """`prompt-recovery <command> …`."""
-    commands = {"train": train, "generate": generate, "recover": recover, "evaluate": evaluate}
+    commands = {"train": train, "generate": generate, "recover": recover,
+                "evaluate": evaluate, "app": app}  # fmt: skip
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:

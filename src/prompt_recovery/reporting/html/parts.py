@@ -51,7 +51,12 @@ def table(
     """
     kinds = columns or ["", *["number"] * (len(headings) - 1)]
     return render(
-        "table.html.jinja", headings=headings, rows=rows, kinds=kinds, best=best, caption=caption
+        "table.html.jinja",
+        headings=headings,
+        rows=rows,
+        kinds=columns or ["", *numbers],
+        best=best,
+        caption=caption,
     )
 
 
