@@ -275,7 +275,7 @@ def evaluate(config: DictConfig) -> float:
             logging.getLogger(__name__).warning(said)
     contenders = []
     for entry in config.recoverers:
-        given = {"run": entry} if isinstance(entry, str) else dict(entry)
+        given: dict[str, Any] = {"run": entry} if isinstance(entry, str) else dict(entry)
         runs = [given["run"]] if isinstance(given["run"], str) else list(given["run"])
         recipe = Recipe(
             runs=[_run_folder(run) for run in runs],

@@ -49,7 +49,7 @@ def table(
         best: the row to set in bold.
         caption: what it shows.
     """
-    kinds = columns or ["", *["number"] * (len(headings) - 1)]
+    numbers: list[Column] = ["number"] * (len(headings) - 1)
     return render(
         "table.html.jinja",
         headings=headings,
