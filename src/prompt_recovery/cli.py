@@ -275,7 +275,7 @@ def evaluate(config: DictConfig) -> float:
             logging.getLogger(__name__).warning(said)
     contenders = []
     for entry in config.recoverers:
-        given = {"run": entry} if isinstance(entry, str) else dict(entry)
+        given: dict[str, Any] = {"run": entry} if isinstance(entry, str) else dict(entry)
         runs = [given["run"]] if isinstance(given["run"], str) else list(given["run"])
         recipe = Recipe(
             runs=[_run_folder(run) for run in runs],
@@ -293,6 +293,11 @@ def evaluate(config: DictConfig) -> float:
             contenders.append(from_file(**given))
         else:
             column = given.get("column") or given["path"]
+            if "columns" not in config.data:
+                raise PromptRecoveryError(
+                    f"predictions: {data.name} has no column '{column}'; give a file with the "
+                    f"columns id and prediction ({', '.join(SUFFIXES)})"
+                )
             read = instantiate(config.data, columns={"source": column})
             contenders.append(from_column(read.examples, column, given.get("name")))
     job = EvaluationJob(
