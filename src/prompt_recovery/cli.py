@@ -13,10 +13,13 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.experiments.multirun import resolved_trial_id, run_trial
+from prompt_recovery.experiments.trials import end_with_parent, is_trial, unfinished
 from prompt_recovery.training.processes import ProcessLostError, agreed, is_first
 
 _HELP = """\
@@ -40,6 +43,10 @@ def _start_time() -> str:
 OmegaConf.register_new_resolver("start_time", _start_time, replace=True)
 OmegaConf.register_new_resolver(
     "first_process", lambda value: value if is_first() else None, replace=True
+)
+OmegaConf.register_new_resolver("trial", lambda *, _root_: resolved_trial_id(_root_), replace=True)
+OmegaConf.register_new_resolver(
+    "experiment", lambda: HydraConfig.get().runtime.choices.get("experiment"), replace=True
 )
 
 
@@ -83,8 +90,11 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")
 @one_line_errors
-def train(config: DictConfig) -> float:
+def train(config: DictConfig) -> Any:
     """Trains a recoverer; returns `val/scs`, which sweepers maximise."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_trial(config)
+    end_with_parent()
     if not is_first():
         logging.getLogger("prompt_recovery").setLevel(logging.ERROR)
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -158,6 +168,7 @@ def _train(
         logger=config.logger.kind,
         project=config.logger.project,
         name=config.name,
+        group=config.group,
         tags=list(config.tags),
         log_adapter=config.logger.log_adapter,
         gradient_checkpointing=config.gradient_checkpointing,
@@ -171,7 +182,8 @@ def _train(
     if is_first():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
-        _point_latest_at(folder if evaluate else folder.parent)
+        if not is_trial():
+            _point_latest_at(folder if evaluate else folder.parent)
     return run_training(job)["val/scs"]
 
 
@@ -242,15 +254,12 @@ def main() -> None:
 
 
 def _resumed_run(ckpt_path: str | None, folder: Path) -> Path | None:
-    """The run that `ckpt_path=last` goes on with: the newest that left a checkpoint."""
+    """The run that `ckpt_path=last` goes on with: its own, or the newest that left a checkpoint."""
     if ckpt_path != "last":
         return None
-    found = sorted(
-        run
-        for run in folder.parent.glob("*")
-        for stage in (run, run / _FIRST)
-        if (stage / "checkpoints" / "last.ckpt").is_file()
-    )
+    if unfinished(folder):
+        return folder
+    found = sorted(run for run in folder.parent.glob("*") if unfinished(run))
     if not found:
         raise PromptRecoveryError(
             f"ckpt_path=last: no run in {folder.parent} has left a checkpoint; start without it"
