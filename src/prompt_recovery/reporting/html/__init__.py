@@ -1,0 +1,20 @@
+"""Pages for a browser: one file each, no scripts, nothing fetched from elsewhere."""
+
+from prompt_recovery.reporting.html.charts import Interval, Line, interval_chart, line_chart
+from prompt_recovery.reporting.html.page import Section, page, write_page
+from prompt_recovery.reporting.html.parts import Fact, facts, heat_table, paragraph, table
+
+__all__ = [
+    "Fact",
+    "Interval",
+    "Line",
+    "Section",
+    "facts",
+    "heat_table",
+    "interval_chart",
+    "line_chart",
+    "page",
+    "paragraph",
+    "table",
+    "write_page",
+]
