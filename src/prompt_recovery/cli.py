@@ -27,6 +27,8 @@ usage: prompt-recovery <command> [group=option] [key=value] …
 
   train     train a recoverer and evaluate it        prompt-recovery train model=mistral
   generate  make a dataset with a rewriter           prompt-recovery generate rows=1000
+  sweep     try settings as a W&B sweep file says    prompt-recovery sweep file=sweeps/grid.yaml
+  compare   one report of many runs                  prompt-recovery compare 'runs=[runs/train]'
 
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
@@ -241,9 +243,29 @@ def generate(config: DictConfig) -> int:
         rewriter.close()
 
 
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="sweep")
+@one_line_errors
+def sweep(config: DictConfig) -> None:
+    """Runs a W&B sweep file without an account, or goes on with it."""
+    from prompt_recovery.experiments.sweep import sweep as run_sweep
+
+    file = Path(config.file)
+    folder = Path(config.folder or f"runs/sweep/{file.stem}")
+    run_sweep(file, config.count, config.parallel, folder, config.seed)
+
+
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="compare")
+@one_line_errors
+def compare(config: DictConfig) -> None:
+    """Compares runs of folders or of a W&B project in one report."""
+    from prompt_recovery.reporting.comparison.compare import compare as compare_runs
+
+    compare_runs(list(config.runs), config.project, Path(config.output))
+
+
 def main() -> None:
     """`prompt-recovery <command> …`."""
-    commands = {"train": train, "generate": generate}
+    commands = {"train": train, "generate": generate, "sweep": sweep, "compare": compare}
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:

@@ -50,15 +50,15 @@ def _run(config: DictConfig) -> Outcome:
     with locked(folder / "trial"):
         metrics = metrics_of(folder)
         if metrics is not None:
-            log.info("finished before: %s", label)
+            log.info("#%d finished before", hydra.job.num)
             return Outcome(label, folder, "finished", metrics, "finished before")
-        log.info("%s: %s", "goes on" if unfinished(folder) else "started", label)
-        log.info("  what it says: %s", folder / "output.log")
+        verb = "goes on" if unfinished(folder) else "starts"
+        log.info("#%d %s; what it says: %s", hydra.job.num, verb, folder / "output.log")
         outcome = _started(config, label, folder, overrides).wait()
     if outcome.state == "failed":
-        log.warning("failed: %s: %s", label, outcome.reason)
+        log.warning("#%d failed: %s", hydra.job.num, outcome.reason)
     else:
-        log.info("finished, val/scs %.4f: %s", outcome.metric("val/scs"), label)
+        log.info("#%d finished, val/scs %.4f", hydra.job.num, outcome.metric("val/scs"))
     return outcome
 
 
@@ -124,7 +124,7 @@ def summarise(outcomes: Sequence[Outcome], folder: Path) -> None:
     failed = [o for o in outcomes if o.state == "failed"]
     if failed:
         raise PromptRecoveryError(
-            f"{len(failed)} of {len(outcomes)} trials failed, the first ({failed[0].label}) with: "
-            f"{failed[0].reason}; the same command runs only those again"
+            f"{len(failed)} of {len(outcomes)} trials failed, one with: {failed[0].reason}; "
+            "the same command runs only those again"
         )
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class Outcome:
         label: its settings, such as "objective=dpo seed=1".
         folder: its run folder.
         state: finished; stopped early by the sweep; or failed.
-        metrics: what it measured: `metrics.json`, or the best of its curve if it was stopped.
+        metrics: what it measured: `metrics.json`; the best so far if it was stopped.
         reason: why it failed, or that it had been finished before.
     """
 
@@ -159,14 +159,7 @@ class Trial:
         if code == 0 and metrics is not None:
             return Outcome(self.label, self.folder, "finished", metrics)
         reason = f"killed by signal {-code}" if code < 0 else self._last_words()
-        reached = self.stopped()
-        return replace(reached, state="failed", reason=reason)
-
-    def stopped(self) -> Outcome:
-        """Of a trial that was stopped: the best that its validations saw."""
-        best = max((p.get("val/scs", -math.inf) for p in curve_of(self.folder)), default=-math.inf)
-        metrics = {"val/scs": best} if math.isfinite(best) else {}
-        return Outcome(self.label, self.folder, "stopped", metrics)
+        return Outcome(self.label, self.folder, "failed", {}, reason)
 
     def _last_words(self) -> str:
         text = (self.folder / _OUTPUT).read_text(encoding="utf-8", errors="replace")
