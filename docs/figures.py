@@ -1,6 +1,6 @@
 """Draws the figures of the concept pages, with the package's own functions.
 
-    python docs/figures.py
+python docs/figures.py
 """
 
 from pathlib import Path
@@ -36,9 +36,7 @@ def trees() -> Figure:
     figure, axes = _axes(5.2, 4.6)
     for row, column in np.argwhere(sees):
         colour = [_INK, _ACCENT, _OTHER][part[row]]
-        axes.add_patch(
-            mpl.patches.Rectangle((column, row), 0.9, 0.9, facecolor=colour, alpha=0.75)
-        )
+        axes.add_patch(mpl.patches.Rectangle((column, row), 0.9, 0.9, facecolor=colour, alpha=0.75))
     axes.set(xlim=(-0.1, len(part)), ylim=(len(part), -0.1), aspect="equal")
     names = ["p₁", "p₂", "p₃", "p₄", "p₅", "a₁", "a₂", "a₃", "b₁", "b₂", "b₃"]
     axes.set_xticks(places + 0.45, names)

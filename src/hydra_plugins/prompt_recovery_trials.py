@@ -15,6 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import prompt_recovery.resolvers  # noqa: F401  (for launchers' workers, which import plugins alone)
+
 
 @dataclass
 class TrialsConf:
@@ -58,7 +60,9 @@ class Trials(BasicSweeper):
             if extra is None:
                 raise
             name = {"submitit": "slurm", "ray": "hydra_ray"}.get(extra, extra)
-            _mend(f"hydra/launcher: its package is not installed; pip install 'prompt-recovery[{name}]'")
+            _mend(
+                f"hydra/launcher: its package is not installed; pip install 'prompt-recovery[{name}]'"
+            )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the trials and prints what they found."""

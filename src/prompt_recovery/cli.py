@@ -17,10 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import prompt_recovery.resolvers  # noqa: F401  (what the configuration asks for)
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.experiments.multirun import resolved_trial_id, run_trial
+from prompt_recovery.experiments.multirun import run_trial
 from prompt_recovery.experiments.trials import end_with_parent, is_trial, unfinished
-from prompt_recovery.training.processes import ProcessLostError, agreed, is_first
+from prompt_recovery.training.processes import ProcessLostError, is_first
 
 _HELP = """\
 usage: prompt-recovery <command> [group=option] [key=value] …
@@ -34,22 +35,6 @@ prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
 """
 _GRACE_S = 10.0
-
-
-@cache
-def _start_time() -> str:
-    """The same in every process of the run, so that they share its folder."""
-    return agreed("START", lambda: time.strftime("%Y-%m-%d_%H-%M-%S"))
-
-
-OmegaConf.register_new_resolver("start_time", _start_time, replace=True)
-OmegaConf.register_new_resolver(
-    "first_process", lambda value: value if is_first() else None, replace=True
-)
-OmegaConf.register_new_resolver("trial", lambda *, _root_: resolved_trial_id(_root_), replace=True)
-OmegaConf.register_new_resolver(
-    "experiment", lambda: HydraConfig.get().runtime.choices.get("experiment"), replace=True
-)
 
 
 def config_folder() -> Path:

@@ -131,7 +131,9 @@ def laptop(tmp_path_factory):
     (folder / "shards").mkdir()
     (folder / "shards" / "a.jsonl").write_text(text)
     write_csv(folder / "pairs.csv", rows)
-    other = [{("instruction" if k == "rewrite_prompt" else k): v for k, v in r.items()} for r in rows]
+    other = [
+        {("instruction" if k == "rewrite_prompt" else k): v for k, v in r.items()} for r in rows
+    ]
     write_csv(folder / "other.csv", [{k: v for k, v in r.items() if k != "id"} for r in other])
     write_csv(folder / "test.csv", [{k: r[k] for k in list(r)[:3]} for r in rows[:4]])
     shutil.copytree(tiny_backbone("mistral"), folder / "my-model")

@@ -92,7 +92,11 @@ def test_five_trials_and_the_best_is_reported(folder):
 
 def test_a_killed_sweep_goes_on(folder):
     file = quick_file(folder, "random.yaml")
-    (folder / file).write_text((folder / file).read_text().replace("- model=tiny", "- model=tiny\n- trainer.max_epochs=6\n- checkpoint_minutes=0"))
+    (folder / file).write_text(
+        (folder / file)
+        .read_text()
+        .replace("- model=tiny", "- model=tiny\n- trainer.max_epochs=6\n- checkpoint_minutes=0")
+    )
     arguments = ["sweep", f"file={file}", "count=3"]
     process = started(*arguments, cwd=folder)
     deadline = time.monotonic() + 200
@@ -154,7 +158,7 @@ def test_hyperband_ends_what_falls_behind(folder):
     assert "val/scs 0.9000 with x=9" in result.stderr
     stopped = next((folder / "runs").rglob("002_*"))
     assert not (stopped / "metrics.json").exists()
-    assert 2 <= len((stopped / "curve.jsonl").read_text().splitlines()) < 8
+    assert 1 <= len((stopped / "curve.jsonl").read_text().splitlines()) < 8
 
 
 def test_bayes_learns_from_what_was_measured(tmp_path):

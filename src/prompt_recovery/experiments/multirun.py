@@ -127,4 +127,3 @@ def summarise(outcomes: Sequence[Outcome], folder: Path) -> None:
             f"{len(failed)} of {len(outcomes)} trials failed, one with: {failed[0].reason}; "
             "the same command runs only those again"
         )
-

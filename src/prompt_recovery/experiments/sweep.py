@@ -88,8 +88,9 @@ def _engine() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pydantic, about names of settings
-            import sweeps
             import sweeps.config
+
+            import sweeps
     except ImportError as error:
         raise PromptRecoveryError(
             "W&B's sweep engine is not installed: pip install 'prompt-recovery[sweeps]'"
@@ -294,9 +295,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def sweep(
-    file: Path, count: int | None, parallel: int, folder: Path, seed: int
-) -> list[Outcome]:
+def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int) -> list[Outcome]:
     """Runs a sweep file, or goes on with it, and prints its trials and the best of them.
 
     Args:
@@ -347,4 +346,3 @@ def _quiet_engine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="sklearn")
         yield
-

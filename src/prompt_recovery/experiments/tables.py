@@ -25,9 +25,7 @@ def outcome_rows(
     for outcome, words in zip(outcomes, settings, strict=True):
         interval = ""
         if "test/scs_ci_low" in outcome.metrics:
-            interval = (
-                f"{outcome.metric('test/scs_ci_low'):.3f} … {outcome.metric('test/scs_ci_high'):.3f}"
-            )
+            interval = f"{outcome.metric('test/scs_ci_low'):.3f} … {outcome.metric('test/scs_ci_high'):.3f}"
         rows.append(
             [
                 " ".join(w for w in words if w not in shared) or outcome.label or "(defaults)",

@@ -80,7 +80,9 @@ def ablation(tmp_path):
     for model, worth in (("small", 0.0), ("big", 0.03)):
         for objective in ("sft", "dpo"):
             for seed in (1, 2, 3):
-                write_run(tmp_path / "runs" / f"{model}_{objective}_{seed}", model, objective, seed, worth)
+                write_run(
+                    tmp_path / "runs" / f"{model}_{objective}_{seed}", model, objective, seed, worth
+                )
     return tmp_path / "runs"
 
 
@@ -184,7 +186,9 @@ class FakeRun:
 
         class File:
             def download(self, root, replace):
-                rows = [json.loads(x) for x in (folder / "predictions.jsonl").read_text().splitlines()]
+                rows = [
+                    json.loads(x) for x in (folder / "predictions.jsonl").read_text().splitlines()
+                ]
                 columns = ["id", "category", "scs"]
                 from pathlib import Path
 

@@ -259,9 +259,7 @@ def _difference(pairs: Sequence[tuple[Arm, Arm]]) -> Difference:
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
     p_values = holm([d.p for d in differences])
-    return [
-        Difference(d.mean, d.interval, p) for d, p in zip(differences, p_values, strict=True)
-    ]
+    return [Difference(d.mean, d.interval, p) for d, p in zip(differences, p_values, strict=True)]
 
 
 def _effect(name: str, along: Sequence[str], factors: Sequence[str], arms: Sequence[Arm]) -> Factor:

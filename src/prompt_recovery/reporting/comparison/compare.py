@@ -120,9 +120,7 @@ def _html(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -
     sections.append(Section("Learning and cost", _plots(comparison)))
     sections.append(Section("By category", _categories(comparison)))
     sections.append(Section("Runs", _runs(runs, apart)))
-    return page(
-        f"{len(runs)} runs compared", sections, lead, f"Data {' '.join(runs[0].data)}."
-    )
+    return page(f"{len(runs)} runs compared", sections, lead, f"Data {' '.join(runs[0].data)}.")
 
 
 def _variants(comparison: Comparison) -> Markup:

@@ -161,9 +161,7 @@ def from_wandb(project: str) -> tuple[list[Run], list[Apart]]:
                 continue
             rows = _wandb_predictions(one)
             keys = ["trainer/global_step", "val/scs"]
-            history = [
-                (p[keys[0]], p[keys[1]]) for p in one.scan_history(keys=keys)
-            ]
+            history = [(p[keys[0]], p[keys[1]]) for p in one.scan_history(keys=keys)]
             runs.append(
                 Run(
                     name=name,

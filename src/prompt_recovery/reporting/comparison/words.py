@@ -50,7 +50,9 @@ def _which(name: str, key: str, comparison: Comparison) -> Answer:
     best, *others = factor.levels
     tested = [level for level in others if level.behind]
     if not tested:
-        return Answer(question, best.name, f"of the best run; no two runs differ in the {name} alone")
+        return Answer(
+            question, best.name, f"of the best run; no two runs differ in the {name} alone"
+        )
     closest = min(tested, key=lambda level: level.behind.mean if level.behind else math.inf)
     assert closest.behind is not None
     return Answer(
