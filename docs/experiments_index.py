@@ -46,21 +46,18 @@ def index(folder: Path) -> str:
                 numbers.name if numbers.is_file() else "none yet",
             ]
         )
-    table = markdown_table(["experiment", *(_headings()), "numbers"], rows)
-    linked = re.sub(
-        r"(?m)^\| (\S+) \|", lambda m: f"| [{m[1]}]({m[1].replace(chr(92), '')}.yaml) |", table
-    ).replace("[experiment](experiment.yaml)", "experiment")
+    headings = ["experiment", "question", "command", "result", "date and hardware", "numbers"]
+    table = markdown_table(headings, rows)
+    for path in folder.glob("*.yaml"):
+        name = escape(path.stem)
+        table = table.replace(f"| {name} |", f"| [{name}]({path.name}) |", 1)
     return (
         "# Experiments\n\n"
         "Each file runs with `python train.py +experiment=<name>`; its header says more, and what "
         "was learnt.\n\n"
-        f"{linked}\n"
-        f"{escape('Made by')} `python docs/experiments_index.py`.\n"
+        f"{table}\n"
+        "Made by `python docs/experiments_index.py`.\n"
     )
-
-
-def _headings() -> list[str]:
-    return ["question", "command", "result", "date and hardware"]
 
 
 if __name__ == "__main__":

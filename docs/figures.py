@@ -63,8 +63,8 @@ def scs() -> Figure:
 def mbr() -> Figure:
     """Samples in a plane; the one with the highest mean SCS to the others is chosen."""
     rng = np.random.default_rng(4)
-    crowd = np.concatenate([rng.normal([1.0, 0.9], 0.18, (9, 2)), rng.normal([0.2, 1.3], 0.25, (4, 2)),
-                            rng.normal([1.5, 0.1], 0.15, (3, 2))])  # fmt: skip
+    clusters = [((1.0, 0.9), 0.18, 9), ((0.2, 1.3), 0.25, 4), ((1.5, 0.1), 0.15, 3)]
+    crowd = np.concatenate([rng.normal(at, wide, (size, 2)) for at, wide, size in clusters])
     points = np.column_stack([crowd, np.full(len(crowd), 0.7)])
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     utility = np.asarray(sharpen(points @ points.T, 3.0))

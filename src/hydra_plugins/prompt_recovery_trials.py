@@ -60,9 +60,7 @@ class Trials(BasicSweeper):
             if extra is None:
                 raise
             name = {"submitit": "slurm", "ray": "hydra_ray"}.get(extra, extra)
-            _mend(
-                f"hydra/launcher: its package is not installed; pip install 'prompt-recovery[{name}]'"
-            )
+            _mend(f"hydra/launcher: is not installed; pip install 'prompt-recovery[{name}]'")
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the trials and prints what they found."""

@@ -53,7 +53,7 @@ def update(values, items):
 
 
 def records(path):
-    """Of a log in LevelDB's format: blocks of 32 KiB, records in parts (full, first, middle, last)."""
+    """Of a log in LevelDB's format: blocks of 32 KiB; records whole, or in several parts."""
     data = path.read_bytes()
     place, parts = _FILE_HEADER, b""
     while place + _HEADER <= len(data):

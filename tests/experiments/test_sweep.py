@@ -92,11 +92,9 @@ def test_five_trials_and_the_best_is_reported(folder):
 
 def test_a_killed_sweep_goes_on(folder):
     file = quick_file(folder, "random.yaml")
-    (folder / file).write_text(
-        (folder / file)
-        .read_text()
-        .replace("- model=tiny", "- model=tiny\n- trainer.max_epochs=6\n- checkpoint_minutes=0")
-    )
+    text = (folder / file).read_text()
+    slower = "- model=tiny\n- trainer.max_epochs=6\n- checkpoint_minutes=0"
+    (folder / file).write_text(text.replace("- model=tiny", slower))
     arguments = ["sweep", f"file={file}", "count=3"]
     process = started(*arguments, cwd=folder)
     deadline = time.monotonic() + 200

@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from prompt_recovery.experiments.trials import Trial, trial_id
 
@@ -54,8 +55,8 @@ def test_a_trial_ends_with_the_process_that_started_it(tmp_path):
     os.kill(parent._process.pid, signal.SIGKILL)
     parent._process.wait()
     for _ in range(100):
-        status = f"/proc/{pid.read_text()}/status"
-        if not os.path.exists(status) or "zombie" in open(status).read():
+        status = Path(f"/proc/{pid.read_text()}/status")
+        if not status.exists() or "zombie" in status.read_text():
             return
         time.sleep(0.1)
     raise AssertionError("the trial lives on")

@@ -23,9 +23,8 @@ def outcome_rows(
     shared = set.intersection(*map(set, settings)) if len(settings) > 1 else set()
     rows = []
     for outcome, words in zip(outcomes, settings, strict=True):
-        interval = ""
-        if "test/scs_ci_low" in outcome.metrics:
-            interval = f"{outcome.metric('test/scs_ci_low'):.3f} … {outcome.metric('test/scs_ci_high'):.3f}"
+        low, high = outcome.metric("test/scs_ci_low"), outcome.metric("test/scs_ci_high")
+        interval = f"{low:.3f} … {high:.3f}" if math.isfinite(low) else ""
         rows.append(
             [
                 " ".join(w for w in words if w not in shared) or outcome.label or "(defaults)",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,8 +191,6 @@ class FakeRun:
                     json.loads(x) for x in (folder / "predictions.jsonl").read_text().splitlines()
                 ]
                 columns = ["id", "category", "scs"]
-                from pathlib import Path
-
                 target = Path(root) / path
                 target.parent.mkdir(parents=True)
                 table = {"columns": columns, "data": [[r[c] for c in columns] for r in rows]}

@@ -159,12 +159,20 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
             for key, inner in value.items():
                 if key not in _NOT_LEAVES and not (key == "name" and prefix):
                     walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
+        elif value is not None and value != "":
             flat[prefix] = f"{value:g}" if isinstance(value, float) else str(value)
 
-    walk("", {k: v for k, v in config.items() if k not in _NOT_SETTINGS})
+    ignored = set(_NOT_SETTINGS)
+    if not _uses_preferences(config):
+        ignored.add("preferences")
+    walk("", {k: v for k, v in config.items() if k not in ignored})
     flat.pop("", None)
     return flat
+
+
+def _uses_preferences(config: Mapping[str, Any]) -> bool:
+    """SFT, in all stages, has no use for what `preferences` says."""
+    return not str(config.get("objective", {}).get("_target_", "")).lower().endswith("sft")
 
 
 def _factors(flat: Sequence[Mapping[str, str]]) -> tuple[list[str], dict[str, list[str]]]:
@@ -200,11 +208,7 @@ def _arm(runs: Sequence[Run], settings: Mapping[str, str], factors: Sequence[str
     ids = sorted(ordered[0].scores)
     scores = np.array([[run.scores[i] for i in ids] for run in ordered], np.float64)
     levels = {name: settings.get(name, MISSING) for name in factors}
-    words = [
-        value if name in _PRINCIPAL else f"{name.rsplit('.', 1)[-1]} {value}"
-        for name, value in levels.items()
-        if value != MISSING
-    ]
+    words = [_word(name, value) for name, value in levels.items() if value != MISSING]
     if not words:
         words = [settings.get(name, "") for name in ("model", "objective")]
     draws = _draws([(scores, 1.0)])
@@ -217,6 +221,14 @@ def _arm(runs: Sequence[Run], settings: Mapping[str, str], factors: Sequence[str
         (float(low), float(high)),
         _over_seeds(scores.mean(1)),
     )
+
+
+def _word(name: str, value: str) -> str:
+    if name in _PRINCIPAL:
+        return value
+    if name == "first_stage.objective":
+        return f"after {value}"
+    return f"{name.rsplit('.', 1)[-1]} {value}"
 
 
 def _over_seeds(means: NDArray[np.float64]) -> float:

@@ -107,9 +107,8 @@ def _html(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -
         ]
     )
     if apart:
-        lead += paragraph(
-            f"{len(apart)} runs could not be compared fairly and are set apart below.", "quiet"
-        )
+        runs_apart = "1 run is" if len(apart) == 1 else f"{len(apart)} runs are"
+        lead += paragraph(f"{runs_apart} set apart below: not fair to compare with these.", "quiet")
     sections = [Section("Variants", _variants(comparison))]
     if comparison.factors:
         body = Markup("").join(

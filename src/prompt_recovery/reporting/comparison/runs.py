@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from glob import glob
+from glob import glob  # of whole paths, absolute ones too
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def from_folders(patterns: Sequence[str]) -> tuple[list[Run], list[Apart]]:
     """
     folders: dict[Path, None] = {}
     for pattern in patterns:
-        matched = sorted(glob(str(Path(pattern).expanduser())))
+        matched = sorted(glob(str(Path(pattern).expanduser())))  # noqa: PTH207
         found = [run for path in matched for run in _run_folders(Path(path))]
         if not found:
             what = "no run is there" if matched else "no such folder"

@@ -33,8 +33,8 @@ def answers(comparison: Comparison) -> list[Answer]:
         Answer(
             "What did it cost?",
             f"{duration(best.cost('seconds'))}, {memory(best.cost('peak_memory_bytes'))}",
-            f"a run of {best.label}, at {number(best.cost('train/tokens_per_second'), 0)} tokens / s; "
-            f"all {runs} runs: {duration(total)}",
+            f"a run of {best.label}, at {number(best.cost('train/tokens_per_second'), 0)} "
+            f"tokens / s; all {runs} runs: {duration(total)}",
         ),
     ]
 
@@ -140,7 +140,7 @@ METHOD = (
 
 def difference(d: Difference) -> str:
     """A difference with its interval."""
-    return f"{d.mean:+.4f} ({d.interval[0]:+.4f} … {d.interval[1]:+.4f})"
+    return f"{d.mean:+.3f} ({d.interval[0]:+.3f} … {d.interval[1]:+.3f})"
 
 
 def p_text(p: float) -> str:
