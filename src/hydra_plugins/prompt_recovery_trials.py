@@ -13,7 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 import prompt_recovery.resolvers  # noqa: F401  (for launchers' workers, which import plugins alone)
 
@@ -41,7 +41,7 @@ class Trials(BasicSweeper):
         """Names the multirun, and finds its launcher."""
         from prompt_recovery.experiments.multirun import group_of
 
-        arguments = OmegaConf.to_container(config.hydra.overrides.task)
+        arguments = list(config.hydra.overrides.task)
         parser = OverridesParser.create(config_loader=hydra_context.config_loader)
         swept = [
             override.get_key_element()

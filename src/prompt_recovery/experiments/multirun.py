@@ -68,11 +68,11 @@ def _started(config: DictConfig, label: str, folder: Path, overrides: Sequence[s
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":
             command += ["--config-dir", source.path]
-    command += ["--config-name", hydra.job.config_name, *overrides]
+    command += ["--config-name", str(hydra.job.config_name), *overrides]
     command += [f"hydra.run.dir={_quoted(folder)}", f"group={_quoted(config.group)}"]
     if unfinished(folder) and "ckpt_path" not in " ".join(overrides):
         command.append("ckpt_path=last")
-    jobs = OmegaConf.select(hydra, "launcher.n_jobs", default=1)  # of joblib
+    jobs = hydra.launcher.get("n_jobs", 1)  # of joblib
     return Trial(label, folder, command, threads_each(jobs) if jobs > 0 else 1)
 
 

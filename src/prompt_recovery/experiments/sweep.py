@@ -204,7 +204,7 @@ class Sweep:
     def _given_up(self) -> Sequence[Any]:
         if "early_terminate" not in self.config:
             return []
-        return _engine().stop_runs(self.config, self._runs())  # type: ignore[no-any-return]
+        return _engine().stop_runs(self.config, self._runs())
 
     def _runs(self) -> list[Any]:
         """The trials, as the engine wants to hear of them."""

@@ -92,8 +92,8 @@ def _say(comparison: Comparison, apart: Sequence[Apart], output: Path) -> None:
 
     rows = [arm_cells(a, b)[:7] for a, b in zip(comparison.arms, comparison.behind, strict=True)]
     Console().print(terminal_table(ARM_HEADINGS[:7], rows, 0, verdict(comparison)))
-    for one in answers(comparison):
-        log.info("%s %s: %s", one.question, one.answer, one.detail)
+    for said in answers(comparison):
+        log.info("%s %s: %s", said.question, said.answer, said.detail)
     for one in apart:
         log.warning("set apart: %s: %s", one.name, one.reason)
     log.info("report: %s", output / "report.html")
