@@ -52,14 +52,22 @@ def test_in_parallel_offline_wandb_runs_are_separate_and_whole(folder):
     assert_separate_runs(folder, seeds={1, 2, 3}, group="seed")
 
 
-def test_in_order_offline_wandb_runs_are_separate_and_whole(folder):
+def test_in_order_offline_wandb_runs_of_a_named_ablation_are_separate_and_whole(folder):
     quick = [q for q in QUICK if not q.startswith("logger")]
     result = command(
-        "train", "-m", *quick, "trainer.max_steps=2", "seed=1,2", "tags=[ablation,tiny]",
-        "group=mine", cwd=folder,
+        "train", "-m", "+experiment=backbones_objectives", *quick, "trainer.max_steps=2",
+        "objective=sft", "seed=1,2", "tags=[ablation,tiny]", cwd=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert_separate_runs(folder, seeds={1, 2}, group="mine")
+    assert_separate_runs(folder, seeds={1, 2}, group="backbones_objectives")
+
+
+def test_a_named_ablation_has_all_its_trials():
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        overrides = ["+experiment=backbones_objectives"]
+        config = compose("train", overrides, return_hydra_config=True)
+    params = config.hydra.sweeper.params
+    assert set(params) == {"model", "objective", "seed"}
 
 
 def assert_separate_runs(folder, seeds, group):

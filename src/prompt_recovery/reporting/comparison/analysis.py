@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from prompt_recovery.metrics.statistics import holm, sign_flip_p
-from prompt_recovery.reporting.comparison.runs import Run, mean_metric
+from prompt_recovery.reporting.comparison.runs import Apart, Run, mean_metric
 
 _NOT_SETTINGS = {"name", "group", "tags", "logger", "seed", "ckpt_path", "checkpoint_minutes",
                  "compared_by", "data", "metric"}  # fmt: skip
@@ -128,6 +128,21 @@ class Comparison:
             (name, len(places), [float(arm.scores[:, places].mean()) for arm in self.arms])
             for name, places in ordered
         ]
+
+
+def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[Apart]]:
+    """The runs, and those that repeat the settings and the seed of one before them."""
+    seen: dict[tuple[Any, ...], str] = {}
+    chosen: list[Run] = []
+    apart: list[Apart] = []
+    for run in runs:
+        key = (tuple(sorted(_settings(run.config).items())), run.seed)
+        if key in seen:
+            apart.append(Apart(run.name, f"the same settings and seed as {seen[key]}"))
+        else:
+            seen[key] = run.name
+            chosen.append(run)
+    return chosen, apart
 
 
 def analyse(runs: Sequence[Run]) -> Comparison:

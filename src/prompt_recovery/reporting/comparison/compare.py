@@ -12,7 +12,7 @@ from markupsafe import Markup
 from prompt_recovery.cache import written_whole
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.experiments.tables import escape, markdown_table
-from prompt_recovery.reporting.comparison.analysis import Arm, Comparison, analyse
+from prompt_recovery.reporting.comparison.analysis import Arm, Comparison, analyse, distinct
 from prompt_recovery.reporting.comparison.runs import (
     Apart,
     Run,
@@ -69,7 +69,8 @@ def compare(patterns: Sequence[str], project: str | None, output: Path) -> Compa
         theirs, unfinished = from_wandb(project)
         runs, apart = runs + theirs, apart + unfinished
     chosen, others = comparable(runs)
-    apart = apart + others
+    chosen, repeated = distinct(chosen)
+    apart = apart + others + repeated
     if not chosen:
         reasons = "; ".join(f"{a.name} {a.reason}" for a in apart[:3])
         raise PromptRecoveryError(f"no finished run to compare: {reasons}")
