@@ -56,7 +56,8 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
             return task(config)
         except KeyboardInterrupt:
             if is_first():
-                print("interrupted; go on with ckpt_path=last", file=sys.stderr)
+                mend = "the same command goes on" if _in_multirun() else "go on with ckpt_path=last"
+                print(f"interrupted; {mend}", file=sys.stderr)
             raise SystemExit(130) from None
         except (PromptRecoveryError, OmegaConfBaseException, InstantiationException) as raised:
             # Hydra wraps what the constructors of a configuration raise.
@@ -79,7 +80,7 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
 @one_line_errors
 def train(config: DictConfig) -> Any:
     """Trains a recoverer; returns `val/scs`, which sweepers maximise."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if _in_multirun():
         return run_trial(config)
     end_with_parent()
     if not is_first():
@@ -92,6 +93,10 @@ def train(config: DictConfig) -> Any:
         # A run that was stopped in its first stage has no checkpoint of the second.
         run = run if run and (run / "checkpoints" / "last.ckpt").is_file() else None
     return _train(config, folder, start, _checkpoint(config.ckpt_path, run), evaluate=True)
+
+
+def _in_multirun() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 _FIRST = "first_stage"
@@ -236,7 +241,11 @@ def sweep(config: DictConfig) -> None:
 
     file = Path(config.file)
     folder = Path(config.folder or f"runs/sweep/{file.stem}")
-    run_sweep(file, config.count, config.parallel, folder, config.seed)
+    try:
+        run_sweep(file, config.count, config.parallel, folder, config.seed)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="compare")
