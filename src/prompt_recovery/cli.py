@@ -12,7 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +28,9 @@ usage: prompt-recovery <command> [group=option] [key=value] …
 
   train     train a recoverer and evaluate it        prompt-recovery train model=mistral
   generate  make a dataset with a rewriter           prompt-recovery generate rows=1000
+  evaluate  compare recoverers and baselines         prompt-recovery evaluate \
+                                                       recoverers=[runs/latest]
+  recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
   sweep     try settings as a W&B sweep file says    prompt-recovery sweep file=sweeps/grid.yaml
   compare   one report of many runs                  prompt-recovery compare 'runs=[runs/train]'
 
@@ -248,6 +251,91 @@ def sweep(config: DictConfig) -> None:
         raise SystemExit(130) from None
 
 
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="evaluate")
+@one_line_errors
+def evaluate(config: DictConfig) -> float:
+    """Compares recoverers, baselines and predictions; returns the best mean SCS."""
+    from hydra.utils import instantiate
+
+    from prompt_recovery.data.sources import SUFFIXES
+    from prompt_recovery.recovery.assemble import Recipe
+    from prompt_recovery.recovery.contenders import (
+        from_baseline,
+        from_column,
+        from_file,
+        from_recipe,
+    )
+    from prompt_recovery.recovery.evaluate import (
+        EvaluationJob,
+        choose_examples,
+        run_evaluation,
+    )
+    from prompt_recovery.training.tracking import environment
+
+    hardware = environment()["hardware"]
+
+    def option(group: str, entry: Any) -> Any:
+        return None if entry is None else instantiate(_option("evaluate", group, entry))
+
+    data, training = instantiate(config.data), instantiate(config.training)
+    part = config.part
+    if part == "auto":
+        part = "test" if config.data == config.training else "all"
+    examples, training = choose_examples(data, training, part, dict(config.split))
+    scs = instantiate(config.metric)
+    second, said = None, "none was asked for"
+    if config.second_metric is not None:
+        try:
+            second = instantiate(config.second_metric)
+            said = second.encoder.name
+        except InstantiationException as error:
+            said = f"no gaming check: {error.__cause__}"
+            logging.getLogger(__name__).warning(said)
+    contenders = []
+    for entry in config.recoverers:
+        given = {"run": entry} if isinstance(entry, str) else dict(entry)
+        runs = [given["run"]] if isinstance(given["run"], str) else list(given["run"])
+        recipe = Recipe(
+            runs=[_run_folder(run) for run in runs],
+            decoding=option("decoding", given.get("decoding")),
+            weights=list(given.get("weights") or []),
+            channel=option("channel", given.get("channel")),
+            precision=config.precision,
+        )
+        contenders.append(from_recipe(recipe, given.get("name")))
+    for entry in config.baselines:
+        contenders.append(from_baseline(option("baseline", entry), training, scs))
+    for entry in config.predictions:
+        given = {"path": entry} if isinstance(entry, str) else dict(entry)
+        if str(given.get("path", "")).endswith(SUFFIXES):
+            contenders.append(from_file(**given))
+        else:
+            column = given.get("column") or given["path"]
+            read = instantiate(config.data, columns={"source": column})
+            contenders.append(from_column(read.examples, column, given.get("name")))
+    job = EvaluationJob(
+        name=data.name,
+        examples=examples,
+        contenders=contenders,
+        scs=scs,
+        second=second,
+        honest_prompts=[e.rewrite_prompt for e in training.examples],
+        folder=Path(config.output).expanduser(),
+        about={
+            "evaluated": f"{data.name}, {part}: {len(examples)} rows",
+            "baselines learned from": f"{training.name}: {len(training.examples)} rows",
+            "second encoder": said,
+            "machine": f"{hardware['machine']}, {hardware['cpus']} CPU cores, "
+            f"GPU: {', '.join(hardware['gpus']) or 'none'}",
+        },
+    )
+    try:
+        return run_evaluation(job).best.mean
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="compare")
 @one_line_errors
 def compare(config: DictConfig) -> None:
@@ -257,16 +345,111 @@ def compare(config: DictConfig) -> None:
     compare_runs(list(config.runs), config.project, Path(config.output))
 
 
+def _option(command: str, group: str, entry: Any) -> DictConfig:
+    """One more option of a group, beside the one that a command's configuration has chosen.
+
+    Args:
+        command: whose configuration; what the option refers to is taken from it.
+        group: the group.
+        entry: the option's name, or a name with what to change in it.
+    """
+    [(name, changes)] = [(entry, {})] if isinstance(entry, str) else entry.items()
+    overrides = [*HydraConfig.get().overrides.task, f"+{group}@_chosen={name}"]
+    try:
+        chosen = hydra.compose(command, overrides)._chosen
+    except MissingConfigException as error:
+        known = ", ".join(sorted(f.stem for f in (config_folder() / group).glob("*.yaml")))
+        raise PromptRecoveryError(f"{group} '{name}' is unknown; known are {known}") from error
+    chosen.merge_with(changes)
+    return chosen
+
+
+_TEXTS: dict[str, str] = {}
+
+
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="recover")
+@one_line_errors
+def recover(config: DictConfig) -> None:
+    """Recovers the prompts of a file of pairs, or of one pair."""
+    recipe = _recipe(config)
+    from prompt_recovery.recovery.pairs import PairColumns
+    from prompt_recovery.recovery.recover import RecoveryJob
+    from prompt_recovery.recovery.recover import recover as recover_prompts
+
+    job = RecoveryJob(
+        recipe=recipe,
+        input=None if config.input is None else Path(config.input),
+        output=Path(config.output),
+        columns=PairColumns(**config.columns),
+        original=_TEXTS.get("original", config.original),
+        rewritten=_TEXTS.get("rewritten", config.rewritten),
+        threshold=config.threshold,
+    )
+    try:
+        recover_prompts(job)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _recipe(config: DictConfig) -> Any:
+    """What answers, for `recover` and `app`."""
+    from hydra.utils import instantiate
+
+    runs = list(config.run) if OmegaConf.is_list(config.run) else [config.run]
+    folders = [_run_folder(run) for run in runs]
+
+    from prompt_recovery.recovery.assemble import Recipe
+
+    return Recipe(
+        runs=folders,
+        decoding=instantiate(config.decoding),
+        weights=list(config.weights or []),
+        channel=instantiate(config.channel),
+        **{name: config[name] for name in
+           ("confidence", "precision", "backbone_path", "trust_remote_code")},
+    )  # fmt: skip
+
+
+def _take_texts(arguments: list[str]) -> list[str]:
+    """Takes the texts of one pair out of the arguments: Hydra would read them as its grammar."""
+    left = []
+    for argument in arguments:
+        name, _, text = argument.partition("=")
+        if name in ("original", "rewritten"):
+            _TEXTS[name] = text
+        else:
+            left.append(argument)
+    return left
+
+
+def _run_folder(run: str) -> Path:
+    """What `run=` means."""
+    if run != "latest":
+        return Path(run).expanduser()
+    folder = Path("runs") / "latest"
+    if not folder.is_dir():
+        raise PromptRecoveryError(
+            "run=latest: there is no runs/latest here; give run=<run or adapter folder>, or train "
+            "a recoverer first (prompt-recovery train)"
+        )
+    return folder
+
+
 def main() -> None:
     """`prompt-recovery <command> …`."""
-    commands = {"train": train, "generate": generate, "sweep": sweep, "compare": compare}
+    commands = {"train": train, "generate": generate, "recover": recover, "evaluate": evaluate,
+                "sweep": sweep, "compare": compare}  # fmt: skip
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         asked = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help")
         print(_HELP if asked else f"error: unknown command '{sys.argv[1]}'\n\n{_HELP}", end="")
         raise SystemExit(0 if asked else 2)
-    commands[sys.argv.pop(1)]()
+    command = sys.argv.pop(1)
+    if command == "recover":
+        sys.argv[1:] = _take_texts(sys.argv[1:])
+    commands[command]()
 
 
 def _resumed_run(ckpt_path: str | None, folder: Path) -> Path | None:

@@ -20,7 +20,7 @@ from prompt_recovery.preferences import (
     read_preferences,
     write_preferences,
 )
-from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model
@@ -31,7 +31,7 @@ MIX = Mix(sampled=2, corrupted=1, others=1, max_new_tokens=4)
 
 @pytest.fixture(scope="module")
 def recoverer(tokenizer):
-    return ModelRecoverer(tiny_model("llama"), tokenizer, TEMPLATE, Decoding(4), 80, "Improve it")
+    return ModelRecoverer(tiny_model("llama"), tokenizer, TEMPLATE, Greedy(4), 80, "Improve it")
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_candidates_are_sampled_once(prepare, monkeypatch, recoverer):
 
 def test_a_template_without_chat_gives_texts(prepare, tokenizer):
     template = Template("plain", TEMPLATE.text, chat=False, prefill=" The prompt:")
-    model = ModelRecoverer(tiny_model("llama"), tokenizer, template, Decoding(4), 80, "f")
+    model = ModelRecoverer(tiny_model("llama"), tokenizer, template, Greedy(4), 80, "f")
     [first, *_] = prepare(Preferences(mix=MIX), recoverer=model)
     assert isinstance(first.prompt, str)
     assert first.prompt.endswith(" The prompt:")

@@ -23,7 +23,7 @@ from prompt_recovery.preferences.candidates import (
     SampledCandidates,
     collect_candidates,
 )
-from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model
@@ -55,7 +55,7 @@ class Fake:
 @pytest.fixture(scope="module")
 def recoverer(tokenizer):
     template = Template("t", "{{ original_text }} => {{ rewritten_text }}")
-    return ModelRecoverer(tiny_model("gemma2"), tokenizer, template, Decoding(), 80, "fallback")
+    return ModelRecoverer(tiny_model("gemma2"), tokenizer, template, Greedy(), 80, "fallback")
 
 
 def sampled(recoverer, **changes):

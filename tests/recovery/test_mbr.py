@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from prompt_recovery.recovery.mbr import expected_scs, rank
+from prompt_recovery.recovery.mbr import Samples, expected_scs, rank
 
 SAMPLES = ["Make it a poem", "Turn it into a poem", "Make it a poem", "", "Add three recipes"]
 
@@ -20,7 +20,7 @@ def test_every_sample_is_scored_by_the_others(scs):
 
 
 def test_the_consensus_comes_first_and_blanks_do_not_count(scs):
-    ranked = rank(SAMPLES, [-5.0, -6.0, -5.0, -1.0, -2.0], scs, by_probability=False)
+    ranked = rank([Samples(SAMPLES, [-5.0, -6.0, -5.0, -1.0, -2.0])], scs)
     assert [t for t, _, _ in ranked] == [
         "Make it a poem", "Turn it into a poem", "Add three recipes"
     ]  # fmt: skip
@@ -30,16 +30,25 @@ def test_the_consensus_comes_first_and_blanks_do_not_count(scs):
 
 def test_probability_can_be_the_vote(scs):
     texts = ["Make it a poem", "Add three recipes", "Turn it into a poem"]
-    sure = rank(texts, [-9.0, -0.1, -9.0], scs, by_probability=True)
+    sure = rank([Samples(texts, [-9.0, -0.1, -9.0])], scs, by_probability=True)
     assert sure[0][0] == "Add three recipes"  # the model is all but certain of it
-    even = rank(texts, [math.log(1 / 3)] * 3, scs, by_probability=True)
-    counted = rank(texts, [-1.0, -2.0, -3.0], scs, by_probability=False)
+    even = rank([Samples(texts, [math.log(1 / 3)] * 3)], scs, by_probability=True)
+    counted = rank([Samples(texts, [-1.0, -2.0, -3.0])], scs)
     assert [t for t, _, _ in even[:2]] == [t for t, _, _ in counted[:2]]
     assert even[0][2] == pytest.approx(counted[0][2], abs=1e-6)
 
 
 def test_a_lone_sample_has_nobody_to_agree_with(scs):
-    assert rank(["Make it a poem"], [-1.0], scs, by_probability=False) == [
+    assert rank([Samples(["Make it a poem"], [-1.0])], scs) == [
         ("Make it a poem", -1.0, 0.0)
     ]
-    assert rank(["", " "], [-1.0, -1.0], scs, by_probability=False) == []
+    assert rank([Samples(["", " "], [-1.0, -1.0])], scs) == []
+
+
+def test_several_recoverers_vote_by_their_weights(scs):
+    poem = Samples(["Make it a poem", "Turn it into a poem"], [-1.0, -2.0])
+    recipe = Samples(["Add three recipes", "Add some recipes"], [-9.0, -8.0], weight=3.0)
+    assert rank([poem, recipe], scs)[0][0] in recipe.texts
+    even = rank([poem, Samples(recipe.texts, recipe.log_probabilities)], scs)
+    joined = rank([Samples([*poem.texts, *recipe.texts], [-1.0, -2.0, -9.0, -8.0])], scs)
+    assert even == joined

@@ -24,7 +24,7 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import SFT
-from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.recoverer import clean_prompt
 from prompt_recovery.templates import Template
 from prompt_recovery.training.job import TrainingJob
@@ -47,7 +47,7 @@ def make_job(folder, examples, scs, architecture="llama", **changes):
         "scs": scs,
         "batching": Batching(batch_size=4, max_prompt_tokens=80),
         "optim": Optimisation(),
-        "decoding": Decoding(4),
+        "decoding": Greedy(4),
         "trainer": {
             "accelerator": "cpu",
             "max_epochs": 1,

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from prompt_recovery.backbones.lora import fuse_lora
@@ -77,25 +84,31 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
 
 
 def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Wraps a frozen model in a `PeftModel` with the adapter of a folder, to train it further.
+    """Wraps a frozen model in a `PeftModel` with the adapter of a folder, which can be trained further.
 
     Raises:
-        PromptRecoveryError: the folder holds no adapter, or one of another backbone.
+        PromptRecoveryError: the folder holds no adapter, a damaged one, or one of another backbone.
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise PromptRecoveryError(
-            f"start={folder}: holds no adapter_model.safetensors; give an adapter folder or the "
+            f"{folder}: holds no adapter_model.safetensors; give an adapter folder or the "
             "folder of a run that has one"
         )
     try:
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            theirs = set(file.keys())
         peft_model = PeftModel.from_pretrained(
             model, folder, is_trainable=True, autocast_adapter_dtype=False
         )
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
-            f"start={folder}: is not an adapter of this backbone ({first_line})"
+            f"{folder}: is damaged, or not an adapter of this backbone ({first_line})"
         ) from error
+    if theirs != set(get_peft_model_state_dict(peft_model)):  # PEFT only warns
+        raise PromptRecoveryError(
+            f"{folder}: is not an adapter of this backbone (its layers are others)"
+        )
     return _prepared(peft_model, dtype)
 
 

@@ -1,12 +1,15 @@
 """Loading weights and tokenizer."""
 
+import logging
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils.logging import disable_progress_bar
 
 from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.locate import Backbone, Location
@@ -69,6 +72,13 @@ def load_model(
     model.requires_grad_(False)
     fuse_norms(model)
     return model.eval()
+
+
+def quiet() -> None:
+    """Silences what libraries say on the terminal while a model is loaded; it takes a second."""
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated.*")
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 
 def require_four_bit() -> None:

@@ -13,6 +13,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.templates import Template, chat_prompt
 
 _CUT = " […] "
+_LEAST = 2 * (len(_CUT) + 2)  # characters of two texts of which all is cut but their ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +128,15 @@ def prompt_tokens(
             )
             return ids, cut
         # Keep in proportion, a little less each time; the longer text gives first.
-        keep = int((len(before) + len(after)) * min(limit / len(ids), 0.95)) - 2 * len(_CUT)
+        total = len(before) + len(after)
+        kept = int(total * min(limit / len(ids), 0.95))
+        keep = kept - 2 * len(_CUT)
+        if keep < 4 * len(_CUT):  # characters that take several tokens each
+            keep = max(kept, _LEAST)
         share = keep // 2
         before_keep = max(share, keep - len(after)) if len(before) > share else len(before)
         after_keep = max(share, keep - len(before)) if len(after) > share else len(after)
-        if keep < 4 * len(_CUT):
+        if total <= _LEAST:
             raise PromptRecoveryError(
                 f"batching.max_prompt_tokens={limit} has no room for template '{template.name}' "
                 f"({len(ids)} tokens with almost empty texts); raise it"

@@ -23,7 +23,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.preferences import Preferences, prepare_preferences
 from prompt_recovery.preferences.build import candidate_sources
 from prompt_recovery.preferences.candidates import Answers, ask
-from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import Template
 
@@ -70,7 +70,7 @@ class Guesser:
             model=self._model() if with_model else None,
             tokenizer=load_tokenizer(self.backbone, location),
             template=self.template,
-            decoding=Decoding(),
+            decoding=Greedy(),
             max_prompt_tokens=self.max_prompt_tokens,
             fallback="",
             name=self.backbone.name if self.adapter is None else f"{self.adapter}",

@@ -61,6 +61,11 @@ def read_bank(path: Path | None = None) -> list[Instruction]:
     return found
 
 
+def bank_texts() -> list[str]:
+    """The texts of the bank shipped with this package."""
+    return [instruction.text for instruction in read_bank()]
+
+
 def _instructions(rows: Iterable[Row], source: str) -> list[Instruction]:
     found = []
     for row in rows:

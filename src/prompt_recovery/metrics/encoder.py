@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -71,25 +72,22 @@ class EncoderSource:
             ) from error
 
 
-class SentenceEncoder:
-    """Unit-length embeddings of sentences.
+class Encoder(ABC):
+    """Unit-length embeddings of texts.
 
     Every text is embedded once: results are kept in a small database in the cache folder, which
     several processes may use at the same time.
 
     Args:
-        source: which encoder. It is loaded when the first unknown text comes.
+        identity: changes with whatever the embeddings depend on.
+        name: in reports.
     """
 
-    def __init__(self, source: EncoderSource) -> None:
-        self._folder = source.folder()
-        weights = sorted(self._folder.rglob("*.safetensors")) + sorted(self._folder.rglob("*.json"))
-        self.identity = fingerprint(
-            [(str(f.relative_to(self._folder)), f.stat().st_size) for f in weights]
-        )
-        self._store = BlobStore("embeddings", self.identity)
+    def __init__(self, identity: str, name: str) -> None:
+        self.identity = identity
+        self.name = name
+        self._store = BlobStore("embeddings", identity)
         self._known: dict[bytes, NDArray[np.float32]] = {}
-        self._model: Any = None
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """fp32 [n, d], each row of length 1."""
@@ -104,6 +102,28 @@ class SentenceEncoder:
             self._known.update(zip(unknown, vectors, strict=True))
             self._store.write({k: v.tobytes() for k, v in zip(unknown, vectors, strict=True)})
         return np.stack([self._known[key] for key in keys])
+
+    @abstractmethod
+    def _compute(self, texts: list[str]) -> NDArray[np.float32]:
+        """fp32 [n, d], each row of length 1, of n ≥ 1 distinct texts."""
+
+
+class SentenceEncoder(Encoder):
+    """A sentence-transformers model.
+
+    Args:
+        source: which encoder. It is loaded when the first unknown text comes.
+    """
+
+    def __init__(self, source: EncoderSource) -> None:
+        self.source = source
+        self._folder = source.folder()
+        weights = sorted(self._folder.rglob("*.safetensors")) + sorted(self._folder.rglob("*.json"))
+        super().__init__(
+            fingerprint([(str(f.relative_to(self._folder)), f.stat().st_size) for f in weights]),
+            (not source.path and (source.package or source.repo)) or self._folder.name,
+        )
+        self._model: Any = None
 
     def _compute(self, texts: list[str]) -> NDArray[np.float32]:
         if self._model is None:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics import Metric
 
-from prompt_recovery.metrics.encoder import SentenceEncoder
+from prompt_recovery.metrics.encoder import Encoder
 
 
 def sharpen(cosine: Any, exponent: float = 3.0) -> Any:
@@ -27,7 +27,7 @@ class SCS:
         exponent: > 0; 1 gives the plain cosine.
     """
 
-    def __init__(self, encoder: SentenceEncoder, exponent: float = 3.0) -> None:
+    def __init__(self, encoder: Encoder, exponent: float = 3.0) -> None:
         if exponent <= 0:
             raise ValueError(f"exponent must be positive, not {exponent}")
         self.encoder = encoder

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from prompt_recovery.cache import locked
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.decoding import draws
 from prompt_recovery.recovery.recoverer import ModelRecoverer, clean_prompt, pairs_of
 
 BATCH = 16  # examples; a batch is finished whole or not at all
@@ -71,14 +71,9 @@ class SampledCandidates:
     def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
         """As many samples of each example as there are temperatures."""
         shape = (len(self.temperatures), self.max_new_tokens)
-        draws = torch.stack(
-            [
-                torch.from_numpy(_generator(self.seed, self.name, e.id).random(shape))
-                for e in examples
-            ]
-        )
+        uniform = draws([(self.seed, self.name, e.id) for e in examples], *shape)
         rows = self.recoverer.sample(
-            pairs_of(examples), self.temperatures, draws, self.max_new_tokens
+            pairs_of(examples), self.temperatures, uniform, self.max_new_tokens
         )
         return [[text for text, _ in row] for row in rows]
 
@@ -253,10 +248,6 @@ def _distinct(answers: Sequence[Sequence[str]]) -> list[Candidate]:
 
 def _digest(*parts: Any) -> bytes:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-
-
-def _generator(*parts: Any) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(_digest(*parts)[:16], "big"))
 
 
 def seeded_random(*parts: Any) -> random.Random:

@@ -23,8 +23,9 @@ class Evaluation:
         scs: fp32 [n].
         cosine: fp32 [n].
         exact: bool [n], equal up to case, punctuation and white space.
+        rouge_l: fp32 [n], in [0, 1].
         interval: the 95 % bootstrap interval of the mean SCS.
-        seconds: that recovering all of them took.
+        seconds: that recovering all of them took; None for predictions that came ready-made.
     """
 
     name: str
@@ -32,16 +33,42 @@ class Evaluation:
     scs: NDArray[np.float32]
     cosine: NDArray[np.float32]
     exact: NDArray[np.bool_]
+    rouge_l: NDArray[np.float32]
     interval: tuple[float, float]
-    seconds: float
+    seconds: float | None
+
+    @property
+    def mean(self) -> float:
+        """The mean SCS."""
+        return float(self.scs.mean())
 
     def by_category(self, examples: Sequence[RewriteExample]) -> dict[str, tuple[float, int]]:
         """category → (mean SCS, number of examples), the largest category first."""
-        members: dict[str, list[float]] = {}
-        for example, score in zip(examples, self.scs, strict=True):
-            members.setdefault(example.category or "(none)", []).append(float(score))
-        ordered = sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))
-        return {name: (float(np.mean(scores)), len(scores)) for name, scores in ordered}
+        groups: dict[str, list[int]] = {}
+        for i, example in enumerate(examples):
+            groups.setdefault(example.category or "(none)", []).append(i)
+        ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+        return {name: (float(self.scs[rows].mean()), len(rows)) for name, rows in ordered}
+
+    def by_length(
+        self, examples: Sequence[RewriteExample], groups: int = 4
+    ) -> dict[tuple[int, int], tuple[float, int]]:
+        """(fewest, most words of both texts) → (mean SCS, number of examples), the shortest first.
+
+        The groups are of equal size, as far as texts of equal length allow.
+        """
+        words = np.array(
+            [len(e.original_text.split()) + len(e.rewritten_text.split()) for e in examples]
+        )
+        edges = np.quantile(words, np.linspace(0, 1, groups + 1)[1:-1], method="higher")
+        group = np.searchsorted(edges, words, side="right")
+        return {
+            (int(words[rows].min()), int(words[rows].max())): (
+                float(self.scs[rows].mean()),
+                int(rows.sum()),
+            )
+            for rows in (group == g for g in np.unique(group))
+        }
 
 
 def evaluate(
@@ -49,7 +76,7 @@ def evaluate(
     predictions: Sequence[Prediction],
     examples: Sequence[RewriteExample],
     scs: SCS,
-    seconds: float,
+    seconds: float | None,
 ) -> Evaluation:
     """Compares predictions with the true prompts of their examples, in order.
 
@@ -62,13 +89,72 @@ def evaluate(
     truths = [e.rewrite_prompt for e in examples]
     cosine = scs.cosine(predicted, truths)
     scores = np.asarray(sharpen(cosine, scs.exponent), np.float32)
-    exact = [normalise(p) == normalise(t) for p, t in zip(predicted, truths, strict=True)]
+    both = list(zip(predicted, truths, strict=True))
     return Evaluation(
         name=name,
         predictions=list(predictions),
         scs=scores,
         cosine=cosine,
-        exact=np.array(exact, bool),
+        exact=np.array([normalise(p) == normalise(t) for p, t in both], bool),
+        rouge_l=np.array([rouge_l(p, t) for p, t in both], np.float32),
         interval=bootstrap_interval(scores),
         seconds=seconds,
     )
+
+
+def rouge_l(prediction: str, truth: str) -> float:
+    """The F-measure of the longest common subsequence of words (Lin, 2004), in [0, 1].
+
+    Words are those of any script, in lower case.
+    """
+    from torchmetrics.functional.text import rouge_score
+
+    scores = rouge_score(
+        prediction, truth, normalizer=normalise, tokenizer=str.split, rouge_keys="rougeL"
+    )
+    return float(scores["rougeL_fmeasure"])
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Examples of about the same confidence: expected and actual mean SCS."""
+
+    expected: float
+    actual: float
+    interval: tuple[float, float]
+    count: int
+
+
+def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin]:
+    """Expected against actual SCS by decile of confidence, the lowest first.
+
+    Args:
+        evaluation: predictions without a confidence don't count.
+        groups: of equal size; fewer if there are fewer predictions.
+
+    Returns:
+        Nothing if no prediction carries a confidence.
+    """
+    known = [
+        (p.confidence, float(score))
+        for p, score in zip(evaluation.predictions, evaluation.scs, strict=True)
+        if p.confidence is not None
+    ]
+    if not known:
+        return []
+    values = np.array(sorted(known), np.float64)
+    return [
+        CalibrationBin(
+            float(part[:, 0].mean()),
+            float(part[:, 1].mean()),
+            bootstrap_interval(part[:, 1]),
+            len(part),
+        )
+        for part in np.array_split(values, min(groups, len(values)))
+    ]
+
+
+def calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    """The mean distance of expected and actual SCS over bins, weighted by their sizes."""
+    distances = [abs(b.expected - b.actual) for b in bins]
+    return float(np.average(distances, weights=[b.count for b in bins]))

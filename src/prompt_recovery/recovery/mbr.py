@@ -1,6 +1,8 @@
 """Choosing among what a model says: minimum Bayes risk under SCS."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,35 +34,67 @@ def expected_scs(
     return np.asarray((utility @ weights - own * np.diag(utility)) / np.maximum(total, 1e-12))
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What one recoverer said to a pair, blank and repeated answers included.
+
+    Attributes:
+        texts: n ≥ 1 answers.
+        log_probabilities: of each under the recoverer.
+        weight: how much each counts among the samples of others, > 0.
+    """
+
+    texts: Sequence[str]
+    log_probabilities: Sequence[float]
+    weight: float = 1.0
+
+    def votes(self, by_probability: bool) -> dict[str, float]:
+        """Distinct text → its votes, n · weight in all; blank texts have none.
+
+        Args:
+            by_probability: a text's votes are its share of the probability of all distinct ones,
+                in place of the number of times it was sampled.
+        """
+        counts = Counter(text for text in self.texts if text.strip())
+        if not by_probability or not counts:
+            return {text: count * self.weight for text, count in counts.items()}
+        known = self.best()
+        values = np.array([known[text] for text in counts])
+        shares = np.exp(values - values.max())
+        votes = shares / shares.sum() * len(self.texts) * self.weight
+        return dict(zip(counts, votes.tolist(), strict=True))
+
+    def best(self) -> dict[str, float]:
+        """Text → its highest log-probability."""
+        known: dict[str, float] = {}
+        for text, value in zip(self.texts, self.log_probabilities, strict=True):
+            known[text] = max(known.get(text, -np.inf), value)
+        return known
+
+
 def rank(
-    texts: Sequence[str], log_probabilities: Sequence[float], scs: SCS, by_probability: bool
+    groups: Sequence[Samples], scs: SCS, by_probability: bool = False
 ) -> list[tuple[str, float, float]]:
-    """Samples, repeated ones included, as distinct texts, the best first.
+    """The samples of one or several recoverers as distinct texts, the best first.
 
     Args:
-        texts: the samples; blank ones don't count.
-        log_probabilities: of each under the model.
+        groups: the samples of each recoverer.
         scs: the utility.
-        by_probability: a text's votes are its share of the probability of all distinct ones, in
-            place of the number of times it was sampled.
+        by_probability: as for `Samples.votes`; shares are taken within a recoverer, since the
+            probabilities of different models are not comparable.
 
     Returns:
-        (text, log-probability, expected SCS); nothing if all are blank.
+        (text, its highest log-probability, expected SCS); nothing if all are blank.
     """
+    votes: Counter[str] = Counter()
     known: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for text, value in zip(texts, log_probabilities, strict=True):
-        if text.strip():
+    for group in groups:
+        votes.update(group.votes(by_probability))  # type: ignore[arg-type]
+        for text, value in group.best().items():
             known[text] = max(known.get(text, -np.inf), value)
-            counts[text] = counts.get(text, 0) + 1
-    if not known:
+    if not votes:
         return []
-    distinct = list(known)
-    votes = np.array([counts[t] for t in distinct], np.float64)
-    if by_probability:
-        values = np.array([known[t] for t in distinct])
-        shares = np.exp(values - values.max())
-        votes = shares / shares.sum() * len(texts)
-    values = expected_scs(distinct, votes, scs)
-    order = sorted(range(len(distinct)), key=lambda i: (-values[i], -known[distinct[i]]))
-    return [(distinct[i], known[distinct[i]], float(values[i])) for i in order]
+    texts = list(votes)
+    values = expected_scs(texts, [votes[t] for t in texts], scs)
+    order = sorted(range(len(texts)), key=lambda i: (-values[i], -known[texts[i]]))
+    return [(texts[i], known[texts[i]], float(values[i])) for i in order]

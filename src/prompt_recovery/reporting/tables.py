@@ -24,7 +24,7 @@ def result_table(evaluations: Sequence[Evaluation], title: str) -> Table:
             f"{e.interval[0]:.3f} … {e.interval[1]:.3f}",
             f"{e.cosine.mean():.3f}",
             f"{e.exact.mean():.1%}",
-            f"{e.seconds / len(e.scs):.3f}",
+            "–" if e.seconds is None else f"{e.seconds / len(e.scs):.3f}",
             style="bold" if float(e.scs.mean()) == best else "",
         )
     return table

@@ -14,16 +14,17 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from transformers.utils.logging import disable_progress_bar
 
 from prompt_recovery.backbones.adapters import add_adapter, count_parameters, load_adapter
-from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
+from prompt_recovery.backbones.load import load_model, load_tokenizer, quiet, require_four_bit
 from prompt_recovery.backbones.locate import Location, locate
 from prompt_recovery.backbones.precision import Precision, choose_precision
 from prompt_recovery.cache import fingerprint, written_whole
 from prompt_recovery.data.datamodule import RecoveryData
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.encoder import Encoder, SentenceEncoder
 from prompt_recovery.recovery.baselines import mean_prompt
+from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.evaluation import Evaluation
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.training.checkpoints import BestAdapter, WholeCheckpointIO, last_checkpoint
@@ -68,9 +69,9 @@ def train(job: TrainingJob) -> dict[str, float]:
     L.seed_everything(job.seed, workers=True, verbose=False)
     ready = _prepare(job, _device(options), sharded)
     logger = is_first() and make_logger(
-        job.logger, job.folder, job.project, job.name, job.group, _logged(job), job.tags
+        job.logger, job.folder, job.project, job.name, job.group, _logged(job, ready), job.tags
     )
-    best = BestAdapter(job.folder / "adapter", _recoverer_record(job, ready.recoverer.fallback))
+    best = BestAdapter(job.folder / "adapter", _recoverer_record(job, ready))
     curve = _Curve(job.folder / "curve.jsonl")
     checkpoints = last_checkpoint(job.folder / "checkpoints", job.checkpoint_minutes)
     callbacks: list[Callback] = [best, curve, checkpoints]
@@ -142,6 +143,7 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
         max_prompt_tokens=job.batching.max_prompt_tokens,
         fallback=mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train]),
         name=f"{job.backbone.name} {job.objective.name}",
+        scs=job.scs,
     )
     started_with = fingerprint(
         location.identity,
@@ -289,8 +291,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*has `enable_progress_bar`.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated.*")
-    disable_progress_bar()  # of reading weights, over in a second
+    quiet()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -321,20 +322,30 @@ def _describe(job: TrainingJob, data: RecoveryData, model: Any) -> None:
             )
 
 
-def _logged(job: TrainingJob) -> dict[str, Any]:
+def _logged(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
     """The configuration, and what tells whether two runs can be compared."""
-    record = _recoverer_record(job, "")
+    record = _recoverer_record(job, ready)
     return {**job.config, "compared_by": {"data": record["data"], "metric": record["metric"]}}
 
 
-def _recoverer_record(job: TrainingJob, fallback: str) -> dict[str, Any]:
+def _recoverer_record(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
     return {
         "backbone": asdict(job.backbone),
+        "backbone_identity": ready.location.identity,
         "template": asdict(job.template),
-        "decoding": asdict(job.decoding),
+        "decoding": record(job.decoding),
         "max_prompt_tokens": job.batching.max_prompt_tokens,
-        "fallback": fallback,
+        "fallback": ready.recoverer.fallback,
         "objective": job.objective.name,
-        "metric": {"encoder": job.scs.encoder.identity, "exponent": job.scs.exponent},
+        "metric": {
+            "encoder": job.scs.encoder.identity,
+            "exponent": job.scs.exponent,
+            "source": _encoder_source(job.scs.encoder),
+        },
         "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
     }
+
+
+def _encoder_source(encoder: Encoder) -> dict[str, Any]:
+    """Where the encoder is found again; nothing unless it is a sentence-transformers model."""
+    return asdict(encoder.source) if isinstance(encoder, SentenceEncoder) else {}

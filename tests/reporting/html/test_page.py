@@ -19,7 +19,7 @@ from prompt_recovery.reporting.html import (
     write_page,
 )
 
-ATTACK = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>{{ 7 * 7 }}'
+ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 VOID = {"meta", "img", "br", "path", "polyline", "circle"}
 
 

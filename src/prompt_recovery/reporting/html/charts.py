@@ -61,9 +61,7 @@ def interval_chart(rows: Sequence[Interval], caption: str, digits: int = 3) -> M
         for row in rows
     ]
     scale = [(f"{tick:g}", place(tick)) for tick in ticks]
-    return render(
-        "intervals.html.jinja", rows=shown, scale=scale, zero=place(0), caption=caption
-    )
+    return render("intervals.html.jinja", rows=shown, scale=scale, zero=place(0), caption=caption)
 
 
 def line_chart(

@@ -38,7 +38,7 @@ class Section:
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
-def page(title: str, sections: Sequence[Section], lead: Markup = Markup(""), foot: str = "") -> str:
+def page(title: str, sections: Sequence[Section], lead: str | Markup = "", foot: str = "") -> str:
     """One self-contained HTML page: light and dark, for wide screens and phones.
 
     Args:

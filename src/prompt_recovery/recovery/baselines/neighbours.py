@@ -1,0 +1,106 @@
+"""The prompts of the nearest training examples."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
+from prompt_recovery.recovery.baselines.vectors import text_vectors, unit, usable
+from prompt_recovery.recovery.mbr import expected_scs
+from prompt_recovery.recovery.recoverer import Pair, Prediction
+
+Space = Literal["rewrite", "difference"]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest training examples; of their prompts, the one that agrees best with the others.
+
+    Attributes:
+        space: where near is: the embedding of the rewritten text ("rewrite"), or the direction from
+            the original's embedding to it ("difference").
+        k: how many neighbours, ≥ 1.
+    """
+
+    space: Space = "rewrite"
+    k: int = 8
+
+    def __post_init__(self) -> None:
+        if self.space not in ("rewrite", "difference"):
+            raise PromptRecoveryError(f"space={self.space}: must be rewrite or difference")
+        if self.k < 1:
+            raise PromptRecoveryError(f"k={self.k}: must be ≥ 1")
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"neighbours by {self.space}"
+
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "NeighboursRecoverer":
+        """Embeds the training examples."""
+        prompts = [e.rewrite_prompt for e in examples]
+        vectors = _vectors(examples, scs, self.space)
+        return NeighboursRecoverer(self, scs, prompts, vectors, mean_prompt(scs, prompts))
+
+
+@dataclass(frozen=True)
+class NeighboursRecoverer:
+    """Answers with a neighbour's prompt; made by `Neighbours.fit`.
+
+    Attributes:
+        settings: space and number of neighbours.
+        scs: the metric, whose encoder embeds.
+        prompts: of the n training examples.
+        vectors: fp32 [n, d], their places, of length 1.
+        fallback: the answer for a pair with a blank or unusable text.
+    """
+
+    settings: Neighbours
+    scs: SCS
+    prompts: list[str]
+    vectors: NDArray[np.float32]
+    fallback: str
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return self.settings.name
+
+    def recover(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        """One prediction for each pair, in order."""
+        known = [p for p in pairs if usable(p)]
+        answers = {}
+        if known:
+            nearness = _vectors(known, self.scs, self.settings.space) @ self.vectors.T
+            answers = {p.id: self._chosen(row) for p, row in zip(known, nearness, strict=True)}
+        progress(len(pairs))
+        return [
+            Prediction(p.id, answers.get(p.id, self.fallback), fallback=p.id not in answers)
+            for p in pairs
+        ]
+
+    def _chosen(self, nearness: NDArray[np.float32]) -> str:
+        """The prompt that agrees best with the k nearest, which count by their nearness."""
+        votes: dict[str, float] = {}
+        for i in np.argsort(-nearness, kind="stable")[: self.settings.k]:
+            weight = max(float(nearness[i]), 1e-6)
+            votes[self.prompts[i]] = votes.get(self.prompts[i], 0.0) + weight
+        texts = list(votes)
+        if len(texts) < 3:  # two agree with each other equally: the nearer one
+            return max(texts, key=lambda text: votes[text])
+        return texts[int(expected_scs(texts, list(votes.values()), self.scs).argmax())]
+
+
+def _vectors(
+    pairs: Sequence[Pair] | Sequence[RewriteExample], scs: SCS, space: Space
+) -> NDArray[np.float32]:
+    originals, rewrites = text_vectors(pairs, scs.encoder)
+    return rewrites if space == "rewrite" else unit(rewrites - originals)

@@ -1,0 +1,148 @@
+"""A backbone as it is, told what to do: with examples or without."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prompt_recovery.backbones.load import load_model, load_tokenizer
+from prompt_recovery.backbones.locate import Backbone, locate
+from prompt_recovery.backbones.precision import choose_precision
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.splits import normalise
+from prompt_recovery.data.tokens import completion_tokens, prompt_tokens
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
+from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair
+from prompt_recovery.templates import Template
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """The untrained backbone reads the template and answers.
+
+    Attributes:
+        backbone: which causal LM.
+        template: the recovery template.
+        decoding: how the answer is chosen.
+        max_prompt_tokens: longer inputs have the middle of their texts cut out.
+        precision: fp32, bf16 or auto.
+    """
+
+    backbone: Backbone
+    template: Template
+    decoding: Decoding
+    max_prompt_tokens: int = 512
+    precision: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"{self.backbone.name} zero-shot"
+
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> ModelRecoverer:
+        """Loads the backbone; learns the fallback only."""
+        return FewShot(
+            self.backbone, self.template, self.decoding, self.max_prompt_tokens, self.precision, 0
+        ).fit(examples, scs)
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """The untrained backbone reads some training examples with their answers, then the pair.
+
+    Attributes:
+        backbone: which causal LM.
+        template: the recovery template.
+        decoding: how the answer is chosen.
+        max_prompt_tokens: of each example and of the pair; longer ones are cut.
+        precision: fp32, bf16 or auto.
+        shots: examples with distinct prompts, ≥ 0.
+        seed: of their choice.
+    """
+
+    backbone: Backbone
+    template: Template
+    decoding: Decoding
+    max_prompt_tokens: int = 512
+    precision: str = "auto"
+    shots: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shots < 0:
+            raise PromptRecoveryError(f"shots={self.shots}: must be ≥ 0")
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"{self.backbone.name} {f'{self.shots}-shot' if self.shots else 'zero-shot'}"
+
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "FewShotRecoverer":
+        """Chooses the examples and loads the backbone."""
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        location = locate(self.backbone)
+        dtype = choose_precision(self.precision, device).dtype
+        return FewShotRecoverer(
+            model=load_model(self.backbone, location, dtype).to(device),
+            tokenizer=load_tokenizer(self.backbone, location),
+            template=self.template,
+            decoding=self.decoding,
+            max_prompt_tokens=self.max_prompt_tokens,
+            fallback=mean_prompt(scs, [e.rewrite_prompt for e in examples]),
+            name=self.name,
+            scs=scs,
+            shots=choose_shots(examples, self.shots, self.seed),
+        )
+
+
+@dataclass
+class FewShotRecoverer(ModelRecoverer):
+    """A backbone whose every input begins with the same solved examples.
+
+    Attributes:
+        shots: the solved examples.
+    """
+
+    shots: Sequence[RewriteExample] = field(default=(), kw_only=True)
+
+    def prompt_tokens(self, pair: Pair) -> list[int]:
+        """The solved examples, each as the model would meet and answer it, then the pair."""
+        ids: list[int] = []
+        for shot in self.shots:
+            ids += self._tokens(shot, first=not ids)
+            ids += completion_tokens(shot.rewrite_prompt, self.tokenizer)
+        return ids + self._tokens(pair, first=not ids)
+
+    def _tokens(self, pair: Pair | RewriteExample, first: bool) -> list[int]:
+        ids = prompt_tokens(
+            pair.original_text,
+            pair.rewritten_text,
+            self.template,
+            self.tokenizer,
+            self.max_prompt_tokens,
+        )[0]
+        begins = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
+        return ids if first or not begins else ids[1:]
+
+
+def choose_shots(examples: Sequence[RewriteExample], count: int, seed: int) -> list[RewriteExample]:
+    """Examples with distinct prompts, of different categories as long as there are some.
+
+    Args:
+        examples: to choose from; their order doesn't matter.
+        count: how many; fewer if there are no more distinct prompts.
+        seed: another seed, other examples.
+    """
+    shuffled = sorted(examples, key=lambda e: e.id)
+    random.Random(seed).shuffle(shuffled)
+    chosen: dict[str, RewriteExample] = {}
+    for new_categories in (True, False):
+        for example in shuffled:
+            seen = {e.category for e in chosen.values()}
+            if len(chosen) < count and (example.category not in seen or not new_categories):
+                chosen.setdefault(normalise(example.rewrite_prompt), example)
+    return list(chosen.values())

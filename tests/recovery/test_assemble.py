@@ -1,0 +1,82 @@
+import shutil
+
+import pytest
+
+from prompt_recovery.backbones.locate import Backbone
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery import MBR, Greedy
+from prompt_recovery.recovery.assemble import Recipe, assemble
+from prompt_recovery.recovery.channel import ChannelSettings
+from prompt_recovery.recovery.recoverer import pairs_of
+from prompt_recovery.templates import Template
+
+DECODING = MBR(4, 1.0, 4)
+CHANNEL = ChannelSettings(
+    Backbone("tiny", architecture="gemma"),
+    Template("t", "{{ original_text }}\n{{ rewrite_prompt }}"),
+    candidates=3,
+    max_text_tokens=12,
+)
+
+
+@pytest.fixture
+def run(trained_run, tmp_path):
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
+@pytest.mark.parametrize("channel", [None, CHANNEL])
+def test_what_is_fitted_is_fitted_once(run, few_examples, channel):
+    recipe = Recipe([run], DECODING, channel=channel, precision="fp32")
+    steps = []
+    first = assemble(recipe, lambda *step: steps.append(step))
+    assert sum(n for _, n, _ in steps) == steps[0][2] > 0
+    pairs = pairs_of(few_examples)[:6]
+    predictions = first.recoverer.recover(pairs)
+    assert [p.id for p in predictions] == [p.id for p in pairs]
+    assert all(p.fallback or -1 <= p.confidence <= 1 for p in predictions)
+    assert not all(p.fallback for p in predictions)
+
+    again = assemble(recipe, lambda *step: pytest.fail("it was fitted before"))
+    assert again.recoverer.recover(pairs) == predictions
+    assert again.identity == first.identity
+    other = assemble(Recipe([run], MBR(5, 1.0, 4), channel=channel, precision="fp32"))
+    assert other.identity != first.identity
+
+
+def test_without_a_validation_split_there_is_no_confidence(run, few_examples, caplog):
+    (run / "config.yaml").unlink()
+    ready = assemble(Recipe([run], DECODING))
+    [prediction] = ready.recoverer.recover(pairs_of(few_examples)[:1])
+    assert prediction.confidence is None
+    assert "no confidence" in caplog.text
+    with pytest.raises(PromptRecoveryError, match="give channel.weight="):
+        assemble(Recipe([run], DECODING, channel=CHANNEL))
+
+
+def test_several_runs_choose_together(run, few_examples, tmp_path):
+    second = shutil.copytree(run, tmp_path / "second")
+    pairs = pairs_of(few_examples)[:4]
+    ready = assemble(Recipe([run, second], DECODING, [2, 1], precision="fp32"))
+    done = []
+    predictions = ready.recoverer.recover(pairs, done.append)
+    assert sum(done) == len(pairs)
+    single = assemble(Recipe([run], DECODING, precision="fp32")).recoverer.recover(pairs)
+    for together, alone in zip(predictions, single, strict=True):
+        assert together.id == alone.id
+        assert {c.text for c in alone.candidates} <= {c.text for c in together.candidates}
+        assert len(together.candidates) > len(alone.candidates)  # the second draws its own samples
+    assert any(p.confidence is not None for p in predictions)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recipe([]), "at least one run"),
+        (lambda: Recipe(["a", "b"], Greedy()), "decoding=mbr only"),
+        (lambda: Recipe(["a"], DECODING, [1, 2]), r"weights=\[1, 2\]: give one for each of the 1"),
+        (lambda: Recipe(["a", "b"], DECODING, backbone_path="x"), "for one run"),
+    ],
+)
+def test_impossible_recipes(make, message):
+    with pytest.raises(PromptRecoveryError, match=message):
+        make()

@@ -1,0 +1,66 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from prompt_recovery.recovery.confidence import (
+    Calibration,
+    calibrate,
+    fit,
+    keep,
+    kept,
+    with_mean_prompt,
+)
+from prompt_recovery.recovery.decoding import Candidate
+from prompt_recovery.recovery.recoverer import ConstantRecoverer, Prediction
+
+
+def test_confidence_is_what_may_be_expected():
+    rng = np.random.default_rng(0)
+    score = rng.uniform(-3, 0, 4000)
+    expected = np.clip(0.1 * (score + 3), 0, 1) ** 2
+    actual = expected + rng.normal(0, 0.15, 4000)
+    calibration = fit(score[:2000].tolist(), actual[:2000].tolist())
+    said = np.array([calibration(s) for s in score[2000:]])
+    order = np.argsort(said)
+    for decile in np.array_split(order, 10):
+        assert abs(said[decile].mean() - actual[2000:][decile].mean()) < 0.03
+    assert all(a <= b for a, b in zip(calibration.expected, calibration.expected[1:], strict=False))
+    assert calibration(-99) == calibration.expected[0]
+    assert calibration(99) == calibration.expected[-1]
+
+
+def test_one_lucky_answer_makes_nobody_sure():
+    score = np.linspace(0, 1, 100)
+    actual = np.zeros(100)
+    actual[-1] = 1.0
+    assert fit(score.tolist(), actual.tolist())(1.0) <= 0.1 + 1e-9
+
+
+def test_few_and_equal_scores_are_no_trouble():
+    assert fit([0.5], [0.2])(9) == pytest.approx(0.2)
+    assert fit([0.5] * 9, [0.0, 0.3] * 4 + [0.1])(0.5) == pytest.approx(0.144, abs=0.02)
+
+
+def test_what_chooses_nothing_has_no_confidence(scs, examples):
+    assert calibrate(ConstantRecoverer("c"), examples, scs) is None
+
+
+def test_calibrations_are_kept_by_key(tmp_path):
+    first, second = Calibration((0.0, 1.0), (0.1, 0.2), 9), Calibration((0.5,), (0.3,), 4)
+    keep(tmp_path, "a", asdict(first))
+    keep(tmp_path, "b", asdict(second) | {"weight": 0.5})
+    assert Calibration.of(kept(tmp_path)["a"]) == first
+    assert Calibration.of(kept(tmp_path)["b"]) == second
+    (tmp_path / "calibration.json").write_text(json.dumps({"a": 3}))
+    assert kept(tmp_path) == {}
+
+
+def test_the_mean_prompt_answers_where_the_recoverer_does_not_know():
+    chosen = (Candidate("x", -1.0, 0.1),)
+    predictions = [Prediction("1", "x", False, chosen, 0.02), Prediction("2", "y", confidence=0.3)]
+    low, high = with_mean_prompt([*predictions], 0.1, "Improve it")
+    assert (low.rewrite_prompt, low.fallback, low.candidates) == ("Improve it", True, chosen)
+    assert high == predictions[1]
+    assert with_mean_prompt([Prediction("3", "z")], 0.1, "m")[0].rewrite_prompt == "z"

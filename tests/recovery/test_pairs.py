@@ -1,0 +1,135 @@
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.decoding import Candidate
+from prompt_recovery.recovery.pairs import (
+    PairColumns,
+    PredictionStore,
+    read_pairs,
+    spreadsheet_safe,
+    write_predictions,
+)
+from prompt_recovery.recovery.recoverer import Pair, Prediction
+
+CANDIDATES = (Candidate("Make it rhyme", -3.5, 0.4), Candidate("rhyme", -9.0, 0.1))
+PREDICTIONS = [
+    Prediction("a", "Make it rhyme", False, CANDIDATES, 0.25),
+    Prediction("=b,1", '=HYPERLINK("x")\n"quoted", then\x00 more'),
+    Prediction("c", "+ - @ ="),
+    Prediction("d", "Улучши 字🐈", fallback=True),
+    Prediction("e", "half \ud83d pair"),
+]
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def test_rows_are_read_leniently(tmp_path):
+    rows = [
+        {"id": 7, "original_text": None, "rewritten_text": "b"},
+        {"id": "x", "original_text": 12.5, "rewritten_text": " "},
+        {"id": 7, "original_text": None, "rewritten_text": "b"},
+        {"id": "y", "original_text": float("nan"), "rewritten_text": "\ud83d"},
+    ]
+    pairs = read_pairs(lines(tmp_path / "p.jsonl", rows), PairColumns())
+    assert pairs == [Pair("7", "", "b"), Pair("x", "12.5", " "), Pair("y", "", "\ud83d")]
+
+
+def test_every_format_is_read(tmp_path):
+    rows = [{"key": "1", "before": 'a,"\n', "after": "=b"}, {"key": "2", "before": "", "after": "字"}]
+    with (tmp_path / "p.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    lines(tmp_path / "p.jsonl", rows)
+    columns = PairColumns("key", "before", "after")
+    for name in ("p.csv", "p.parquet", "p.jsonl"):
+        expected = [Pair("1", 'a,"\n', "=b"), Pair("2", "", "字")]
+        assert read_pairs(tmp_path / name, columns) == expected
+    numbered = read_pairs(tmp_path / "p.csv", PairColumns(None, "before", "after"))
+    assert [p.id for p in numbered] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no rows"),
+        ([{"id": 1, "original_text": "a"}], "row 1: column 'rewritten_text' is missing"),
+        ([{"original_text": "a", "rewritten_text": "b"}], "columns.id=null"),
+        ([{"id": " ", "original_text": "a", "rewritten_text": "b"}], "row 1: column 'id' is empty"),
+        ([{"id": "\ud83d", "original_text": "a", "rewritten_text": "b"}], "not a text"),
+        (
+            [{"id": 1, "original_text": t, "rewritten_text": "b"} for t in "ab"],
+            "row 2: id '1' was already used at p.jsonl, row 1",
+        ),
+    ],
+)
+def test_what_has_no_answer_names_the_row(tmp_path, rows, message):
+    with pytest.raises(PromptRecoveryError, match=message):
+        read_pairs(lines(tmp_path / "p.jsonl", rows), PairColumns())
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(PromptRecoveryError, match=r"input=.*none.csv: no such file"):
+        read_pairs(tmp_path / "none.csv", PairColumns())
+    with pytest.raises(PromptRecoveryError, match=r"unknown format; known are .csv, .jsonl"):
+        write_predictions(tmp_path / "x.xlsx", PREDICTIONS, "Improve it")
+
+
+def test_a_submission_is_valid_and_runs_no_formula(tmp_path):
+    path = tmp_path / "new" / "submission.csv"
+    write_predictions(path, PREDICTIONS, "Improve it")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    assert [r["id"] for r in rows] == [p.id for p in PREDICTIONS]
+    assert [r["rewrite_prompt"] for r in rows] == [
+        "Make it rhyme",
+        'HYPERLINK("x") "quoted", then more',
+        "Improve it",
+        "Улучши 字🐈",
+        "half pair",
+    ]
+    assert list(rows[0]) == ["id", "rewrite_prompt"]
+
+
+def test_jsonl_and_parquet_have_the_alternatives(tmp_path):
+    write_predictions(tmp_path / "p.jsonl", PREDICTIONS, "Improve it")
+    write_predictions(tmp_path / "p.parquet", PREDICTIONS, "Improve it")
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").open(encoding="utf-8")]
+    assert rows == pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert rows[0]["confidence"] == 0.25
+    assert rows[0]["candidates"][1] == {"text": "rhyme", "log_probability": -9.0, "score": 0.1}
+    assert rows[3]["fallback"] is True
+    assert rows[1]["rewrite_prompt"].startswith("=HYPERLINK")  # no spreadsheet reads these
+
+
+@pytest.mark.parametrize("text", ["=cmd()", "\t=1", "-1", "+x", "@y", " =z", "\n=\n=a", "=\r-b"])
+def test_no_cell_begins_like_a_formula(text):
+    assert spreadsheet_safe(text)[:1] not in tuple("=+-@\t\r\n ")
+
+
+def test_a_store_keeps_whole_lines(tmp_path):
+    path = tmp_path / "part.jsonl"
+    with PredictionStore(path, "i") as store:
+        store.add(PREDICTIONS[:2])
+        store.add(PREDICTIONS[2:])
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        with PredictionStore(path, "i") as store:
+            kept = [p for p in PREDICTIONS if p.id in store.done]
+            assert len(kept) in (0, 2, 5)
+            assert list(store.done.values()) == kept
+            store.add(PREDICTIONS[:1])
+        with PredictionStore(path, "i") as store:
+            assert set(store.done) == {p.id for p in kept} | {"a"}
+    with PredictionStore(path, "other") as store:
+        assert store.done == {}
