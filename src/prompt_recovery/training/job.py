@@ -39,6 +39,7 @@ class TrainingJob:
         logger: wandb, csv or none.
         project: the W&B project.
         name: the W&B run.
+        group: of W&B runs that belong together.
         tags: of the W&B run.
         log_adapter: upload the adapter as a W&B artifact.
         gradient_checkpointing: keep only the layers' inputs and make the rest again in the backward
@@ -68,6 +69,7 @@ class TrainingJob:
     logger: str = "none"
     project: str = "prompt-recovery"
     name: str = "run"
+    group: str | None = None
     tags: list[str] = field(default_factory=list)
     log_adapter: bool = False
     gradient_checkpointing: bool = False

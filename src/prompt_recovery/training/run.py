@@ -1,6 +1,7 @@
 """One training run, from files to the table at the end."""
 
 import hashlib
+import json
 import logging
 import time
 import warnings
@@ -18,7 +19,7 @@ from prompt_recovery.backbones.adapters import add_adapter, count_parameters, lo
 from prompt_recovery.backbones.load import load_model, load_tokenizer, quiet, require_four_bit
 from prompt_recovery.backbones.locate import Location, locate
 from prompt_recovery.backbones.precision import Precision, choose_precision
-from prompt_recovery.cache import fingerprint
+from prompt_recovery.cache import fingerprint, written_whole
 from prompt_recovery.data.datamodule import RecoveryData
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder, SentenceEncoder
@@ -68,10 +69,10 @@ def train(job: TrainingJob) -> dict[str, float]:
     L.seed_everything(job.seed, workers=True, verbose=False)
     ready = _prepare(job, _device(options), sharded)
     logger = is_first() and make_logger(
-        job.logger, job.folder, job.project, job.name, job.config, job.tags
+        job.logger, job.folder, job.project, job.name, job.group, _logged(job, ready), job.tags
     )
     best = BestAdapter(job.folder / "adapter", _recoverer_record(job, ready))
-    curve = _Curve()
+    curve = _Curve(job.folder / "curve.jsonl")
     checkpoints = last_checkpoint(job.folder / "checkpoints", job.checkpoint_minutes)
     callbacks: list[Callback] = [best, curve, checkpoints]
     if options.get("enable_progress_bar", True):
@@ -262,13 +263,18 @@ def _weights_digest(folder: Path) -> str:
 
 
 class _Curve(Callback):
-    """Remembers (step, val/scs)."""
+    """Remembers (step, val/scs), and keeps them in a file that says how training goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.points: list[tuple[int, float]] = []
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self.points.append((trainer.global_step, float(trainer.callback_metrics["val/scs"])))
+        if trainer.is_global_zero:
+            lines = [json.dumps({"step": s, "val/scs": v}) + "\n" for s, v in self.points]
+            with written_whole(self.path) as temporary:
+                temporary.write_text("".join(lines), encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:
         return {"points": [list(p) for p in self.points]}
@@ -314,6 +320,12 @@ def _describe(job: TrainingJob, data: RecoveryData, model: Any) -> None:
                 prompts,
                 job.batching.max_prompt_tokens,
             )
+
+
+def _logged(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
+    """The configuration, and what tells whether two runs can be compared."""
+    record = _recoverer_record(job, ready)
+    return {**job.config, "compared_by": {"data": record["data"], "metric": record["metric"]}}
 
 
 def _recoverer_record(job: TrainingJob, ready: _Ready) -> dict[str, Any]:

@@ -15,7 +15,13 @@ _PACKAGES = ("torch", "lightning", "transformers", "peft", "sentence-transformer
 
 
 def make_logger(
-    kind: str, folder: Path, project: str, name: str, config: dict[str, Any], tags: list[str]
+    kind: str,
+    folder: Path,
+    project: str,
+    name: str,
+    group: str | None,
+    config: dict[str, Any],
+    tags: list[str],
 ) -> Any:
     """The Lightning logger for `logger=wandb|csv|none`.
 
@@ -41,7 +47,12 @@ def make_logger(
     from lightning.pytorch.loggers import WandbLogger
 
     logger = WandbLogger(
-        name=name, save_dir=folder, project=project, offline=mode != "online", tags=tags
+        name=name,
+        save_dir=folder,
+        project=project,
+        offline=mode != "online",
+        group=group,
+        tags=tags,
     )
     logger.experiment.config.update(config, allow_val_change=True)
     return logger

@@ -1,0 +1,96 @@
+"""Draws the figures of the concept pages, with the package's own functions.
+
+python docs/figures.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from prompt_recovery.cache import written_whole
+from prompt_recovery.metrics.scs import sharpen
+
+FOLDER = Path(__file__).parent / "figures"
+_INK, _ACCENT, _OTHER = "#7d8796", "#2a6fdb", "#d9772b"  # readable on light and dark
+mpl.rcParams.update(
+    {
+        "svg.hashsalt": "prompt-recovery",
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "font.size": 10,
+    }
+)
+
+
+def trees() -> Figure:
+    """Who sees whom in a tree of five prompt tokens and two completions of three."""
+    part = np.repeat([0, 1, 2], [5, 3, 3])
+    places = np.arange(len(part))
+    sees = (places[None] <= places[:, None]) & ((part[None] == 0) | (part[None] == part[:, None]))
+    figure, axes = _axes(5.2, 4.6)
+    for row, column in np.argwhere(sees):
+        colour = [_INK, _ACCENT, _OTHER][part[row]]
+        axes.add_patch(mpl.patches.Rectangle((column, row), 0.9, 0.9, facecolor=colour, alpha=0.75))
+    axes.set(xlim=(-0.1, len(part)), ylim=(len(part), -0.1), aspect="equal")
+    names = ["p₁", "p₂", "p₃", "p₄", "p₅", "a₁", "a₂", "a₃", "b₁", "b₂", "b₃"]
+    axes.set_xticks(places + 0.45, names)
+    axes.set_yticks(places + 0.45, names)
+    axes.tick_params(length=0)
+    axes.set_xlabel("is seen: prompt, completion a, completion b")
+    axes.set_ylabel("token that sees")
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def scs() -> Figure:
+    """SCS against the cosine."""
+    figure, axes = _axes(5.2, 3.2)
+    cosine = np.linspace(-1, 1, 201)
+    axes.plot(cosine, cosine, color=_INK, linewidth=1, linestyle="--", label="cosine")
+    axes.plot(cosine, np.asarray(sharpen(cosine, 3.0)), color=_ACCENT, linewidth=2, label="SCS")
+    axes.set(xlabel="cosine of the two embeddings", ylabel="score")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def mbr() -> Figure:
+    """Samples in a plane; the one with the highest mean SCS to the others is chosen."""
+    rng = np.random.default_rng(4)
+    clusters = [((1.0, 0.9), 0.18, 9), ((0.2, 1.3), 0.25, 4), ((1.5, 0.1), 0.15, 3)]
+    crowd = np.concatenate([rng.normal(at, wide, (size, 2)) for at, wide, size in clusters])
+    points = np.column_stack([crowd, np.full(len(crowd), 0.7)])
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    utility = np.asarray(sharpen(points @ points.T, 3.0))
+    expected = (utility.sum(1) - 1) / (len(points) - 1)
+    best = int(expected.argmax())
+    figure, axes = _axes(5.2, 3.6)
+    for i in range(len(crowd)):
+        if i != best:
+            axes.plot(*zip(crowd[best], crowd[i], strict=True), color=_ACCENT, alpha=0.25, zorder=1)
+    shown = axes.scatter(*crowd.T, c=expected, cmap="viridis", s=60, zorder=2)
+    axes.scatter(*crowd[best], s=220, facecolors="none", edgecolors=_OTHER, linewidths=2, zorder=3)
+    axes.annotate("chosen", crowd[best], (14, 14), textcoords="offset points", color=_OTHER)
+    axes.set(xticks=[], yticks=[], xlabel="samples, as points in the space of embeddings")
+    figure.colorbar(shown, label="mean SCS to the others")
+    return figure
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+if __name__ == "__main__":
+    for draw in (trees, scs, mbr):
+        with written_whole(FOLDER / f"{draw.__name__}.svg") as temporary:
+            draw().savefig(temporary, format="svg", metadata={"Date": None})

@@ -1,0 +1,84 @@
+"""Hydra's sweeper, with a name and a folder for the multirun and a table at its end.
+
+Hydra takes plugins from this namespace only; what it does is in `prompt_recovery.experiments`.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+import prompt_recovery.resolvers  # noqa: F401  (for launchers' workers, which import plugins alone)
+
+
+@dataclass
+class TrialsConf:
+    """`hydra/sweeper=trials`, the default of `train.yaml`."""
+
+    _target_: str = "hydra_plugins.prompt_recovery_trials.Trials"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="trials", node=TrialsConf, provider="prompt-recovery"
+)
+
+
+class Trials(BasicSweeper):
+    """Every combination of the swept values is a trial."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Names the multirun, and finds its launcher."""
+        from prompt_recovery.experiments.multirun import group_of
+
+        arguments = list(config.hydra.overrides.task)
+        parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        swept = [
+            override.get_key_element()
+            for override in parser.parse_overrides(arguments)
+            if override.is_sweep_override()
+        ]
+        with open_dict(config):
+            config.group = group_of(
+                arguments, swept, config.hydra.runtime.choices.get("experiment")
+            )
+        try:
+            super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        except (ImportError, RuntimeError):
+            target = config.hydra.launcher._target_
+            extra = next((e for e in ("joblib", "submitit", "ray") if e in target), None)
+            if extra is None:
+                raise
+            name = {"submitit": "slurm", "ray": "hydra_ray"}.get(extra, extra)
+            _mend(f"hydra/launcher: is not installed; pip install 'prompt-recovery[{name}]'")
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs the trials and prints what they found."""
+        from prompt_recovery.errors import PromptRecoveryError
+        from prompt_recovery.experiments.multirun import summarise
+
+        assert self.config is not None
+        others = [a for a in arguments if not a.startswith("group=")]
+        batches: Sequence[Any] = super().sweep([*others, f"group='{self.config.group}'"])
+        returned = [job.return_value for batch in batches for job in batch]
+        try:
+            summarise(returned, Path(self.config.hydra.sweep.dir))
+        except PromptRecoveryError as error:
+            _mend(str(error))
+        return batches
+
+
+def _mend(message: str) -> NoReturn:
+    """Hydra would print a traceback."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1) from None

@@ -1,0 +1,1 @@
+"""Many runs: ablations with Hydra, sweeps with W&B's engine."""

@@ -1,0 +1,76 @@
+"""Tables of trials, for the terminal and as Markdown."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from prompt_recovery.experiments.trials import Outcome
+
+Rows = list[list[str]]
+
+
+def outcome_rows(
+    outcomes: Sequence[Outcome], metric: str, goal: str = "maximize"
+) -> tuple[list[str], Rows, int | None]:
+    """Headings, rows and the index of the best finished trial (None if none is finished).
+
+    Settings that all trials share are left out.
+    """
+    settings = [label.split() for label in (o.label for o in outcomes)]
+    shared = set.intersection(*map(set, settings)) if len(settings) > 1 else set()
+    rows = []
+    for outcome, words in zip(outcomes, settings, strict=True):
+        low, high = outcome.metric("test/scs_ci_low"), outcome.metric("test/scs_ci_high")
+        interval = f"{low:.3f} … {high:.3f}" if math.isfinite(low) else ""
+        rows.append(
+            [
+                " ".join(w for w in words if w not in shared) or outcome.label or "(defaults)",
+                outcome.state if not outcome.reason else f"{outcome.state}: {outcome.reason}",
+                _number(outcome.metric(metric), 4),
+                _number(outcome.metric("test/scs"), 4),
+                interval,
+                _number(outcome.metric("seconds"), 0),
+                outcome.folder.name,
+            ]
+        )
+    headings = ["trial", "state", metric, "test/scs", "95 % interval", "seconds", "folder"]
+    sign = 1 if goal == "maximize" else -1
+    finished = [
+        (sign * o.metric(metric), i)
+        for i, o in enumerate(outcomes)
+        if o.state == "finished" and math.isfinite(o.metric(metric))
+    ]
+    return headings, rows, max(finished)[1] if finished else None
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else ""
+
+
+def terminal_table(headings: Sequence[str], rows: Rows, best: int | None, title: str) -> Table:
+    """A table for the terminal, the best row in bold."""
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", ratio=2 if number == 0 else None)
+    for number, row in enumerate(rows):
+        table.add_row(*(Text(cell) for cell in row), style="bold" if number == best else "")
+    return table
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; what its cells hold is text, never markup."""
+    lines = [_line(headings), "|" + " --- |" * len(headings), *(_line(row) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(escape(cell) for cell in cells) + " |"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it stands, in one line."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", flat)

@@ -1,0 +1,325 @@
+"""What differs between runs, and what the differences do."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from prompt_recovery.metrics.statistics import holm, sign_flip_p
+from prompt_recovery.reporting.comparison.runs import Apart, Run, mean_metric
+
+_NOT_SETTINGS = {"name", "group", "tags", "logger", "seed", "ckpt_path", "checkpoint_minutes",
+                 "compared_by", "data", "metric"}  # fmt: skip
+_NOT_LEAVES = {"_target_", "install", "package", "enable_progress_bar", "log_every_n_steps"}
+_PRINCIPAL = ("model", "objective", "template", "adapter", "decoding", "preferences")
+_LABEL = {"model": "backbone"}
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        label: what it differs in from the other arms.
+        settings: factor → level.
+        runs: in order of their seeds.
+        scores: fp64 [runs, n], SCS of the test examples, in the order of their ids.
+        interval: 95 %, of the mean SCS, over seeds and examples.
+        over_seeds: half of the 95 % t-interval over seeds; NaN for one seed.
+    """
+
+    label: str
+    settings: Mapping[str, str]
+    runs: Sequence[Run]
+    scores: NDArray[np.float64]
+    interval: tuple[float, float]
+    over_seeds: float
+
+    @property
+    def mean(self) -> float:
+        """Mean test SCS."""
+        return float(self.scores.mean())
+
+    def cost(self, name: str) -> float:
+        """A metric's mean over seeds."""
+        return mean_metric(self.runs, name)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far something is behind the best, on the same examples.
+
+    Attributes:
+        mean: SCS, ≥ 0 if the best is better.
+        interval: 95 %, over seeds and examples.
+        p: of a sign-flip test, adjusted for the number of comparisons (Holm).
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    p: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether interval and test agree that the best is better."""
+        return self.p < 0.05 and self.interval[0] > 0
+
+
+@dataclass(frozen=True)
+class Level:
+    """A value of a factor.
+
+    Attributes:
+        name: the value.
+        mean: SCS where the levels can be compared (NaN if nowhere), else everywhere.
+        runs: how many have it.
+        behind: the best level; None for the best itself, or if the two never differ alone.
+        best: whether it is the best.
+    """
+
+    name: str
+    mean: float
+    runs: int
+    behind: Difference | None
+    best: bool
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A setting that differs between arms, and its effect.
+
+    Attributes:
+        name: of the setting.
+        along: settings that always change with it.
+        levels: the best first.
+    """
+
+    name: str
+    along: Sequence[str]
+    levels: Sequence[Level]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms, the best first, how far each is behind the best, and the factors."""
+
+    arms: Sequence[Arm]
+    behind: Sequence[Difference | None]
+    factors: Sequence[Factor]
+
+    def factor(self, name: str) -> Factor | None:
+        """By name; None if it is the same in all runs."""
+        return next((f for f in self.factors if f.name == name), None)
+
+    def by_category(self) -> list[tuple[str, int, list[float]]]:
+        """(category, examples, mean SCS of each arm), the largest first."""
+        first = self.arms[0].runs[0]
+        ids = sorted(first.scores)
+        groups: dict[str, list[int]] = {}
+        for place, example in enumerate(ids):
+            groups.setdefault(first.categories[example], []).append(place)
+        ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+        return [
+            (name, len(places), [float(arm.scores[:, places].mean()) for arm in self.arms])
+            for name, places in ordered
+        ]
+
+
+def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[Apart]]:
+    """The runs, and those that repeat the settings and the seed of one before them."""
+    seen: dict[tuple[Any, ...], str] = {}
+    chosen: list[Run] = []
+    apart: list[Apart] = []
+    for run in runs:
+        key = (tuple(sorted(_settings(run.config).items())), run.seed)
+        if key in seen:
+            apart.append(Apart(run.name, f"the same settings and seed as {seen[key]}"))
+        else:
+            seen[key] = run.name
+            chosen.append(run)
+    return chosen, apart
+
+
+def analyse(runs: Sequence[Run]) -> Comparison:
+    """Compares runs of the same data, metric and test examples; at least one."""
+    flat = [_settings(run.config) for run in runs]
+    factors, along = _factors(flat)
+    members: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for place, settings in enumerate(flat):
+        members.setdefault(tuple(sorted(settings.items())), []).append(place)
+    arms = sorted(
+        (_arm([runs[i] for i in places], flat[places[0]], factors) for places in members.values()),
+        key=lambda arm: (-arm.mean, arm.label),
+    )
+    behind = _adjusted([_difference([(arms[0], arm)]) for arm in arms[1:]])
+    effects = [_effect(name, along[name], factors, arms) for name in factors]
+    return Comparison(arms, [None, *behind], [e for e in effects if len(e.levels) > 1])
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """A run's settings, flat: "model" → "smollm2", "optim.learning_rate" → "0.0015", …"""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            kind = str(value.get("_target_", "")).rsplit(".", 1)[-1].lower()
+            own = value.get("name") or kind
+            if own and kind not in ("mix", "pairing", "chatapi", "preferences"):
+                flat[prefix] = str(own)
+            for key, inner in value.items():
+                if key not in _NOT_LEAVES and not (key == "name" and prefix):
+                    walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif value is not None and value != "":
+            flat[prefix] = f"{value:g}" if isinstance(value, float) else str(value)
+
+    ignored = set(_NOT_SETTINGS)
+    if not _uses_preferences(config):
+        ignored.add("preferences")
+    walk("", {k: v for k, v in config.items() if k not in ignored})
+    flat.pop("", None)
+    return flat
+
+
+def _uses_preferences(config: Mapping[str, Any]) -> bool:
+    """SFT, in all stages, has no use for what `preferences` says."""
+    return not str(config.get("objective", {}).get("_target_", "")).lower().endswith("sft")
+
+
+def _factors(flat: Sequence[Mapping[str, str]]) -> tuple[list[str], dict[str, list[str]]]:
+    """The settings that differ, principal ones first, and those that go along with another."""
+    keys = sorted({key for settings in flat for key in settings})
+    order = {name: i for i, name in enumerate(_PRINCIPAL)}
+    varying = [key for key in keys if len({s.get(key, MISSING) for s in flat}) > 1]
+    varying.sort(key=lambda key: (order.get(key, len(order)), key))
+    kept: list[str] = []
+    along: dict[str, list[str]] = {}
+    for key in varying:
+        leader = None
+        if key not in order:
+            leader = next((k for k in kept if _determines(k, key, flat)), None)
+        if leader is None:
+            kept.append(key)
+            along[key] = []
+        elif not key.startswith(leader + "."):  # what is inside of an option needs no mention
+            along[leader].append(key)
+    return kept, along
+
+
+def _determines(leader: str, key: str, flat: Sequence[Mapping[str, str]]) -> bool:
+    seen: dict[str, str] = {}
+    return all(
+        seen.setdefault(s.get(leader, MISSING), s.get(key, MISSING)) == s.get(key, MISSING)
+        for s in flat
+    )
+
+
+def _arm(runs: Sequence[Run], settings: Mapping[str, str], factors: Sequence[str]) -> Arm:
+    ordered = sorted(runs, key=lambda run: (run.seed, run.name))
+    ids = sorted(ordered[0].scores)
+    scores = np.array([[run.scores[i] for i in ids] for run in ordered], np.float64)
+    levels = {name: settings.get(name, MISSING) for name in factors}
+    words = [_word(name, value) for name, value in levels.items() if value != MISSING]
+    if not words:
+        words = [settings.get(name, "") for name in ("model", "objective")]
+    draws = _draws([(scores, 1.0)])
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Arm(
+        " · ".join(w for w in words if w),
+        levels,
+        ordered,
+        scores,
+        (float(low), float(high)),
+        _over_seeds(scores.mean(1)),
+    )
+
+
+def _word(name: str, value: str) -> str:
+    if name in _PRINCIPAL:
+        return value
+    if name == "first_stage.objective":
+        return f"after {value}"
+    return f"{name.rsplit('.', 1)[-1]} {value}"
+
+
+def _over_seeds(means: NDArray[np.float64]) -> float:
+    count = len(means)
+    if count == 1:
+        return math.nan
+    return float(stats.t.ppf(0.975, count - 1) * means.std(ddof=1) / math.sqrt(count))
+
+
+def _draws(
+    parts: Sequence[tuple[NDArray[np.float64], float]], samples: int = 4000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Bootstrap draws of a weighted sum of means, examples shared, each part's seeds drawn anew.
+
+    Args:
+        parts: (scores [runs, n], weight).
+        samples: draws.
+        seed: of them.
+    """
+    rng = np.random.default_rng(seed)
+    n = parts[0][0].shape[1]
+    examples = rng.multinomial(n, np.full(n, 1 / n), samples) / n
+    total = np.zeros(samples)
+    for scores, weight in parts:
+        runs = len(scores)
+        chosen = rng.multinomial(runs, np.full(runs, 1 / runs), samples) / runs
+        total += weight * ((chosen @ scores) * examples).sum(1)
+    return total
+
+
+def _difference(pairs: Sequence[tuple[Arm, Arm]]) -> Difference:
+    """Of the first arms from the second ones, each pair counting alike."""
+    each = 1 / len(pairs)
+    by_example = each * sum(a.scores.mean(0) - b.scores.mean(0) for a, b in pairs)
+    parts = [(arm.scores, each * sign) for a, b in pairs for arm, sign in ((a, 1.0), (b, -1.0))]
+    low, high = np.quantile(_draws(parts), [0.025, 0.975])
+    mean = float(np.mean(by_example))
+    return Difference(mean, (float(low), float(high)), sign_flip_p(np.asarray(by_example)))
+
+
+def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
+    p_values = holm([d.p for d in differences])
+    return [Difference(d.mean, d.interval, p) for d, p in zip(differences, p_values, strict=True)]
+
+
+def _effect(name: str, along: Sequence[str], factors: Sequence[str], arms: Sequence[Arm]) -> Factor:
+    """Compares the levels of a factor where everything else is the same."""
+    others = [f for f in factors if f != name]
+    cells: dict[str, dict[tuple[str, ...], Arm]] = {}
+    for arm in arms:
+        context = tuple(arm.settings[f] for f in others)
+        cells.setdefault(arm.settings[name], {})[context] = arm
+    shared = set.intersection(*(set(c) for c in cells.values()))
+
+    def mean(level: str) -> float:
+        chosen = [a for c, a in cells[level].items() if not shared or c in shared]
+        return float(np.mean([a.mean for a in chosen]))
+
+    best = max(cells, key=mean) if shared else arms[0].settings[name]
+    matched = {
+        level: sorted(set(cells[level]) & set(cells[best])) for level in cells if level != best
+    }
+    tested = [level for level, contexts in matched.items() if contexts]
+    differences = _adjusted(
+        [_difference([(cells[best][c], cells[lv][c]) for c in matched[lv]]) for lv in tested]
+    )
+    behind = dict(zip(tested, differences, strict=True))
+    levels = [
+        Level(
+            level,
+            mean(level),
+            sum(len(a.runs) for a in cells[level].values()),
+            behind.get(level),
+            level == best,
+        )
+        for level in cells
+    ]
+    levels.sort(key=lambda level: (not level.best, -level.mean))
+    return Factor(_LABEL.get(name, name), along, levels)

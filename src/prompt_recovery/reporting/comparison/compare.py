@@ -1,0 +1,251 @@
+"""The job behind `prompt-recovery compare`: runs in, `report.html` and `report.md` out."""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from prompt_recovery.cache import written_whole
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.experiments.tables import escape, markdown_table
+from prompt_recovery.reporting.comparison.analysis import Arm, Comparison, analyse, distinct
+from prompt_recovery.reporting.comparison.runs import (
+    Apart,
+    Run,
+    comparable,
+    from_folders,
+    from_wandb,
+)
+from prompt_recovery.reporting.comparison.words import (
+    ARM_HEADINGS,
+    FACTOR_HEADINGS,
+    METHOD,
+    answers,
+    arm_cells,
+    duration,
+    factor_rows,
+    factor_title,
+    verdict,
+)
+from prompt_recovery.reporting.html import (
+    Fact,
+    Interval,
+    Line,
+    Section,
+    facts,
+    heat_table,
+    interval_chart,
+    line_chart,
+    page,
+    paragraph,
+    table,
+    write_page,
+)
+
+log = logging.getLogger(__name__)
+
+
+def compare(patterns: Sequence[str], project: str | None, output: Path) -> Comparison:
+    """Compares runs and writes `report.html`, `report.md` and `report.json`.
+
+    Args:
+        patterns: run folders, folders of them, or patterns.
+        project: of W&B, "entity/name".
+        output: folder of the report.
+
+    Raises:
+        PromptRecoveryError: there are no runs to compare, or what the user can mend.
+    """
+    if not patterns and project is None:
+        raise PromptRecoveryError(
+            "nothing to compare: give 'runs=[<folder>, …]' or project=<entity/name>"
+        )
+    runs, apart = from_folders(patterns)
+    if project is not None:
+        theirs, unfinished = from_wandb(project)
+        runs, apart = runs + theirs, apart + unfinished
+    chosen, others = comparable(runs)
+    chosen, repeated = distinct(chosen)
+    apart = apart + others + repeated
+    if not chosen:
+        reasons = "; ".join(f"{a.name} {a.reason}" for a in apart[:3])
+        raise PromptRecoveryError(f"no finished run to compare: {reasons}")
+    comparison = analyse(chosen)
+    write_page(output / "report.html", _html(comparison, chosen, apart))
+    for name, text in (
+        ("report.md", _markdown(comparison, chosen, apart)),
+        ("report.json", json.dumps(_json(comparison, apart), indent=2) + "\n"),
+    ):
+        with written_whole(output / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+    _say(comparison, apart, output)
+    return comparison
+
+
+def _say(comparison: Comparison, apart: Sequence[Apart], output: Path) -> None:
+    from rich.console import Console
+
+    from prompt_recovery.experiments.tables import terminal_table
+
+    rows = [arm_cells(a, b)[:7] for a, b in zip(comparison.arms, comparison.behind, strict=True)]
+    Console().print(terminal_table(ARM_HEADINGS[:7], rows, 0, verdict(comparison)))
+    for said in answers(comparison):
+        log.info("%s %s: %s", said.question, said.answer, said.detail)
+    for one in apart:
+        log.warning("set apart: %s: %s", one.name, one.reason)
+    log.info("report: %s", output / "report.html")
+
+
+def _html(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -> str:
+    lead = paragraph(verdict(comparison), "verdict") + facts(
+        [
+            Fact(a.question, a.answer, a.detail, "good" if a.good else "")
+            for a in answers(comparison)
+        ]
+    )
+    if apart:
+        runs_apart = "1 run is" if len(apart) == 1 else f"{len(apart)} runs are"
+        lead += paragraph(f"{runs_apart} set apart below: not fair to compare with these.", "quiet")
+    sections = [Section("Variants", _variants(comparison))]
+    if comparison.factors:
+        body = Markup("").join(
+            table(FACTOR_HEADINGS, factor_rows(f), best=0, caption=factor_title(f))
+            for f in comparison.factors
+        )
+        sections.append(Section("Effect of each setting", body))
+    sections.append(Section("Learning and cost", _plots(comparison)))
+    sections.append(Section("By category", _categories(comparison)))
+    sections.append(Section("Runs", _runs(runs, apart)))
+    return page(f"{len(runs)} runs compared", sections, lead, f"Data {' '.join(runs[0].data)}.")
+
+
+def _variants(comparison: Comparison) -> Markup:
+    chart = interval_chart(
+        [
+            Interval(arm.label, arm.mean, *arm.interval, best=number == 0)
+            for number, arm in enumerate(comparison.arms)
+        ],
+        "Mean test SCS with 95 % intervals over seeds and examples",
+    )
+    rows = [arm_cells(a, b) for a, b in zip(comparison.arms, comparison.behind, strict=True)]
+    return chart + table(ARM_HEADINGS, rows, best=0) + paragraph(METHOD, "quiet")
+
+
+def mean_curve(arm: Arm) -> list[tuple[float, float]]:
+    """(step, mean val/scs) at the steps at which all of an arm's runs were validated."""
+    curves = [dict(run.curve) for run in arm.runs]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return [(step, sum(curve[step] for curve in curves) / len(curves)) for step in steps]
+
+
+def _plots(comparison: Comparison) -> Markup:
+    figures = Markup("")
+    curves = [Line(a.label, mean_curve(a), marks=True) for a in comparison.arms if mean_curve(a)]
+    if curves:
+        figures += line_chart(curves, "optimiser step", "val/scs", "Learning, mean over seeds")
+    for metric, label, scale in (
+        ("train/tokens_per_second", "tokens / s in training", 1.0),
+        ("model/parameters", "million parameters", 1e-6),
+    ):
+        dots = [
+            Line(a.label, [(scale * a.cost(metric), a.mean)], marks=True)
+            for a in comparison.arms
+            if math.isfinite(a.cost(metric))
+        ]
+        if dots:
+            figures += line_chart(dots, label, "test SCS", f"Test SCS against {label}")
+    return Markup('<div class="figures">{}</div>').format(figures)
+
+
+def _categories(comparison: Comparison) -> Markup:
+    rows = [(name, str(count), means) for name, count, means in comparison.by_category()]
+    highest = max(max(means) for _, _, means in rows)
+    headings = ["category", "n", *(arm.label for arm in comparison.arms)]
+    return heat_table(headings, rows, max(highest, 1e-6), "Mean test SCS; the darker, the higher")
+
+
+def _run_rows(runs: Sequence[Run]) -> list[list[str]]:
+    return [
+        [
+            run.name,
+            str(run.seed),
+            f"{sum(run.scores.values()) / len(run.scores):.4f}",
+            f"{run.metrics.get('val/scs', math.nan):.4f}",
+            duration(run.metrics.get("seconds", math.nan)),
+        ]
+        for run in sorted(runs, key=lambda run: run.name)
+    ]
+
+
+_RUN_HEADINGS = ["run", "seed", "test SCS", "val/scs", "time"]
+
+
+def _runs(runs: Sequence[Run], apart: Sequence[Apart]) -> Markup:
+    body = table(_RUN_HEADINGS, _run_rows(runs))
+    if apart:
+        body += table(
+            ["set apart", "why"],
+            [[one.name, one.reason] for one in apart],
+            ["", "text"],
+            caption="Runs that cannot be compared fairly with these",
+        )
+    return body
+
+
+def _markdown(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -> str:
+    arms = [arm_cells(a, b) for a, b in zip(comparison.arms, comparison.behind, strict=True)]
+    parts = [
+        f"# {len(runs)} runs compared",
+        escape(verdict(comparison)),
+        "\n".join(
+            f"- {escape(a.question)} **{escape(a.answer)}**: {escape(a.detail)}"
+            for a in answers(comparison)
+        ),
+        "## Variants",
+        markdown_table(ARM_HEADINGS, arms),
+        escape(METHOD),
+    ]
+    for factor in comparison.factors:
+        parts += [f"## {escape(factor_title(factor))}",
+                  markdown_table(FACTOR_HEADINGS, factor_rows(factor))]  # fmt: skip
+    headings = ["category", "n", *(arm.label for arm in comparison.arms)]
+    parts += [
+        "## By category",
+        markdown_table(
+            headings,
+            [[n, str(c), *(f"{m:.3f}" for m in ms)] for n, c, ms in comparison.by_category()],
+        ),
+        "## Runs",
+        markdown_table(_RUN_HEADINGS, _run_rows(runs)),
+    ]
+    if apart:
+        parts += [
+            "## Set apart",
+            markdown_table(["run", "why"], [[one.name, one.reason] for one in apart]),
+        ]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _json(comparison: Comparison, apart: Sequence[Apart]) -> dict[str, Any]:
+    return {
+        "variants": [
+            {
+                "label": arm.label,
+                "settings": dict(arm.settings),
+                "seeds": [run.seed for run in arm.runs],
+                "runs": [run.name for run in arm.runs],
+                "test/scs": arm.mean,
+                "test/scs_by_seed": [float(m) for m in arm.scores.mean(1)],
+                "test/scs_ci_low": arm.interval[0],
+                "test/scs_ci_high": arm.interval[1],
+                "behind": behind
+                and {"mean": behind.mean, "interval": behind.interval, "p": behind.p},
+            }
+            for arm, behind in zip(comparison.arms, comparison.behind, strict=True)
+        ],
+        "apart": [{"run": one.name, "reason": one.reason} for one in apart],
+    }

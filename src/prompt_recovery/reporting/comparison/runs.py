@@ -1,0 +1,220 @@
+"""Finished runs, from their folders or from a W&B project."""
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob  # of whole paths, absolute ones too
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.experiments.trials import curve_of, metrics_of
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run left behind.
+
+    Attributes:
+        name: its folder, or its path in W&B.
+        config: nested, resolved.
+        metrics: of `metrics.json`.
+        scores: test example → SCS.
+        categories: test example → category.
+        curve: (optimiser step, val/scs), in order.
+        data: name and fingerprint of the dataset.
+        metric: encoder and exponent.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    scores: Mapping[str, float]
+    categories: Mapping[str, str]
+    curve: Sequence[tuple[float, float]]
+    data: tuple[str, str]
+    metric: tuple[str, float]
+
+    @property
+    def seed(self) -> int:
+        """Of everything random in it but the split."""
+        return int(self.config.get("seed", 0))
+
+    @property
+    def tested_on(self) -> str:
+        """A digest of the test examples' ids."""
+        return hashlib.sha256("\0".join(sorted(self.scores)).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A run that isn't compared with the others, and why."""
+
+    name: str
+    reason: str
+
+
+def from_folders(patterns: Sequence[str]) -> tuple[list[Run], list[Apart]]:
+    """Runs in folders, folders of folders, or patterns of them; each once, in order of name.
+
+    Raises:
+        PromptRecoveryError: a pattern matches nothing, or no run is in what it matches.
+    """
+    folders: dict[Path, None] = {}
+    for pattern in patterns:
+        matched = sorted(glob(str(Path(pattern).expanduser())))  # noqa: PTH207
+        found = [run for path in matched for run in _run_folders(Path(path))]
+        if not found:
+            what = "no run is there" if matched else "no such folder"
+            raise PromptRecoveryError(f"runs: {pattern}: {what}; give run folders or patterns")
+        folders |= dict.fromkeys(found)
+    runs: list[Run] = []
+    apart: list[Apart] = []
+    for folder in folders:
+        one = _from_folder(folder)
+        (runs if isinstance(one, Run) else apart).append(one)  # type: ignore[arg-type]
+    return runs, apart
+
+
+def _run_folders(path: Path) -> Iterator[Path]:
+    if (path / "config.yaml").is_file():
+        yield path.resolve()
+        return
+    for config in sorted(path.rglob("config.yaml")):
+        parts = config.relative_to(path).parts[:-1]
+        if not {".hydra", "first_stage", "wandb", "files"} & set(parts):
+            yield config.parent.resolve()
+
+
+def _from_folder(folder: Path) -> Run | Apart:
+    name = str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+    metrics, predictions = metrics_of(folder), folder / "predictions.jsonl"
+    if metrics is None or not predictions.is_file():
+        return Apart(name, "is not finished (no metrics.json)")
+    try:
+        record = yaml.safe_load((folder / "adapter" / "recoverer.yaml").read_text("utf-8"))
+        config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+        rows = [json.loads(line) for line in predictions.read_text("utf-8").splitlines()]
+        return Run(
+            name=name,
+            config=config,
+            metrics=metrics,
+            scores={row["id"]: float(row["scs"]) for row in rows},
+            categories={row["id"]: row.get("category") or "(none)" for row in rows},
+            curve=[(p["step"], p["val/scs"]) for p in curve_of(folder)] or _csv_curve(folder),
+            **_compared_by(record),
+        )
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        return Apart(name, f"cannot be read ({type(error).__name__}: {error})")
+
+
+def _compared_by(record: Mapping[str, Any]) -> dict[str, Any]:
+    data, metric = record["data"], record["metric"]
+    return {
+        "data": (str(data["name"]), str(data["fingerprint"])),
+        "metric": (str(metric["encoder"]), float(metric["exponent"])),
+    }
+
+
+def _csv_curve(folder: Path) -> list[tuple[float, float]]:
+    """Of a run with logger=csv that kept no curve of its own."""
+    import csv
+
+    path = folder / "csv" / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r.get("val/scs") and not r.get("test/scs")]
+    return [(float(r["step"]), float(r["val/scs"])) for r in rows]
+
+
+def from_wandb(project: str) -> tuple[list[Run], list[Apart]]:
+    """The runs of a W&B project, by its public API.
+
+    Args:
+        project: "entity/name".
+
+    Raises:
+        PromptRecoveryError: W&B cannot be asked.
+    """
+    import wandb
+
+    try:
+        found = list(wandb.Api().runs(project))
+    except Exception as error:  # W&B raises many types, some of them undocumented
+        line = " ".join(str(error).split())
+        raise PromptRecoveryError(
+            f"project={project}: W&B says: {line}; check the name, and `wandb login`"
+        ) from error
+    runs: list[Run] = []
+    apart: list[Apart] = []
+    for one in found:
+        name = "/".join(one.path)
+        try:
+            if one.state != "finished":
+                apart.append(Apart(name, f"is not finished ({one.state})"))
+                continue
+            rows = _wandb_predictions(one)
+            keys = ["trainer/global_step", "val/scs"]
+            history = [(p[keys[0]], p[keys[1]]) for p in one.scan_history(keys=keys)]
+            runs.append(
+                Run(
+                    name=name,
+                    config=dict(one.config),
+                    metrics={k: v for k, v in one.summary.items() if isinstance(v, int | float)},
+                    scores={row["id"]: float(row["scs"]) for row in rows},
+                    categories={row["id"]: row.get("category") or "(none)" for row in rows},
+                    curve=history,
+                    **_compared_by(one.config["compared_by"]),
+                )
+            )
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            apart.append(Apart(name, f"cannot be read ({type(error).__name__}: {error})"))
+    return runs, apart
+
+
+def _wandb_predictions(run: Any) -> list[dict[str, Any]]:
+    """The table `test/predictions`, row by row."""
+    path = run.summary["test/predictions"]["path"]
+    with tempfile.TemporaryDirectory() as scratch:
+        run.file(path).download(root=scratch, replace=True)
+        table = json.loads((Path(scratch) / path).read_text("utf-8"))
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+def comparable(runs: Sequence[Run]) -> tuple[list[Run], list[Apart]]:
+    """The largest set of runs with the same data, metric and test examples; and the others."""
+    keys = [(run.data[1], run.metric, run.tested_on) for run in runs]
+    if not keys:
+        return [], []
+    main = max(keys, key=lambda key: (keys.count(key), -keys.index(key)))
+    first = runs[keys.index(main)]
+    chosen, apart = [], []
+    for run, key in zip(runs, keys, strict=True):
+        if key == main:
+            chosen.append(run)
+        elif key[0] != main[0]:
+            reason = f"other data: {' '.join(run.data)}, not {' '.join(first.data)}"
+            apart.append(Apart(run.name, reason))
+        elif key[1] != main[1]:
+            reason = f"other metric: {_metric(run)}, not {_metric(first)}"
+            apart.append(Apart(run.name, reason))
+        else:
+            reason = f"other test examples: {len(run.scores)} of another split"
+            apart.append(Apart(run.name, reason))
+    return chosen, apart
+
+
+def _metric(run: Run) -> str:
+    encoder, exponent = run.metric
+    return f"{encoder} with exponent {exponent:g}"
+
+
+def mean_metric(runs: Sequence[Run], name: str) -> float:
+    """Mean over runs; NaN where a run doesn't say."""
+    return sum(run.metrics.get(name, math.nan) for run in runs) / len(runs)

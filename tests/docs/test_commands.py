@@ -1,0 +1,224 @@
+"""Every command of the documentation composes, and those that a laptop can run do run.
+
+A fenced block says after `bash` what it needs: `run` runs here (on the tiny model); `gpu`, `hub`,
+`account` and `ray` can't, and are composed; `sweeps` and `recover` name what must be there for it.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.cli import config_folder
+from tests.conftest import ROOT
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+_BLOCK = re.compile(r"^```bash *([^\n]*)\n(.*?)^```", re.M | re.S)
+COMMANDS = [
+    pytest.param(set(block[1].split()), line, id=f"{page.stem}: {line[:60]}")
+    for page in PAGES
+    for block in _BLOCK.finditer(page.read_text(encoding="utf-8"))
+    for line in block[2].splitlines()
+    if line.strip()
+]
+INLINE = sorted(
+    {
+        match[1]
+        for page in PAGES
+        for match in re.finditer(r"`(pip install [^`]+)`", page.read_text(encoding="utf-8"))
+    }
+)
+# What makes a run one of seconds.
+QUICK = [
+    "trainer.max_steps=2",
+    "decoding.max_new_tokens=2",
+    "split.val=0.02",
+    "split.test=0.02",
+    "trainer.enable_progress_bar=false",
+    "batching.max_prompt_tokens=100",
+]
+
+
+def words_of(line):
+    return shlex.split(line.replace("$FIRST", "first"))
+
+
+def hydra_part(words):
+    """(name of the command, its overrides), if it is one of ours."""
+    if "train.py" in words:
+        return "train", words[words.index("train.py") + 1 :]
+    if words[0] == "prompt-recovery":
+        return words[1], words[2:]
+    return None
+
+
+def single(overrides):
+    """The first trial of a multirun."""
+    if "-m" not in overrides:
+        return [o for o in overrides if o not in ("--cfg", "job")]
+    kept = [o for o in overrides if o != "-m"]
+    return [re.sub(r"^([^=]+=[^,\[]+),.*", r"\1", o) for o in kept]
+
+
+@pytest.mark.parametrize(("needs", "line"), COMMANDS)
+def test_commands_compose(needs, line):
+    words = words_of(line)
+    ours = hydra_part(words)
+    if ours is None:
+        known_elsewhere(words)
+        return
+    name, overrides = ours
+    if not (config_folder() / f"{name}.yaml").is_file():
+        pytest.skip(f"prompt-recovery {name} is not part of this version")
+    if "ray" in needs and importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None:
+        overrides = [o for o in overrides if "launcher" not in o]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        compose(name, single(overrides), return_hydra_config=True)
+
+
+def known_elsewhere(words):
+    """Commands of others: that they exist, as far as that can be told without a network."""
+    if words[0] == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+        assert set(words[1:]) <= set(targets)
+    elif words[0] == "wandb":
+        result = subprocess.run(
+            [sys.executable, "-m", "wandb", words[1], "--help"], capture_output=True, check=False
+        )
+        assert result.returncode == 0
+        for path in words[2:]:
+            if path.endswith(".yaml"):
+                assert (ROOT / path).is_file()
+    else:
+        raise AssertionError(f"no test knows this command: {' '.join(words)}")
+
+
+@pytest.mark.parametrize("line", INLINE)
+def test_extras_exist(line):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for name in re.findall(r"\[(\w+)\]", line):
+        assert name in extras
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory):
+    """A folder with what the pages take for granted; commands share it, as a user's do."""
+    folder = tmp_path_factory.mktemp("laptop")
+    for name in ("train.py", "sweeps"):
+        (shutil.copytree if name == "sweeps" else shutil.copy)(ROOT / name, folder / name)
+    rows = [
+        {
+            "id": str(n),
+            "original_text": f"The ferry number {n % 10} leaves at dawn.",
+            "rewritten_text": f"At dawn, oh joy, ferry {n % 10} sails away! ({n})",
+            "rewrite_prompt": f"Make it joyful, way number {n % 20}",
+        }
+        for n in range(150)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "shards").mkdir()
+    (folder / "shards" / "a.jsonl").write_text(text)
+    write_csv(folder / "pairs.csv", rows)
+    other = [
+        {("instruction" if k == "rewrite_prompt" else k): v for k, v in r.items()} for r in rows
+    ]
+    write_csv(folder / "other.csv", [{k: v for k, v in r.items() if k != "id"} for r in other])
+    write_csv(folder / "test.csv", [{k: r[k] for k in list(r)[:3]} for r in rows[:4]])
+    shutil.copytree(tiny_backbone("mistral"), folder / "my-model")
+    return folder
+
+
+def write_csv(path, rows):
+    import csv
+
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+RUN = [c for c in COMMANDS if "run" in c.values[0]]
+
+
+@pytest.mark.parametrize(("needs", "line"), RUN)
+def test_commands_run(needs, line, laptop):
+    name, overrides = hydra_part(words_of(line))
+    if not (config_folder() / f"{name}.yaml").is_file():
+        pytest.skip(f"prompt-recovery {name} is not part of this version")
+    if "sweeps" in needs:
+        pytest.importorskip("sweeps", reason="needs the extra [sweeps]")
+        quick = ", ".join(["train.py", "model=tiny", *QUICK])
+        for file in (ROOT / "sweeps").glob("*.yaml"):
+            text = file.read_text().replace("python, train.py", f"python, {quick}")
+            (laptop / "sweeps" / file.name).write_text(text)
+    if name in ("compare", "recover") and not (laptop / "runs" / "latest").exists():
+        finished(laptop, "train", ["model=tiny", *QUICK])
+    if name == "recover":
+        overrides = [*overrides, "decoding.max_new_tokens=2"]
+    if name == "train" and "--cfg" not in overrides:
+        own = [] if any(o.startswith("model.path") for o in overrides) else ["model=tiny"]
+        given = {o.partition("=")[0] for o in overrides}
+        quick = [q for q in QUICK if q.partition("=")[0] not in given]
+        data = ["split.val=0.1", "split.test=0.1"] if "data.path" in given else []
+        overrides = [o for o in overrides if not o.startswith("model=") or not own]
+        overrides = [*overrides, *own, *quick, *data]
+    result = finished(laptop, name, overrides)
+    if "--cfg" in overrides:
+        assert "objective:" in result.stdout
+
+
+def finished(folder, name, overrides):
+    result = subprocess.run(
+        [sys.executable, "-m", "prompt_recovery.cli", name, *overrides],
+        cwd=folder,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def test_the_site_builds():
+    """Strictly: no broken link, no page left out, every reference found."""
+    pytest.importorskip("mkdocs", reason="needs the extra [docs]")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", "build/site-test"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    pages = Path(ROOT / "build" / "site-test")
+    assert "expected_scs" in (pages / "reference" / "recovery" / "index.html").read_text()
+    shutil.rmtree(pages)
+
+
+def test_figures_are_those_of_the_code(tmp_path):
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+    figures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    for name in ("trees", "scs", "mbr"):
+        getattr(figures, name)().savefig(tmp_path / "a.svg", metadata={"Date": None})
+        # Paths of letters differ between versions of fonts; what is drawn does not.
+        drawn, kept = (
+            len(re.findall("<(?:path|use)", p.read_text()))
+            for p in (tmp_path / "a.svg", ROOT / "docs" / "figures" / f"{name}.svg")
+        )
+        assert drawn == kept, "run: python docs/figures.py"

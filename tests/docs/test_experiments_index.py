@@ -1,0 +1,34 @@
+import importlib.util
+
+from tests.conftest import ROOT
+
+_SPEC = importlib.util.spec_from_file_location("index", ROOT / "docs" / "experiments_index.py")
+experiments_index = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(experiments_index)
+
+
+def test_the_index_is_up_to_date():
+    written = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    assert written == experiments_index.index(ROOT / "experiments"), (
+        "run: python docs/experiments_index.py"
+    )
+
+
+def test_every_experiment_says_what_it_asked_and_how():
+    for path in sorted((ROOT / "experiments").glob("*.yaml")):
+        fields = experiments_index.header(path)
+        assert {"Question", "Command"} <= set(fields), path.name
+        if "Result" in fields:
+            assert "Date" in fields, path.name
+
+
+def test_headers_are_read_whole(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "# @package _global_\n# Question: is it\n#           so?\n# Command:  run | it\nx: 1\n"
+    )
+    assert experiments_index.header(tmp_path / "a.yaml") == {
+        "Question": "is it so?",
+        "Command": "run | it",
+    }
+    page = experiments_index.index(tmp_path)
+    assert "| [a](a.yaml) | is it so? | run \\| it | not yet | not yet | none yet |" in page
