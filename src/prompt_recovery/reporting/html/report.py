@@ -100,7 +100,8 @@ def _results(report: Report) -> Markup:
     bars = [
         Interval(e.name, e.mean, *e.interval, best=e is report.best) for e in report.evaluations
     ]
-    at = np.linspace(0, 1, 41)
+    highest = max(float(np.quantile(e.scs, 0.99)) for e in report.evaluations)
+    at = np.linspace(0, max(highest, 0.1), 41)  # a few lucky answers don't squeeze the rest
     lines = [
         Line(e.name, [(float(x), float((e.scs >= x).mean())) for x in at])
         for e in report.evaluations[:_LINES]
