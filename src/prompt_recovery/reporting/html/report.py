@@ -181,7 +181,7 @@ def _odd_answers(report: Report, second: SecondOpinion) -> Markup:
 
 def _calibration(report: Report) -> Markup:
     lines = [
-        Line(f"{name} (mean distance {score(calibration_error(bins))})",
+        Line(name,
              [(b.expected, b.actual) for b in bins], marks=True)
         for name, bins in report.calibrations.items()
     ]  # fmt: skip
