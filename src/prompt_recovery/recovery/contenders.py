@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from rich.progress import Progress, TaskID
+
 from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.sources import read_rows
@@ -87,8 +89,20 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     weights = [(weights_digest(f), (f / "recoverer.yaml").read_text("utf-8")) for f in folders]
     settings = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "runs"}
     return Contender(
-        name, "recoverer", fingerprint(weights, repr(settings)), lambda: assemble(recipe).recoverer
+        name, "recoverer", fingerprint(weights, repr(settings)), lambda: _assembled(recipe)
     )
+
+
+def _assembled(recipe: Recipe) -> Recoverer:
+    with Progress(transient=True) as bars:
+        bar: dict[str, TaskID] = {}
+
+        def show(title: str, done: int, total: int) -> None:
+            if title not in bar:
+                bar[title] = bars.add_task(title, total=total)
+            bars.advance(bar[title], done)
+
+        return assemble(recipe, show).recoverer
 
 
 def _run_name(folder: Path) -> str:

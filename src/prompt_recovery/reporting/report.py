@@ -253,7 +253,7 @@ def verdict(report: Report) -> str:
     elif len(report.tied) == len(others):
         said += "It is not significantly better than any other."
     elif report.tied[0] == others[0].name:
-        said += f"That is not significant; it is against {_some(report, tied=False)}."
+        said += f"It is significantly better only than {_some(report, tied=False)}."
     else:
         said += f"It is significantly better than all but {_some(report, tied=True)}."
     if best.name in report.suspicious:

@@ -100,7 +100,8 @@ def _results(report: Report) -> Markup:
     bars = [
         Interval(e.name, e.mean, *e.interval, best=e is report.best) for e in report.evaluations
     ]
-    at = np.linspace(0, 1, 41)
+    highest = max(float(np.quantile(e.scs, 0.99)) for e in report.evaluations)
+    at = np.linspace(0, max(highest, 0.1), 41)  # a few lucky answers don't squeeze the rest
     lines = [
         Line(e.name, [(float(x), float((e.scs >= x).mean())) for x in at])
         for e in report.evaluations[:_LINES]
@@ -180,7 +181,7 @@ def _odd_answers(report: Report, second: SecondOpinion) -> Markup:
 
 def _calibration(report: Report) -> Markup:
     lines = [
-        Line(f"{name} (mean distance {score(calibration_error(bins))})",
+        Line(name,
              [(b.expected, b.actual) for b in bins], marks=True)
         for name, bins in report.calibrations.items()
     ]  # fmt: skip
