@@ -5,8 +5,8 @@
 Both sides draw 16 samples at temperature 0.7 for each of the same pairs (of the starter dataset,
 spread over its texts) with the same model, and choose the answer by the same MBR. The loop takes
 one pair after another with `num_return_sequences=16`, as in a model card's example, in bf16 and in
-fp32, and its faster way counts. Without a run, the model is the untrained SmolLM2, whose answers are
-as long as they may be. Loading isn't counted. Each side is a process of its own. Writes
+fp32, and its faster way counts. Without a run, the model is the untrained SmolLM2, whose answers
+are as long as they may be. Loading isn't counted. Each side is a process of its own. Writes
 `benchmarks/results/recovery_throughput.json`.
 """
 
@@ -82,9 +82,10 @@ def loop(run: str, dtype: str, count: int) -> dict[str, Any]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from prompt_recovery.recovery.decoding import end_token_ids
     from prompt_recovery.recovery.load import adapter_folder
     from prompt_recovery.recovery.mbr import Samples, rank
-    from prompt_recovery.recovery.recoverer import clean_prompt, end_token_ids
+    from prompt_recovery.recovery.recoverer import clean_prompt
 
     made = recoverer(run, dtype)
     folder = made.tokenizer.name_or_path  # that the GGUF file was converted to
@@ -142,8 +143,8 @@ def measured(start: float, answers: list[Any], said: list[Any]) -> dict[str, Any
 def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["--side"]:
-        kind, run, dtype, count = arguments[1:]
-        result = {"ours": ours, "loop": loop}[kind](run, dtype, int(count))
+        kind, run, dtype, pairs_asked = arguments[1:]
+        result = {"ours": ours, "loop": loop}[kind](run, dtype, int(pairs_asked))
         print("\n" + json.dumps(result))
         return
     run = next((a for a in arguments if not a.isdigit()), "")

@@ -31,6 +31,7 @@ usage: prompt-recovery <command> [group=option] [key=value] …
   evaluate  compare recoverers and baselines         prompt-recovery evaluate \
                                                        recoverers=[runs/latest]
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
+  app       a web page to try a recoverer            prompt-recovery app run=latest
   sweep     try settings as a W&B sweep file says    prompt-recovery sweep file=sweeps/grid.yaml
   compare   one report of many runs                  prompt-recovery compare 'runs=[runs/train]'
 
@@ -293,7 +294,7 @@ def evaluate(config: DictConfig) -> float:
             logging.getLogger(__name__).warning(said)
     contenders = []
     for entry in config.recoverers:
-        given = {"run": entry} if isinstance(entry, str) else dict(entry)
+        given: dict[str, Any] = {"run": entry} if isinstance(entry, str) else dict(entry)
         runs = [given["run"]] if isinstance(given["run"], str) else list(given["run"])
         recipe = Recipe(
             runs=[_run_folder(run) for run in runs],
@@ -311,6 +312,11 @@ def evaluate(config: DictConfig) -> float:
             contenders.append(from_file(**given))
         else:
             column = given.get("column") or given["path"]
+            if "columns" not in config.data:
+                raise PromptRecoveryError(
+                    f"predictions: {data.name} has no column '{column}'; give a file with the "
+                    f"columns id and prediction ({', '.join(SUFFIXES)})"
+                )
             read = instantiate(config.data, columns={"source": column})
             contenders.append(from_column(read.examples, column, given.get("name")))
     job = EvaluationJob(
@@ -392,6 +398,17 @@ def recover(config: DictConfig) -> None:
         raise SystemExit(130) from None
 
 
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="app")
+@one_line_errors
+def app(config: DictConfig) -> None:
+    """Serves a web page until Ctrl-C."""
+    recipe = _recipe(config)
+
+    from prompt_recovery.app import serve
+
+    serve(recipe, config.host, config.port)
+
+
 def _recipe(config: DictConfig) -> Any:
     """What answers, for `recover` and `app`."""
     from hydra.utils import instantiate
@@ -405,7 +422,7 @@ def _recipe(config: DictConfig) -> Any:
         runs=folders,
         decoding=instantiate(config.decoding),
         weights=list(config.weights or []),
-        channel=instantiate(config.channel),
+        channel=instantiate(config.channel) if "channel" in config else None,
         **{name: config[name] for name in
            ("confidence", "precision", "backbone_path", "trust_remote_code")},
     )  # fmt: skip
@@ -439,7 +456,7 @@ def _run_folder(run: str) -> Path:
 def main() -> None:
     """`prompt-recovery <command> …`."""
     commands = {"train": train, "generate": generate, "recover": recover, "evaluate": evaluate,
-                "sweep": sweep, "compare": compare}  # fmt: skip
+                "sweep": sweep, "compare": compare, "app": app}  # fmt: skip
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in commands:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in commands:

@@ -21,7 +21,9 @@ class Proposing:
     name = "proposing"
 
     def recover(self, pairs, progress=lambda _: None):
-        candidates = tuple(Candidate(t, -5.0, s) for t, s in zip(PROMPTS, (0.5, 0.4, 0.1)))
+        candidates = tuple(
+            Candidate(t, -5.0, s) for t, s in zip(PROMPTS, (0.5, 0.4, 0.1), strict=True)
+        )
         return [
             Prediction(p.id, PROMPTS[0], False, candidates)
             if p.original_text

@@ -65,7 +65,9 @@ def test_samples_depend_on_id_and_seed_alone(recoverer):
     for a, b in zip(together, turned, strict=True):
         assert [c.text for c in a.candidates] == [c.text for c in b.candidates]
     other = recoverer.recover(pairs, decoding=MBR(6, 1.0, 8, seed=1))
-    renamed = recoverer.recover([Pair("x" + p.id, p.original_text, p.rewritten_text) for p in pairs])
+    renamed = recoverer.recover(
+        [Pair("x" + p.id, p.original_text, p.rewritten_text) for p in pairs]
+    )
     assert [c.text for c in other[0].candidates] != [c.text for c in together[0].candidates]
     assert [c.text for c in renamed[0].candidates] != [c.text for c in together[0].candidates]
     assert torch.equal(draws([(0, "a"), (0, "b")], 2, 3)[1], draws([(0, "b")], 2, 3)[0])

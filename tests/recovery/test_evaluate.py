@@ -9,7 +9,10 @@ import time
 from dataclasses import replace
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
+from prompt_recovery.cli import config_folder
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.contenders import Contender, from_column, from_file
@@ -223,6 +226,15 @@ def test_a_killed_evaluation_goes_on(own):
     assert first.stat().st_mtime_ns == before
     record = json.loads((kept.parent / "report.json").read_text())
     assert [r["kind"] for r in record["recoverers"]] == ["baseline", "baseline"]
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (config_folder() / "baseline").iterdir()))
+def test_every_baseline_composes(name):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("evaluate", [f"+baseline@chosen={name}", "model=tiny", "output=x"])
+        baseline = instantiate(config.chosen)
+    assert baseline.name
+    assert callable(baseline.fit)
 
 
 def test_the_help_says_how():

@@ -39,9 +39,7 @@ def test_probability_can_be_the_vote(scs):
 
 
 def test_a_lone_sample_has_nobody_to_agree_with(scs):
-    assert rank([Samples(["Make it a poem"], [-1.0])], scs) == [
-        ("Make it a poem", -1.0, 0.0)
-    ]
+    assert rank([Samples(["Make it a poem"], [-1.0])], scs) == [("Make it a poem", -1.0, 0.0)]
     assert rank([Samples(["", " "], [-1.0, -1.0])], scs) == []
 
 

@@ -43,7 +43,10 @@ def test_rows_are_read_leniently(tmp_path):
 
 
 def test_every_format_is_read(tmp_path):
-    rows = [{"key": "1", "before": 'a,"\n', "after": "=b"}, {"key": "2", "before": "", "after": "字"}]
+    rows = [
+        {"key": "1", "before": 'a,"\n', "after": "=b"},
+        {"key": "2", "before": "", "after": "字"},
+    ]
     with (tmp_path / "p.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
@@ -122,7 +125,7 @@ def test_a_store_keeps_whole_lines(tmp_path):
         store.add(PREDICTIONS[:2])
         store.add(PREDICTIONS[2:])
     whole = path.read_bytes()
-    for cut in range(len(whole) + 1):
+    for cut in [*range(0, len(whole), 11), len(whole) - 1, len(whole)]:
         path.write_bytes(whole[:cut])
         with PredictionStore(path, "i") as store:
             kept = [p for p in PREDICTIONS if p.id in store.done]

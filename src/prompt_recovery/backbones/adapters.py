@@ -84,7 +84,7 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
 
 
 def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Wraps a frozen model in a `PeftModel` with the adapter of a folder, which can be trained further.
+    """Wraps a frozen model in a `PeftModel` with the adapter of a folder; it can be trained.
 
     Raises:
         PromptRecoveryError: the folder holds no adapter, a damaged one, or one of another backbone.

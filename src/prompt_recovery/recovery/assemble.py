@@ -79,11 +79,13 @@ class Assembled:
         recoverer: it.
         fallback: the mean prompt of its first run.
         identity: changes when anything changes that its predictions depend on.
+        calibration: from a candidate's score to its expected SCS; None without confidence.
     """
 
     recoverer: Recoverer
     fallback: str
     identity: str
+    calibration: Calibration | None
 
 
 def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
@@ -119,16 +121,23 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         ],
     }
     key = fingerprint(settings)
-    recoverer: Any = first
+    recoverer: ModelRecoverer | Ensemble | NoisyChannel = first
     if isinstance(first.decoding, MBR) and len(members) > 1:
         recoverer = Ensemble(members, first.decoding, recipe.weights)
     if recipe.channel is not None:
         recoverer = _with_channel(recipe, recoverer, first, folders, key, progress)
     elif recipe.confidence:
         found = _calibration(recoverer, first, folders, key, progress)
-        if found is not None:
-            _give(recoverer, found)
-    return Assembled(recoverer, first.fallback, fingerprint(key, _fitted_parts(recoverer)))
+        if isinstance(recoverer, ModelRecoverer):
+            recoverer.calibrations |= {first.decoding: found} if found else {}
+        else:
+            recoverer.calibration = found
+    if isinstance(recoverer, ModelRecoverer):
+        calibration = recoverer.calibrations.get(first.decoding)
+    else:
+        calibration = recoverer.calibration
+    identity = fingerprint(key, str(calibration), getattr(recoverer, "weight", None))
+    return Assembled(recoverer, first.fallback, identity, calibration)
 
 
 def _with_channel(
@@ -214,16 +223,3 @@ def _keep(folder: Path, key: str, values: dict[str, Any]) -> None:
         keep(folder, key, values)
     except PromptRecoveryError as error:
         log.warning("what was fitted is not kept: %s", error)
-
-
-def _give(recoverer: Any, calibration: Calibration) -> None:
-    if isinstance(recoverer, ModelRecoverer):
-        recoverer.calibrations[recoverer.decoding] = calibration
-    else:
-        recoverer.calibration = calibration
-
-
-def _fitted_parts(recoverer: Any) -> list[Any]:
-    if isinstance(recoverer, ModelRecoverer):
-        return [str(recoverer.calibrations.get(recoverer.decoding))]
-    return [str(recoverer.calibration), getattr(recoverer, "weight", None)]

@@ -116,7 +116,7 @@ def load_channel(settings: ChannelSettings, precision: str = "auto") -> Channel:
 
 @dataclass
 class NoisyChannel:
-    """Ranks the candidates of a recoverer by its own score and by how well they explain the rewrite.
+    """Ranks candidates by a recoverer's own score and by how well they explain the rewrite.
 
     A candidate's score is (1 - w) · own + w · (channel - the channel's mean over the pair's
     candidates): how likely a rewrite is at all depends on the texts, and says nothing here.
@@ -238,4 +238,3 @@ def fit_channel(
     best = weight if weight is not None else max(sorted(means), key=lambda w: means[w])
     chosen = [p.candidates[0].score for p in answers(best)]
     return ChannelFit(best, means[best], means[0.0], fit(chosen, scores(best).tolist()))
-

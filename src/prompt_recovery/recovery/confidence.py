@@ -57,7 +57,7 @@ def fit(scores: Sequence[float], actual: Sequence[float]) -> Calibration:
     groups = np.array_split(order, max(min(round(len(order) ** 0.5), len(order)), 1))
     middle = [float(np.mean(np.asarray(scores)[g])) for g in groups]
     means = [float(np.mean(np.asarray(actual)[g])) for g in groups]
-    fitted = IsotonicRegression().fit_transform(middle, means, [len(g) for g in groups])
+    fitted = IsotonicRegression().fit(middle, means, [len(g) for g in groups]).predict(middle)
     knots = dict(zip(middle, fitted.tolist(), strict=True))  # equal scores have one value
     return Calibration(tuple(knots), tuple(knots.values()), len(order))
 

@@ -4,23 +4,21 @@ import gc
 import json
 import logging
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.progress import Progress
-
+from prompt_recovery.backbones.load import quiet
 from prompt_recovery.cache import fingerprint, written_whole
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.contenders import Contender
-from prompt_recovery.recovery.evaluation import Evaluation, evaluate
+from prompt_recovery.recovery.evaluation import Evaluation, evaluate, timed
 from prompt_recovery.recovery.gaming import Agreement
-from prompt_recovery.recovery.recoverer import Pair, Prediction, Recoverer, pairs_of
+from prompt_recovery.recovery.recoverer import Prediction, pairs_of
 from prompt_recovery.reporting.html.page import write_page
 from prompt_recovery.reporting.html.report import report_page
 from prompt_recovery.reporting.markdown import report_markdown
@@ -121,6 +119,7 @@ def run_evaluation(job: EvaluationJob) -> Report:
     Raises:
         PromptRecoveryError: whatever the user can mend.
     """
+    quiet()
     evaluations = [_evaluated(contender, job) for contender in job.contenders]
     evaluations.sort(key=lambda e: -e.mean)
     report = Report(
@@ -146,15 +145,6 @@ def run_evaluation(job: EvaluationJob) -> Report:
     )
     log.info("report: %s", job.folder / "report.html")
     return report
-
-
-def timed(recoverer: Recoverer, pairs: Sequence[Pair]) -> tuple[list[Prediction], float]:
-    """Predictions, with a progress bar, and the seconds that they took."""
-    with Progress(transient=True) as progress:
-        bar = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
-        start = time.perf_counter()
-        predictions = recoverer.recover(pairs, lambda n: progress.advance(bar, n))
-        return predictions, time.perf_counter() - start
 
 
 def _evaluated(contender: Contender, job: EvaluationJob) -> Evaluation:

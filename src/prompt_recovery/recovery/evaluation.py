@@ -1,16 +1,18 @@
 """How good predictions are."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import Progress
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS, sharpen
 from prompt_recovery.metrics.statistics import bootstrap_interval
-from prompt_recovery.recovery.recoverer import Prediction
+from prompt_recovery.recovery.recoverer import Pair, Prediction, Recoverer
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,15 @@ class Evaluation:
             )
             for rows in (group == g for g in np.unique(group))
         }
+
+
+def timed(recoverer: Recoverer, pairs: Sequence[Pair]) -> tuple[list[Prediction], float]:
+    """Predictions, with a progress bar, and the seconds that they took."""
+    with Progress(transient=True) as progress:
+        bar = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
+        start = time.perf_counter()
+        predictions = recoverer.recover(pairs, lambda n: progress.advance(bar, n))
+        return predictions, time.perf_counter() - start
 
 
 def evaluate(

@@ -1,9 +1,9 @@
 """Trained recoverers from what a run left behind.
 
-    from prompt_recovery.recovery import MBR, Pair, load_recoverer
+from prompt_recovery.recovery import MBR, Pair, load_recoverer
 
-    recoverer = load_recoverer("runs/latest")
-    [prediction] = recoverer.recover([Pair("1", original_text, rewritten_text)], decoding=MBR())
+recoverer = load_recoverer("runs/latest")
+[prediction] = recoverer.recover([Pair("1", original_text, rewritten_text)], decoding=MBR())
 """
 
 import hashlib
@@ -76,8 +76,8 @@ def load_recoverer(
         trust_remote_code: run Python code that comes with the backbone; a record cannot ask for it.
 
     Raises:
-        PromptRecoveryError: no such folder, no recoverer in it, another backbone than the adapter's,
-            or a damaged file; the message names it.
+        PromptRecoveryError: no such folder, no recoverer in it, another backbone than the
+            adapter's, or a damaged file; the message names it.
     """
     folder = adapter_folder(path)
     saved = read_record(folder)

@@ -89,7 +89,7 @@ def rank(
     votes: Counter[str] = Counter()
     known: dict[str, float] = {}
     for group in groups:
-        votes.update(group.votes(by_probability))  # type: ignore[arg-type]
+        votes.update(group.votes(by_probability))
         for text, value in group.best().items():
             known[text] = max(known.get(text, -np.inf), value)
     if not votes:

@@ -106,9 +106,7 @@ def writer_of(path: Path) -> Callable[[Path, Sequence[Prediction], str], None]:
     """
     writer = _WRITERS.get(path.suffix)
     if writer is None:
-        raise PromptRecoveryError(
-            f"output={path}: unknown format; known are {', '.join(_WRITERS)}"
-        )
+        raise PromptRecoveryError(f"output={path}: unknown format; known are {', '.join(_WRITERS)}")
     return writer
 
 
@@ -280,4 +278,3 @@ class PredictionStore:
 def _prediction(values: dict[str, Any]) -> Prediction:
     candidates = tuple(Candidate(**c) for c in values.pop("candidates"))
     return Prediction(**values, candidates=candidates)
-

@@ -14,7 +14,7 @@ from prompt_recovery.data.tokens import prompt_tokens
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.confidence import Calibration
-from prompt_recovery.recovery.decoding import Candidate, Decoding
+from prompt_recovery.recovery.decoding import Candidate, Decoding, end_token_ids
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Sample, sample_completions
 
@@ -357,13 +357,6 @@ def batches(lengths: Mapping[int, int], limit: int) -> Iterator[list[int]]:
         batch.append(key)
     if batch:
         yield batch
-
-
-def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, and those of the model's chat format."""
-    theirs = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    theirs = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
-    return sorted({int(tokenizer.eos_token_id), *map(int, theirs)})
 
 
 _LEAD = re.compile(

@@ -5,7 +5,8 @@ from prompt_recovery.templates.render import (
     chat_messages,
     chat_prompt,
     render,
+    word_changes,
     word_difference,
 )
 
-__all__ = ["Template", "chat_messages", "chat_prompt", "render", "word_difference"]
+__all__ = ["Template", "chat_messages", "chat_prompt", "render", "word_changes", "word_difference"]

@@ -35,23 +35,27 @@ class Template:
         _compile(self)
 
 
+def word_changes(original_text: str, rewritten_text: str) -> list[tuple[list[str], list[str]]]:
+    """What became of the words, run by run: (before, after); kept runs are equal on both sides."""
+    before, after = original_text.split(), rewritten_text.split()
+    matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
+    return [(before[i:j], after[k:m]) for _, i, j, k, m in matcher.get_opcodes()]
+
+
 def word_difference(original_text: str, rewritten_text: str) -> str:
     """The two texts as one, word by word: kept runs as they are, `[-removed-]`, `{+added+}`.
 
     Kept runs longer than eight words are shortened to their ends.
     """
-    before, after = original_text.split(), rewritten_text.split()
     parts: list[str] = []
-    matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
-    for operation, i, j, k, m in matcher.get_opcodes():
-        if operation == "equal":
-            kept = before[i:j]
-            parts += kept if len(kept) <= 8 else [*kept[:3], "…", *kept[-3:]]
+    for before, after in word_changes(original_text, rewritten_text):
+        if before == after:
+            parts += before if len(before) <= 8 else [*before[:3], "…", *before[-3:]]
             continue
-        if i < j:
-            parts.append(f"[-{' '.join(before[i:j])}-]")
-        if k < m:
-            parts.append(f"{{+{' '.join(after[k:m])}+}}")
+        if before:
+            parts.append(f"[-{' '.join(before)}-]")
+        if after:
+            parts.append(f"{{+{' '.join(after)}+}}")
     return " ".join(parts)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from rich.progress import Progress
 
 from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.metrics.statistics import bootstrap_interval
-from prompt_recovery.recovery.evaluation import Evaluation, evaluate
+from prompt_recovery.recovery.evaluation import Evaluation, evaluate, timed
 from prompt_recovery.recovery.recoverer import (
     ConstantRecoverer,
     ModelRecoverer,
@@ -61,11 +59,7 @@ def evaluate_recoverers(
     pairs = pairs_of(examples)
     evaluations = []
     for recoverer in recoverers:
-        with Progress(transient=True) as progress:
-            task = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
-            start = time.perf_counter()
-            predictions = recoverer.recover(pairs, lambda n, t=task: progress.advance(t, n))  # type: ignore[misc]
-            seconds = time.perf_counter() - start
+        predictions, seconds = timed(recoverer, pairs)
         evaluations.append(evaluate(recoverer.name, predictions, examples, scs, seconds))
     return evaluations
 

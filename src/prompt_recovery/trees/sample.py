@@ -81,38 +81,48 @@ def sample_completions(
 
     heat = torch.tensor(list(temperatures), device=device)
     ends = torch.tensor(sorted(set(end_token_ids)), device=device)
+    uniform = None if draws is None else draws.to(device)
     state = _State.start(rows, branches, max_new_tokens, device)
     active = torch.arange(rows, device=device)  # rows that some branch still writes in
+    live = torch.arange(branches, device=device).repeat(rows, 1)  # the branches fed in each of them
+    owner = live[:, :0]  # the branch that wrote each column after the prompt
+    written: list[int] = []  # and the step
     for step in range(max_new_tokens):
         logits = vocabulary_logits(causal_lm, hidden)
-        uniform = None if draws is None else draws.to(device)[active, :, step]
-        tokens = _choose(logits, heat, uniform)
-        state.add(active, step, tokens, logits, ends)
-        still = ~state.finished[active].all(1)
+        share = None if uniform is None else uniform[active[:, None], live, step]
+        tokens = _choose(logits, heat[live], share)
+        state.add(active[:, None], live, step, tokens, logits, ends)
+        finished = state.finished[active[:, None], live]
+        still = ~finished.all(1)
         if all_done(not bool(still.any()) or step + 1 == max_new_tokens):
             break
         if 2 * int(still.sum()) <= len(active) and bool(still.any()):
-            active, tokens = active[still], tokens[still]
+            active, live, tokens = active[still], live[still], tokens[still]
+            owner, finished = owner[still], finished[still]
             cache.batch_select_indices(still.nonzero().squeeze(1))
+        # Every row feeds as many branches as the fullest one still has, its unfinished ones first.
+        fed = max(int((~finished).sum(1).max()), 1)
+        order = finished.to(torch.uint8).argsort(dim=1, stable=True)[:, :fed]
+        live, tokens, finished = (t.gather(1, order) for t in (live, tokens, finished))
+        owner = torch.cat([owner, live], 1)
+        written += [step] * fed
         hidden = causal_lm.get_decoder()(
-            input_ids=tokens.masked_fill(state.finished[active], pad_token_id),
-            position_ids=(lengths[active, None] + step).expand(-1, branches).contiguous(),
-            attention_mask=_step_mask(causal_lm, lengths[active], width, branches, step),
+            input_ids=tokens.masked_fill(finished, pad_token_id),
+            position_ids=(lengths[active, None] + step).expand(-1, fed).contiguous(),
+            attention_mask=_step_mask(causal_lm, lengths[active], width, live, owner, written),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
     return state.samples()
 
 
-def _choose(logits: Tensor, heat: Tensor, uniform: Tensor | None) -> Tensor:
-    """int64 [R, N]: the token where the cumulative distribution passes the draw."""
+def _choose(logits: Tensor, heat: Tensor, share: Tensor | None) -> Tensor:
+    """int64 [R, N]: the token where the cumulative distribution passes a share of its sum."""
     likeliest = logits.argmax(-1)
-    if uniform is None:
+    if share is None:
         return likeliest
-    warm = heat > 0
-    probabilities = (logits[:, warm] / heat[warm, None]).softmax(-1)
-    likeliest[:, warm] = _passed(probabilities, uniform[:, warm])
-    return likeliest
+    probabilities = (logits / heat.clamp(min=1e-6)[..., None]).softmax(-1)
+    return torch.where(heat > 0, _passed(probabilities, share), likeliest)
 
 
 def _passed(probabilities: Tensor, share: Tensor) -> Tensor:
@@ -153,14 +163,17 @@ class _State:
             torch.zeros(shape, dtype=torch.bool, device=device),
         )
 
-    def add(self, rows: Tensor, step: int, tokens: Tensor, logits: Tensor, ends: Tensor) -> None:
-        writing = ~self.finished[rows]
+    def add(
+        self, row: Tensor, branch: Tensor, step: int, tokens: Tensor, logits: Tensor, ends: Tensor
+    ) -> None:
+        """Adds a token to each of some branches: [r, 1] rows, [r, n] branches of each."""
+        writing = ~self.finished[row, branch]
         value = logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
-        self.log_probability[rows] += (value * writing).double()
+        self.log_probability[row, branch] += (value * writing).double()
         ended = torch.isin(tokens, ends)
-        self.tokens[rows, :, step] = tokens
-        self.length[rows] += (writing & ~ended).long()
-        self.finished[rows] |= ended
+        self.tokens[row, branch, step] = tokens
+        self.length[row, branch] += (writing & ~ended).long()
+        self.finished[row, branch] |= ended
 
     def samples(self) -> list[list[Sample]]:
         columns = [
@@ -172,30 +185,33 @@ class _State:
         ]
 
 
-def _step_mask(causal_lm: Any, lengths: Tensor, width: int, branches: int, step: int) -> Any:
-    """Additive [R, 1, N, width + N·(step + 1)]: a branch sees its prompt and its own tokens.
+def _step_mask(
+    causal_lm: Any, lengths: Tensor, width: int, live: Tensor, owner: Tensor, written: list[int]
+) -> Any:
+    """Additive [R, 1, N, width + K]: a branch sees its prompt and its own tokens.
 
     In a dict by kind of layer where a model has two kinds.
+
+    Args:
+        causal_lm: the model.
+        lengths: int64 [R], of the prompts.
+        width: columns of the prompts.
+        live: int64 [R, N], the branches that are fed.
+        owner: int64 [R, K], the branch that wrote each column after the prompts.
+        written: K steps at which they did, rising; the last one is this step.
     """
-    device = lengths.device
-    prompt = torch.arange(width, device=device) < lengths[:, None]
-    own = torch.eye(branches, dtype=torch.bool, device=device).repeat(1, step + 1)
+    column = torch.arange(width, device=lengths.device)
+    prompt = column < lengths[:, None]
+    own = owner[:, None] == live[..., None]
+    step = written[-1]
+    age = step - torch.tensor(written, device=lengths.device)
 
     def mask(window: int | None) -> Tensor:
-        near = prompt
-        recent = own
+        near, recent = prompt, own
         if window is not None:
-            here = lengths[:, None] + step
-            near = prompt & (here - torch.arange(width, device=device) < window)
-            age = torch.arange(step, -1, -1, device=device).repeat_interleave(branches)
+            near = prompt & (lengths[:, None] + step - column < window)
             recent = own & (age < window)
-        visible = torch.cat(
-            [
-                near[:, None].expand(-1, branches, -1),
-                recent.expand(len(lengths), -1, -1),
-            ],
-            2,
-        )
+        visible = torch.cat([near[:, None].expand(-1, live.shape[1], -1), recent], 2)
         return additive(visible, causal_lm.dtype)
 
     window, kinds = windows(causal_lm)

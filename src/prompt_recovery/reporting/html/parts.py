@@ -49,9 +49,14 @@ def table(
         best: the row to set in bold.
         caption: what it shows.
     """
-    kinds = columns or ["", *["number"] * (len(headings) - 1)]
+    numbers: list[Column] = ["number"] * (len(headings) - 1)
     return render(
-        "table.html.jinja", headings=headings, rows=rows, kinds=kinds, best=best, caption=caption
+        "table.html.jinja",
+        headings=headings,
+        rows=rows,
+        kinds=columns or ["", *numbers],
+        best=best,
+        caption=caption,
     )
 
 

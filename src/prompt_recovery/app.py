@@ -1,0 +1,172 @@
+"""A web page to try a recoverer (extra `[app]`). Texts are data: all of them are escaped."""
+
+import os
+from html import escape
+from typing import Any
+
+from prompt_recovery.backbones.load import quiet
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.assemble import Assembled, Recipe, assemble
+from prompt_recovery.recovery.recover import progress_bar, recover_one, steps
+from prompt_recovery.recovery.recoverer import Prediction
+from prompt_recovery.templates import word_changes
+
+_SHOWN_WORDS = 1500  # of each text in the difference
+_ALTERNATIVES = 8
+_MOST_CHARACTERS = 100_000
+_CSS = """
+.gradio-container { max-width: 64rem !important; margin: 0 auto !important; }
+.pr-answer { font-size: 1.35rem; font-weight: 600; line-height: 1.35; overflow-wrap: anywhere; }
+.pr-quiet { color: var(--body-text-color-subdued); font-size: .9rem; }
+.pr-difference { line-height: 1.7; overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; }
+.pr-difference del { background: #f8514933; text-decoration: line-through; border-radius: 3px; }
+.pr-difference ins { background: #2ea04340; text-decoration: none; border-radius: 3px; }
+.pr-difference del, .pr-difference ins { color: inherit; padding: 0 .15em; }
+.pr-others { width: 100%; border-collapse: collapse; }
+.pr-others td, .pr-others th { padding: .35rem .5rem; text-align: left; vertical-align: top;
+  border: 0 solid var(--border-color-primary); border-bottom-width: 1px;
+  overflow-wrap: anywhere; }
+.pr-others { border: 0 !important; margin-top: 1rem; }
+.pr-others td + td, .pr-others th + th { text-align: right; white-space: nowrap; width: 1%; }
+"""
+_EXAMPLES = [
+    [
+        "The ferry to the island leaves at dawn and is back by noon, weather permitting. "
+        "Tickets cost four crowns at the blue hut; dogs travel free of charge.",
+        "Arr! At dawn she sets sail for the isle, and by noon she be home again, if the winds be "
+        "kind. Four crowns to the blue hut, ye landlubbers; yer hounds sail free!",
+    ],
+    [
+        "Please return the borrowed ladder by Friday. The painters need it for the stairwell.",
+        "Ladder lent away,\npainters wait beneath the stairs.\nFriday brings it home.",
+    ],
+]
+
+
+def serve(recipe: Recipe, host: str, port: int) -> None:
+    """Loads what answers and serves the page until Ctrl-C.
+
+    Raises:
+        PromptRecoveryError: the extra is not installed, the port is taken, or as `assemble`.
+    """
+    require_gradio()
+    quiet()
+    with progress_bar() as progress:
+        ready = assemble(recipe, steps(progress))
+    blocks = page(ready)
+    try:
+        blocks.launch(
+            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **_look()
+        )
+    except OSError as error:
+        raise PromptRecoveryError(
+            f"port={port}: cannot be opened on {host}; choose another port"
+        ) from error
+    print(f"{ready.recoverer.name}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    blocks.block_thread()
+
+
+def require_gradio() -> Any:
+    """The module.
+
+    Raises:
+        PromptRecoveryError: it is not installed.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError as error:
+        raise PromptRecoveryError(
+            "the web page needs gradio: pip install 'prompt-recovery[app]'"
+        ) from error
+    return gradio
+
+
+def _look() -> dict[str, Any]:
+    """Fonts of the system: nothing is fetched from elsewhere."""
+    gr = require_gradio()
+    theme = gr.themes.Soft(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    return {"theme": theme, "css": _CSS}
+
+
+def page(ready: Assembled) -> Any:
+    """The page as Gradio blocks."""
+    gr = require_gradio()
+
+    def answer(original_text: str, rewritten_text: str) -> tuple[str, str]:
+        if not original_text.strip() or not rewritten_text.strip():
+            raise gr.Error("Give both texts.")
+        prediction = recover_one(ready.recoverer, original_text, rewritten_text)
+        return answer_html(prediction, ready), difference_html(original_text, rewritten_text)
+
+    with gr.Blocks(title="Prompt Recovery") as blocks:
+        gr.Markdown(
+            "# Prompt Recovery\nA text, and what a language model made of it: what was the "
+            "instruction?"
+        )
+        with gr.Row():
+            options = {
+                "lines": 6,
+                "max_lines": 16,
+                "max_length": _MOST_CHARACTERS,
+                "min_width": 300,
+            }
+            original = gr.Textbox(label="Original text", **options)
+            rewritten = gr.Textbox(label="Rewritten text", **options)
+        button = gr.Button("Recover the prompt", variant="primary")
+        found = gr.HTML()
+        with gr.Accordion("What changed, word by word"):
+            changes = gr.HTML()
+        gr.Examples(_EXAMPLES, [original, rewritten], label="Try one of these")
+        gr.HTML(f'<p class="pr-quiet">{escape(ready.recoverer.name)}</p>')
+        button.click(answer, [original, rewritten], [found, changes])
+    return blocks
+
+
+def answer_html(prediction: Prediction, ready: Assembled) -> str:
+    """The recovered prompt and its alternatives, with the SCS that each may be expected to have.
+
+    Without a calibration, the score is shown: for MBR, how much the samples agree with it.
+    """
+    notes = []
+    if prediction.confidence is not None:
+        notes.append(f"expected SCS {prediction.confidence:.2f}")
+    if prediction.fallback:
+        notes.append("the mean prompt: the recoverer has no answer of its own")
+    parts = [f'<div class="pr-answer">{escape(prediction.rewrite_prompt)}</div>']
+    if notes:
+        parts.append(f'<div class="pr-quiet">{"; ".join(notes)}</div>')
+    others = prediction.candidates[1:_ALTERNATIVES]
+    if others:
+        heading = "agreement" if ready.calibration is None else "expected SCS"
+        rows = "".join(
+            f"<tr><td>{escape(c.text)}</td><td>{_value(c.score, ready):.2f}</td></tr>"
+            for c in others
+        )
+        parts.append(
+            f'<table class="pr-others"><thead><tr><th>Alternatives</th><th>{heading}</th></tr>'
+            f"</thead><tbody>{rows}</tbody></table>"
+        )
+    return "".join(parts)
+
+
+def _value(score: float, ready: Assembled) -> float:
+    return score if ready.calibration is None else ready.calibration(score)
+
+
+def difference_html(original_text: str, rewritten_text: str) -> str:
+    """The two texts as one: removed words struck out, added words marked."""
+    cut = [text.split() for text in (original_text, rewritten_text)]
+    before, after = (" ".join(words[:_SHOWN_WORDS]) for words in cut)
+    parts = []
+    for old, new in word_changes(before, after):
+        if old == new:
+            parts.append(escape(" ".join(old)))
+            continue
+        parts += [f"<del>{escape(' '.join(old))}</del>"] if old else []
+        parts += [f"<ins>{escape(' '.join(new))}</ins>"] if new else []
+    if max(map(len, cut)) > _SHOWN_WORDS:
+        parts.append(f'<span class="pr-quiet">… (the first {_SHOWN_WORDS:,} words)</span>')
+    return f'<div class="pr-difference">{" ".join(parts)}</div>'
