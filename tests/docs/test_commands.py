@@ -45,7 +45,6 @@ QUICK = [
     "split.val=0.02",
     "split.test=0.02",
     "trainer.enable_progress_bar=false",
-    "batching.max_prompt_tokens=100",
 ]
 
 
@@ -78,8 +77,6 @@ def test_commands_compose(needs, line):
         known_elsewhere(words)
         return
     name, overrides = ours
-    if not (config_folder() / f"{name}.yaml").is_file():
-        pytest.skip(f"prompt-recovery {name} is not part of this version")
     if "ray" in needs and importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None:
         overrides = [o for o in overrides if "launcher" not in o]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -155,8 +152,6 @@ RUN = [c for c in COMMANDS if "run" in c.values[0]]
 @pytest.mark.parametrize(("needs", "line"), RUN)
 def test_commands_run(needs, line, laptop):
     name, overrides = hydra_part(words_of(line))
-    if not (config_folder() / f"{name}.yaml").is_file():
-        pytest.skip(f"prompt-recovery {name} is not part of this version")
     if "sweeps" in needs:
         pytest.importorskip("sweeps", reason="needs the extra [sweeps]")
         quick = ", ".join(["train.py", "model=tiny", *QUICK])
