@@ -89,3 +89,10 @@ def test_cache_is_used_and_a_damaged_one_is_made_again(tokenizer, examples, monk
     other = RewriteExample(**{f: getattr(examples[0], f) for f in RewriteExample.__slots__})
     tokenise([other], TEMPLATE, tokenizer, 120)
     assert len(list((tmp_path / "tokens").iterdir())) == 3
+
+
+def test_characters_of_many_tokens_are_cut_until_they_fit(tokenizer):
+    template = Template("t", "{{ original_text }} => {{ rewritten_text }}")
+    for text in ("🐈" * 5000, "字" * 300, "👩🏽‍🚀"):
+        ids, _ = prompt_tokens(text, "x" + text, template, tokenizer, 70)
+        assert 0 < len(ids) <= 70
