@@ -55,3 +55,9 @@ def test_calibration_by_decile(examples, scs):
     assert [b.expected for b in bins] == pytest.approx([(4 * n + 1.5) / 40 for n in range(10)])
     assert [b.actual for b in bins] == pytest.approx([1.0] * 10, abs=1e-5)
     assert calibration_error(bins) == pytest.approx(1 - 19.5 / 40, abs=1e-5)
+    alike = replace(
+        right,
+        predictions=[replace(p, confidence=0.5) for p in right.predictions],
+        scs=np.tile(np.array([0.0, 1.0], np.float32), 20),
+    )
+    assert [b.actual for b in calibration(alike)] == [0.5] * 10, "scores don't sort equals"

@@ -153,7 +153,8 @@ def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin
     ]
     if not known:
         return []
-    values = np.array(sorted(known), np.float64)
+    # Equals stay in the order of their examples: their scores must not decide where they go.
+    values = np.array(sorted(known, key=lambda pair: pair[0]), np.float64)
     return [
         CalibrationBin(
             float(part[:, 0].mean()),

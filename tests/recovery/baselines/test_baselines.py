@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from prompt_recovery.backbones.locate import Backbone
+from prompt_recovery.data.sources import starter
 from prompt_recovery.data.tokens import completion_tokens
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.instructions import bank_texts
@@ -70,13 +71,7 @@ def test_embedding_space_tells_kinds_apart(baseline, three_kinds, scs):
 
 
 def test_the_search_climbs_and_only_climbs(scs):
-    prompts = [
-        "Make it a sad poem",
-        "Write a formal letter",
-        "Fix the grammar",
-        "Shorten it",
-        "Rap",
-    ]
+    prompts = [e.rewrite_prompt for e in starter().examples[::25]]
     seen = []
     steps = search(scs, prompts, 6, 40, progress=lambda number, best: seen.append((number, best)))
     assert steps[0].text == mean_prompt(scs, prompts)
