@@ -153,7 +153,7 @@ RUN = [c for c in COMMANDS if "run" in c.values[0]]
 def test_commands_run(needs, line, laptop):
     name, overrides = hydra_part(words_of(line))
     if "sweeps" in needs:
-        pytest.importorskip("sweeps", reason="needs the extra [sweeps]")
+        pytest.importorskip("sweeps.config", reason="needs the extra [sweeps]")
         quick = ", ".join(["train.py", "model=tiny", *QUICK])
         for file in (ROOT / "sweeps").glob("*.yaml"):
             text = file.read_text().replace("python, train.py", f"python, {quick}")

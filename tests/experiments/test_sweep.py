@@ -15,7 +15,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from tests.conftest import ROOT
 from tests.experiments.conftest import QUICK, command, started
 
-sweeps = pytest.importorskip("sweeps", reason="needs the extra [sweeps]")
+sweeps = pytest.importorskip("sweeps.config", reason="needs the extra [sweeps]")
 
 from prompt_recovery.experiments.sweep import Sweep, read_sweep  # noqa: E402
 
