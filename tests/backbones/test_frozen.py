@@ -64,6 +64,9 @@ def test_weights_that_are_trained_or_cast_later_are_multiplied_plainly():
     later.requires_grad_(True)
     later(torch.randn(3, 48).bfloat16()).sum().backward()
     assert later.weight.grad is not None
+    later.weight.grad = None
+    later(torch.randn(3, 48).bfloat16().requires_grad_()).sum().backward()
+    assert later.weight.grad is not None
     close(later.float()(torch.ones(1, 48)), torch.ones(1, 48) @ later.weight.T + later.bias)
 
 

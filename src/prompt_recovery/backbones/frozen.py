@@ -88,10 +88,11 @@ class _Forward:
         self.product = product
 
     def __call__(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            y: Tensor = _FrozenLinear.apply(x, self.product)
-            return y
-        return self.product.forward(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        layer = self.product.layer
+        if any(p.requires_grad for p in layer.parameters(recurse=False)):  # not frozen any more
+            return nn.functional.linear(x, layer.weight, layer.bias)
+        y: Tensor = _FrozenLinear.apply(x, self.product)
+        return y
 
 
 class _FrozenLinear(torch.autograd.Function):
