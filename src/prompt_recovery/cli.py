@@ -60,7 +60,8 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
             return task(config)
         except KeyboardInterrupt:
             if is_first():
-                mend = "the same command goes on" if _in_multirun() else "go on with ckpt_path=last"
+                alone = task.__name__ == "train" and not _in_multirun()
+                mend = "go on with ckpt_path=last" if alone else "the same command goes on"
                 print(f"interrupted; {mend}", file=sys.stderr)
             raise SystemExit(130) from None
         except (PromptRecoveryError, OmegaConfBaseException, InstantiationException) as raised:
@@ -230,9 +231,6 @@ def generate(config: DictConfig) -> int:
     )
     try:
         return make_dataset(job).kept
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
     finally:
         rewriter.close()
 
@@ -245,11 +243,7 @@ def sweep(config: DictConfig) -> None:
 
     file = Path(config.file)
     folder = Path(config.folder or f"runs/sweep/{file.stem}")
-    try:
-        run_sweep(file, config.count, config.parallel, folder, config.seed)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    run_sweep(file, config.count, config.parallel, folder, config.seed)
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="evaluate")
@@ -295,9 +289,8 @@ def evaluate(config: DictConfig) -> float:
     contenders = []
     for entry in config.recoverers:
         given: dict[str, Any] = {"run": entry} if isinstance(entry, str) else dict(entry)
-        runs = [given["run"]] if isinstance(given["run"], str) else list(given["run"])
         recipe = Recipe(
-            runs=[_run_folder(run) for run in runs],
+            runs=_run_folders(given["run"]),
             decoding=option("decoding", given.get("decoding")),
             weights=list(given.get("weights") or []),
             channel=option("channel", given.get("channel")),
@@ -335,11 +328,7 @@ def evaluate(config: DictConfig) -> float:
             f"GPU: {', '.join(hardware['gpus']) or 'none'}",
         },
     )
-    try:
-        return run_evaluation(job).best.mean
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    return run_evaluation(job).best.mean
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="compare")
@@ -391,11 +380,7 @@ def recover(config: DictConfig) -> None:
         rewritten=_TEXTS.get("rewritten", config.rewritten),
         threshold=config.threshold,
     )
-    try:
-        recover_prompts(job)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    recover_prompts(job)
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="app")
@@ -413,8 +398,7 @@ def _recipe(config: DictConfig) -> Any:
     """What answers, for `recover` and `app`."""
     from hydra.utils import instantiate
 
-    runs = list(config.run) if OmegaConf.is_list(config.run) else [config.run]
-    folders = [_run_folder(run) for run in runs]
+    folders = _run_folders(config.run)
 
     from prompt_recovery.recovery.assemble import Recipe
 
@@ -440,8 +424,12 @@ def _take_texts(arguments: list[str]) -> list[str]:
     return left
 
 
+def _run_folders(runs: Any) -> list[Path]:
+    """What `run=` means: one run, or a list of them."""
+    return [_run_folder(run) for run in (list(runs) if OmegaConf.is_list(runs) else [runs])]
+
+
 def _run_folder(run: str) -> Path:
-    """What `run=` means."""
     if run != "latest":
         return Path(run).expanduser()
     folder = Path("runs") / "latest"
