@@ -16,7 +16,14 @@ from prompt_recovery.backbones.locate import Location
 from prompt_recovery.cache import fingerprint
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.rewriters.base import Answer, Chat
-from prompt_recovery.generation.rewriters.model import Model, Sampling, card, gguf, prompt_text
+from prompt_recovery.generation.rewriters.model import (
+    Model,
+    Sampling,
+    card,
+    gguf,
+    prompt_text,
+    within_limit,
+)
 
 _UBATCH = 512  # tokens that llama.cpp computes at one time
 
@@ -74,17 +81,14 @@ class LlamaCppRewriter:
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
         """Answers in the order in which they are finished."""
         sampling = self.sampling
-        waiting: deque[_Writing] = deque()
-        for index, (chat, seed) in enumerate(zip(chats, seeds, strict=True)):
-            prompt = self._tokens(chat)
-            if len(prompt) > sampling.max_prompt_tokens:
-                yield index, Answer("", "too_long", prompt_tokens=len(prompt))
-            else:
-                draws = np.random.default_rng(seed).random(sampling.max_new_tokens)
-                waiting.append(_Writing(index, prompt, draws))
-        if not waiting:
+        within, beyond = within_limit(chats, seeds, self._tokens, sampling.max_prompt_tokens)
+        yield from beyond
+        if not within:
             return
-        waiting = deque(sorted(waiting, key=lambda w: -len(w.prompt)))
+        waiting = deque(
+            _Writing(index, prompt, np.random.default_rng(seed).random(sampling.max_new_tokens))
+            for index, prompt, seed in sorted(within, key=lambda w: -len(w[1]))
+        )
         llama = self._llama
         with _session(
             llama, min(self.rows, len(waiting)), len(waiting[0].prompt) + sampling.max_new_tokens

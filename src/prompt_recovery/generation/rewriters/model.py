@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prompt_recovery.backbones.locate import OFFLINE_MODELS, Backbone, Location, locate
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.generation.rewriters.base import Chat, Rewriter
+from prompt_recovery.generation.rewriters.base import Answer, Chat, Rewriter
 
 _HUB_TIMEOUT_S = 4
 
@@ -158,6 +158,34 @@ def prompt_text(model: Model, chat: Chat, render: Callable[[Chat], Any]) -> str:
             f"the chat template of '{model.name}' refuses a chat ({reason}): where it knows no "
             "system role, set rewriter.model.system_role=false"
         ) from error
+
+
+def within_limit(
+    chats: Sequence[Chat],
+    seeds: Sequence[int],
+    tokens_of: Callable[[Chat], list[int]],
+    limit: int,
+) -> tuple[list[tuple[int, list[int], int]], list[tuple[int, Answer]]]:
+    """Chats as tokens, apart from those that are too long.
+
+    Args:
+        chats: what is asked.
+        seeds: one for each.
+        tokens_of: a chat as tokens, up to where the answer begins.
+        limit: the most tokens of a chat.
+
+    Returns:
+        (index, tokens, seed) of those that are within the limit, and the answers to the others.
+    """
+    within: list[tuple[int, list[int], int]] = []
+    beyond: list[tuple[int, Answer]] = []
+    for index, (chat, seed) in enumerate(zip(chats, seeds, strict=True)):
+        tokens = tokens_of(chat)
+        if len(tokens) > limit:
+            beyond.append((index, Answer("", "too_long", prompt_tokens=len(tokens))))
+        else:
+            within.append((index, tokens, seed))
+    return within, beyond
 
 
 def chat_tokenizer(model: Model, location: Location) -> Any:

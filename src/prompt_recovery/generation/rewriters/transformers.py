@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from prompt_recovery.generation.rewriters.model import (
     chat_tokenizer,
     chat_tokens,
     located,
+    within_limit,
 )
 from prompt_recovery.generation.rewriters.rows import Prompt, decode
 from prompt_recovery.recovery.decoding import end_token_ids
@@ -76,18 +77,20 @@ class TransformersRewriter:
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
         """Answers in the order in which they are finished."""
-        most = self.sampling.max_prompt_tokens
+        tokenizer = self._tokenizer
+        within, beyond = within_limit(
+            chats,
+            seeds,
+            partial(chat_tokens, self.model, tokenizer),
+            self.sampling.max_prompt_tokens,
+        )
+        yield from beyond
+        if not within:
+            return
         prompts = []
-        for index, (chat, seed) in enumerate(zip(chats, seeds, strict=True)):
-            tokens = chat_tokens(self.model, self._tokenizer, chat)
-            if len(tokens) > most:
-                yield index, Answer("", "too_long", prompt_tokens=len(tokens))
-                continue
+        for index, tokens, seed in within:
             draws = np.random.default_rng(seed).random(self.sampling.max_new_tokens)
             prompts.append(Prompt(index, tokens, torch.from_numpy(draws)))
-        if not prompts:
-            return
-        tokenizer = self._tokenizer
         for written in decode(
             self._model,
             prompts,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from prompt_recovery.backbones.locate import Location
@@ -16,6 +16,7 @@ from prompt_recovery.generation.rewriters.model import (
     chat_tokenizer,
     chat_tokens,
     located,
+    within_limit,
 )
 
 
@@ -70,13 +71,13 @@ class VllmRewriter:
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
         """Answers in order, a chunk at a time."""
-        wanted: list[tuple[int, list[int], int]] = []
-        for index, (chat, seed) in enumerate(zip(chats, seeds, strict=True)):
-            tokens = chat_tokens(self.model, self._tokenizer, chat)
-            if len(tokens) > self.sampling.max_prompt_tokens:
-                yield index, Answer("", "too_long", prompt_tokens=len(tokens))
-            else:
-                wanted.append((index, tokens, seed))
+        wanted, beyond = within_limit(
+            chats,
+            seeds,
+            partial(chat_tokens, self.model, self._tokenizer),
+            self.sampling.max_prompt_tokens,
+        )
+        yield from beyond
         for start in range(0, len(wanted), self.chunk):
             yield from self._answered(wanted[start : start + self.chunk])
 
