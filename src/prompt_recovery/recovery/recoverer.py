@@ -164,7 +164,7 @@ class ModelRecoverer:
             progress(len(batch))
         return found
 
-    def prompt_tokens(self, pair: Pair) -> list[int]:
+    def prompt_tokens(self, pair: Pair | RewriteExample) -> list[int]:
         """The model's input for a pair of usable texts."""
         return prompt_tokens(
             pair.original_text,
@@ -326,7 +326,7 @@ class ModelRecoverer:
             self.model.train(was_training)
 
 
-def is_usable(pair: Pair) -> bool:
+def is_usable(pair: Pair | RewriteExample) -> bool:
     """Whether both texts can be read."""
     return not problem_with_text(pair.original_text) and not problem_with_text(pair.rewritten_text)
 

@@ -11,7 +11,7 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
-from prompt_recovery.recovery.baselines.vectors import text_vectors, unit, usable
+from prompt_recovery.recovery.baselines.vectors import answered, text_vectors, unit
 from prompt_recovery.recovery.mbr import expected_scs
 from prompt_recovery.recovery.recoverer import Pair, Prediction
 
@@ -76,16 +76,11 @@ class NeighboursRecoverer:
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
     ) -> list[Prediction]:
         """One prediction for each pair, in order."""
-        known = [p for p in pairs if usable(p)]
-        answers = {}
-        if known:
-            nearness = _vectors(known, self.scs, self.settings.space) @ self.vectors.T
-            answers = {p.id: self._chosen(row) for p, row in zip(known, nearness, strict=True)}
-        progress(len(pairs))
-        return [
-            Prediction(p.id, answers.get(p.id, self.fallback), fallback=p.id not in answers)
-            for p in pairs
-        ]
+        return answered(pairs, self._answers, self.fallback, progress)
+
+    def _answers(self, pairs: Sequence[Pair]) -> list[str]:
+        nearness = _vectors(pairs, self.scs, self.settings.space) @ self.vectors.T
+        return [self._chosen(row) for row in nearness]
 
     def _chosen(self, nearness: NDArray[np.float32]) -> str:
         """The prompt that agrees best with the k nearest, which count by their nearness."""

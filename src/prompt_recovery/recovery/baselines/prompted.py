@@ -9,7 +9,7 @@ from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
-from prompt_recovery.data.tokens import completion_tokens, prompt_tokens
+from prompt_recovery.data.tokens import completion_tokens
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
@@ -109,7 +109,7 @@ class FewShotRecoverer(ModelRecoverer):
 
     shots: Sequence[RewriteExample] = field(default=(), kw_only=True)
 
-    def prompt_tokens(self, pair: Pair) -> list[int]:
+    def prompt_tokens(self, pair: Pair | RewriteExample) -> list[int]:
         """The solved examples, each as the model would meet and answer it, then the pair."""
         ids: list[int] = []
         for shot in self.shots:
@@ -118,13 +118,7 @@ class FewShotRecoverer(ModelRecoverer):
         return ids + self._tokens(pair, first=not ids)
 
     def _tokens(self, pair: Pair | RewriteExample, first: bool) -> list[int]:
-        ids = prompt_tokens(
-            pair.original_text,
-            pair.rewritten_text,
-            self.template,
-            self.tokenizer,
-            self.max_prompt_tokens,
-        )[0]
+        ids = super().prompt_tokens(pair)
         begins = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
         return ids if first or not begins else ids[1:]
 

@@ -13,7 +13,7 @@ from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
-from prompt_recovery.recovery.baselines.vectors import text_vectors, unit, usable
+from prompt_recovery.recovery.baselines.vectors import answered, text_vectors, unit
 from prompt_recovery.recovery.recoverer import Pair, Prediction
 
 _FOLDS = 5
@@ -83,17 +83,12 @@ class RegressorRecoverer:
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
     ) -> list[Prediction]:
         """One prediction for each pair, in order."""
-        known = [p for p in pairs if usable(p)]
-        answers = {}
-        if known:
-            places = unit(self.model.predict(_features(known, self.scs)))
-            nearest = (places @ self.scs.encoder.embed(self.bank).T).argmax(axis=1)
-            answers = {p.id: self.bank[i] for p, i in zip(known, nearest, strict=True)}
-        progress(len(pairs))
-        return [
-            Prediction(p.id, answers.get(p.id, self.fallback), fallback=p.id not in answers)
-            for p in pairs
-        ]
+        return answered(pairs, self._answers, self.fallback, progress)
+
+    def _answers(self, pairs: Sequence[Pair]) -> list[str]:
+        places = unit(self.model.predict(_features(pairs, self.scs)))
+        nearest = (places @ self.scs.encoder.embed(self.bank).T).argmax(axis=1)
+        return [self.bank[i] for i in nearest]
 
 
 def _features(pairs: Sequence[Pair] | Sequence[RewriteExample], scs: SCS) -> NDArray[np.float32]:

@@ -1,18 +1,35 @@
 """Pairs as vectors, for baselines that work in embedding space."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prompt_recovery.data.examples import RewriteExample, problem_with_text
+from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.encoder import Encoder
-from prompt_recovery.recovery.recoverer import Pair
+from prompt_recovery.recovery.recoverer import Pair, Prediction, is_usable
 
 
-def usable(pair: Pair | RewriteExample) -> bool:
-    """Whether both texts can be read."""
-    return not problem_with_text(pair.original_text) and not problem_with_text(pair.rewritten_text)
+def answered(
+    pairs: Sequence[Pair],
+    answer: Callable[[Sequence[Pair]], Sequence[str]],
+    fallback: str,
+    progress: Callable[[int], None],
+) -> list[Prediction]:
+    """One prediction for each pair, in order.
+
+    Args:
+        pairs: with distinct ids.
+        answer: answers for usable pairs, all at once; not called if there are none.
+        fallback: the answer for the others.
+        progress: called with the number of pairs, when all are done.
+    """
+    usable = [p for p in pairs if is_usable(p)]
+    answers = dict(zip([p.id for p in usable], answer(usable) if usable else [], strict=True))
+    progress(len(pairs))
+    return [
+        Prediction(p.id, answers.get(p.id, fallback), fallback=p.id not in answers) for p in pairs
+    ]
 
 
 def text_vectors(
