@@ -1,8 +1,6 @@
 """The command line as a user meets it."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 
@@ -11,19 +9,12 @@ from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.cli import config_folder
+from tests.commands import assert_one_line, finished
 from tests.conftest import ROOT
 
 
 def run(*arguments, cwd=ROOT, **environment):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    return finished([sys.executable, str(ROOT / "train.py"), *arguments], cwd, **environment)
 
 
 @pytest.mark.parametrize("model", ["mistral", "gemma", "phi", "smollm2", "gemma3_270m", "tiny"])
@@ -48,14 +39,6 @@ def test_cfg_job_prints_the_configuration():
     result = run("model=mistral", "objective=sft", "--cfg", "job")
     assert result.returncode == 0
     assert "repo: mistralai/Mistral-7B-Instruct-v0.2" in result.stdout
-
-
-def assert_one_line(result, *parts):
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    [line] = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
-    for part in parts:
-        assert part in line
 
 
 def test_a_backbone_without_the_hub_is_one_quick_line(tmp_path):

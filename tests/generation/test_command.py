@@ -1,11 +1,10 @@
 """`prompt-recovery generate` as a user meets it."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,32 +13,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from prompt_recovery.cli import config_folder
+from tests import commands
+from tests.commands import assert_one_line
 
 BANK = Path(__file__).parent / "instructions.csv"
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "prompt_recovery.cli", "generate", *map(str, arguments)]
-
-
-def run(*arguments, cwd, **environment):
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-
-
-def assert_one_line(result, *parts):
-    assert result.returncode == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    [line] = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
-    for part in parts:
-        assert part in line
+command = partial(commands.command, "generate")
+run = partial(commands.run, "generate")
 
 
 def options(group):

@@ -4,9 +4,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -18,6 +18,8 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.contenders import Contender, from_column, from_file
 from prompt_recovery.recovery.evaluate import EvaluationJob, choose_examples, run_evaluation
 from prompt_recovery.recovery.recoverer import ConstantRecoverer
+from tests import commands
+from tests.commands import assert_one_line
 from tests.conftest import ROOT
 
 SPLIT = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
@@ -56,28 +58,8 @@ OWN = [
 ]  # fmt: skip
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "prompt_recovery.cli", "evaluate", *map(str, arguments)]
-
-
-def run(*arguments, cwd):
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-
-
-def assert_one_line(result, *parts):
-    assert result.returncode == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    [line] = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
-    for part in parts:
-        assert part in line
+command = partial(commands.command, "evaluate")
+run = partial(commands.run, "evaluate")
 
 
 def test_what_is_learned_from_is_never_evaluated(examples):

@@ -6,10 +6,9 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ from prompt_recovery.recovery.recover import (
     recover_file,
 )
 from prompt_recovery.recovery.recoverer import ConstantRecoverer, Prediction
-from tests.conftest import ROOT
+from tests import commands
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["prompt_recovery.recovery.recover", "pytest", __name__])
@@ -182,16 +181,7 @@ def test_every_decoding_composes(decoding):
     assert Greedy() == Greedy(32)
 
 
-def command(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "prompt_recovery.cli", "recover", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+command = partial(commands.run, "recover")
 
 
 def test_the_command_takes_texts_as_they_stand(trained_run, tmp_path):
