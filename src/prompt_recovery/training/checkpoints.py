@@ -40,9 +40,24 @@ class WholeCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
+class _LastCheckpoint(ModelCheckpoint):
+    """Where a validation follows a step, it is written after both.
+
+    A run that goes on from a checkpoint in between would skip that validation, and might miss its
+    best adapter.
+    """
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *batch: Any) -> None:
+        loop = trainer.fit_loop
+        if trainer.enable_validation and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._defer_save_until_validation = True
+        else:
+            super().on_train_batch_end(trainer, pl_module, *batch)
+
+
 def last_checkpoint(folder: Path, minutes: float) -> ModelCheckpoint:
-    """Keeps `last.ckpt` in a folder, written anew every so many minutes."""
-    return ModelCheckpoint(
+    """Keeps `last.ckpt` in a folder, written anew every so many minutes and after validations."""
+    return _LastCheckpoint(
         dirpath=folder,
         filename="last",
         monitor=None,
