@@ -68,7 +68,9 @@ class Trials(BasicSweeper):
         from prompt_recovery.experiments.multirun import summarise
 
         assert self.config is not None
-        others = [a for a in arguments if not a.startswith("group=")]
+        # An experiment whose trials are other experiments only says which.
+        given = ["group="] + ["+experiment="] * ("+experiment" in (self.params or {}))
+        others = [a for a in arguments if not a.startswith(tuple(given))]
         batches: Sequence[Any] = super().sweep([*others, f"group='{self.config.group}'"])
         returned = [job.return_value for batch in batches for job in batch]
         try:

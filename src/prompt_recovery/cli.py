@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 import prompt_recovery.resolvers  # noqa: F401  (what the configuration asks for)
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.experiments.multirun import run_trial
-from prompt_recovery.experiments.trials import end_with_parent, is_trial, unfinished
+from prompt_recovery.experiments.trials import end_with_parent, is_trial, metrics_of, unfinished
 from prompt_recovery.training.processes import ProcessLostError, is_first
 
 _HELP = """\
@@ -93,41 +92,42 @@ def train(config: DictConfig) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     run = _resumed_run(config.ckpt_path, folder)
     start = None if config.start is None else Path(config.start).expanduser()
+    seconds_before = 0.0
     if config.first_stage is not None:
-        start = _first_stage(config, folder / _FIRST, run and run / _FIRST)
+        start, seconds_before = _first_stage(config, folder, run)
         # A run that was stopped in its first stage has no checkpoint of the second.
         run = run if run and (run / "checkpoints" / "last.ckpt").is_file() else None
-    return _train(config, folder, start, _checkpoint(config.ckpt_path, run), evaluate=True)
+    resume = _checkpoint(config.ckpt_path, run)
+    return _train(config, folder, start, resume, seconds_before=seconds_before)
+
+
+def _first_stage(config: DictConfig, folder: Path, stopped: Path | None) -> tuple[Path, float]:
+    """Trains the stage before the main one, unless it is finished; its folder and its seconds."""
+    from prompt_recovery.training.stages import FIRST, finished_stage, stage_config, take_over
+
+    stage, own = stage_config(config), folder / FIRST
+    finished = finished_stage(stage, folder, stopped)
+    if finished is None:
+        checkpoint = stopped and stopped / FIRST / "checkpoints" / "last.ckpt"
+        resume = str(checkpoint) if checkpoint and checkpoint.is_file() else None
+        _train(stage, own, None, resume, evaluate=False)
+    elif is_first():
+        take_over(finished, own)
+    trained = finished or own
+    return trained, (metrics_of(trained) or {}).get("train/seconds", 0.0)
 
 
 def _in_multirun() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
-_FIRST = "first_stage"
-
-
-def _first_stage(config: DictConfig, folder: Path, stopped: Path | None) -> Path:
-    """Trains the stage before the main one, unless a stopped run has finished it."""
-    if stopped and (stopped / "metrics.json").is_file():
-        if is_first() and folder != stopped:  # this run may be stopped too
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(stopped / "adapter", folder / "adapter", dirs_exist_ok=True)
-            shutil.copy(stopped / "metrics.json", folder)
-        return stopped / "adapter"
-    stage = config.copy()
-    OmegaConf.set_struct(stage, False)
-    if "objective" in config.first_stage:
-        stage.objective = {}  # replaced, not merged: another objective has other options
-    stage.merge_with(config.first_stage, {"name": f"{config.name}_first"})
-    checkpoint = stopped and stopped / "checkpoints" / "last.ckpt"
-    resume = str(checkpoint) if checkpoint and checkpoint.is_file() else None
-    _train(stage, folder, None, resume, evaluate=False)
-    return folder / "adapter"
-
-
 def _train(
-    config: DictConfig, folder: Path, start: Path | None, resume: str | None, evaluate: bool
+    config: DictConfig,
+    folder: Path,
+    start: Path | None,
+    resume: str | None,
+    evaluate: bool = True,
+    seconds_before: float = 0.0,
 ) -> float:
     # What can fail fails here, before torch and its friends take their seconds to import.
     from hydra.utils import instantiate
@@ -172,6 +172,7 @@ def _train(
         checkpoint_minutes=config.checkpoint_minutes,
         ckpt_path=resume,
         start=start,
+        seconds_before=seconds_before,
         preferences=instantiate(config.preferences),
         evaluate=evaluate,
         config=resolved,  # type: ignore[arg-type]

@@ -29,7 +29,12 @@ def normalise(text: str) -> str:
 
 
 def split(
-    dataset: Dataset, by: GroupBy = "prompt", val: float = 0.1, test: float = 0.15, seed: int = 0
+    dataset: Dataset,
+    by: GroupBy = "prompt",
+    val: float = 0.1,
+    test: float = 0.15,
+    seed: int = 0,
+    train_share: float = 1.0,
 ) -> Splits:
     """Splits a dataset by group: a pure function of each row's group and the seed.
 
@@ -44,15 +49,23 @@ def split(
         val: expected share of the groups in the validation split, in [0, 1).
         test: expected share of the groups in the test split, in [0, 1).
         seed: another seed, another split.
+        train_share: expected share of the training groups that is kept, in (0, 1], for learning
+            what more data would bring; what a smaller share keeps, a larger one keeps too.
 
     Raises:
         PromptRecoveryError: a share is out of range or a split that should have rows has none.
     """
+    if not 0 < train_share <= 1:
+        raise PromptRecoveryError(f"split.train_share={train_share}: must be in (0, 1]")
     splits = Splits([], [], [])
-    for example, side in zip(
-        dataset.examples, sides(dataset.examples, by, val, test, seed), strict=True
+    chosen = sides(dataset.examples, by, val, test, seed)
+    # Training groups are the upper end of all points.
+    least = val + test + (1 - train_share) * (1 - val - test)
+    for example, side, point in zip(
+        dataset.examples, chosen, _points(dataset.examples, by, seed), strict=True
     ):
-        getattr(splits, side).append(example)
+        if side != "train" or point >= least:
+            getattr(splits, side).append(example)
     for name, share in (("train", 1 - val - test), ("val", val), ("test", test)):
         if share > 0 and not getattr(splits, name):
             sizes = Counter(_groups(dataset.examples, by))
@@ -78,12 +91,18 @@ def sides(
         raise PromptRecoveryError(
             f"split.val={val} and split.test={test} must add up to less than 1"
         )
-    chosen: list[Side] = []
-    for group in _groups(examples, by):
-        digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
-        point = int.from_bytes(digest[:8], "big") / 2**64
-        chosen.append("test" if point < test else "val" if point < test + val else "train")
-    return chosen
+    return [
+        "test" if point < test else "val" if point < test + val else "train"
+        for point in _points(examples, by, seed)
+    ]
+
+
+def _points(examples: Sequence[RewriteExample], by: GroupBy, seed: int) -> list[float]:
+    """A number in [0, 1) for each example, the same for all of its group."""
+    return [
+        int.from_bytes(hashlib.sha256(f"{seed}\0{group}".encode()).digest()[:8], "big") / 2**64
+        for group in _groups(examples, by)
+    ]
 
 
 def _groups(examples: Sequence[RewriteExample], by: GroupBy) -> list[str]:

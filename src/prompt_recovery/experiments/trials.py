@@ -55,9 +55,18 @@ def trial_id(config: Mapping[str, Any]) -> str:
     A run folder to start from counts as what it points to: `runs/latest` is another one tomorrow.
     """
     settings = {k: v for k, v in config.items() if k not in _COSMETIC}
+    if not uses_preferences(config):
+        settings.pop("preferences", None)
     if settings.get("start") is not None:
         settings["start"] = str(Path(settings["start"]).expanduser().resolve())
     return fingerprint(settings)[:12]
+
+
+def uses_preferences(config: Mapping[str, Any]) -> bool:
+    """Whether an objective of a run has a use for what `preferences` says; SFT hasn't."""
+    objectives = (config.get("objective"), (config.get("first_stage") or {}).get("objective"))
+    targets = [str((o or {}).get("_target_", "")).lower() for o in objectives]
+    return any(target and not target.endswith("sft") for target in targets)
 
 
 def is_trial() -> bool:

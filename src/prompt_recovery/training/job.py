@@ -47,6 +47,7 @@ class TrainingJob:
         checkpoint_minutes: between two writings of `checkpoints/last.ckpt`; 0 is every step.
         ckpt_path: a checkpoint to resume from.
         start: an adapter folder (or a run's) to start from; None is a new adapter.
+        seconds_before: what an earlier stage took.
         preferences: where an objective over pairs or groups gets them.
         evaluate: evaluate on the test split at the end.
         config: the run's configuration, for records.
@@ -76,6 +77,7 @@ class TrainingJob:
     checkpoint_minutes: float = 1.0
     ckpt_path: str | None = None
     start: Path | None = None
+    seconds_before: float = 0.0
     preferences: Preferences = field(default_factory=Preferences)
     evaluate: bool = True
     config: dict[str, Any] = field(default_factory=dict)

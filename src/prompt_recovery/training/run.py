@@ -96,7 +96,7 @@ def train(job: TrainingJob) -> dict[str, float]:
         recoverer = _with_weights(job, ready, best.weights)
         evaluations = evaluate_run(job, recoverer, ready.start_weights)
         metrics |= test_metrics(evaluations)
-    metrics["seconds"] = time.perf_counter() - started
+    metrics["seconds"] = time.perf_counter() - started + job.seconds_before
     metrics["peak_memory_bytes"] = peak_memory_bytes()
     leave_behind(job, metrics, evaluations, curve.points)
     if logger:

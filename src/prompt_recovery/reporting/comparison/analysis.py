@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from prompt_recovery.experiments.trials import uses_preferences
 from prompt_recovery.metrics.statistics import holm, sign_flip_p
 from prompt_recovery.reporting.comparison.runs import Apart, Run, mean_metric
 
@@ -178,16 +179,11 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
             flat[prefix] = f"{value:g}" if isinstance(value, float) else str(value)
 
     ignored = set(_NOT_SETTINGS)
-    if not _uses_preferences(config):
+    if not uses_preferences(config):
         ignored.add("preferences")
     walk("", {k: v for k, v in config.items() if k not in ignored})
     flat.pop("", None)
     return flat
-
-
-def _uses_preferences(config: Mapping[str, Any]) -> bool:
-    """SFT, in all stages, has no use for what `preferences` says."""
-    return not str(config.get("objective", {}).get("_target_", "")).lower().endswith("sft")
 
 
 def _factors(flat: Sequence[Mapping[str, str]]) -> tuple[list[str], dict[str, list[str]]]:
