@@ -4,9 +4,18 @@ from prompt_recovery.templates.render import (
     Template,
     chat_messages,
     chat_prompt,
+    for_tokenizer,
     render,
     word_changes,
     word_difference,
 )
 
-__all__ = ["Template", "chat_messages", "chat_prompt", "render", "word_changes", "word_difference"]
+__all__ = [
+    "Template",
+    "chat_messages",
+    "chat_prompt",
+    "for_tokenizer",
+    "render",
+    "word_changes",
+    "word_difference",
+]

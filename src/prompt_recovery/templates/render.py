@@ -1,7 +1,7 @@
 """Jinja templates, rendered by one function."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,8 @@ class Template:
         text: Jinja source. Recovery templates see `original_text` and `rewritten_text`, rewrite
             templates `original_text` and `rewrite_prompt`; both have the filter-like function
             `difference(original_text, rewritten_text)`.
-        chat: pass the result through the tokenizer's own chat template as the user's turn.
+        chat: pass the result through the tokenizer's own chat template as the user's turn; see
+            `for_tokenizer` for base models, which have none.
         system: a system message; stands before the user's words where a chat template takes none.
         prefill: the beginning of the answer that is given to the model.
     """
@@ -33,6 +34,15 @@ class Template:
 
     def __post_init__(self) -> None:
         _compile(self)
+
+
+def for_tokenizer(template: Template, tokenizer: Any) -> Template:
+    """A recovery template as this tokenizer takes it: for base models, a chat as plain text."""
+    if not template.chat or getattr(tokenizer, "chat_template", None):
+        return template
+    system = f"{{% raw %}}{template.system}{{% endraw %}}\n\n" if template.system else ""
+    text = f"{system}{template.text}\n\nAnswer:\n"
+    return replace(template, text=text, chat=False, system="")
 
 
 def word_changes(original_text: str, rewritten_text: str) -> list[tuple[list[str], list[str]]]:

@@ -27,6 +27,7 @@ from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.evaluation import Evaluation
 from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.templates import for_tokenizer
 from prompt_recovery.training.checkpoints import BestAdapter, WholeCheckpointIO, last_checkpoint
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import RecovererModule
@@ -132,6 +133,7 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
     log.info("precision %s: %s", str(precision.dtype).removeprefix("torch."), precision.reason)
     location = locate(job.backbone)
     tokenizer = load_tokenizer(job.backbone, location)
+    job = replace(job, template=for_tokenizer(job.template, tokenizer))
     model = _model(job, location, precision.dtype)
     if job.start is not None:
         log.info("starts from the adapter in %s; its settings hold, not adapter=…", job.start)
@@ -332,7 +334,7 @@ def _recoverer_record(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
     return {
         "backbone": asdict(job.backbone),
         "backbone_identity": ready.location.identity,
-        "template": asdict(job.template),
+        "template": asdict(ready.recoverer.template),
         "decoding": record(job.decoding),
         "max_prompt_tokens": job.batching.max_prompt_tokens,
         "fallback": ready.recoverer.fallback,

@@ -15,7 +15,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair
-from prompt_recovery.templates import Template
+from prompt_recovery.templates import Template, for_tokenizer
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,11 @@ class FewShot:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         location = locate(self.backbone)
         dtype = choose_precision(self.precision, device).dtype
+        tokenizer = load_tokenizer(self.backbone, location)
         return FewShotRecoverer(
             model=load_model(self.backbone, location, dtype).to(device),
-            tokenizer=load_tokenizer(self.backbone, location),
-            template=self.template,
+            tokenizer=tokenizer,
+            template=for_tokenizer(self.template, tokenizer),
             decoding=self.decoding,
             max_prompt_tokens=self.max_prompt_tokens,
             fallback=mean_prompt(scs, [e.rewrite_prompt for e in examples]),
