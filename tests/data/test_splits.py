@@ -83,3 +83,17 @@ def test_an_empty_side_is_an_error_that_says_why():
         PromptRecoveryError, match=r"split is empty \(50 rows in 1 groups by prompt"
     ):
         split(make([(n, 0) for n in range(50)]))
+
+
+def test_a_share_of_the_training_data_is_part_of_a_larger_share_and_leaves_the_rest_alone():
+    dataset = make([(n, n % 500) for n in range(1000)])
+    shares = [split(dataset, val=0.1, test=0.2, train_share=s) for s in (0.25, 0.5, 1.0)]
+    quarter, half, whole = ({e.id for e in s.train} for s in shares)
+    assert quarter < half < whole
+    assert len(quarter) == pytest.approx(len(whole) / 4, rel=0.2)
+    assert len(half) == pytest.approx(len(whole) / 2, rel=0.2)
+    assert whole == {e.id for e in split(dataset, val=0.1, test=0.2).train}
+    assert all(s.val == shares[0].val and s.test == shares[0].test for s in shares)
+    for share in (0.0, 1.5):
+        with pytest.raises(PromptRecoveryError, match="train_share"):
+            split(dataset, train_share=share)

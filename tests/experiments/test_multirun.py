@@ -3,10 +3,12 @@
 import json
 import os
 
+import pytest
 from hydra import compose, initialize_config_dir
 
 from prompt_recovery.cli import config_folder
 from prompt_recovery.experiments.multirun import group_of
+from tests.conftest import ROOT
 from tests.experiments.conftest import QUICK, command
 from tests.experiments.offline import offline_run
 
@@ -55,19 +57,49 @@ def test_in_parallel_offline_wandb_runs_are_separate_and_whole(folder):
 def test_in_order_offline_wandb_runs_of_a_named_ablation_are_separate_and_whole(folder):
     quick = [q for q in QUICK if not q.startswith("logger")]
     result = command(
-        "train", "-m", "+experiment=backbones_objectives", *quick, "trainer.max_steps=2",
-        "objective=sft", "seed=1,2", "tags=[ablation,tiny]", cwd=folder,
+        "train", "-m", "+experiment=rank", *quick, "trainer.max_steps=2", "adapter.rank=4",
+        "seed=1,2", "tags=[ablation,tiny]", cwd=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert_separate_runs(folder, seeds={1, 2}, group="backbones_objectives")
+    assert_separate_runs(folder, seeds={1, 2}, group="rank")
 
 
-def test_a_named_ablation_has_all_its_trials():
+def test_trials_of_an_ablation_of_experiments_share_their_first_stage(folder):
+    result = command(
+        "train", "-m", "+experiment=backbones_objectives", *QUICK, "seed=1", "precision=fp32",
+        "trainer.max_steps=2", "preferences.mix.sampled=6", "preferences.mix.max_new_tokens=4",
+        "preferences.pairing.margin=0.0001", cwd=folder,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    trials = folder / "runs" / "multirun" / "backbones_objectives"
+    assert len(list(trials.glob("*/metrics.json"))) == 3
+    [sft] = trials.glob("tiny_sft_[0-9a-f]*")
+    adapter = (sft / "adapter" / "adapter_model.safetensors").read_bytes()
+    seconds = json.loads((sft / "metrics.json").read_text())["train/seconds"]
+    for objective in ("dpo", "listwise"):
+        [trial] = trials.glob(f"tiny_sft_then_{objective}_*")
+        first = trial / "first_stage"
+        assert (first / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
+        assert f"trained before, in {sft}" in (trial / "train.log").read_text()
+        metrics = json.loads((trial / "metrics.json").read_text())
+        assert metrics["seconds"] > metrics["train/seconds"] + seconds, "its cost counts"
+        assert (trial / "config.yaml").read_text() != (first / "config.yaml").read_text()
+
+
+NAMED = [p.stem for p in (ROOT / "experiments").glob("*.yaml") if "sweeper:" in p.read_text()]
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_named_ablation_sweeps_settings_that_exist(name):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        overrides = ["+experiment=backbones_objectives"]
-        config = compose("train", overrides, return_hydra_config=True)
-    params = config.hydra.sweeper.params
-    assert set(params) == {"model", "objective", "seed"}
+        experiment = [f"+experiment={name}"]
+        config = compose("train", experiment, return_hydra_config=True)
+        params = config.hydra.sweeper.params
+        assert {"seed", "precision"} < set(params)
+        for key, values in params.items():
+            for value in str(values).split(","):
+                given = experiment if key != "+experiment" else []
+                compose("train", [*given, f"{key}={value}"])
 
 
 def assert_separate_runs(folder, seeds, group):

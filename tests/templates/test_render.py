@@ -5,7 +5,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.templates import Template, chat_prompt, render, word_difference
+from prompt_recovery.templates import (
+    Template,
+    chat_prompt,
+    for_tokenizer,
+    render,
+    word_difference,
+)
 from tests.conftest import ROOT
 
 TEXTS = {
@@ -54,6 +60,18 @@ def test_chat_needs_a_chat_template(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(PromptRecoveryError, match="use template=plain"):
         chat_prompt(Template("t", "{{ original_text }}"), tokenizer, original_text="a")
+
+
+def test_base_models_get_a_chat_as_plain_text(tokenizer, monkeypatch):
+    template = Template("t", "<{{ original_text }}>", system="Name {{ it }}.", prefill="It is")
+    assert for_tokenizer(template, tokenizer) is template
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    plain = for_tokenizer(template, tokenizer)
+    text = chat_prompt(plain, tokenizer, original_text="{{ 7 }}")
+    assert text.removeprefix(tokenizer.bos_token or "") == (
+        "Name {{ it }}.\n\n<{{ 7 }}>\n\nAnswer:\nIt is"
+    )
+    assert for_tokenizer(plain, tokenizer) is plain
 
 
 def test_system_goes_before_the_user_where_there_is_no_system_role(tokenizer, monkeypatch):
