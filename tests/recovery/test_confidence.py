@@ -3,6 +3,8 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prompt_recovery.recovery.confidence import (
     Calibration,
@@ -27,7 +29,7 @@ def test_confidence_is_what_may_be_expected():
     for decile in np.array_split(order, 10):
         assert abs(said[decile].mean() - actual[2000:][decile].mean()) < 0.03
     assert all(a <= b for a, b in zip(calibration.expected, calibration.expected[1:], strict=False))
-    assert calibration(-99) == calibration.expected[0]
+    assert calibration(-99) == calibration.expected[0] == 0
     assert calibration(99) == calibration.expected[-1]
 
 
@@ -36,6 +38,22 @@ def test_one_lucky_answer_makes_nobody_sure():
     actual = np.zeros(100)
     actual[-1] = 1.0
     assert fit(score.tolist(), actual.tolist())(1.0) <= 0.1 + 1e-9
+
+
+@settings(max_examples=80)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-1, 1)), min_size=1, max_size=30))
+def test_it_is_the_least_squares_line_where_that_rises_above_zero(rows):
+    score, actual = np.array(rows).T
+    calibration = fit(score.tolist(), actual.tolist())
+    said = np.array([calibration(s) for s in score])
+    if len(set(score.round(3))) < 2:
+        assert said == pytest.approx(actual.mean(), abs=1e-2) or min(said) >= 0
+        return
+    slope, intercept = np.polyfit(score, actual, 1)
+    if slope > 1e-6:
+        assert said == pytest.approx(np.maximum(slope * score + intercept, 0), abs=1e-4)
+    elif slope < 0:
+        assert said == pytest.approx(np.full(len(said), actual.mean()), abs=1e-6)
 
 
 def test_few_and_equal_scores_are_no_trouble():
