@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prompt_recovery.reporting.comparison.analysis import Arm, Comparison, Difference, Factor
 
 ARM_HEADINGS = ["variant", "seeds", "SCS", "95 % interval", "± over seeds", "behind the best",
-                "p", "tokens / s", "training", "memory", "trained parameters"]  # fmt: skip
+                "p", "tokens / s", "a run took", "memory", "trained"]  # fmt: skip
 FACTOR_HEADINGS = ["", "SCS", "runs", "behind the best", "p"]
 
 
@@ -103,7 +103,7 @@ def arm_cells(arm: Arm, behind: Difference | None) -> list[str]:
         "best" if behind is None else difference(behind),
         "" if behind is None else p_cell(behind),
         number(arm.cost("train/tokens_per_second"), 0),
-        duration(arm.cost("train/seconds")),
+        duration(arm.cost("seconds")),
         memory(arm.cost("peak_memory_bytes")),
         millions(arm.cost("model/trainable_parameters"), arm.cost("model/parameters")),
     ]
@@ -181,4 +181,4 @@ def millions(trained: float, all_of_them: float) -> str:
     """Parameters: trained of all."""
     if not math.isfinite(trained) or not math.isfinite(all_of_them):
         return "–"
-    return f"{trained / 1e6:.2f} M of {all_of_them / 1e6:,.0f} M"
+    return f"{trained / 1e6:.1f} of {all_of_them / 1e6:,.0f} M"
