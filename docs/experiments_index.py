@@ -3,7 +3,8 @@
     python docs/experiments_index.py
 
 The header comment of every `experiments/*.yaml` says Question, Command, Result and Date (with the
-hardware); results of a command such as `prompt-recovery compare` may be `experiments/*.md` files.
+hardware). Evaluations and comparisons, which no single run makes, are `experiments/*.md`, and say
+the same in a list. `experiments/learnt.md` comes first.
 """
 
 import re
@@ -14,47 +15,53 @@ from prompt_recovery.experiments.tables import escape, markdown_table
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 _FIELDS = ("Question", "Command", "Result", "Date")
-_FIELD = re.compile(r"# (\w+):\s+(.*)")
+_FIELD = re.compile(r"[#-] (\w+):\s+(.*)")
+_LEARNT = "learnt.md"
 
 
 def header(path: Path) -> dict[str, str]:
-    """The fields of an experiment's header comment, each on one line."""
+    """The fields of an experiment's header, each on one line: a comment, or a Markdown list."""
     fields: dict[str, str] = {}
     name = ""
     for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
         match = _FIELD.match(line)
         if match:
             name = match[1]
             fields[name] = match[2]
-        elif name:
+        elif name and line.startswith(("# ", "  ")):
             fields[name] += " " + line.lstrip("# ")
+        elif name:
+            break
     return fields
 
 
 def index(folder: Path) -> str:
     """The page."""
     rows = []
-    for path in sorted(folder.glob("*.yaml")):
+    paths = [p for p in sorted(folder.glob("*.*")) if p.suffix in (".yaml", ".md")]
+    paths = [p for p in paths if p.name not in ("README.md", _LEARNT)]
+    for path in paths:
         fields = header(path)
-        numbers = folder / f"{path.stem}.metrics.json"
+        kept = (folder / f"{path.stem}.{kind}.json" for kind in ("metrics", "report"))
+        numbers = [file.name for file in kept if file.is_file()]
         rows.append(
             [
                 path.stem,
                 *(fields.get(name, "not yet") for name in _FIELDS),
-                numbers.name if numbers.is_file() else "none yet",
+                ", ".join(numbers) or "none yet",
             ]
         )
     headings = ["experiment", "question", "command", "result", "date and hardware", "numbers"]
     table = markdown_table(headings, rows)
-    for path in folder.glob("*.yaml"):
+    for path in paths:
         name = escape(path.stem)
         table = table.replace(f"| {name} |", f"| [{name}]({path.name}) |", 1)
+    learnt = folder / _LEARNT
+    first = learnt.read_text(encoding="utf-8").strip() + "\n\n" if learnt.is_file() else ""
     return (
         "# Experiments\n\n"
-        "Each file runs with `python train.py +experiment=<name>`; its header says more, and what "
-        "was learnt.\n\n"
+        f"{first}"
+        "A `.yaml` file runs with `python train.py +experiment=<name>`; its header says more.\n\n"
         f"{table}\n"
         "Made by `python docs/experiments_index.py`.\n"
     )

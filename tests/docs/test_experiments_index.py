@@ -15,11 +15,13 @@ def test_the_index_is_up_to_date():
 
 
 def test_every_experiment_says_what_it_asked_and_how():
-    for path in sorted((ROOT / "experiments").glob("*.yaml")):
+    for path in sorted((ROOT / "experiments").glob("*.*")):
+        if path.suffix == ".json" or path.name in ("README.md", "learnt.md"):
+            continue
         fields = experiments_index.header(path)
         assert {"Question", "Command"} <= set(fields), path.name
-        if path.with_suffix(".metrics.json").is_file():
-            assert {"Result", "Date"} <= set(fields), path.name
+        numbers = [path.with_suffix(f".{kind}.json").is_file() for kind in ("metrics", "report")]
+        assert ({"Result", "Date"} <= set(fields)) == any(numbers), path.name
 
 
 def test_headers_are_read_whole(tmp_path):
@@ -32,3 +34,11 @@ def test_headers_are_read_whole(tmp_path):
     }
     page = experiments_index.index(tmp_path)
     assert "| [a](a.yaml) | is it so? | run \\| it | not yet | not yet | none yet |" in page
+    (tmp_path / "b.md").write_text(
+        "# Who is best?\n\n- Question: who\n  is best?\n- Command:  `run`\n\n| a |\n"
+    )
+    (tmp_path / "b.report.json").write_text("{}")
+    (tmp_path / "learnt.md").write_text("That it is so.\n")
+    page = experiments_index.index(tmp_path)
+    assert page.startswith("# Experiments\n\nThat it is so.\n\n")
+    assert "| [b](b.md) | who is best? | \\`run\\` | not yet | not yet | b.report.json |" in page
