@@ -131,8 +131,10 @@ def _passed(probabilities: Tensor, share: Tensor) -> Tensor:
     First the block of words, then the word in it: a cumulative sum over 262,144 words is slow, and
     inexact in fp32.
     """
-    padded = nn.functional.pad(probabilities, (0, -probabilities.shape[-1] % _BLOCK))
-    blocks = padded.unflatten(-1, (-1, _BLOCK))
+    missing = -probabilities.shape[-1] % _BLOCK
+    if missing:
+        probabilities = nn.functional.pad(probabilities, (0, missing))  # a copy
+    blocks = probabilities.unflatten(-1, (-1, _BLOCK))
     edges = blocks.sum(-1).double().cumsum(-1)
     target = share.to(edges)[..., None] * edges[..., -1:]
     block = torch.searchsorted(edges, target, right=True).clamp_(max=edges.shape[-1] - 1)
@@ -141,7 +143,7 @@ def _passed(probabilities: Tensor, share: Tensor) -> Tensor:
     inside = blocks.gather(-2, index).squeeze(-2).double().cumsum(-1)
     word = torch.searchsorted(inside, target - before, right=True)
     found = (block * _BLOCK + word.clamp_(max=_BLOCK - 1)).squeeze(-1)
-    return found.clamp_(max=probabilities.shape[-1] - 1)
+    return found.clamp_(max=probabilities.shape[-1] - missing - 1)
 
 
 @dataclass
