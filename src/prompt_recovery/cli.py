@@ -295,6 +295,7 @@ def evaluate(config: DictConfig) -> float:
             decoding=option("decoding", given.get("decoding")),
             weights=list(given.get("weights") or []),
             channel=option("channel", given.get("channel")),
+            retrieval=option("retrieval", given.get("retrieval")),
             precision=config.precision,
         )
         contenders.append(from_recipe(recipe, given.get("name")))
@@ -408,6 +409,7 @@ def _recipe(config: DictConfig) -> Any:
         decoding=instantiate(config.decoding),
         weights=list(config.weights or []),
         channel=instantiate(config.channel) if "channel" in config else None,
+        retrieval=instantiate(config.retrieval) if "retrieval" in config else None,
         **{name: config[name] for name in
            ("confidence", "precision", "backbone_path", "trust_remote_code")},
     )  # fmt: skip

@@ -7,7 +7,9 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Greedy
 from prompt_recovery.recovery.assemble import Recipe, assemble
 from prompt_recovery.recovery.channel import ChannelSettings
+from prompt_recovery.recovery.load import splits_of
 from prompt_recovery.recovery.recoverer import pairs_of
+from prompt_recovery.recovery.retrieval import Retrieval
 from prompt_recovery.templates import Template
 
 DECODING = MBR(4, 1.0, 4)
@@ -80,3 +82,30 @@ def test_several_runs_choose_together(run, few_examples, tmp_path):
 def test_impossible_recipes(make, message):
     with pytest.raises(PromptRecoveryError, match=message):
         make()
+
+
+def test_similar_training_examples_choose_with_a_run(run, few_examples, caplog):
+    asked = Recipe([run], DECODING, precision="fp32", retrieval=Retrieval(k=3, weight=50.0))
+    ready = assemble(asked)
+    pairs = pairs_of(few_examples)[:4]
+    predictions = ready.recoverer.recover(pairs)
+    training = {e.rewrite_prompt for e in splits_of(run / "adapter").train}
+    for prediction in predictions:
+        assert prediction.rewrite_prompt in training, "the weight is overwhelming"
+        assert prediction.confidence is not None
+        alone = [c for c in prediction.candidates if c.log_probability is None]
+        assert 1 <= len(alone) <= 3
+    assert assemble(asked).recoverer.recover(pairs) == predictions
+    plain = assemble(Recipe([run], DECODING, precision="fp32"))
+    assert plain.identity != ready.identity
+    assert assemble(Recipe([run], Greedy(4), retrieval=Retrieval())).recoverer.name == (
+        assemble(Recipe([run], Greedy(4))).recoverer.name
+    ), "greedy answers hold no election"
+
+    (run / "config.yaml").unlink()
+    caplog.clear()
+    without = assemble(asked)
+    assert "no neighbours vote" in caplog.text
+    assert [p.rewrite_prompt for p in without.recoverer.recover(pairs)] == [
+        p.rewrite_prompt for p in plain.recoverer.recover(pairs)
+    ]

@@ -9,7 +9,7 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Beam, Greedy, Sampling, load_recoverer
-from prompt_recovery.recovery.load import validation_examples
+from prompt_recovery.recovery.load import splits_of
 from prompt_recovery.recovery.recoverer import pairs_of
 
 
@@ -92,15 +92,15 @@ def test_a_record_cannot_ask_for_code(trained_run, tmp_path):
     (copy / "config.yaml").write_text("data: {_target_: os.system, command: 'false'}\nsplit: {}")
     load_recoverer(copy)
     with pytest.raises(PromptRecoveryError, match="does not say what"):
-        validation_examples(copy / "adapter")
+        splits_of(copy / "adapter")
 
 
 def test_the_validation_split_is_that_of_the_run(trained_run, few_examples, tmp_path):
-    found = validation_examples(trained_run / "adapter")
+    found = splits_of(trained_run / "adapter").val
     assert found == split(Dataset("d", few_examples), val=0.2, test=0.2).val
     copy = edited(trained_run, tmp_path, lambda r: r["data"].update(fingerprint="other"))
     with pytest.raises(PromptRecoveryError, match="no longer what the run was trained on"):
-        validation_examples(copy / "adapter")
+        splits_of(copy / "adapter")
 
 
 def test_records_name_their_metric(trained_run):

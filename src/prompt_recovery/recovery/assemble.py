@@ -22,10 +22,11 @@ from prompt_recovery.recovery.load import (
     adapter_folder,
     load_recoverer,
     read_record,
-    validation_examples,
+    splits_of,
     weights_digest,
 )
 from prompt_recovery.recovery.recoverer import ModelRecoverer, Recoverer, pairs_of
+from prompt_recovery.recovery.retrieval import Retrieval, Voters
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Recipe:
         decoding: how answers are chosen; None is as the run did.
         weights: how much each run's samples count in an ensemble; empty is alike.
         channel: rescore candidates by a rewriter model.
+        retrieval: under MBR, the prompts of similar training examples of the first run vote, too.
         confidence: say what SCS to expect; fitted on the first run's validation split and kept
             beside its adapter.
         precision: auto, bf16 or fp32.
@@ -57,6 +59,7 @@ class Recipe:
     precision: str = "auto"
     backbone_path: str | None = None
     trust_remote_code: bool = False
+    retrieval: Retrieval | None = None
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -120,10 +123,14 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
             for f, m in zip(folders, members, strict=True)
         ],
     }
+    voters = _voters(recipe, first, folders[0])
+    if voters is not None:
+        settings["retrieval"] = asdict(voters.neighbours.settings) | {"weight": voters.weight}
+        settings["neighbours"] = fingerprint(voters.neighbours.prompts)
     key = fingerprint(settings)
     recoverer: ModelRecoverer | Ensemble | NoisyChannel = first
-    if isinstance(first.decoding, MBR) and len(members) > 1:
-        recoverer = Ensemble(members, first.decoding, recipe.weights)
+    if isinstance(first.decoding, MBR) and (len(members) > 1 or voters is not None):
+        recoverer = Ensemble(members, first.decoding, recipe.weights, voters)
     if recipe.channel is not None:
         recoverer = _with_channel(recipe, recoverer, first, folders, key, progress)
     elif recipe.confidence:
@@ -138,6 +145,18 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         calibration = recoverer.calibration
     identity = fingerprint(key, str(calibration), getattr(recoverer, "weight", None))
     return Assembled(recoverer, first.fallback, identity, calibration)
+
+
+def _voters(recipe: Recipe, first: ModelRecoverer, folder: Path) -> Voters | None:
+    """The neighbours that vote; none where the training examples cannot be had."""
+    if recipe.retrieval is None or not isinstance(first.decoding, MBR):
+        return None
+    try:
+        examples = splits_of(folder).train
+    except PromptRecoveryError as error:
+        log.warning("no neighbours vote: %s", error)
+        return None
+    return recipe.retrieval.fit(examples, first.metric())
 
 
 def _with_channel(
@@ -208,9 +227,9 @@ def _calibration(
 
 def _validation(folders: Sequence[Path]) -> Any:
     """The validation examples of the first run, if no other run was trained on them."""
-    examples = validation_examples(folders[0])
+    examples = splits_of(folders[0]).val
     for folder in folders[1:]:
-        theirs = {e.id for e in validation_examples(folder)}
+        theirs = {e.id for e in splits_of(folder).val}
         if not {e.id for e in examples} <= theirs:
             raise PromptRecoveryError(
                 f"{folder} was trained with another validation split than {folders[0]}"

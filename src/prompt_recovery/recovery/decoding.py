@@ -21,13 +21,13 @@ class Candidate:
 
     Attributes:
         text: cleaned of chatter, never empty.
-        log_probability: log p of all its tokens under the model, ≤ 0.
+        log_probability: log p of all its tokens under the model, ≤ 0; None for what no model said.
         score: what candidates are ranked by, the higher the better: under MBR the expected SCS, in
             [-1, 1]; otherwise the log-probability per token.
     """
 
     text: str
-    log_probability: float
+    log_probability: float | None
     score: float
 
 

@@ -1,4 +1,4 @@
-"""Several recoverers that choose one answer together."""
+"""Several recoverers, and the neighbours of a pair, that choose one answer together."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,16 +9,19 @@ from prompt_recovery.recovery.confidence import Calibration
 from prompt_recovery.recovery.decoding import MBR, Candidate
 from prompt_recovery.recovery.mbr import Samples, rank
 from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair, Prediction, predicted
+from prompt_recovery.recovery.retrieval import Voters
 
 
 @dataclass
 class Ensemble:
-    """Minimum Bayes risk over the samples of all members, which may have different backbones.
+    """Minimum Bayes risk over the samples of all members, which may have different backbones, and
+    over the prompts of a pair's neighbours among the training examples.
 
     Attributes:
         members: at least one; the first one's metric and fallback are the ensemble's.
         decoding: how many samples each member draws, and how.
         weights: how much a sample of each member counts, > 0; alike if not given.
+        voters: neighbours that stand for election and vote, too.
         calibration: from an answer's expected SCS among the samples to that against the truth.
         name: in tables.
 
@@ -29,6 +32,7 @@ class Ensemble:
     members: Sequence[ModelRecoverer]
     decoding: MBR
     weights: Sequence[float] = field(default_factory=list)
+    voters: Voters | None = None
     calibration: Calibration | None = None
     name: str = ""
 
@@ -38,7 +42,8 @@ class Ensemble:
             raise PromptRecoveryError(
                 f"weights={self.weights}: give one > 0 for each of the {len(self.members)} runs"
             )
-        self.name = self.name or " + ".join(member.name for member in self.members)
+        names = [member.name for member in self.members] + ["neighbours"] * bool(self.voters)
+        self.name = self.name or " + ".join(names)
         self.fallback = self.members[0].fallback
 
     def recover(
@@ -59,6 +64,10 @@ class Ensemble:
             )
             for index, samples in found.items():
                 said[index].append(replace(samples, weight=weight / mean))
+        if self.voters is not None:
+            votes = len(self.members) * self.decoding.samples
+            for index, prompts in self.voters.votes(pairs, votes).items():
+                said[index].append(prompts)
         scs = self.members[0].metric()
         texts = {text for groups in said for samples in groups for text in samples.texts}
         scs.encoder.embed(sorted(texts) or [""])  # all at once

@@ -20,8 +20,8 @@ from prompt_recovery.backbones.load import load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.data import sources
-from prompt_recovery.data.examples import ColumnNames, RewriteExample
-from prompt_recovery.data.splits import split
+from prompt_recovery.data.examples import ColumnNames
+from prompt_recovery.data.splits import Splits, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.scs import SCS
@@ -149,8 +149,8 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
-def validation_examples(folder: Path) -> list[RewriteExample]:
-    """The validation split of the run that made an adapter.
+def splits_of(folder: Path) -> Splits:
+    """What the run that made an adapter was trained and validated on.
 
     The run's `config.yaml` is read as data: nothing in it is called but this package's sources.
 
@@ -175,7 +175,7 @@ def validation_examples(folder: Path) -> list[RewriteExample]:
     recorded = read_record(folder).get("data", {}).get("fingerprint")
     if recorded != dataset.fingerprint():
         raise PromptRecoveryError(
-            f"{dataset.name} is no longer what the run was trained on, so its validation split "
-            "may have been seen in training"
+            f"{dataset.name} is no longer what the run was trained on: examples it has not seen "
+            "cannot be told from those that it has"
         )
-    return split(dataset, **shares).val
+    return split(dataset, **shares)

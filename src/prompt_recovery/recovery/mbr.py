@@ -11,7 +11,10 @@ from prompt_recovery.metrics.scs import SCS
 
 
 def expected_scs(
-    texts: Sequence[str], votes: Sequence[float] | NDArray[np.float64], scs: SCS
+    texts: Sequence[str],
+    votes: Sequence[float] | NDArray[np.float64],
+    scs: SCS,
+    own: Sequence[float] | None = None,
 ) -> NDArray[np.float64]:
     """How well each text would score if the truth were one of the others (MBR: Kumar and Byrne,
     NAACL 2004; by sampling: Eikema and Aziz, arXiv 2005.10283).
@@ -20,18 +23,20 @@ def expected_scs(
         texts: n ≥ 1 distinct texts.
         votes: [n], how much each stands for, > 0: how often it was sampled, or its probability.
         scs: the utility.
+        own: [n], how many of its votes a text may not give to itself: those of one appearance, 1
+            where nothing else is said.
 
     Returns:
-        fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j, without the first vote of a text for
-        itself. A lone text has nobody to agree with: 0.
+        fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j, without a text's own votes. A lone text
+        has nobody to agree with: 0.
     """
     weights = np.asarray(votes, np.float64)
-    if len(texts) == 1 and weights[0] <= 1:
+    kept_out = np.minimum(weights, 1.0 if own is None else np.asarray(own, np.float64))
+    if len(texts) == 1 and weights[0] <= kept_out[0]:
         return np.zeros(1)
     utility = scs.matrix(texts, texts).astype(np.float64)
-    own = np.minimum(weights, 1.0)
-    total = weights.sum() - own
-    return np.asarray((utility @ weights - own * np.diag(utility)) / np.maximum(total, 1e-12))
+    total = weights.sum() - kept_out
+    return np.asarray((utility @ weights - kept_out * np.diag(utility)) / np.maximum(total, 1e-12))
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,12 @@ class Samples:
 
     Attributes:
         texts: n ≥ 1 answers.
-        log_probabilities: of each under the recoverer.
+        log_probabilities: of each under the recoverer; None for what no model said.
         weight: how much each counts among the samples of others, > 0.
     """
 
     texts: Sequence[str]
-    log_probabilities: Sequence[float]
+    log_probabilities: Sequence[float | None]
     weight: float = 1.0
 
     def votes(self, by_probability: bool) -> dict[str, float]:
@@ -59,22 +64,26 @@ class Samples:
         if not by_probability or not counts:
             return {text: count * self.weight for text, count in counts.items()}
         known = self.best()
-        values = np.array([known[text] for text in counts])
+        values = np.array([known[text] for text in counts], np.float64)
         shares = np.exp(values - values.max())
         votes = shares / shares.sum() * len(self.texts) * self.weight
         return dict(zip(counts, votes.tolist(), strict=True))
 
-    def best(self) -> dict[str, float]:
+    def best(self) -> dict[str, float | None]:
         """Text → its highest log-probability."""
-        known: dict[str, float] = {}
+        known: dict[str, float | None] = {}
         for text, value in zip(self.texts, self.log_probabilities, strict=True):
-            known[text] = max(known.get(text, -np.inf), value)
+            known[text] = _higher(known.get(text), value)
         return known
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    return max((v for v in (one, other) if v is not None), default=None)
 
 
 def rank(
     groups: Sequence[Samples], scs: SCS, by_probability: bool = False
-) -> list[tuple[str, float, float]]:
+) -> list[tuple[str, float | None, float]]:
     """The samples of one or several recoverers as distinct texts, the best first.
 
     Args:
@@ -85,16 +94,20 @@ def rank(
 
     Returns:
         (text, its highest log-probability, expected SCS); nothing if all are blank.
+        What no model said has no log-probability (None).
     """
     votes: Counter[str] = Counter()
-    known: dict[str, float] = {}
+    own: dict[str, float] = {}
+    known: dict[str, float | None] = {}
     for group in groups:
-        votes.update(group.votes(by_probability))
+        votes.update(said := group.votes(by_probability))
+        own |= {text: max(own.get(text, 0.0), group.weight) for text in said}
         for text, value in group.best().items():
-            known[text] = max(known.get(text, -np.inf), value)
+            known[text] = _higher(known.get(text), value)
     if not votes:
         return []
     texts = list(votes)
-    values = expected_scs(texts, [votes[t] for t in texts], scs)
-    order = sorted(range(len(texts)), key=lambda i: (-values[i], -known[texts[i]]))
+    values = expected_scs(texts, [votes[t] for t in texts], scs, [own[t] for t in texts])
+    unlikely = [np.inf if (value := known[text]) is None else -value for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: (-values[i], unlikely[i]))
     return [(texts[i], known[texts[i]], float(values[i])) for i in order]

@@ -166,7 +166,12 @@ def print_prediction(prediction: Prediction, console: Console, count: int = 8) -
     table.add_column("score", justify="right")
     table.add_column("log p", justify="right")
     for candidate in prediction.candidates[:count]:
-        row = (Text(candidate.text), f"{candidate.score:.3f}", f"{candidate.log_probability:.1f}")
+        likely = candidate.log_probability
+        row = (
+            Text(candidate.text),
+            f"{candidate.score:.3f}",
+            "a neighbour's" if likely is None else f"{likely:.1f}",
+        )
         table.add_row(*row)
     console.print(table)
 

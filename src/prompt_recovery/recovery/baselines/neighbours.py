@@ -78,14 +78,24 @@ class NeighboursRecoverer:
         """One prediction for each pair, in order."""
         return answered(pairs, self._answers, self.fallback, progress)
 
+    def nearest(self, pairs: Sequence[Pair]) -> list[list[str]]:
+        """The prompts of the k examples nearest to each usable pair, the nearest first."""
+        return [[self.prompts[i] for i in self._first(row)] for row in self._nearness(pairs)]
+
     def _answers(self, pairs: Sequence[Pair]) -> list[str]:
-        nearness = _vectors(pairs, self.scs, self.settings.space) @ self.vectors.T
-        return [self._chosen(row) for row in nearness]
+        return [self._chosen(row) for row in self._nearness(pairs)]
+
+    def _nearness(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+        """[pairs, n], cosines."""
+        return _vectors(pairs, self.scs, self.settings.space) @ self.vectors.T
+
+    def _first(self, nearness: NDArray[np.float32]) -> NDArray[np.int64]:
+        return np.argsort(-nearness, kind="stable")[: self.settings.k]
 
     def _chosen(self, nearness: NDArray[np.float32]) -> str:
         """The prompt that agrees best with the k nearest, which count by their nearness."""
         votes: dict[str, float] = {}
-        for i in np.argsort(-nearness, kind="stable")[: self.settings.k]:
+        for i in self._first(nearness):
             weight = max(float(nearness[i]), 1e-6)
             votes[self.prompts[i]] = votes.get(self.prompts[i], 0.0) + weight
         texts = list(votes)

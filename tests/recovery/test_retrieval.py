@@ -1,0 +1,71 @@
+"""Neighbours that vote with a recoverer's samples."""
+
+import numpy as np
+import pytest
+
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.baselines.neighbours import Neighbours
+from prompt_recovery.recovery.mbr import Samples, rank
+from prompt_recovery.recovery.recoverer import Pair
+from prompt_recovery.recovery.retrieval import Retrieval
+
+PROMPTS = ["Turn it into a poem", "Make it a poem", "Write it as a recipe", "Add three recipes"]
+TEXTS = [
+    "Rain on the roof, rain in the heart",
+    "O sea, o sky, o sail",
+    "Two eggs, one cup of flour",
+    "Stir the soup and add salt",
+]
+TRAINING = [
+    RewriteExample(str(n), "The ferry leaves at dawn.", text, prompt)
+    for n, (text, prompt) in enumerate(zip(TEXTS, PROMPTS, strict=True))
+]
+
+
+def test_votes_of_neighbours_weigh_what_they_should(scs):
+    """Against the formula, vote by vote: none counts for itself."""
+    samples = Samples(["Make it rhyme", "Make it rhyme", "Add three recipes"], [-1.0, -1.0, -2.0])
+    weight = 2.5
+    neighbours = Samples(["Make it a poem", "Add three recipes"], [None, None], weight)
+    appearances = [(t, 1.0) for t in samples.texts] + [(t, weight) for t in neighbours.texts]
+    expected = {}
+    for text in {t for t, _ in appearances}:
+        own = max(w for t, w in appearances if t == text)
+        others = list(appearances)
+        others.remove((text, own))
+        scores = scs([text] * len(others), [t for t, _ in others])
+        expected[text] = np.average(scores, weights=[w for _, w in others])
+    ranked = rank([samples, neighbours], scs)
+    assert {t: s for t, _, s in ranked} == pytest.approx(expected, abs=1e-5)
+    assert [t for t, _, _ in ranked] == sorted(expected, key=lambda t: -expected[t])
+    assert {t: p for t, p, _ in ranked} == {
+        "Make it rhyme": -1.0, "Add three recipes": -2.0, "Make it a poem": None
+    }  # fmt: skip
+
+
+def test_the_nearest_examples_vote(scs):
+    voters = Retrieval("rewrite", k=2, weight=3.0).fit(TRAINING, scs)
+    pairs = [Pair("a", "The ferry leaves at dawn.", "O rain, o heart, o sea"),
+             Pair("b", "The ferry leaves at dawn.", " "),
+             Pair("c", "The ferry leaves at dawn.", "One cup of salt, two eggs")]  # fmt: skip
+    votes = voters.votes(pairs, 16)
+    assert set(votes) == {0, 2}, "nobody votes on a blank text"
+    assert set(votes[0].texts) == set(PROMPTS[:2])
+    assert set(votes[2].texts) == set(PROMPTS[2:])
+    for said in votes.values():
+        assert sum(said.votes(by_probability=False).values()) == pytest.approx(3 * 16)
+        assert said.log_probabilities == [None, None]
+    assert voters.votes(pairs[1:2], 16) == {}
+    nearest = Neighbours("rewrite", 1).fit(TRAINING, scs)
+    assert nearest.nearest(pairs[:1])[0][0] == votes[0].texts[0]
+
+
+def test_no_more_examples_are_embedded_than_allowed(scs):
+    some = Retrieval(k=8, examples=3).fit(TRAINING, scs).neighbours
+    assert len(some.prompts) == len(some.vectors) == 3
+    again = Retrieval(k=8, examples=3).fit(TRAINING[::-1], scs).neighbours
+    assert again.prompts == some.prompts, "whatever their order"
+    for bad in ({"k": 0}, {"weight": 0.0}, {"examples": 0}, {"space": "text"}):
+        with pytest.raises(PromptRecoveryError, match=next(iter(bad))):
+            Retrieval(**bad)
