@@ -113,7 +113,7 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
     ]
     first = members[0]
     scs = first.metric()
-    settings = {
+    settings: dict[str, Any] = {
         "decoding": record(first.decoding),
         "weights": list(recipe.weights),
         "channel": None if recipe.channel is None else asdict(recipe.channel),
