@@ -237,6 +237,13 @@ def test_files_of_others_are_left_alone(tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
+def test_a_record_that_a_kill_left_half_written_is_no_file_of_others(tmp_path):
+    (tmp_path / ".generation.json.x7abc123").write_text('{"sett')
+    generate(job(tmp_path))
+    assert not list(tmp_path.glob(".generation.json*"))
+    assert (tmp_path / "generation.json").is_file()
+
+
 def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PromptRecoveryError, match="cannot be made"):

@@ -31,7 +31,12 @@ def alone_in(folder: Path) -> Iterator[Path]:
     """
     if folder.is_dir():
         known = (folder / _RECORD).is_file()
-        others = [p.name for p in folder.iterdir() if p.name != _WORK]
+        # A record that another process writes right now, or was killed at, is ours, too.
+        others = [
+            p.name
+            for p in folder.iterdir()
+            if p.name != _WORK and not p.name.startswith(f".{_RECORD}.")
+        ]
         if others and not known:
             raise PromptRecoveryError(
                 f"output={folder}: holds files that `generate` has not made ({sorted(others)[0]}, "
@@ -52,6 +57,8 @@ def alone_in(folder: Path) -> Iterator[Path]:
     try:
         with locked(work / "folder"):
             waiting.cancel()
+            for left_over in folder.glob(f".{_RECORD}.*"):
+                left_over.unlink()
             yield work
     finally:
         waiting.cancel()
