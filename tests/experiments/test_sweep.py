@@ -112,7 +112,8 @@ def test_a_killed_sweep_goes_on(folder):
     assert record.read_text().startswith(before)
     events = [json.loads(line) for line in record.read_text().splitlines()]
     assert [e["trial"] for e in events if "parameters" in e] == [0, 1, 2]
-    assert [e["state"] for e in events if "state" in e] == ["finished"] * 3
+    ended = [(e["state"], e["reason"]) for e in events if "state" in e]
+    assert [state for state, _ in ended] == ["finished"] * 3, ended
     assert len(list(folder.rglob("metrics.json"))) == 3
 
 
