@@ -284,6 +284,11 @@ def evaluate(config: DictConfig) -> float:
         try:
             second = instantiate(config.second_metric)
             said = second.encoder.name
+            if second.encoder.identity == scs.encoder.identity:
+                second, said = None, "no gaming check: it is the first one"
+                logging.getLogger(__name__).warning(
+                    "second_metric: has the encoder of metric, which is no second opinion"
+                )
         except InstantiationException as error:
             said = f"no gaming check: {error.__cause__}"
             logging.getLogger(__name__).warning(said)

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import torch
 import yaml
 
 from prompt_recovery.backbones.tiny import tiny_backbone
@@ -39,14 +40,16 @@ def test_a_run_answers_as_it_was_trained(trained_run, few_examples, decoding):
     assert again == predictions
 
 
-def test_old_records_still_load(trained_run, tmp_path):
-    def older(record):
-        record["decoding"] = {"max_new_tokens": 7, "batch_size": 32}
-        del record["metric"]["source"]
-
-    recoverer = load_recoverer(edited(trained_run, tmp_path, older))
-    assert recoverer.decoding == Greedy(7)
-    assert recoverer.metric().exponent == 3.0
+def test_four_bit_weights_are_whole_where_there_is_no_gpu(
+    trained_run, tmp_path, caplog, monkeypatch
+):
+    copy = edited(trained_run, tmp_path, lambda r: r.update(four_bit=True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    load_recoverer(copy)
+    assert "was trained on 4-bit weights" in caplog.text
+    monkeypatch.setattr("prompt_recovery.recovery.load.four_bit_obstacle", lambda: None)
+    with pytest.raises(PromptRecoveryError, match="needs a CUDA GPU"):  # it asks for four bits
+        load_recoverer(copy)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,7 @@ def test_old_records_still_load(trained_run, tmp_path):
         (lambda r: r.pop("template"), "lacks template"),
         (lambda r: r.update(decoding={"name": "guess"}), "decoding 'guess' is unknown"),
         (lambda r: r.update(backbone=3), "recoverer.yaml: is damaged"),
+        (lambda r: r["metric"].update(source={"pack": "age"}), "recoverer.yaml: is damaged"),
         (
             lambda r: r["backbone"].update(path=str(tiny_backbone("gemma"))),
             "is not the backbone that",

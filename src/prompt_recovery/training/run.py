@@ -22,7 +22,7 @@ from prompt_recovery.backbones.precision import Precision, choose_precision
 from prompt_recovery.cache import fingerprint, written_whole
 from prompt_recovery.data.datamodule import RecoveryData
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.encoder import Encoder, SentenceEncoder
+from prompt_recovery.metrics.recorded import metric_record
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.evaluation import Evaluation
@@ -334,20 +334,12 @@ def _recoverer_record(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
     return {
         "backbone": asdict(job.backbone),
         "backbone_identity": ready.location.identity,
+        "four_bit": job.adapter.four_bit,
         "template": asdict(ready.recoverer.template),
         "decoding": record(job.decoding),
         "max_prompt_tokens": job.batching.max_prompt_tokens,
         "fallback": ready.recoverer.fallback,
         "objective": job.objective.name,
-        "metric": {
-            "encoder": job.scs.encoder.identity,
-            "exponent": job.scs.exponent,
-            "source": _encoder_source(job.scs.encoder),
-        },
+        "metric": metric_record(job.scs),
         "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
     }
-
-
-def _encoder_source(encoder: Encoder) -> dict[str, Any]:
-    """Where the encoder is found again; nothing unless it is a sentence-transformers model."""
-    return asdict(encoder.source) if isinstance(encoder, SentenceEncoder) else {}

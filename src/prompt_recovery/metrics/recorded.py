@@ -1,0 +1,46 @@
+"""A metric as plain values, for the record beside an adapter, and back from them."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.e5 import E5Encoder
+from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.scs import SCS
+
+log = logging.getLogger(__name__)
+
+
+def metric_record(scs: SCS) -> dict[str, Any]:
+    """What `recorded_metric` needs; an encoder of another class than ours is not found again."""
+    encoder = scs.encoder
+    source = encoder.source if isinstance(encoder, SentenceEncoder | E5Encoder) else EncoderSource()
+    return {
+        "encoder": encoder.identity,
+        "exponent": scs.exponent,
+        "source": {k: v for k, v in asdict(source).items() if v is not None},
+    }
+
+
+def recorded_metric(record: Mapping[str, Any]) -> SCS:
+    """The metric that a record describes; a warning says if its encoder is another one by now.
+
+    Raises:
+        PromptRecoveryError: its encoder cannot be had, or the record names none.
+    """
+    source = EncoderSource(**record["source"])
+    if source == EncoderSource():
+        raise PromptRecoveryError(
+            f"the recoverer was trained with an encoder ({record['encoder']}) that is not one of "
+            "this package's: give the metric (load_recoverer(…, scs=…))"
+        )
+    is_e5 = source.package == E5Encoder.source.package
+    encoder = E5Encoder() if is_e5 else SentenceEncoder(source)
+    if record["encoder"] != encoder.identity:
+        log.warning(
+            "the sentence encoder %s is not the one that the recoverer was trained with",
+            encoder.name,
+        )
+    return SCS(encoder, record["exponent"])
