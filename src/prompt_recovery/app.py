@@ -22,11 +22,11 @@ _CSS = """
 .pr-difference del { background: #f8514933; text-decoration: line-through; border-radius: 3px; }
 .pr-difference ins { background: #2ea04340; text-decoration: none; border-radius: 3px; }
 .pr-difference del, .pr-difference ins { color: inherit; padding: 0 .15em; }
-.pr-others { width: 100%; border-collapse: collapse; }
-.pr-others td, .pr-others th { padding: .35rem .5rem; text-align: left; vertical-align: top;
-  border: 0 solid var(--border-color-primary); border-bottom-width: 1px;
-  overflow-wrap: anywhere; }
-.pr-others { border: 0 !important; margin-top: 1rem; }
+.pr-others { width: 100%; border-collapse: collapse; margin-top: 1rem; }
+.pr-others, .pr-others tr { border: 0 !important; }
+.pr-others td, .pr-others th { padding: .35rem .5rem !important; text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
 .pr-others td + td, .pr-others th + th { text-align: right; white-space: nowrap; width: 1%; }
 """
 _EXAMPLES = [
