@@ -114,6 +114,7 @@ def locked(path: Path) -> Iterator[None]:
 
     lock = FileLock(f"{path}.lock")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise PromptRecoveryError(

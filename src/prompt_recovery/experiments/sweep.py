@@ -5,7 +5,6 @@ gives up; the command of a trial is made by the functions of W&B's agent. So a f
 here as under `wandb sweep` and `wandb agent`.
 """
 
-import json
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from prompt_recovery import journal
 from prompt_recovery.cache import fingerprint, locked, written_whole
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.experiments.tables import markdown_table, outcome_rows, terminal_table
@@ -249,33 +249,18 @@ class Sweep:
         return self.folder / f"{number:03d}_{fingerprint(dict(parameters))[:8]}"
 
     def _note(self, event: Mapping[str, Any]) -> None:
-        with self._record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        journal.append(self._record, dict(event))
 
     def _recorded(self) -> list[_Known]:
-        """The trials of the record; a last line that a kill cut short is forgotten."""
-        if not self._record.is_file():
-            return []
+        """The trials of the record."""
         trials: list[_Known] = []
-        good = b""
-        for line in self._record.read_bytes().splitlines(keepends=True):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            good += line
+        for event in journal.whole(self._record):
             if "parameters" in event:
                 folder = self._trial_folder(event["trial"], event["parameters"])
                 trials.append(_Known(event["trial"], event["parameters"], folder))
             else:
                 trial = trials[event["trial"]]
                 trial.outcome = self._outcome(trial, event["state"], event["reason"])
-        with written_whole(self._record) as temporary:
-            temporary.write_bytes(good)
         for trial in trials:  # one that ended while nobody looked
             if trial.outcome is None and metrics_of(trial.folder) is not None:
                 self._over(trial, self._outcome(trial, "finished", ""))

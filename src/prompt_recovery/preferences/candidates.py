@@ -1,8 +1,6 @@
 """Candidates: guesses at the prompts of examples, from several sources, kept as they come."""
 
 import hashlib
-import json
-import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,10 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from prompt_recovery import journal
 from prompt_recovery.cache import locked
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import draws
 from prompt_recovery.recovery.recoverer import ModelRecoverer, clean_prompt, pairs_of
@@ -186,28 +184,19 @@ def collect_candidates(
     order = sorted(examples, key=lambda e: (-len(e.original_text + e.rewritten_text), e.id))
     batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
     found: dict[str, list[Candidate]] = {}
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        with locked(store), store.open("ab+") as file:
-            done = _whole_lines(file)
-            missing = batches[len(done) :]
-            asked = iter(asking(missing) if asking else (ask(b, sources) for b in missing))
-            for number, batch in enumerate(batches):
-                if number < len(done):
-                    answers = done[number]
-                else:
-                    answers = next(asked)
-                    file.write(json.dumps(answers, ensure_ascii=False).encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                for example in batch:
-                    found[example.id] = _distinct(answers[example.id])
-                progress(len(batch))
-    except OSError as error:
-        raise PromptRecoveryError(
-            f"cannot write {store} ({error.strerror}): free some space, or set "
-            "PROMPT_RECOVERY_CACHE to another folder"
-        ) from error
+    with locked(store):
+        done = journal.whole(store)
+        missing = batches[len(done) :]
+        asked = iter(asking(missing) if asking else (ask(b, sources) for b in missing))
+        for number, batch in enumerate(batches):
+            if number < len(done):
+                answers = done[number]
+            else:
+                answers = next(asked)
+                journal.append(store, answers)
+            for example in batch:
+                found[example.id] = _distinct(answers[example.id])
+            progress(len(batch))
     return {e.id: found[e.id] for e in examples}
 
 
@@ -218,23 +207,6 @@ def ask(batch: Sequence[RewriteExample], sources: Sequence[CandidateSource]) -> 
         for example, texts in zip(batch, source.propose(batch), strict=True):
             answers[example.id] += [[source.name, text] for text in texts]
     return answers
-
-
-def _whole_lines(file: Any) -> list[Answers]:
-    """The batches of a file that is open for reading and appending; a torn last line is cut off."""
-    file.seek(0)
-    done, end = [], 0
-    for line in file:
-        try:
-            done.append(json.loads(line))
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            done.pop()
-            break
-        end += len(line)
-    file.truncate(end)
-    return done
 
 
 def _distinct(answers: Sequence[Sequence[str]]) -> list[Candidate]:

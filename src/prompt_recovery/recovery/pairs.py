@@ -4,17 +4,16 @@ import csv
 import json
 import logging
 import math
-import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prompt_recovery import journal
 from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import Row
 from prompt_recovery.data.sources import read_rows
@@ -194,85 +193,39 @@ _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parqu
 
 
 class PredictionStore:
-    """Finished predictions in an append-only file, so that a killed process loses little.
+    """Finished predictions, kept batch by batch, so that a killed process loses little.
 
-    A line holds the predictions of one batch, written and synced when the batch is done. The next
-    process reads the whole lines and cuts off a torn last one. A file that was begun with other
-    settings is begun anew.
+    A file that was begun with other settings is begun anew.
 
     Args:
-        path: the file; only one process may have it open.
+        path: the journal; only one process may use it at a time.
         identity: of everything that predictions depend on.
 
     Raises:
-        PromptRecoveryError: the file cannot be opened or written; also later, by `add`.
+        PromptRecoveryError: the file cannot be read or written; also later, by `add`.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
         self._path = path
         self.done: dict[str, Prediction] = {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab+")
-            end = self._read(identity)
-            self._file.truncate(end)
-            if end == 0:
-                self._append({"identity": identity})
-        except OSError as error:
-            raise self._mend(error) from error
-
-    def _read(self, identity: str) -> int:
-        """Reads the whole lines; returns where the last of them ends."""
-        self._file.seek(0)
-        end = 0
-        for number, line in enumerate(self._file):
-            try:
-                values = json.loads(line)
-                if number == 0 and values["identity"] != identity:
-                    log.warning("%s was begun with other settings: it is begun anew", self._path)
-                    return 0
-                found = [] if number == 0 else [_prediction(v) for v in values["predictions"]]
-            except (ValueError, KeyError, TypeError):
-                return end
-            if not line.endswith(b"\n"):
-                return end
-            self.done.update({p.id: p for p in found})
-            end += len(line)
-        return end
+        begun = journal.whole(path)
+        if begun and begun[0] != {"identity": identity}:
+            log.warning("%s was begun with other settings: it is begun anew", path)
+            self.remove()
+            begun = []
+        if not begun:
+            journal.append(path, {"identity": identity})
+        for batch in begun[1:]:
+            self.done |= {p.id: p for p in map(_prediction, batch["predictions"])}
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Keeps the predictions of a batch."""
-        try:
-            self._append({"predictions": [asdict(p) for p in predictions]})
-        except OSError as error:
-            raise self._mend(error) from error
-        self.done.update({p.id: p for p in predictions})
-
-    def _append(self, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps(values).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        journal.append(self._path, {"predictions": [asdict(p) for p in predictions]})
+        self.done |= {p.id: p for p in predictions}
 
     def remove(self) -> None:
         """Deletes the file, when all is written elsewhere."""
         self._path.unlink(missing_ok=True)
-
-    def __enter__(self) -> "PredictionStore":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def _mend(self, error: OSError) -> PromptRecoveryError:
-        return PromptRecoveryError(
-            f"cannot write {self._path} ({error.strerror}): free some space or choose another "
-            "folder, and run again; finished predictions are kept"
-        )
 
 
 def _prediction(values: dict[str, Any]) -> Prediction:

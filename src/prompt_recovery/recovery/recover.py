@@ -123,7 +123,8 @@ def recover_file(
     part = output.with_name(f".{output.name}.part.jsonl")
     order = sorted(pairs, key=lambda p: (-len(p.original_text) - len(p.rewritten_text), p.id))
     lock = cache_dir("locks") / fingerprint(str(output.resolve()))
-    with locked(lock), PredictionStore(part, identity) as store, progress_bar() as progress:
+    with locked(lock), progress_bar() as progress:
+        store = PredictionStore(part, identity)
         task = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
