@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from prompt_recovery.cache import written_whole
-from prompt_recovery.experiments.tables import escape, markdown_table
+from prompt_recovery.markdown import escape, table
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 _FIELDS = ("Question", "Command", "Result", "Date")
@@ -52,17 +52,17 @@ def index(folder: Path) -> str:
             ]
         )
     headings = ["experiment", "question", "command", "result", "date and hardware", "numbers"]
-    table = markdown_table(headings, rows)
+    shown = table(headings, rows)
     for path in paths:
         name = escape(path.stem)
-        table = table.replace(f"| {name} |", f"| [{name}]({path.name}) |", 1)
+        shown = shown.replace(f"| {name} |", f"| [{name}]({path.name}) |", 1)
     learnt = folder / _LEARNT
     first = learnt.read_text(encoding="utf-8").strip() + "\n\n" if learnt.is_file() else ""
     return (
         "# Experiments\n\n"
         f"{first}"
         "A `.yaml` file runs with `python train.py +experiment=<name>`; its header says more.\n\n"
-        f"{table}\n"
+        f"{shown}\n\n"
         "Made by `python docs/experiments_index.py`.\n"
     )
 

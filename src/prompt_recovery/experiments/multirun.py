@@ -10,9 +10,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from prompt_recovery import markdown
 from prompt_recovery.cache import locked, written_whole
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.experiments.tables import markdown_table, outcome_rows
+from prompt_recovery.experiments.tables import outcome_rows
 from prompt_recovery.experiments.trials import (
     Outcome,
     Trial,
@@ -119,7 +120,7 @@ def summarise(outcomes: Sequence[Outcome], folder: Path) -> None:
     headings, rows, best = outcome_rows(outcomes, "val/scs")
     Console().print(terminal_table(headings, rows, best, f"{len(outcomes)} trials"))
     with written_whole(folder / "summary.md") as temporary:
-        temporary.write_text(markdown_table(headings, rows), encoding="utf-8")
+        temporary.write_text(markdown.table(headings, rows) + "\n", encoding="utf-8")
     log.info("to compare them: prompt-recovery compare 'runs=[%s]'", folder)
     failed = [o for o in outcomes if o.state == "failed"]
     if failed:

@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from prompt_recovery import journal
+from prompt_recovery import journal, markdown
 from prompt_recovery.cache import fingerprint, locked, written_whole
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.experiments.tables import markdown_table, outcome_rows, terminal_table
+from prompt_recovery.experiments.tables import outcome_rows, terminal_table
 from prompt_recovery.experiments.trials import (
     Outcome,
     Trial,
@@ -309,7 +309,7 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
     headings, rows, best = outcome_rows(outcomes, one.metric, one.goal)
     Console().print(terminal_table(headings, rows, best, f"{file.name}: {len(outcomes)} trials"))
     with written_whole(folder / "summary.md") as temporary:
-        temporary.write_text(markdown_table(headings, rows), encoding="utf-8")
+        temporary.write_text(markdown.table(headings, rows) + "\n", encoding="utf-8")
     if best is None:
         last = next((o.reason for o in reversed(outcomes) if o.reason), "")
         raise PromptRecoveryError(f"no trial of {file} has finished; the last one: {last}")

@@ -1,7 +1,6 @@
-"""Tables of trials, for the terminal and as Markdown."""
+"""Tables of trials."""
 
 import math
-import re
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -58,19 +57,3 @@ def terminal_table(headings: Sequence[str], rows: Rows, best: int | None, title:
     for number, row in enumerate(rows):
         table.add_row(*(Text(cell) for cell in row), style="bold" if number == best else "")
     return table
-
-
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; what its cells hold is text, never markup."""
-    lines = [_line(headings), "|" + " --- |" * len(headings), *(_line(row) for row in rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(escape(cell) for cell in cells) + " |"
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows as it stands, in one line."""
-    flat = " ".join(text.split())
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", flat)

@@ -17,6 +17,7 @@ from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import TEXT_COLUMNS
 from prompt_recovery.generation.filters import CHECKS
 from prompt_recovery.generation.shards import SPLITS, read_split
+from prompt_recovery.markdown import escape, table
 
 _QUIET, _ACCENT = "#9aa3b2", "#2a6fdb"
 _EXAMPLES = 3
@@ -161,12 +162,12 @@ def card(summary: Summary, origin: Origin) -> str:
         yaml.safe_dump(_head(summary, origin), sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {_cell(origin.name)}",
+        f"# {escape(origin.name)}",
         "",
         "Original texts, prompts that ask for a rewrite, and what a language model made of them: "
         "data for *prompt recovery*, the task to find the prompt from the two texts.",
         "",
-        *_table(("split", "rows"), summary.splits.items()),
+        table(("split", "rows"), summary.splits.items()),
         "",
         f"{summary.prompts} distinct prompts; no prompt stands in two splits where they are split "
         "by prompt. Columns: `id`, `original_text`, `rewrite_prompt`, `rewritten_text`, `category` "
@@ -174,7 +175,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         "## How it was made",
         "",
-        *_table(("", ""), [*origin.rewriter.items(), *origin.made.items()]),
+        table(("", ""), [*origin.rewriter.items(), *origin.made.items()]),
         "",
         "The rewriter was sent, as the user's turn of a chat:",
         "",
@@ -187,7 +188,7 @@ def card(summary: Summary, origin: Origin) -> str:
         f"{summary.rows - summary.kept} of {summary.rows} rows; they are in `rejected.parquet` "
         "with their reasons.",
         "",
-        *_table(
+        table(
             ("reason", "rows", "share", "a rewrite that"),
             (
                 (reason, count, f"{count / summary.rows:.1%}", _meaning(reason))
@@ -197,7 +198,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         "## Statistics",
         "",
-        *_table(
+        table(
             ("words", "5 %", "median", "95 %"),
             (
                 (column, *(f"{np.percentile(words[column], q):.0f}" for q in (5, 50, 95)))
@@ -207,7 +208,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         "![Lengths](lengths.png)",
         "",
-        *_table(
+        table(
             ("family", "kept", "rejected"),
             ((name, kept, lost) for name, (kept, lost) in summary.families.items()),
         ),
@@ -217,7 +218,7 @@ def card(summary: Summary, origin: Origin) -> str:
         *(["![Scores of candidates](preferences/scores.png)", ""] if origin.scores else []),
         "## Licences of the inputs",
         "",
-        *_table(
+        table(
             ("originals", "licence", "rows"),
             (
                 (source, licence or "unknown", count)
@@ -226,7 +227,7 @@ def card(summary: Summary, origin: Origin) -> str:
         ),
         "",
         f"The rewrites fall under the terms of the rewriter "
-        f"({_cell(origin.rewriter.get('licence') or 'unknown')}).",
+        f"({escape(origin.rewriter.get('licence') or 'unknown')}).",
         "",
         "## Examples",
         "",
@@ -291,17 +292,6 @@ def _meaning(reason: str) -> str:
         return "was there before, in the same words or nearly"
     said = (CHECKS[reason].__doc__ or "").strip().removesuffix(".")
     return said[:1].lower() + said[1:]
-
-
-def _table(heads: Sequence[str], rows: Any) -> list[str]:
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    return lines + [f"| {' | '.join(map(_cell, row))} |" for row in rows]
-
-
-def _cell(value: Any) -> str:
-    """A value that no table and no renderer takes for markup."""
-    text = " ".join(str(value).split())
-    return re.sub(r"([\\|<>`*_\[\]#])", r"\\\1", text)
 
 
 def _fenced(text: str) -> list[str]:

@@ -1,8 +1,8 @@
 """An evaluation's report as Markdown."""
 
-import re
 from collections.abc import Sequence
 
+from prompt_recovery.markdown import escape, table
 from prompt_recovery.recovery.evaluation import calibration_error
 from prompt_recovery.reporting.report import (
     Report,
@@ -20,8 +20,8 @@ def report_markdown(report: Report) -> str:
     return (
         "\n\n".join(
             [
-                f"# {_text(report.dataset)}: {len(report.examples)} examples",
-                _text(verdict(report)),
+                f"# {escape(report.dataset)}: {len(report.examples)} examples",
+                escape(verdict(report)),
                 _results(report),
                 *_second(report),
                 *_calibration(report),
@@ -47,11 +47,11 @@ def _results(report: Report) -> str:
             low, high = gain.interval
             behind = f"{-gain.mean:+.3f} ({span((-high, -low), True)}), {p_text(gain.p)}"
         rows.append(
-            [_text(e.name), score(e.mean), span(e.interval), behind, score(e.cosine.mean()),
+            [e.name, score(e.mean), span(e.interval), behind, score(e.cosine.mean()),
              f"{e.exact.mean():.1%}", score(e.rouge_l.mean()), cost(e)]
         )  # fmt: skip
-    return _table(heads, rows) + (
-        f"\n\n{_text(metric_name(report))}. Differences are paired, with bootstrap intervals; "
+    return table(heads, rows) + (
+        f"\n\n{escape(metric_name(report))}. Differences are paired, with bootstrap intervals; "
         "p-values are those of a sign-flip permutation test, adjusted for the number of "
         "comparisons (Holm)."
     )
@@ -61,17 +61,17 @@ def _second(report: Report) -> list[str]:
     if report.second is None:
         return []
     rows = [
-        [_text(e.name), score(e.mean), score(check.scs.mean()), score(check.expected.mean()),
+        [e.name, score(e.mean), score(check.scs.mean()), score(check.expected.mean()),
          f"{check.kept:.0%} ({check.interval[0]:.0%} … {check.interval[1]:.0%})",
-         "**falls**" if check.suspicious else "holds"]
+         "falls" if check.suspicious else "holds"]
         for e, check in zip(report.evaluations, report.second.checks, strict=True)
     ]  # fmt: skip
     heads = ["", f"SCS, {report.encoder}", f"SCS, {report.second.encoder}", "expected", "kept", ""]
     return [
         "## Two encoders",
-        _table([_text(h) for h in heads], rows),
-        f"Expected is what human prompts that have the same SCS under {_text(report.encoder)} "
-        f"have under {_text(report.second.encoder)} (embeddings centred on such prompts; chance "
+        table(heads, rows),
+        f"Expected is what human prompts that have the same SCS under {escape(report.encoder)} "
+        f"have under {escape(report.second.encoder)} (embeddings centred on such prompts; chance "
         f"is {score(report.second.chance)}). Kept is the share of what is expected above chance; "
         "where it is surely below 50 %, the score is flagged.",
     ]
@@ -82,9 +82,9 @@ def _calibration(report: Report) -> list[str]:
     for name, bins in report.calibrations.items():
         rows = [[str(b.count), score(b.expected), score(b.actual), span(b.interval)] for b in bins]
         parts += [
-            f"## Calibration of {_text(name)}",
+            f"## Calibration of {escape(name)}",
             f"Mean distance of expected and actual SCS: {score(calibration_error(bins))}.",
-            _table(["examples", "expected SCS", "actual SCS", "95 % interval"], rows),
+            table(["examples", "expected SCS", "actual SCS", "95 % interval"], rows),
         ]
     return parts
 
@@ -94,36 +94,26 @@ def _groups(
 ) -> list[str]:
     if not groups:
         return []
-    heads = [heading, "n", *(_text(e.name) for e in report.evaluations)]
-    rows = [[_text(name), str(count), *map(score, means)] for name, count, means in groups]
-    return [f"## {title}", _table(heads, rows)]
+    heads = [heading, "n", *(e.name for e in report.evaluations)]
+    rows = [[name, count, *map(score, means)] for name, count, means in groups]
+    return [f"## {title}", table(heads, rows)]
 
 
 def _samples(title: str, report: Report, places: Sequence[int]) -> str:
     rows = [
-        [f"{report.best.scs[i]:.2f}", _text(report.examples[i].rewrite_prompt),
-         _text(report.best.predictions[i].rewrite_prompt)]
+        [f"{report.best.scs[i]:.2f}", _short(report.examples[i].rewrite_prompt),
+         _short(report.best.predictions[i].rewrite_prompt)]
         for i in places
     ]  # fmt: skip
-    table = _table(["SCS", "true prompt", f"{_text(report.best.name)}"], rows)
-    return f"## {title}\n\n{table}"
+    heads = ["SCS", "true prompt", report.best.name]
+    return f"## {title}\n\n{table(heads, rows)}"
 
 
 def _about(report: Report) -> list[str]:
     if not report.about:
         return []
-    rows = [[_text(name), _text(value)] for name, value in report.about.items()]
-    return ["## How it was made", _table(["", ""], rows)]
+    return ["## How it was made", table(["", ""], report.about.items())]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    kinds = ["---", *["---:"] * (len(headings) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, kinds, *rows))
-
-
-def _text(text: str, longest: int = 300) -> str:
-    """A text on one line, with everything escaped that Markdown or HTML could take for theirs."""
-    line = " ".join(text.split())
-    line = line if len(line) <= longest else line[: longest - 1] + "…"
-    line = line.replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_{}\[\]()#|!~])", r"\\\1", line)
+def _short(text: str, longest: int = 300) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
