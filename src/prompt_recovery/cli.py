@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
@@ -133,12 +134,14 @@ def _train(
     from hydra.utils import instantiate
 
     from prompt_recovery.backbones.locate import locate
+    from prompt_recovery.data.lead_ins import with_lead_ins
     from prompt_recovery.data.splits import split
 
     backbone = instantiate(config.model)
     locate(backbone)
     dataset = instantiate(config.data)
     splits = split(dataset, **config.split)
+    splits = replace(splits, train=with_lead_ins(splits.train, config.lead_ins))
     scs = instantiate(config.metric)
 
     from prompt_recovery.data.datamodule import Batching
