@@ -1,5 +1,6 @@
 """An evaluation's report as Markdown."""
 
+import math
 from collections.abc import Sequence
 
 from prompt_recovery.markdown import escape, table
@@ -60,12 +61,14 @@ def _results(report: Report) -> str:
 def _second(report: Report) -> list[str]:
     if report.second is None:
         return []
-    rows = [
-        [e.name, score(e.mean), score(check.scs.mean()), score(check.expected.mean()),
-         f"{check.kept:.0%} ({check.interval[0]:.0%} … {check.interval[1]:.0%})",
-         "falls" if check.suspicious else "holds"]
-        for e, check in zip(report.evaluations, report.second.checks, strict=True)
-    ]  # fmt: skip
+    rows = []
+    for e, check in zip(report.evaluations, report.second.checks, strict=True):
+        kept, said = "–", "too little is promised to tell"
+        if math.isfinite(check.kept):
+            kept = f"{check.kept:.0%} ({check.interval[0]:.0%} … {check.interval[1]:.0%})"
+            said = "falls" if check.suspicious else "holds"
+        means = map(score, (e.mean, check.scs.mean(), check.expected.mean()))
+        rows.append([e.name, *means, kept, said])
     heads = ["", f"SCS, {report.encoder}", f"SCS, {report.second.encoder}", "expected", "kept", ""]
     return [
         "## Two encoders",

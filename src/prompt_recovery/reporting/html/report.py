@@ -126,6 +126,8 @@ def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
     for e, check in zip(report.evaluations, second.checks, strict=True):
         tone, word = ("bad", "falls") if check.suspicious else ("good", "holds")
         known = bool(np.isfinite(check.kept))
+        if not known:
+            tone, word = "", "too little is promised to tell"
         rows.append(
             [
                 e.name,
