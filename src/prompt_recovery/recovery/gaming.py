@@ -90,13 +90,13 @@ class Agreement:
         offset = self._offset * float(np.sqrt((shares**2).sum()))
         promised = float(expected.mean()) - self.chance
         kept, interval = np.nan, (np.nan, np.nan)
-        if promised > 2 * offset:
+        rng = np.random.default_rng(0)
+        rows = rng.integers(0, len(scs), (2000, len(scs)))
+        promises = expected[rows].mean(axis=1) - self.chance
+        if promised > 2 * offset and np.quantile(promises, 0.025) > promised / 2:
             kept = (float(there.mean()) - self.chance) / promised
-            rng = np.random.default_rng(0)
-            rows = rng.integers(0, len(scs), (2000, len(scs)))
             left = there[rows].mean(axis=1) - self.chance + rng.normal(0, offset, len(rows))
-            draws = left / np.maximum(expected[rows].mean(axis=1) - self.chance, 1e-9)
-            low, high = np.quantile(draws, [0.025, 0.975])
+            low, high = np.quantile(left / np.maximum(promises, 1e-9), [0.025, 0.975])
             interval = (float(low), float(high))
         return GamingCheck(there.astype(np.float32), expected, kept, interval)
 
