@@ -5,10 +5,12 @@ import sys
 import time
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.cli import config_folder
+from tests import commands
 from tests.commands import assert_one_line, finished
 from tests.conftest import ROOT
 
@@ -39,6 +41,20 @@ def test_cfg_job_prints_the_configuration():
     result = run("model=mistral", "objective=sft", "--cfg", "job")
     assert result.returncode == 0
     assert "repo: mistralai/Mistral-7B-Instruct-v0.2" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "key"),
+    [
+        ("recover", "retrieval", "retrieval"),
+        ("recover", "channel", "channel"),
+        ("evaluate", "metric@second_metric", "second_metric"),
+    ],
+)
+def test_null_leaves_a_group_out(name, group, key, tmp_path):
+    result = commands.run(name, f"{group}=null", "--cfg", "job", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(result.stdout).get(key) is None
 
 
 def test_a_backbone_without_the_hub_is_one_quick_line(tmp_path):

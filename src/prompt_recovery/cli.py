@@ -283,7 +283,7 @@ def evaluate(config: DictConfig) -> float:
     examples, training = choose_examples(data, training, part, dict(config.split))
     scs = instantiate(config.metric)
     second, said = None, "none was asked for"
-    if config.second_metric is not None:
+    if config.get("second_metric") is not None:
         try:
             second = instantiate(config.second_metric)
             said = second.encoder.name
@@ -472,7 +472,15 @@ def main() -> None:
     command = sys.argv.pop(1)
     if command == "recover":
         sys.argv[1:] = _take_texts(sys.argv[1:])
+    sys.argv[1:] = map(_without_group, sys.argv[1:])
     commands[command]()
+
+
+def _without_group(argument: str) -> str:
+    """`group=null` as Hydra's grammar has it (`~group`); it would answer with a traceback."""
+    name, _, value = argument.partition("=")
+    is_group = name != "" and (config_folder() / name.split("@")[0]).is_dir()
+    return f"~{name}" if is_group and value == "null" else argument
 
 
 def _resumed_run(ckpt_path: str | None, folder: Path) -> Path | None:
