@@ -157,7 +157,7 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     assert "&lt;b&gt;Fix it&lt;/b&gt;" in html
     assert "<b>Fix it" not in html
     markdown = (folder / "report.md").read_text()
-    assert "&lt;b>Fix it&lt;/b> \\| no" in markdown
+    assert "&lt;b\\>Fix it&lt;/b\\> \\| no" in markdown
     assert "theirs" in result.stdout
 
 
