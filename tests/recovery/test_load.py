@@ -40,6 +40,13 @@ def test_a_run_answers_as_it_was_trained(trained_run, few_examples, decoding):
     assert again == predictions
 
 
+def test_an_older_record_of_decoding_still_loads(trained_run, tmp_path):
+    def older(record):
+        record["decoding"] = {"max_new_tokens": 7, "batch_size": 32}
+
+    assert load_recoverer(edited(trained_run, tmp_path, older)).decoding == Greedy(7)
+
+
 def test_four_bit_weights_are_whole_where_there_is_no_gpu(
     trained_run, tmp_path, caplog, monkeypatch
 ):
