@@ -479,8 +479,9 @@ def main() -> None:
 def _without_group(argument: str) -> str:
     """`group=null` as Hydra's grammar has it (`~group`); it would answer with a traceback."""
     name, _, value = argument.partition("=")
-    is_group = name != "" and (config_folder() / name.split("@")[0]).is_dir()
-    return f"~{name}" if is_group and value == "null" else argument
+    if value == "null" and name and (config_folder() / name.split("@")[0]).is_dir():
+        return f"~{name}"
+    return argument
 
 
 def _resumed_run(ckpt_path: str | None, folder: Path) -> Path | None:

@@ -44,6 +44,13 @@ class GamingCheck:
         """Surely (97.5 %) less than half of what it promises is left under the second encoder."""
         return self.interval[1] < _ENOUGH
 
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not np.isfinite(self.kept):
+            return "too little is promised to tell"
+        return "falls" if self.suspicious else "holds"
+
 
 class Agreement:
     """What SCS under a second encoder is to be expected of honest prompts, given that under one.

@@ -63,12 +63,11 @@ def _second(report: Report) -> list[str]:
         return []
     rows = []
     for e, check in zip(report.evaluations, report.second.checks, strict=True):
-        kept, said = "–", "too little is promised to tell"
+        kept = "–"
         if math.isfinite(check.kept):
             kept = f"{check.kept:.0%} ({check.interval[0]:.0%} … {check.interval[1]:.0%})"
-            said = "falls" if check.suspicious else "holds"
         means = map(score, (e.mean, check.scs.mean(), check.expected.mean()))
-        rows.append([e.name, *means, kept, said])
+        rows.append([e.name, *means, kept, check.verdict])
     heads = ["", f"SCS, {report.encoder}", f"SCS, {report.second.encoder}", "expected", "kept", ""]
     return [
         "## Two encoders",

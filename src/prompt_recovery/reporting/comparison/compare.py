@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prompt_recovery import markdown
 from prompt_recovery.cache import written_whole
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.markdown import escape
+from prompt_recovery.markdown import table as markdown_table
 from prompt_recovery.reporting.comparison.analysis import Arm, Comparison, analyse, distinct
 from prompt_recovery.reporting.comparison.runs import (
     Apart,
@@ -207,28 +207,28 @@ def _markdown(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart
             for a in answers(comparison)
         ),
         "## Variants",
-        markdown.table(ARM_HEADINGS, arms),
+        markdown_table(ARM_HEADINGS, arms),
         escape(METHOD),
     ]
     for factor in comparison.factors:
         parts += [f"## {escape(factor_title(factor))}",
-                  markdown.table(FACTOR_HEADINGS, factor_rows(factor))]  # fmt: skip
+                  markdown_table(FACTOR_HEADINGS, factor_rows(factor))]  # fmt: skip
     headings = ["category", "n", *(arm.label for arm in comparison.arms)]
     parts += [
         "## By category",
-        markdown.table(
+        markdown_table(
             headings,
             [[n, str(c), *(f"{m:.3f}" for m in ms)] for n, c, ms in comparison.by_category()],
         ),
         "## Runs",
-        markdown.table(_RUN_HEADINGS, _run_rows(runs)),
+        markdown_table(_RUN_HEADINGS, _run_rows(runs)),
     ]
     if apart:
         parts += [
             "## Set apart",
-            markdown.table(["run", "why"], [[one.name, one.reason] for one in apart]),
+            markdown_table(["run", "why"], [[one.name, one.reason] for one in apart]),
         ]
-    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _json(comparison: Comparison, apart: Sequence[Apart]) -> dict[str, Any]:

@@ -124,10 +124,8 @@ def _results(report: Report) -> Markup:
 def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
     rows = []
     for e, check in zip(report.evaluations, second.checks, strict=True):
-        tone, word = ("bad", "falls") if check.suspicious else ("good", "holds")
+        tone = {"falls": "bad", "holds": "good"}.get(check.verdict, "")
         known = bool(np.isfinite(check.kept))
-        if not known:
-            tone, word = "", "too little is promised to tell"
         rows.append(
             [
                 e.name,
@@ -136,7 +134,7 @@ def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
                 score(float(check.expected.mean())),
                 f"{check.kept:.0%}" if known else "–",
                 f"{check.interval[0]:.0%} … {check.interval[1]:.0%}" if known else "–",
-                Markup('<span class="{}">{}</span>').format(tone, word),
+                Markup('<span class="{}">{}</span>').format(tone, check.verdict),
             ]
         )
     headings = [
