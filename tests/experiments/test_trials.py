@@ -35,6 +35,9 @@ def test_outcomes(tmp_path):
     assert (failed.state, failed.reason) == ("failed", "rank=0: must be ≥ 1")
     killed = trial(tmp_path / "c", "import os; os.kill(os.getpid(), 9)").wait()
     assert (killed.state, killed.reason) == ("failed", "killed by signal 9")
+    late = "import sys; print('a library: connection lost'); sys.exit(130)"
+    interrupted = trial(tmp_path / "d", late).wait()
+    assert (interrupted.state, interrupted.reason) == ("failed", "interrupted")
 
 
 def test_a_trial_ends_with_the_process_that_started_it(tmp_path):
@@ -60,3 +63,20 @@ def test_a_trial_ends_with_the_process_that_started_it(tmp_path):
             return
         time.sleep(0.1)
     raise AssertionError("the trial lives on")
+
+
+def test_a_launcher_whose_time_is_over_ends_the_trial_and_says_so(tmp_path):
+    """submitit raises in the process that waits, from a signal handler."""
+
+    def time_is_over(*_):
+        raise RuntimeError("timed out too many times")
+
+    before = signal.signal(signal.SIGALRM, time_is_over)
+    try:
+        waiting = trial(tmp_path, "import time; time.sleep(60)")
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        outcome = waiting.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (outcome.state, outcome.reason) == ("failed", "timed out too many times")
+    assert not waiting.running()

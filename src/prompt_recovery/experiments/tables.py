@@ -27,7 +27,7 @@ def outcome_rows(
         rows.append(
             [
                 " ".join(w for w in words if w not in shared) or outcome.label or "(defaults)",
-                outcome.state if not outcome.reason else f"{outcome.state}: {outcome.reason}",
+                _state(outcome),
                 _number(outcome.metric(metric), 4),
                 _number(outcome.metric("test/scs"), 4),
                 interval,
@@ -43,6 +43,12 @@ def outcome_rows(
         if o.state == "finished" and math.isfinite(o.metric(metric))
     ]
     return headings, rows, max(finished)[1] if finished else None
+
+
+def _state(outcome: Outcome) -> str:
+    if outcome.state == "finished":
+        return outcome.reason or outcome.state  # "finished before"
+    return f"{outcome.state}: {outcome.reason}" if outcome.reason else outcome.state
 
 
 def _number(value: float, digits: int) -> str:

@@ -23,6 +23,7 @@ State = Literal["finished", "stopped", "failed"]
 # Settings that change nothing of what a trial finds.
 _COSMETIC = ("name", "group", "tags", "logger", "ckpt_path", "checkpoint_minutes")
 _PARENT = "PROMPT_RECOVERY_TRIAL_OF"
+INTERRUPTED = 130  # exit status of a process that was asked to end, as shells have it
 _CURVE, _METRICS, _OUTPUT = "curve.jsonl", "metrics.json", "output.log"
 
 
@@ -154,11 +155,14 @@ class Trial:
             self._process.wait()
 
     def wait(self) -> Outcome:
-        """Waits for its end. An interrupt ends it too."""
+        """Waits for its end. An interrupt ends it too, and so does a launcher that raises in this
+        process, as submitit does when a job's time is over."""
         try:
             self._process.wait()
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, Exception):
+                return Outcome(self.label, self.folder, "failed", {}, str(error))
             raise
         return self.outcome()
 
@@ -167,7 +171,12 @@ class Trial:
         code, metrics = self._process.returncode, metrics_of(self.folder)
         if code == 0 and metrics is not None:
             return Outcome(self.label, self.folder, "finished", metrics)
-        reason = f"killed by signal {-code}" if code < 0 else self._last_words()
+        if code < 0:
+            reason = f"killed by signal {-code}"
+        elif code == INTERRUPTED:  # whatever libraries said afterwards
+            reason = "interrupted"
+        else:
+            reason = self._last_words()
         return Outcome(self.label, self.folder, "failed", {}, reason)
 
     def _last_words(self) -> str:
