@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,8 @@ script = sys.argv[-1]
 count = int(re.search(r"--array=0-(\\d+)", open(script).read()).group(1)) + 1
 for index in range(count):
     job = {
-        "SLURM_JOB_ID": str(8 + index), "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(index),
+        "SLURM_JOB_ID": str(8 + index),
+        "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(index),
         "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "node", "SLURM_NTASKS": "1",
         "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
     }
@@ -30,11 +32,12 @@ command = words[next(i for i, word in enumerate(words) if os.path.basename(word)
 job = os.environ["SLURM_ARRAY_JOB_ID"] + "_" + os.environ["SLURM_ARRAY_TASK_ID"]
 command = [word.replace("%j", job) for word in command]
 os.execv(command[0], command)
-""".replace("PYTHON", repr({os.path.basename(sys.executable), "python", "python3"}))
+""".replace("PYTHON", repr({Path(sys.executable).name, "python", "python3"}))
 SACCT = """
 import sys
 jobs = [id for flag, id in zip(sys.argv, sys.argv[1:]) if flag == "-j"]
-print("JobID|State|NodeList", *(f"{job}_{i}|RUNNING|node" for job in jobs for i in (0, 1)), sep="\\n")
+rows = [f"{job}_{i}|RUNNING|node" for job in jobs for i in (0, 1)]
+print("JobID|State|NodeList", *rows, sep="\\n")
 """
 
 
@@ -58,8 +61,8 @@ def test_a_job_a_trial(folder, slurm):
     group = folder / "runs" / "multirun" / "rank"
     [script] = group.glob(".submitit/*/*.sh")
     asked = script.read_text()
-    for option in ("--array=0-1", "--partition=gpu", "--gpus-per-node=1", "--mem=64GB", "--time=240"):
-        assert f"#SBATCH {option}" in asked
+    for option in ("array=0-1", "partition=gpu", "gpus-per-node=1", "mem=64GB", "time=240"):
+        assert f"#SBATCH --{option}" in asked
     assert result.returncode == 1, result.stderr
     [finished] = group.glob("*/metrics.json")
     table = (group / "summary.md").read_text()
