@@ -4,6 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from prompt_recovery.experiments.trials import Trial, trial_id
 
 
@@ -35,6 +37,11 @@ def test_outcomes(tmp_path):
     assert (failed.state, failed.reason) == ("failed", "rank=0: must be ≥ 1")
     killed = trial(tmp_path / "c", "import os; os.kill(os.getpid(), 9)").wait()
     assert (killed.state, killed.reason) == ("failed", "killed by signal 9")
+    raised = (
+        "print('ValueError: odd'); print('\\nSet … HYDRA_FULL_ERROR=1 for …'); raise SystemExit(1)"
+    )
+    unexpected = trial(tmp_path / "e", raised).wait()
+    assert unexpected.reason == "ValueError: odd"
     late = "import sys; print('a library: connection lost'); sys.exit(130)"
     interrupted = trial(tmp_path / "d", late).wait()
     assert (interrupted.state, interrupted.reason) == ("failed", "interrupted")
@@ -80,3 +87,21 @@ def test_a_launcher_whose_time_is_over_ends_the_trial_and_says_so(tmp_path):
         signal.signal(signal.SIGALRM, before)
     assert (outcome.state, outcome.reason) == ("failed", "timed out too many times")
     assert not waiting.running()
+
+
+def test_a_job_that_is_queued_again_reports_no_failed_trial(tmp_path):
+    """SLURM's signal reaches the trial first, and then the process that waits for it."""
+
+    def queue_again(*_):
+        raise SystemExit(-1)
+
+    before = signal.signal(signal.SIGALRM, queue_again)
+    try:
+        ended = trial(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)")
+        while ended.running():
+            time.sleep(0.01)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(SystemExit):
+            ended.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)

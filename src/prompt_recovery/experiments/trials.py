@@ -7,6 +7,7 @@ alone; none inherits random states, threads, peak memory or a W&B run from the o
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ State = Literal["finished", "stopped", "failed"]
 _COSMETIC = ("name", "group", "tags", "logger", "ckpt_path", "checkpoint_minutes")
 _PARENT = "PROMPT_RECOVERY_TRIAL_OF"
 INTERRUPTED = 130  # exit status of a process that was asked to end, as shells have it
+_SIGNAL_LATENCY_S = 5.0
 _CURVE, _METRICS, _OUTPUT = "curve.jsonl", "metrics.json", "output.log"
 
 
@@ -158,7 +160,10 @@ class Trial:
         """Waits for its end. An interrupt ends it too, and so does a launcher that raises in this
         process, as submitit does when a job's time is over."""
         try:
-            self._process.wait()
+            if self._process.wait() == -signal.SIGUSR2:
+                # SLURM says so to all processes of a job whose time is over; submitit's handler in
+                # this one, which queues the job again and exits, may be later than the trial's end.
+                time.sleep(_SIGNAL_LATENCY_S)
         except BaseException as error:
             self.stop()
             if isinstance(error, Exception):
@@ -182,6 +187,8 @@ class Trial:
     def _last_words(self) -> str:
         text = (self.folder / _OUTPUT).read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if lines and "HYDRA_FULL_ERROR" in lines[-1]:  # Hydra's hint, after the exception
+            lines.pop()
         errors = [line for line in lines if line.startswith("error: ")]
         return (errors or lines or ["ended without a word"])[-1].removeprefix("error: ")
 
