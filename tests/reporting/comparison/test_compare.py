@@ -12,7 +12,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.reporting.comparison.analysis import analyse
 from prompt_recovery.reporting.comparison.compare import compare
 from prompt_recovery.reporting.comparison.runs import comparable, from_folders, from_wandb
-from prompt_recovery.reporting.comparison.words import answers
+from prompt_recovery.reporting.comparison.words import answers, verdict
 from tests.experiments.conftest import command
 
 N = 120
@@ -117,6 +117,18 @@ def test_a_backbone_that_never_differs_alone_is_said_to(tmp_path):
     assert which.answer == "big"
     assert "no two runs differ in the backbone alone" in which.detail
     assert not which.good
+
+
+def test_only_what_is_significantly_better_is_called_best(tmp_path):
+    for objective, seed in (("sft", 1), ("dpo", 2)):
+        write_run(tmp_path / "equal" / objective, "small", objective, seed, 0.0)
+    write_run(tmp_path / "better" / "big", "big", "sft", 1, 0.03)
+    equal, _ = from_folders([str(tmp_path / "equal")])
+    assert "scores highest, not significantly: SCS 0.0" in verdict(analyse(equal))
+    better, _ = from_folders([str(tmp_path / "equal" / "sft"), str(tmp_path / "better")])
+    assert verdict(analyse(better)).startswith("big is best: SCS 0.0")
+    three, _ = from_folders([str(tmp_path)])
+    assert "big · sft is best" in verdict(analyse(three))
 
 
 def test_what_cannot_be_compared_is_set_apart_with_the_reason(ablation, tmp_path):

@@ -82,10 +82,12 @@ def _significant(comparison: Comparison) -> Answer:
 
 
 def verdict(comparison: Comparison) -> str:
-    """The report's first sentence."""
+    """The report's first sentence, which calls best only what is significantly so."""
     best = comparison.arms[0]
+    said = {"yes": "is best", "no": "scores highest, not significantly"}
+    claim = said.get(_significant(comparison).answer, "scores highest")
     baseline = best.cost("baseline/mean_prompt_scs")
-    text = f"{best.label} is best: SCS {best.mean:.3f} ({span(best.interval)})"
+    text = f"{best.label} {claim}: SCS {best.mean:.3f} ({span(best.interval)})"
     if math.isfinite(baseline):
         text += f", mean prompt {baseline:.3f}"
     count = len(comparison.arms[0].runs[0].scores)
