@@ -14,7 +14,7 @@ from prompt_recovery.cache import written_whole
 from prompt_recovery.markdown import escape, table
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-_FIELDS = ("Question", "Command", "Result", "Date")
+_SHOWN = ("Question", "Result", "Date")
 _FIELD = re.compile(r"[#-] (\w+):\s+(.*)")
 _LEARNT = "learnt.md"
 
@@ -38,30 +38,28 @@ def header(path: Path) -> dict[str, str]:
 def index(folder: Path) -> str:
     """The page."""
     rows = []
+    links: dict[str, str] = {}  # of what stands alone in a cell
     paths = [p for p in sorted(folder.glob("*.*")) if p.suffix in (".yaml", ".md")]
     paths = [p for p in paths if p.name not in ("README.md", _LEARNT)]
     for path in paths:
         fields = header(path)
         kept = (folder / f"{path.stem}.{kind}.json" for kind in ("metrics", "report"))
-        numbers = [file.name for file in kept if file.is_file()]
-        rows.append(
-            [
-                path.stem,
-                *(fields.get(name, "not yet") for name in _FIELDS),
-                ", ".join(numbers) or "none yet",
-            ]
-        )
-    headings = ["experiment", "question", "command", "result", "date and hardware", "numbers"]
-    shown = table(headings, rows)
-    for path in paths:
-        name = escape(path.stem)
-        shown = shown.replace(f"| {name} |", f"| [{name}]({path.name}) |", 1)
+        numbers = next((file.name for file in kept if file.is_file()), "none yet")
+        links[path.stem] = path.name
+        if numbers != "none yet":
+            links[numbers] = numbers
+        rows.append([path.stem, *(fields.get(name, "not yet") for name in _SHOWN), numbers])
+    shown = table(["experiment", "question", "result", "date and hardware", "numbers"], rows)
+    for text, target in links.items():
+        label = escape(text)
+        shown = shown.replace(f"| {label} |", f"| [{label}]({target}) |")
     learnt = folder / _LEARNT
     first = learnt.read_text(encoding="utf-8").strip() + "\n\n" if learnt.is_file() else ""
     return (
         "# Experiments\n\n"
         f"{first}"
-        "A `.yaml` file runs with `python train.py +experiment=<name>`; its header says more.\n\n"
+        "Every file begins with the command that makes its numbers again. A `.yaml` file runs with "
+        "`python train.py +experiment=<name>`; those that sweep, with `-m`.\n\n"
         f"{shown}\n\n"
         "Made by `python docs/experiments_index.py`.\n"
     )

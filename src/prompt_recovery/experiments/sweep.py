@@ -300,7 +300,6 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
         raise PromptRecoveryError(f"method {config['method']} has no end: give count=<trials>")
     if parallel < 1:
         raise PromptRecoveryError(f"parallel={parallel}: must be ≥ 1")
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "sweep"), _quiet_engine():
         one = Sweep(config, folder, seed)
         if one.trials:
