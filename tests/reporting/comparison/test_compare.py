@@ -119,6 +119,20 @@ def test_a_backbone_that_never_differs_alone_is_said_to(tmp_path):
     assert not which.good
 
 
+def test_variants_are_compared_on_the_seeds_that_they_share(tmp_path):
+    """Seeds are worth much more than the objective here, and the better one has a bad seed less."""
+    for objective, seeds, worth in (("sft", (1, 2, 3), 0.01), ("dpo", (1, 2), 0.0)):
+        for seed in seeds:
+            shift = worth + {1: 0.08, 2: 0.04, 3: -0.09}[seed]
+            write_run(tmp_path / f"{objective}{seed}", "small", objective, seed, shift)
+    runs, _ = from_folders([str(tmp_path)])
+    comparison = analyse(runs)
+    assert [arm.settings["objective"] for arm in comparison.arms] == ["dpo", "sft"]
+    behind = comparison.behind[1]
+    assert behind.mean == pytest.approx(-0.01, abs=1e-9)
+    assert behind.interval == pytest.approx((-0.01, -0.01), abs=1e-9), "the same for each seed"
+
+
 def test_only_what_is_significantly_better_is_called_best(tmp_path):
     for objective, seed in (("sft", 1), ("dpo", 2)):
         write_run(tmp_path / "equal" / objective, "small", objective, seed, 0.0)

@@ -271,13 +271,28 @@ def _draws(
 
 
 def _difference(pairs: Sequence[tuple[Arm, Arm]]) -> Difference:
-    """Of the first arms from the second ones, each pair counting alike."""
+    """Of the first arms from the second ones, each pair counting alike.
+
+    Arms that have seeds in common are compared on those, seed by seed: otherwise a lucky seed of
+    one would count for its setting.
+    """
     each = 1 / len(pairs)
-    by_example = each * sum(a.scores.mean(0) - b.scores.mean(0) for a, b in pairs)
-    parts = [(arm.scores, each * sign) for a, b in pairs for arm, sign in ((a, 1.0), (b, -1.0))]
+    parts: list[tuple[NDArray[np.float64], float]] = []
+    for a, b in pairs:
+        shared = sorted({run.seed for run in a.runs} & {run.seed for run in b.runs})
+        if shared:
+            parts.append((_of_seeds(a, shared) - _of_seeds(b, shared), each))
+        else:
+            parts += [(a.scores, each), (b.scores, -each)]
+    by_example = sum(weight * scores.mean(0) for scores, weight in parts)
     low, high = np.quantile(_draws(parts), [0.025, 0.975])
     mean = float(np.mean(by_example))
     return Difference(mean, (float(low), float(high)), sign_flip_p(np.asarray(by_example)))
+
+
+def _of_seeds(arm: Arm, seeds: Sequence[int]) -> NDArray[np.float64]:
+    """Scores [seeds, n]; the mean, where runs share a seed."""
+    return np.array([arm.scores[[r.seed == seed for r in arm.runs]].mean(0) for seed in seeds])
 
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
