@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.reporting.comparison.analysis import analyse
+from prompt_recovery.reporting.comparison.analysis import Factor, analyse
 from prompt_recovery.reporting.comparison.compare import compare
 from prompt_recovery.reporting.comparison.runs import comparable, from_folders, from_wandb
-from prompt_recovery.reporting.comparison.words import answers, verdict
+from prompt_recovery.reporting.comparison.words import answers, factor_title, verdict
 from tests.experiments.conftest import command
 
 N = 120
@@ -117,6 +117,12 @@ def test_a_backbone_that_never_differs_alone_is_said_to(tmp_path):
     assert which.answer == "big"
     assert "no two runs differ in the backbone alone" in which.detail
     assert not which.good
+
+
+def test_settings_that_change_along_are_named_by_their_group():
+    along = ["first_stage.optim.warmup", "first_stage.objective", "optim.learning_rate"]
+    title = factor_title(Factor("objective", along, []))
+    assert title == "Effect of objective (with first_stage, optim.learning_rate)"
 
 
 def test_variants_are_compared_on_the_seeds_that_they_share(tmp_path):

@@ -126,8 +126,12 @@ def factor_rows(factor: Factor) -> list[list[str]]:
 
 
 def factor_title(factor: Factor) -> str:
-    """A factor's name, with what changes along with it."""
-    along = f" (with {', '.join(factor.along)})" if factor.along else ""
+    """A factor's name, with what changes along with it; of one group's settings, the group."""
+    groups: dict[str, list[str]] = {}
+    for key in factor.along:
+        groups.setdefault(key.partition(".")[0], []).append(key)
+    names = [keys[0] if len(keys) == 1 else group for group, keys in groups.items()]
+    along = f" (with {', '.join(names)})" if names else ""
     return f"Effect of {factor.name}{along}"
 
 
