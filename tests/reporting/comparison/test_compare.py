@@ -10,7 +10,7 @@ import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.reporting.comparison.analysis import Factor, analyse
-from prompt_recovery.reporting.comparison.compare import compare
+from prompt_recovery.reporting.comparison.compare import compare, mean_curve
 from prompt_recovery.reporting.comparison.runs import comparable, from_folders, from_wandb
 from prompt_recovery.reporting.comparison.words import answers, factor_title, verdict
 from tests.experiments.conftest import command
@@ -117,6 +117,22 @@ def test_a_backbone_that_never_differs_alone_is_said_to(tmp_path):
     assert which.answer == "big"
     assert "no two runs differ in the backbone alone" in which.detail
     assert not which.good
+
+
+def test_a_curve_is_the_mean_over_seeds(tmp_path):
+    for seed in (1, 2):
+        run = write_run(tmp_path / str(seed), "small", "sft", seed, 0.0)
+        points = [{"step": 10 * seed, "val/scs": 0.1 * seed}, {"step": 20 * seed, "val/scs": 0.3}]
+        (run / "curve.jsonl").write_text("".join(json.dumps(p) + "\n" for p in points))
+    runs, _ = from_folders([str(tmp_path)])
+    [arm] = analyse(runs).arms
+    assert np.allclose(mean_curve(arm), [(15, 0.15), (30, 0.3)])
+    point = {"step": 40, "val/scs": 0.5}
+    with (tmp_path / "1" / "curve.jsonl").open("a") as file:
+        file.write("".join(json.dumps({**point, "step": s}) + "\n" for s in (30, 40)))
+    runs, _ = from_folders([str(tmp_path)])
+    [arm] = analyse(runs).arms
+    assert np.allclose(mean_curve(arm), [(20, 0.25), (40, 0.4)]), "at the steps that both have"
 
 
 def test_settings_that_change_along_are_named_by_their_group():

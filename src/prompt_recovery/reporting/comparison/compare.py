@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from markupsafe import Markup
@@ -137,10 +138,14 @@ def _variants(comparison: Comparison) -> Markup:
 
 
 def mean_curve(arm: Arm) -> list[tuple[float, float]]:
-    """(step, mean val/scs) at the steps at which all of an arm's runs were validated."""
+    """(step, val/scs), the mean over seeds: validation by validation where all have as many (seeds
+    that make other preferences have other numbers of steps), else at the steps that all have."""
+    if len({len(run.curve) for run in arm.runs}) == 1:
+        each = zip(*(run.curve for run in arm.runs), strict=True)
+        return [(mean(step for step, _ in at), mean(scs for _, scs in at)) for at in each]
     curves = [dict(run.curve) for run in arm.runs]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    return [(step, sum(curve[step] for curve in curves) / len(curves)) for step in steps]
+    return [(step, mean(curve[step] for curve in curves)) for step in steps]
 
 
 def _plots(comparison: Comparison) -> Markup:
@@ -166,7 +171,9 @@ def _categories(comparison: Comparison) -> Markup:
     rows = [(name, str(count), means) for name, count, means in comparison.by_category()]
     highest = max(max(means) for _, _, means in rows)
     headings = ["category", "n", *(arm.label for arm in comparison.arms)]
-    return heat_table(headings, rows, max(highest, 1e-6), "Mean test SCS; the darker, the higher")
+    return heat_table(
+        headings, rows, max(highest, 1e-6), "Mean test SCS; the stronger the colour, the higher"
+    )
 
 
 def _run_rows(runs: Sequence[Run]) -> list[list[str]]:

@@ -66,7 +66,7 @@ def heat_table(
     highest: float,
     caption: str = "",
 ) -> Markup:
-    """A table of numbers, each the darker the higher.
+    """A table of numbers, each on a colour that is the stronger the higher it is.
 
     Args:
         headings: of the first two columns and the numbers'.

@@ -198,7 +198,9 @@ def _calibration(report: Report) -> Markup:
 
 
 def _categories(report: Report) -> Markup:
-    return _heat(report, "category", report.categories(), "Mean SCS; the darker the higher")
+    return _heat(
+        report, "category", report.categories(), "Mean SCS; the stronger the colour, the higher"
+    )
 
 
 def _lengths(report: Report) -> Markup:
