@@ -44,15 +44,14 @@ def index(folder: Path) -> str:
     for path in paths:
         fields = header(path)
         kept = (folder / f"{path.stem}.{kind}.json" for kind in ("metrics", "report"))
-        numbers = next((file.name for file in kept if file.is_file()), "none yet")
-        links[path.stem] = path.name
-        if numbers != "none yet":
-            links[numbers] = numbers
-        rows.append([path.stem, *(fields.get(name, "not yet") for name in _SHOWN), numbers])
-    shown = table(["experiment", "question", "result", "date and hardware", "numbers"], rows)
+        numbers = [file.name for file in kept if file.is_file()]
+        links |= {path.stem: path.name} | {name: name for name in numbers}
+        shown = [fields.get(name, "not yet") for name in _SHOWN]
+        rows.append([path.stem, *shown, ", ".join(numbers) or "none yet"])
+    page = table(["experiment", "question", "result", "date and hardware", "numbers"], rows)
     for text, target in links.items():
         label = escape(text)
-        shown = shown.replace(f"| {label} |", f"| [{label}]({target}) |")
+        page = page.replace(f"| {label} |", f"| [{label}]({target}) |")
     learnt = folder / _LEARNT
     first = learnt.read_text(encoding="utf-8").strip() + "\n\n" if learnt.is_file() else ""
     return (
@@ -60,7 +59,7 @@ def index(folder: Path) -> str:
         f"{first}"
         "Every file begins with the command that makes its numbers again. A `.yaml` file runs with "
         "`python train.py +experiment=<name>`; those that sweep, with `-m`.\n\n"
-        f"{shown}\n\n"
+        f"{page}\n\n"
         "Made by `python docs/experiments_index.py`.\n"
     )
 

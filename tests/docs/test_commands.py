@@ -163,7 +163,6 @@ def test_commands_run(needs, line, laptop):
     if name == "recover":  # of a small dataset: its texts are embedded, for their neighbours' votes
         own = ["data=file", "data.path=pairs.csv", "split.val=0.1", "split.test=0.1"]
         finished(laptop, "train", ["model=tiny", *QUICK, *own])
-    if name == "recover":
         overrides = [*overrides, "decoding.max_new_tokens=2"]
     if name == "train" and "--cfg" not in overrides:
         own = [] if any(o.startswith("model.path") for o in overrides) else ["model=tiny"]

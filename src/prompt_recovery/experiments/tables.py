@@ -46,9 +46,9 @@ def outcome_rows(
 
 
 def _state(outcome: Outcome) -> str:
-    if outcome.state == "finished":
-        return outcome.reason or outcome.state  # "finished before"
-    return f"{outcome.state}: {outcome.reason}" if outcome.reason else outcome.state
+    if outcome.state == "finished" or not outcome.reason:
+        return outcome.reason or outcome.state  # "finished before" says both
+    return f"{outcome.state}: {outcome.reason}"
 
 
 def _number(value: float, digits: int) -> str:

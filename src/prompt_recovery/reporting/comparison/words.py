@@ -63,12 +63,17 @@ def _which(name: str, key: str, comparison: Comparison) -> Answer:
     )
 
 
+def _clear(comparison: Comparison) -> int:
+    """How many variants the first is significantly better than."""
+    return sum(d.significant for d in comparison.behind if d)
+
+
 def _significant(comparison: Comparison) -> Answer:
     question = "Is it significant?"
     if len(comparison.arms) < 2:
         return Answer(question, "–", "there is only one variant")
     behind = [d for d in comparison.behind if d]
-    clear = sum(d.significant for d in behind)
+    clear = _clear(comparison)
     second = comparison.arms[1]
     first = behind[0]
     detail = (
@@ -84,8 +89,10 @@ def _significant(comparison: Comparison) -> Answer:
 def verdict(comparison: Comparison) -> str:
     """The report's first sentence, which calls best only what is significantly so."""
     best = comparison.arms[0]
-    said = {"yes": "is best", "no": "scores highest, not significantly"}
-    claim = said.get(_significant(comparison).answer, "scores highest")
+    clear, others = _clear(comparison), len(comparison.arms) - 1
+    claim = "is best" if 0 < clear == others else "scores highest"
+    if others and not clear:
+        claim += ", not significantly"
     baseline = best.cost("baseline/mean_prompt_scs")
     text = f"{best.label} {claim}: SCS {best.mean:.3f} ({span(best.interval)})"
     if math.isfinite(baseline):

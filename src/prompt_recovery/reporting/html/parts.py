@@ -71,7 +71,7 @@ def heat_table(
     Args:
         headings: of the first two columns and the numbers'.
         rows: a name, something about it (its size), and the numbers.
-        highest: the number with the darkest ground, > 0; those ≤ 0 have none.
+        highest: the number on the strongest colour, > 0; those ≤ 0 have none.
         caption: what it shows.
     """
     shaded = [
