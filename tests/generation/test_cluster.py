@@ -134,5 +134,23 @@ def test_senseless_settings_are_one_line(setting):
         RayCluster(**{setting: 0})
 
 
+NOWHERE = "localhost:1"
+
+
+@pytest.fixture
+def no_cluster():
+    """This process belongs to no cluster: one that it belongs to hides what an address does."""
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("no_cluster")
 def test_no_requests_need_no_cluster():
-    assert list(RayCluster(address="nowhere:1").each([], list)) == []
+    assert list(RayCluster(address=NOWHERE).each([], list)) == []
+
+
+@pytest.mark.usefixtures("no_cluster")
+@pytest.mark.parametrize("address", [NOWHERE, f"ray://{NOWHERE}", "nowhere.invalid:6379"])
+def test_an_address_where_no_cluster_is_is_one_line(address):
+    with pytest.raises(PromptRecoveryError, match=f"launcher.address={address}.*`ray start`") as e:
+        list(RayCluster(address=address).each([1], list))
+    assert "\n" not in str(e.value)

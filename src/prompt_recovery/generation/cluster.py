@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -115,14 +116,14 @@ class RayCluster:
             PromptRecoveryError: there is no Ray or no such cluster, it has no place for a worker,
                 or what a worker raised.
         """
+        if not items:
+            return
         ray = self._connected()
         size = block or self.block
         blocks = [
             {"start": start, "items": pickle.dumps(items[start : start + size])}
             for start in range(0, len(items), size)
         ]
-        if not blocks:
-            return
         results = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
             _Worker,
             fn_constructor_args=(make,),
@@ -147,12 +148,13 @@ class RayCluster:
             ) from error
         if not ray.is_initialized():
             try:
+                _reach(self.address)
                 ray.init(
                     address=self.address,
                     include_dashboard=False if self.address is None else None,
                     logging_level=logging.WARNING,
                 )
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise PromptRecoveryError(
                     f"launcher.address={self.address}: no Ray cluster there ({first_line}); start "
@@ -169,6 +171,13 @@ class RayCluster:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         return ray
+
+
+def _reach(address: str | None) -> None:
+    """Raises OSError when nothing listens there: Ray itself tries for a quarter of an hour."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class _Worker:
