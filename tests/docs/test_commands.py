@@ -6,7 +6,6 @@ A fenced block says after `bash` what it needs: `run` runs here (on the tiny mod
 
 import importlib.util
 import json
-import os
 import re
 import shlex
 import shutil
@@ -20,6 +19,7 @@ from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.cli import config_folder
+from tests import commands
 from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -177,15 +177,10 @@ def test_commands_run(needs, line, laptop):
 
 
 def finished(folder, name, overrides):
-    result = subprocess.run(
-        [sys.executable, "-m", "prompt_recovery.cli", name, *overrides],
-        cwd=folder,
-        env={**os.environ},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    if "-m" in overrides:
+        result = commands.run_anew(commands.command(name, *overrides), folder)
+    else:
+        result = commands.run(name, *overrides, cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
     return result
 

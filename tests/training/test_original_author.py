@@ -1,9 +1,6 @@
 """The experiment `original_author`, on tiny weights of the architectures that it names."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -11,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.cli import config_folder
+from tests import commands
 from tests.conftest import ROOT
 
 
@@ -35,14 +33,13 @@ def test_it_is_phi_with_lora_by_dpo_on_the_cosine_of_minilm():
 def test_it_runs_on_tiny_weights(architecture, arguments, tmp_path, examples):
     rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
     (tmp_path / "own.jsonl").write_text(rows)
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "+experiment=original_author", *arguments,
-         f"model.path={tiny_backbone(architecture)}", "data=file", "data.path=own.jsonl",
-         "split.val=0.2", "split.test=0.2", "trainer=cpu", "trainer.max_steps=2",
-         "preferences.mix.sampled=2", "preferences.mix.max_new_tokens=4",
-         "preferences.pairing.margin=0.0001", "decoding.max_new_tokens=4", "logger=none"],
-        cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=200,
-        check=False,
+    result = commands.run_script(
+        ROOT / "train.py", "+experiment=original_author", *arguments,
+        f"model.path={tiny_backbone(architecture)}", "data=file", "data.path=own.jsonl",
+        "split.val=0.2", "split.test=0.2", "trainer=cpu", "trainer.max_steps=2",
+        "preferences.mix.sampled=2", "preferences.mix.max_new_tokens=4",
+        "preferences.pairing.margin=0.0001", "decoding.max_new_tokens=4", "logger=none",
+        cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs" / "latest"
