@@ -45,6 +45,14 @@ class GamingCheck:
         return self.interval[1] < _ENOUGH
 
     @property
+    def kept_text(self) -> str:
+        """The share that is kept, with its interval; a dash where too little is promised."""
+        if not np.isfinite(self.kept):
+            return "–"
+        low, high = self.interval
+        return f"{self.kept:.0%} ({low:.0%} … {high:.0%})"
+
+    @property
     def verdict(self) -> str:
         """In words."""
         if not np.isfinite(self.kept):

@@ -1,6 +1,5 @@
 """An evaluation's report as Markdown."""
 
-import math
 from collections.abc import Sequence
 
 from prompt_recovery.markdown import escape, table
@@ -63,11 +62,8 @@ def _second(report: Report) -> list[str]:
         return []
     rows = []
     for e, check in zip(report.evaluations, report.second.checks, strict=True):
-        kept = "–"
-        if math.isfinite(check.kept):
-            kept = f"{check.kept:.0%} ({check.interval[0]:.0%} … {check.interval[1]:.0%})"
         means = map(score, (e.mean, check.scs.mean(), check.expected.mean()))
-        rows.append([e.name, *means, kept, check.verdict])
+        rows.append([e.name, *means, check.kept_text, check.verdict])
     heads = ["", f"SCS, {report.encoder}", f"SCS, {report.second.encoder}", "expected", "kept", ""]
     return [
         "## Two encoders",

@@ -171,9 +171,7 @@ def _categories(comparison: Comparison) -> Markup:
     rows = [(name, str(count), means) for name, count, means in comparison.by_category()]
     highest = max(max(means) for _, _, means in rows)
     headings = ["category", "n", *(arm.label for arm in comparison.arms)]
-    return heat_table(
-        headings, rows, max(highest, 1e-6), "Mean test SCS; the stronger the colour, the higher"
-    )
+    return heat_table(headings, rows, max(highest, 1e-6), "Mean test SCS")
 
 
 def _run_rows(runs: Sequence[Run]) -> list[list[str]]:

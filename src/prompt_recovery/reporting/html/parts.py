@@ -64,7 +64,7 @@ def heat_table(
     headings: Sequence[str],
     rows: Sequence[tuple[str, str, Sequence[float]]],
     highest: float,
-    caption: str = "",
+    caption: str,
 ) -> Markup:
     """A table of numbers, each on a colour that is the stronger the higher it is.
 
@@ -72,7 +72,7 @@ def heat_table(
         headings: of the first two columns and the numbers'.
         rows: a name, something about it (its size), and the numbers.
         highest: the number on the strongest colour, > 0; those ≤ 0 have none.
-        caption: what it shows.
+        caption: what it shows; that colours rise with numbers is said after it.
     """
     shaded = [
         (name, about, [(f"{value:.3f}", min(max(value / highest, 0), 1)) for value in values])

@@ -125,15 +125,13 @@ def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
     rows = []
     for e, check in zip(report.evaluations, second.checks, strict=True):
         tone = {"falls": "bad", "holds": "good"}.get(check.verdict, "")
-        known = bool(np.isfinite(check.kept))
         rows.append(
             [
                 e.name,
                 score(e.mean),
                 score(float(check.scs.mean())),
                 score(float(check.expected.mean())),
-                f"{check.kept:.0%}" if known else "–",
-                f"{check.interval[0]:.0%} … {check.interval[1]:.0%}" if known else "–",
+                check.kept_text,
                 Markup('<span class="{}">{}</span>').format(tone, check.verdict),
             ]
         )
@@ -142,8 +140,7 @@ def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
         f"SCS, {report.encoder}",
         f"SCS, {second.encoder}",
         "expected there",
-        "kept",
-        "95 % interval",
+        "kept (95 % interval)",
         "score",
     ]
     return (
@@ -198,9 +195,7 @@ def _calibration(report: Report) -> Markup:
 
 
 def _categories(report: Report) -> Markup:
-    return _heat(
-        report, "category", report.categories(), "Mean SCS; the stronger the colour, the higher"
-    )
+    return _heat(report, "category", report.categories(), "Mean SCS")
 
 
 def _lengths(report: Report) -> Markup:
