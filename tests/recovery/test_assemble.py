@@ -55,6 +55,11 @@ def test_without_a_validation_split_there_is_no_confidence(run, few_examples, ca
         assemble(Recipe([run], DECODING, channel=CHANNEL))
 
 
+def test_a_channel_needs_candidates(run):
+    with pytest.raises(PromptRecoveryError, match="decoding=greedy makes one: take decoding=mbr"):
+        assemble(Recipe([run], Greedy(4), channel=CHANNEL))
+
+
 def test_several_runs_choose_together(run, few_examples, tmp_path):
     second = shutil.copytree(run, tmp_path / "second")
     pairs = pairs_of(few_examples)[:4]

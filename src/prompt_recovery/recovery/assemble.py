@@ -97,8 +97,8 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
     Where a run's validation split cannot be had, a warning says why and there is no confidence.
 
     Raises:
-        PromptRecoveryError: as `load_recoverer`; or a weight of the channel is to be fitted and
-            there is no validation split.
+        PromptRecoveryError: as `load_recoverer`; or a channel has one candidate to choose from, or
+            its weight is to be fitted and there is no validation split.
     """
     folders = [adapter_folder(run) for run in recipe.runs]  # all of them, before one is loaded
     members = [
@@ -112,6 +112,11 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         for run in recipe.runs
     ]
     first = members[0]
+    if recipe.channel is not None and first.decoding.branches == 1:
+        raise PromptRecoveryError(
+            f"a channel chooses among candidates, and decoding={first.decoding.name} makes one: "
+            "take decoding=mbr, or leave the channel out"
+        )
     scs = first.metric()
     settings: dict[str, Any] = {
         "decoding": record(first.decoding),
