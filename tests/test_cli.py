@@ -129,6 +129,7 @@ def test_a_run_on_own_data_leaves_everything_behind(tmp_path, examples):
     )
     assert result.returncode == 0, result.stderr
     assert "mean prompt" in result.stdout
+    assert "WARNING" not in result.stderr
     folder = tmp_path / "runs" / "latest"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"test/scs", "val/scs", "baseline/mean_prompt_scs", "peak_memory_bytes"} <= set(metrics)

@@ -54,6 +54,7 @@ def make_logger(
         group=group,
         tags=tags,
     )
+    logger._wandb_init.pop("anonymous", None)  # Lightning always gives it, and W&B warns of it
     logger.experiment.config.update(config, allow_val_change=True)
     return logger
 
