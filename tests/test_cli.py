@@ -23,29 +23,27 @@ def run_anew(*arguments, cwd, **environment):
     return commands.run_anew([sys.executable, str(SCRIPT), *arguments], cwd, **environment)
 
 
+OPTIONS = {
+    "template": ["chat", "plain", "difference"],
+    "adapter": ["lora", "lora_top", "dora", "qlora"],
+    "data": ["starter", "file", "folder", "hub"],
+    "metric": ["scs_minilm", "scs_t5"],
+    "logger": ["wandb", "csv", "none"],
+}
+
+
+@pytest.mark.parametrize("model", ["mistral", "gemma", "phi", "smollm2", "gemma3_270m", "tiny"])
 @pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "ddp", "fsdp", "multinode"])
-def test_every_backbone_composes_with_every_trainer(trainer):
+def test_every_group_composes(model, trainer):
+    """Every option with every backbone and trainer, several groups at a time."""
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for model in ["mistral", "gemma", "phi", "smollm2", "gemma3_270m", "tiny"]:
-            config = compose("train", [f"model={model}", f"trainer={trainer}"])
+        for turn in range(max(map(len, OPTIONS.values()))):
+            chosen = {group: options[turn % len(options)] for group, options in OPTIONS.items()}
+            chosen |= {"model": model, "trainer": trainer}
+            overrides = [f"{group}={option}" for group, option in chosen.items()]
+            config = compose("train", overrides, return_hydra_config=True)
             assert config.model.name == model
-
-
-@pytest.mark.parametrize(
-    ("group", "options"),
-    [
-        ("template", ["chat", "plain", "difference"]),
-        ("adapter", ["lora", "lora_top", "dora", "qlora"]),
-        ("data", ["starter", "file", "folder", "hub"]),
-        ("metric", ["scs_minilm", "scs_t5"]),
-        ("logger", ["wandb", "csv", "none"]),
-    ],
-)
-def test_every_option_composes(group, options):
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for option in options:
-            config = compose("train", [f"{group}={option}"], return_hydra_config=True)
-            assert config.hydra.runtime.choices[group] == option
+            assert chosen.items() <= config.hydra.runtime.choices.items()
 
 
 def test_cfg_job_prints_the_configuration():

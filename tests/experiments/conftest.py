@@ -1,10 +1,10 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
+from tests import commands
 from tests.conftest import ROOT
 
 # A run of seconds: a random model, forty rows, two steps.
@@ -19,6 +19,8 @@ QUICK = [
     "trainer.enable_progress_bar=false",
 ]
 
+_WIDE = {"COLUMNS": "200"}
+
 
 @pytest.fixture
 def folder(tmp_path, examples):
@@ -29,12 +31,12 @@ def folder(tmp_path, examples):
     return tmp_path
 
 
-def started(*arguments, cwd, **environment):
+def started(*arguments, cwd):
     """`prompt-recovery …` in a process."""
     return subprocess.Popen(
-        [sys.executable, "-m", "prompt_recovery.cli", *arguments],
+        commands.command(*arguments),
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", **environment},
+        env={**os.environ, **_WIDE},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,6 +45,4 @@ def started(*arguments, cwd, **environment):
 
 def command(*arguments, cwd, **environment):
     """The same, to its end."""
-    process = started(*arguments, cwd=cwd, **environment)
-    out, err = process.communicate(timeout=280)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+    return commands.run_anew(commands.command(*arguments), cwd, **_WIDE, **environment)
