@@ -13,8 +13,8 @@ demo: $(VENV)/.ready ## train a recoverer on the starter dataset and print the t
 test: $(VENV)/.ready ## run the whole test suite
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.ready ## ruff and mypy
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(VENV)/.ready ## ruff, mypy and the order of the rooms
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 docs: $(VENV)/.ready ## build the site into build/site
 	$(PIP) -c constraints.txt -e '.[docs]'

@@ -21,8 +21,8 @@ from pathlib import Path
 
 STARTED = time.perf_counter()
 
-from prompt_recovery.generation.rewriters import Answer, Chat  # noqa: E402
-from prompt_recovery.generation.rewriters.fake import FakeRewriter  # noqa: E402
+from prompt_recovery.rewriters import Answer, Chat  # noqa: E402
+from prompt_recovery.rewriters.fake import FakeRewriter  # noqa: E402
 
 ROWS = 100_000
 

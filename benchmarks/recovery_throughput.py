@@ -82,7 +82,7 @@ def loop(run: str, dtype: str, count: int) -> dict[str, Any]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from prompt_recovery.recovery.decoding import end_token_ids
+    from prompt_recovery.backbones.load import end_token_ids
     from prompt_recovery.recovery.load import adapter_folder
     from prompt_recovery.recovery.mbr import Samples, rank
     from prompt_recovery.recovery.recoverer import clean_prompt

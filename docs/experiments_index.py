@@ -10,8 +10,8 @@ the same in a list. `experiments/learnt.md` comes first.
 import re
 from pathlib import Path
 
-from prompt_recovery.cache import written_whole
-from prompt_recovery.markdown import escape, table
+from prompt_recovery.storage import written_whole
+from prompt_recovery.tables import escape_markdown, markdown_table
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 _SHOWN = ("Question", "Result", "Date")
@@ -48,9 +48,11 @@ def index(folder: Path) -> str:
         links |= {path.stem: path.name} | {name: name for name in numbers}
         shown = [fields.get(name, "not yet") for name in _SHOWN]
         rows.append([path.stem, *shown, ", ".join(numbers) or "none yet"])
-    page = table(["experiment", "question", "result", "date and hardware", "numbers"], rows)
+    page = markdown_table(
+        ["experiment", "question", "result", "date and hardware", "numbers"], rows
+    )
     for text, target in links.items():
-        label = escape(text)
+        label = escape_markdown(text)
         page = page.replace(f"| {label} |", f"| [{label}]({target}) |")
     learnt = folder / _LEARNT
     first = learnt.read_text(encoding="utf-8").strip() + "\n\n" if learnt.is_file() else ""

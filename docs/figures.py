@@ -10,8 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from prompt_recovery.cache import written_whole
 from prompt_recovery.metrics.scs import sharpen
+from prompt_recovery.storage import written_whole
 
 FOLDER = Path(__file__).parent / "figures"
 _INK, _ACCENT, _OTHER = "#7d8796", "#2a6fdb", "#d9772b"  # readable on light and dark

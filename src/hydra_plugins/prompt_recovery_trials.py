@@ -1,6 +1,6 @@
 """Hydra's sweeper, with a name and a folder for the multirun and a table at its end.
 
-Hydra takes plugins from this namespace only; what it does is in `prompt_recovery.experiments`.
+Hydra takes plugins from this namespace only; what it does is in `prompt_recovery.runs`.
 """
 
 import sys
@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-import prompt_recovery.resolvers  # noqa: F401  (for launchers' workers, which import plugins alone)
+import prompt_recovery.runs.resolvers  # noqa: F401  (for launchers' workers, which import plugins alone)
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Trials(BasicSweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Names the multirun, and finds its launcher."""
-        from prompt_recovery.experiments.multirun import group_of
+        from prompt_recovery.runs.multirun import group_of
 
         arguments = list(config.hydra.overrides.task)
         parser = OverridesParser.create(config_loader=hydra_context.config_loader)
@@ -65,7 +65,7 @@ class Trials(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the trials and prints what they found."""
         from prompt_recovery.errors import PromptRecoveryError
-        from prompt_recovery.experiments.multirun import summarise
+        from prompt_recovery.runs.multirun import summarise
 
         assert self.config is not None
         # An experiment whose trials are other experiments only says which.

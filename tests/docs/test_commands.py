@@ -18,8 +18,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
-from prompt_recovery.cli import config_folder
-from tests import commands
+from prompt_recovery.commands.entry import config_folder
+from tests import command_line
 from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -178,9 +178,9 @@ def test_commands_run(needs, line, laptop):
 
 def finished(folder, name, overrides):
     if "-m" in overrides:
-        result = commands.run_anew(commands.command(name, *overrides), folder)
+        result = command_line.run_anew(command_line.command(name, *overrides), folder)
     else:
-        result = commands.run(name, *overrides, cwd=folder)
+        result = command_line.run(name, *overrides, cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
     return result
 

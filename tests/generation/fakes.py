@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prompt_recovery.generation.rewriters.base import Answer, Chat
+from prompt_recovery.rewriters.base import Answer, Chat
 
 _WORDS = (
     "amber bridge candle dawn ember field garden harbour island jetty kettle lantern meadow night "

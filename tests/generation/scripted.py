@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from prompt_recovery.generation.rewriters.base import Answer, Chat
+from prompt_recovery.rewriters.base import Answer, Chat
 
 
 class Scripted:

@@ -11,9 +11,9 @@ import pytest
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.cluster import Local, RayCluster
 from prompt_recovery.generation.generate import generate
-from prompt_recovery.generation.rewriters.base import in_order
+from prompt_recovery.rewriters.base import in_order
 from tests.generation.fakes import FakeRewriter
-from tests.generation.test_candidates import forget_candidates, stage
+from tests.generation.test_preferences import forget_candidates, stage
 from tests.generation.test_generate import files, job
 from tests.generation.test_store import chats
 

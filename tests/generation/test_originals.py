@@ -22,7 +22,7 @@ from prompt_recovery.generation.originals import (
     starter_originals,
     usable,
 )
-from prompt_recovery.generation.rewriters.base import Answer
+from prompt_recovery.rewriters.base import Answer
 from tests.generation.scripted import Scripted
 
 

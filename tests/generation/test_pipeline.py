@@ -6,8 +6,8 @@ from prompt_recovery.generation.filters import Filters
 from prompt_recovery.generation.instructions import Instruction, read_bank
 from prompt_recovery.generation.originals import Original, starter_originals
 from prompt_recovery.generation.pipeline import Rewriting, chat_of, columns_of, judge, plan
-from prompt_recovery.generation.rewriters.base import Answer
 from prompt_recovery.generation.store import Remembering, RequestStore
+from prompt_recovery.rewriters.base import Answer
 from prompt_recovery.templates import Template
 from tests.generation.fakes import FakeRewriter
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.generation.rewriters.base import Answer, in_order
 from prompt_recovery.generation.store import (
     Remembering,
     RequestStore,
     is_transient,
     request_key,
 )
+from prompt_recovery.rewriters.base import Answer, in_order
 from tests.generation.fakes import FakeRewriter
 
 

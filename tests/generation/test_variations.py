@@ -3,8 +3,8 @@
 import pytest
 
 from prompt_recovery.generation.instructions import Instruction
-from prompt_recovery.generation.rewriters.base import Answer
 from prompt_recovery.generation.variations import reworded, variations
+from prompt_recovery.rewriters.base import Answer
 from tests.generation.scripted import Scripted
 
 INSTRUCTIONS = [

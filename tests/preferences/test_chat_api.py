@@ -11,7 +11,7 @@ from prompt_recovery.preferences import ChatApi
 from prompt_recovery.preferences.candidates import collect_candidates
 from prompt_recovery.preferences.chat_api import ApiCandidates
 from prompt_recovery.templates import Template
-from tests.generation.rewriters.server import serving
+from tests.rewriters.server import serving
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}", system="Be brief.")
 EXAMPLES = [RewriteExample(f"e{n}", f"before {n}", f"after {n}", "truth") for n in range(4)]

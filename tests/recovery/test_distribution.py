@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from prompt_recovery.recovery.decoding import MBR, draws, end_token_ids
+from prompt_recovery.backbones.load import end_token_ids
+from prompt_recovery.recovery.decoding import MBR, draws
 from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Tree, pack, score_completions

@@ -3,7 +3,6 @@ import torch
 
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import Greedy
-from prompt_recovery.recovery.evaluation import evaluate
 from prompt_recovery.recovery.recoverer import (
     ConstantRecoverer,
     ModelRecoverer,
@@ -12,6 +11,7 @@ from prompt_recovery.recovery.recoverer import (
     clean_prompt,
     pairs_of,
 )
+from prompt_recovery.reporting.evaluation.scores import evaluate
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prompt_recovery import cli
-from prompt_recovery.cache import locked
+from prompt_recovery.commands.main import main
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.training import processes
+from prompt_recovery.runs import processes
+from prompt_recovery.storage import locked
 from tests.conftest import ROOT
 from tests.training import together
 
@@ -218,10 +218,10 @@ def test_processes_know_who_is_first_and_how_many_they_are(monkeypatch):
 
 def test_lightning_starts_the_others_with_the_same_command(monkeypatch):
     called = []
-    monkeypatch.setattr(cli, "train", lambda: called.append(sys.argv))
+    monkeypatch.setattr("prompt_recovery.commands.train.train", lambda: called.append(sys.argv))
     monkeypatch.setattr(sys, "argv", ["/bin/prompt-recovery", "train", "seed=1"])
-    cli.main()
+    main()
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(sys, "argv", ["/bin/prompt-recovery", "seed=1"])
-    cli.main()
+    main()
     assert called == [["/bin/prompt-recovery", "seed=1"]] * 2

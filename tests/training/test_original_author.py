@@ -7,8 +7,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
-from prompt_recovery.cli import config_folder
-from tests import commands
+from prompt_recovery.commands.entry import config_folder
+from tests import command_line
 from tests.conftest import ROOT
 
 
@@ -33,7 +33,7 @@ def test_it_is_phi_with_lora_by_dpo_on_the_cosine_of_minilm():
 def test_it_runs_on_tiny_weights(architecture, arguments, tmp_path, examples):
     rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
     (tmp_path / "own.jsonl").write_text(rows)
-    result = commands.run_script(
+    result = command_line.run_script(
         ROOT / "train.py", "+experiment=original_author", *arguments,
         f"model.path={tiny_backbone(architecture)}", "data=file", "data.path=own.jsonl",
         "split.val=0.2", "split.test=0.2", "trainer=cpu", "trainer.max_steps=2",

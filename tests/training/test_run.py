@@ -15,19 +15,19 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.adapters import Adapter
 from prompt_recovery.backbones.load import load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
-from prompt_recovery.data.datamodule import Batching
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.kernels import attention
 from prompt_recovery.objectives import SFT
 from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.recoverer import clean_prompt
 from prompt_recovery.templates import Template
+from prompt_recovery.training.datamodule import Batching
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import Optimisation
 from prompt_recovery.training.run import train

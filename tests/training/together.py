@@ -10,14 +10,14 @@ from tests.training.test_run import make_job
 
 # isort: split
 from prompt_recovery.backbones.adapters import Adapter
-from prompt_recovery.cli import one_line_errors
-from prompt_recovery.data.datamodule import Batching
+from prompt_recovery.commands.entry import one_line_errors
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import DPO, SFT
 from prompt_recovery.preferences import Preferences
+from prompt_recovery.runs.processes import local_rank
 from prompt_recovery.training.checkpoints import WholeCheckpointIO
+from prompt_recovery.training.datamodule import Batching
 from prompt_recovery.training.module import Optimisation, RecovererModule
-from prompt_recovery.training.processes import local_rank
 from prompt_recovery.training.run import train
 
 ROWS = [

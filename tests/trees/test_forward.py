@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.adapters import Adapter, add_adapter
 from prompt_recovery.backbones.load import load_model
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
-from prompt_recovery.trees import Tree, pack, score_completions, vocabulary
+from prompt_recovery.kernels import attention, vocabulary
+from prompt_recovery.trees import Tree, pack, score_completions
 
 PAD = 2
 

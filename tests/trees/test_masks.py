@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from prompt_recovery.backbones import attention
 from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.kernels import attention
 from prompt_recovery.trees import pack, score_completions
 from prompt_recovery.trees.masks import attention_mask, block_mask, visible
 from tests.trees.test_forward import PAD, random_trees, tiny_model

@@ -15,8 +15,8 @@ from peft import (
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from prompt_recovery.backbones.lora import fuse_lora
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.kernels.lora import fuse_lora
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
-from prompt_recovery.backbones import attention
-from prompt_recovery.backbones.frozen import pack_linears
 from prompt_recovery.backbones.locate import Backbone, Location
-from prompt_recovery.backbones.norms import fuse_norms
-from prompt_recovery.cache import cache_dir
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.kernels import attention
+from prompt_recovery.kernels.linear import pack_linears
+from prompt_recovery.kernels.norms import fuse_norms
+from prompt_recovery.storage import cache_dir
 
 
 def load_tokenizer(backbone: Backbone, location: Location) -> Any:
@@ -75,6 +75,13 @@ def load_model(
     fuse_norms(model)
     pack_linears(model)
     return model.eval()
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends an answer: the tokenizer's, and those of the model's chat format."""
+    theirs = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    theirs = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
+    return sorted({int(tokenizer.eos_token_id), *map(int, theirs)})
 
 
 def quiet() -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import fingerprint
 
 OFFLINE_MODELS = "model=smollm2, model=gemma3_270m and model=tiny work offline"
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.cache import cache_dir
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import cache_dir
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>"

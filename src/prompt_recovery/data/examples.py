@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import fingerprint
 
 TEXT_COLUMNS = ("original_text", "rewritten_text", "rewrite_prompt")
 OPTIONAL_COLUMNS = ("category", "rewriter", "source")

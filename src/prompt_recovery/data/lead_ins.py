@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import fingerprint
 
 _OPENINGS = ("Sure, ", "Sure! ", "Certainly! ", "Of course! ", "Absolutely! ", "Okay, ", "", "")
 _SILENT = (

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prompt_recovery.cache import cache_dir, fingerprint, written_whole
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import cache_dir, fingerprint, written_whole
 from prompt_recovery.templates import Template, chat_prompt
 
 _CUT = " […] "

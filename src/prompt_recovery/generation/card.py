@@ -13,11 +13,11 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
-from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import TEXT_COLUMNS
 from prompt_recovery.generation.filters import CHECKS
 from prompt_recovery.generation.shards import SPLITS, read_split
-from prompt_recovery.markdown import escape, table
+from prompt_recovery.storage import written_whole
+from prompt_recovery.tables import escape_markdown, markdown_table
 
 _QUIET, _ACCENT = "#9aa3b2", "#2a6fdb"
 _EXAMPLES = 3
@@ -162,12 +162,12 @@ def card(summary: Summary, origin: Origin) -> str:
         yaml.safe_dump(_head(summary, origin), sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {escape(origin.name)}",
+        f"# {escape_markdown(origin.name)}",
         "",
         "Original texts, prompts that ask for a rewrite, and what a language model made of them: "
         "data for *prompt recovery*, the task to find the prompt from the two texts.",
         "",
-        table(("split", "rows"), summary.splits.items()),
+        markdown_table(("split", "rows"), summary.splits.items()),
         "",
         f"{summary.prompts} distinct prompts; no prompt stands in two splits where they are split "
         "by prompt. Columns: `id`, `original_text`, `rewrite_prompt`, `rewritten_text`, `category` "
@@ -175,7 +175,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         "## How it was made",
         "",
-        table(("", ""), [*origin.rewriter.items(), *origin.made.items()]),
+        markdown_table(("", ""), [*origin.rewriter.items(), *origin.made.items()]),
         "",
         "The rewriter was sent, as the user's turn of a chat:",
         "",
@@ -188,7 +188,7 @@ def card(summary: Summary, origin: Origin) -> str:
         f"{summary.rows - summary.kept} of {summary.rows} rows; they are in `rejected.parquet` "
         "with their reasons.",
         "",
-        table(
+        markdown_table(
             ("reason", "rows", "share", "a rewrite that"),
             (
                 (reason, count, f"{count / summary.rows:.1%}", _meaning(reason))
@@ -198,7 +198,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         "## Statistics",
         "",
-        table(
+        markdown_table(
             ("words", "5 %", "median", "95 %"),
             (
                 (column, *(f"{np.percentile(words[column], q):.0f}" for q in (5, 50, 95)))
@@ -208,7 +208,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         "![Lengths](lengths.png)",
         "",
-        table(
+        markdown_table(
             ("family", "kept", "rejected"),
             ((name, kept, lost) for name, (kept, lost) in summary.families.items()),
         ),
@@ -218,7 +218,7 @@ def card(summary: Summary, origin: Origin) -> str:
         *(["![Scores of candidates](preferences/scores.png)", ""] if origin.scores else []),
         "## Licences of the inputs",
         "",
-        table(
+        markdown_table(
             ("originals", "licence", "rows"),
             (
                 (source, licence or "unknown", count)
@@ -227,7 +227,7 @@ def card(summary: Summary, origin: Origin) -> str:
         ),
         "",
         f"The rewrites fall under the terms of the rewriter "
-        f"({escape(origin.rewriter.get('licence') or 'unknown')}).",
+        f"({escape_markdown(origin.rewriter.get('licence') or 'unknown')}).",
         "",
         "## Examples",
         "",

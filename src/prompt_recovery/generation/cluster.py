@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.generation.rewriters.base import Answer, Chat, Rewriter
+from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.cache import locked, written_whole
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import locked, written_whole
 
 log = logging.getLogger(__name__)
 _RECORD = "generation.json"

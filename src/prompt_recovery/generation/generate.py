@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import Side, Splits, sides
 from prompt_recovery.errors import PromptRecoveryError
@@ -36,6 +35,7 @@ from prompt_recovery.generation.progress import RequestProgress, Tally
 from prompt_recovery.generation.shards import SPLITS, read_split, write_shards
 from prompt_recovery.generation.store import Remembering, RequestStore
 from prompt_recovery.generation.variations import variations
+from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.splits import GroupBy, Splits, sides
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.filters import Filters
 from prompt_recovery.generation.instructions import Instruction
 from prompt_recovery.generation.originals import CreatedOriginals, Originals
-from prompt_recovery.generation.rewriters.base import Rewriter
+from prompt_recovery.rewriters.base import Rewriter
+from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import Template
 
 if TYPE_CHECKING:

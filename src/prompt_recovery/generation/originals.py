@@ -11,14 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.data.examples import Row, problem_with_text
 from prompt_recovery.data.sources import SUFFIXES, hub_rows, read_rows, starter
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.filters import Draft, Filters, clean_rewrite, reason_to_reject
 from prompt_recovery.generation.instructions import read_parts
-from prompt_recovery.generation.rewriters.base import Answer, Chat, Rewriter, in_order
+from prompt_recovery.rewriters.base import Answer, Chat, Rewriter, in_order
+from prompt_recovery.storage import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

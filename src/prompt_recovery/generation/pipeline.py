@@ -15,8 +15,8 @@ from prompt_recovery.generation.instructions import (
 )
 from prompt_recovery.generation.originals import Original
 from prompt_recovery.generation.progress import RequestProgress, Tally
-from prompt_recovery.generation.rewriters.base import Answer, Chat
 from prompt_recovery.generation.store import Remembering, RequestStore, request_key
+from prompt_recovery.rewriters.base import Answer, Chat
 from prompt_recovery.templates import Template, render
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from prompt_recovery.generation.rewriters.base import Answer
+from prompt_recovery.rewriters.base import Answer
 
 _SHOW_EVERY_S = 0.1
 

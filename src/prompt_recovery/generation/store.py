@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.generation.rewriters.base import Answer, Chat, Rewriter
+from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
 
 _FIELDS = tuple(field.name for field in fields(Answer))
 _SYNC_S = 1.0  # the most work that a power cut takes away

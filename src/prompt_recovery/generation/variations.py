@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.generation.filters import Draft, Filters, is_broken, is_refusal
 from prompt_recovery.generation.instructions import Instruction
-from prompt_recovery.generation.rewriters.base import Answer, Chat, Rewriter, in_order
+from prompt_recovery.rewriters.base import Answer, Chat, Rewriter, in_order
 
 if TYPE_CHECKING:
     from prompt_recovery.metrics.scs import SCS

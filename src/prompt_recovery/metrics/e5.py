@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder, EncoderSource
+from prompt_recovery.storage import fingerprint
 
 _READ = 8192  # characters; the model reads 512 tokens, and takes long to cut what is longer
 _INSTALL = "pip install 'prompt-recovery[second]'"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prompt_recovery.cache import BlobStore, fingerprint
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import BlobStore, fingerprint
 
 _BATCH = 128
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from prompt_recovery.cache import cache_dir, fingerprint
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
@@ -34,6 +33,7 @@ from prompt_recovery.preferences.files import (
 from prompt_recovery.preferences.pairing import PERFECT, Pairing
 from prompt_recovery.preferences.scoring import score_candidates
 from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.templates import chat_messages, chat_prompt
 
 log = logging.getLogger(__name__)

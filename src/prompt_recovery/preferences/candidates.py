@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from prompt_recovery import journal
-from prompt_recovery.cache import locked
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import draws
 from prompt_recovery.recovery.recoverer import ModelRecoverer, clean_prompt, pairs_of
+from prompt_recovery.storage import locked
 
 BATCH = 16  # examples; a batch is finished whole or not at all
 

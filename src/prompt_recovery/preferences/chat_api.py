@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.generation.rewriters.base import Chat
-from prompt_recovery.generation.rewriters.endpoint import Endpoint
+from prompt_recovery.rewriters.base import Chat
+from prompt_recovery.rewriters.endpoint import Endpoint
 from prompt_recovery.templates import Template, render
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import problem_with_text
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import written_whole
 
 Message = dict[str, str]
 

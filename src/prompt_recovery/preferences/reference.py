@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from prompt_recovery.cache import BlobStore, cache_dir, locked
+from prompt_recovery.storage import BlobStore, cache_dir, locked
 from prompt_recovery.trees import (
     Tree,
     causal_lm_of,

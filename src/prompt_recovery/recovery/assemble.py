@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.cache import fingerprint
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.channel import (
     ChannelSettings,
@@ -27,6 +26,7 @@ from prompt_recovery.recovery.load import (
 )
 from prompt_recovery.recovery.recoverer import ModelRecoverer, Recoverer, pairs_of
 from prompt_recovery.recovery.retrieval import Retrieval, Voters
+from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.storage import written_whole
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.recoverer import Prediction, Recoverer

@@ -226,13 +226,6 @@ def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(best.values(), key=lambda c: -c.score)
 
 
-def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, and those of the model's chat format."""
-    theirs = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    theirs = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
-    return sorted({int(tokenizer.eos_token_id), *map(int, theirs)})
-
-
 def draws(keys: Sequence[Sequence[Any]], branches: int, tokens: int) -> torch.Tensor:
     """fp64 [len(keys), branches, tokens], uniform in [0, 1); each row depends on its key alone."""
     rows = []

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prompt_recovery import journal
-from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import Row
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.decoding import Candidate
 from prompt_recovery.recovery.recoverer import Pair, Prediction
+from prompt_recovery.storage import written_whole
 
 log = logging.getLogger(__name__)
 

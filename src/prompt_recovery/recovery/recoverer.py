@@ -9,12 +9,13 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from prompt_recovery.backbones.load import end_token_ids
 from prompt_recovery.data.examples import RewriteExample, problem_with_text
 from prompt_recovery.data.tokens import prompt_tokens
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.confidence import Calibration
-from prompt_recovery.recovery.decoding import Candidate, Decoding, end_token_ids
+from prompt_recovery.recovery.decoding import Candidate, Decoding
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Sample, sample_completions
 

@@ -1,8 +1,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from prompt_recovery.cache import written_whole
-from prompt_recovery.recovery.evaluation import Evaluation
+from prompt_recovery.reporting.evaluation.scores import Evaluation
+from prompt_recovery.storage import written_whole
 
 _INK, _QUIET, _ACCENT = "#1f2430", "#9aa3b2", "#2a6fdb"
 

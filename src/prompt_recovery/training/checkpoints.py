@@ -9,8 +9,8 @@ import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from prompt_recovery.cache import written_whole
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import written_whole
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

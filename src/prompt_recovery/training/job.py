@@ -6,7 +6,6 @@ from typing import Any
 
 from prompt_recovery.backbones.adapters import Adapter
 from prompt_recovery.backbones.locate import Backbone
-from prompt_recovery.data.datamodule import Batching
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.metrics.scs import SCS
@@ -14,6 +13,7 @@ from prompt_recovery.objectives import Objective
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.templates import Template
+from prompt_recovery.training.datamodule import Batching
 from prompt_recovery.training.module import Optimisation
 
 

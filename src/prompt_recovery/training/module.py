@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from prompt_recovery.data.datamodule import Batch
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS, SCSMetric
 from prompt_recovery.objectives import Objective, ScoredCompletions
 from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.training.datamodule import Batch
 from prompt_recovery.training.optimizer import MasterAdamW
 from prompt_recovery.training.sharding import FullySharded, gathered, sharded_like
 from prompt_recovery.trees import score_completions

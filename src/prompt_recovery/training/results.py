@@ -10,11 +10,9 @@ import numpy as np
 import torch
 import yaml
 
-from prompt_recovery.cache import written_whole
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.metrics.statistics import bootstrap_interval
-from prompt_recovery.recovery.evaluation import Evaluation, evaluate, timed
 from prompt_recovery.recovery.recoverer import (
     ConstantRecoverer,
     ModelRecoverer,
@@ -22,14 +20,16 @@ from prompt_recovery.recovery.recoverer import (
     pairs_of,
 )
 from prompt_recovery.reporting.charts import result_chart
-from prompt_recovery.reporting.tables import (
+from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
+from prompt_recovery.reporting.evaluation.tables import (
     category_table,
     print_tables,
     result_table,
     sample_table,
 )
+from prompt_recovery.runs.environment import environment
+from prompt_recovery.storage import written_whole
 from prompt_recovery.training.job import TrainingJob
-from prompt_recovery.training.tracking import environment
 
 log = logging.getLogger(__name__)
 

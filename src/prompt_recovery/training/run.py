@@ -19,19 +19,20 @@ from prompt_recovery.backbones.adapters import add_adapter, count_parameters, lo
 from prompt_recovery.backbones.load import load_model, load_tokenizer, quiet, require_four_bit
 from prompt_recovery.backbones.locate import Location, locate
 from prompt_recovery.backbones.precision import Precision, choose_precision
-from prompt_recovery.cache import fingerprint, written_whole
-from prompt_recovery.data.datamodule import RecoveryData
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.recorded import metric_record
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
-from prompt_recovery.recovery.evaluation import Evaluation
 from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.reporting.evaluation.scores import Evaluation
+from prompt_recovery.runs.environment import peak_memory_bytes
+from prompt_recovery.runs.processes import agreed, fitting, is_first, local_rank, together
+from prompt_recovery.storage import fingerprint, written_whole
 from prompt_recovery.templates import for_tokenizer
 from prompt_recovery.training.checkpoints import BestAdapter, WholeCheckpointIO, last_checkpoint
+from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import RecovererModule
-from prompt_recovery.training.processes import agreed, fitting, is_first, local_rank, together
 from prompt_recovery.training.results import (
     evaluate_run,
     leave_behind,
@@ -39,7 +40,7 @@ from prompt_recovery.training.results import (
     test_metrics,
 )
 from prompt_recovery.training.sharding import FullySharded
-from prompt_recovery.training.tracking import make_logger, peak_memory_bytes
+from prompt_recovery.training.tracking import make_logger
 from prompt_recovery.training.trees import training_trees
 from prompt_recovery.trees import causal_lm_of, trees_share_rows
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from prompt_recovery.experiments.trials import is_trial, metrics_of, trial_id
+from prompt_recovery.runs.trials import is_trial, metrics_of, trial_id
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from rich.progress import Progress
 
-from prompt_recovery.data.datamodule import TrainingTrees, preference_trees
 from prompt_recovery.preferences import prepare_preferences, reference_log_probabilities
 from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.runs.processes import is_first
+from prompt_recovery.training.datamodule import TrainingTrees, preference_trees
 from prompt_recovery.training.job import TrainingJob
-from prompt_recovery.training.processes import is_first
 
 
 def training_trees(

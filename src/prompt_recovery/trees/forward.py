@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prompt_recovery.kernels.vocabulary import token_log_probabilities
 from prompt_recovery.trees.masks import attention_mask
 from prompt_recovery.trees.pack import TreeBatch
-from prompt_recovery.trees.vocabulary import token_log_probabilities
 
 
 @dataclass(frozen=True)

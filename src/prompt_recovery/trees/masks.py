@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prompt_recovery.backbones import attention
+from prompt_recovery.kernels import attention
 from prompt_recovery.trees.pack import TreeBatch
 
 

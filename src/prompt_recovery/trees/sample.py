@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from prompt_recovery.backbones.attention import additive
+from prompt_recovery.kernels.attention import additive
+from prompt_recovery.kernels.vocabulary import vocabulary_logits
 from prompt_recovery.trees.forward import causal_lm_of
 from prompt_recovery.trees.masks import windows
-from prompt_recovery.trees.vocabulary import vocabulary_logits
 
 _BLOCK = 256  # words
 

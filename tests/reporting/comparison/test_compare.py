@@ -13,7 +13,7 @@ from prompt_recovery.reporting.comparison.analysis import Factor, analyse
 from prompt_recovery.reporting.comparison.compare import compare, mean_curve
 from prompt_recovery.reporting.comparison.runs import comparable, from_folders, from_wandb
 from prompt_recovery.reporting.comparison.words import answers, factor_title, verdict
-from tests.experiments.conftest import command
+from tests.runs.conftest import command
 
 N = 120
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from prompt_recovery.experiments.trials import uses_preferences
 from prompt_recovery.metrics.statistics import holm, sign_flip_p
 from prompt_recovery.reporting.comparison.runs import Apart, Run, mean_metric
+from prompt_recovery.runs.trials import uses_preferences
 
 _NOT_SETTINGS = {"name", "group", "tags", "logger", "seed", "ckpt_path", "checkpoint_minutes",
                  "compared_by", "data", "metric"}  # fmt: skip

@@ -10,10 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prompt_recovery.cache import written_whole
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.markdown import escape
-from prompt_recovery.markdown import table as markdown_table
 from prompt_recovery.reporting.comparison.analysis import Arm, Comparison, analyse, distinct
 from prompt_recovery.reporting.comparison.runs import (
     Apart,
@@ -47,6 +44,8 @@ from prompt_recovery.reporting.html import (
     table,
     write_page,
 )
+from prompt_recovery.storage import written_whole
+from prompt_recovery.tables import escape_markdown, markdown_table, terminal_table
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +89,6 @@ def compare(patterns: Sequence[str], project: str | None, output: Path) -> Compa
 
 def _say(comparison: Comparison, apart: Sequence[Apart], output: Path) -> None:
     from rich.console import Console
-
-    from prompt_recovery.experiments.tables import terminal_table
 
     rows = [arm_cells(a, b)[:7] for a, b in zip(comparison.arms, comparison.behind, strict=True)]
     Console().print(terminal_table(ARM_HEADINGS[:7], rows, 0, verdict(comparison)))
@@ -206,17 +203,19 @@ def _markdown(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart
     arms = [arm_cells(a, b) for a, b in zip(comparison.arms, comparison.behind, strict=True)]
     parts = [
         f"# {len(runs)} runs compared",
-        escape(verdict(comparison)),
+        escape_markdown(verdict(comparison)),
         "\n".join(
-            f"- {escape(a.question)} **{escape(a.answer)}**: {escape(a.detail)}"
-            for a in answers(comparison)
+            f"- {question} **{answer}**: {detail}"
+            for question, answer, detail in (
+                map(escape_markdown, (a.question, a.answer, a.detail)) for a in answers(comparison)
+            )
         ),
         "## Variants",
         markdown_table(ARM_HEADINGS, arms),
-        escape(METHOD),
+        escape_markdown(METHOD),
     ]
     for factor in comparison.factors:
-        parts += [f"## {escape(factor_title(factor))}",
+        parts += [f"## {escape_markdown(factor_title(factor))}",
                   markdown_table(FACTOR_HEADINGS, factor_rows(factor))]  # fmt: skip
     headings = ["category", "n", *(arm.label for arm in comparison.arms)]
     parts += [

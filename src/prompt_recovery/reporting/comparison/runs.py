@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.experiments.trials import curve_of, metrics_of
+from prompt_recovery.runs.trials import curve_of, metrics_of
 
 
 @dataclass(frozen=True)

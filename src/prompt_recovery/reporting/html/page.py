@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prompt_recovery.cache import written_whole
+from prompt_recovery.storage import written_whole
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("prompt_recovery.reporting", "html"),

@@ -1,0 +1,49 @@
+"""The command `prompt-recovery`."""
+
+import sys
+from importlib import import_module
+
+from prompt_recovery.commands.entry import config_folder
+from prompt_recovery.runs.processes import is_first
+
+COMMANDS = ("train", "generate", "evaluate", "recover", "app", "sweep", "compare")
+_HELP = """\
+usage: prompt-recovery <command> [group=option] [key=value] …
+
+  train     train a recoverer and evaluate it        prompt-recovery train model=mistral
+  generate  make a dataset with a rewriter           prompt-recovery generate rows=1000
+  evaluate  compare recoverers and baselines         prompt-recovery evaluate \
+                                                       recoverers=[runs/latest]
+  recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
+  app       a web page to try a recoverer            prompt-recovery app run=latest
+  sweep     try settings as a W&B sweep file says    prompt-recovery sweep file=sweeps/grid.yaml
+  compare   one report of many runs                  prompt-recovery compare 'runs=[runs/train]'
+
+prompt-recovery <command> --help       groups and options
+prompt-recovery <command> --cfg job    everything a run will do
+"""
+
+
+def main() -> None:
+    """`prompt-recovery <command> …`."""
+    if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in COMMANDS:
+        sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        asked = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help")
+        print(_HELP if asked else f"error: unknown command '{sys.argv[1]}'\n\n{_HELP}", end="")
+        raise SystemExit(0 if asked else 2)
+    command = sys.argv.pop(1)
+    if command == "recover":
+        from prompt_recovery.commands.recover import take_texts
+
+        sys.argv[1:] = take_texts(sys.argv[1:])
+    sys.argv[1:] = map(_without_group, sys.argv[1:])
+    getattr(import_module(f"prompt_recovery.commands.{command}"), command)()
+
+
+def _without_group(argument: str) -> str:
+    """`group=null` as Hydra's grammar has it (`~group`); it would answer with a traceback."""
+    name, _, value = argument.partition("=")
+    if value == "null" and name and (config_folder() / name.split("@")[0]).is_dir():
+        return f"~{name}"
+    return argument

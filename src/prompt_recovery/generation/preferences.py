@@ -1,0 +1,187 @@
+"""Candidates, scores and preferences for a dataset that was just made."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prompt_recovery.backbones.adapters import load_adapter
+from prompt_recovery.backbones.load import load_model, load_tokenizer
+from prompt_recovery.backbones.locate import Backbone, locate
+from prompt_recovery.backbones.precision import choose_precision
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.splits import Splits
+from prompt_recovery.generation.cluster import Launcher, Work
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.preferences import Preferences, prepare_preferences
+from prompt_recovery.preferences.build import candidate_sources
+from prompt_recovery.preferences.candidates import Answers, ask
+from prompt_recovery.recovery.decoding import Greedy
+from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.storage import fingerprint
+from prompt_recovery.templates import Template
+
+T = TypeVar("T")
+_PAIRS = 1024  # that a worker scores at one time
+
+
+@dataclass(frozen=True)
+class Guesser:
+    """The model whose guesses at the prompts become candidates.
+
+    Attributes:
+        backbone: which model.
+        template: the recovery template.
+        start: an adapter folder, or a run that has one; None is the backbone alone.
+        max_prompt_tokens: longer inputs have the middle of their texts cut out.
+        precision: fp32, bf16 or auto (what is faster where it runs).
+    """
+
+    backbone: Backbone
+    template: Template
+    start: str | None = None
+    max_prompt_tokens: int = 512
+    precision: str = "fp32"
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter's folder."""
+        if self.start is None:
+            return None
+        path = Path(self.start).expanduser()
+        return path / "adapter" if (path / "adapter").is_dir() else path
+
+    def identity(self) -> str:
+        """Changes when anything changes that its guesses depend on."""
+        weights = self.adapter and self.adapter / "adapter_model.safetensors"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
+        return fingerprint(locate(self.backbone).identity, self.precision, digest)
+
+    def recoverer(self, with_model: bool) -> ModelRecoverer:
+        """The model with its tokenizer, or, to render prompts, the tokenizer alone."""
+        location = locate(self.backbone)
+        return ModelRecoverer(
+            model=self._model() if with_model else None,
+            tokenizer=load_tokenizer(self.backbone, location),
+            template=self.template,
+            decoding=Greedy(),
+            max_prompt_tokens=self.max_prompt_tokens,
+            fallback="",
+            name=self.backbone.name if self.adapter is None else f"{self.adapter}",
+        )
+
+    def _model(self) -> Any:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = choose_precision(self.precision, device).dtype
+        model = load_model(self.backbone, locate(self.backbone), dtype)
+        if self.adapter is not None:
+            model = load_adapter(model, self.adapter, dtype).eval()
+        return model.to(device)
+
+
+@dataclass(frozen=True)
+class PreferenceStage:
+    """Makes preferences where a launcher says: `Preparation` of a job.
+
+    Attributes:
+        preferences: candidates and pairing.
+        guesser: the model that is sampled.
+        scs: makes the metric, where it is needed.
+        launcher: where the work is done.
+        seed: of the samples.
+    """
+
+    preferences: Preferences
+    guesser: Guesser
+    scs: Callable[[], SCS]
+    launcher: Launcher
+    seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what it makes, as JSON."""
+        scs = self.scs()
+        wanted = self.preferences
+        return {
+            "mix": asdict(wanted.mix),
+            "pairing": asdict(wanted.pairing),
+            "api": {"model": wanted.api.model, "address": wanted.api.address},
+            "template": asdict(self.guesser.template),
+            "max_prompt_tokens": self.guesser.max_prompt_tokens,
+            "guesser": {"name": self.guesser.backbone.name, "identity": self.guesser.identity()},
+            "metric": {"encoder": scs.encoder.identity, "exponent": scs.exponent},
+        }
+
+    def __call__(self, splits: Splits, folder: Path) -> None:
+        """Makes them for the training split."""
+
+        def asking(batches: Sequence[Sequence[RewriteExample]]) -> Iterable[Answers]:
+            make = partial(
+                _asking, self.preferences, self.guesser, self.scs, self.seed, splits.train
+            )
+            return _ordered(self.launcher.each(batches, make, block=1))
+
+        prepare_preferences(
+            self.preferences,
+            "",
+            splits,
+            self.guesser.recoverer(with_model=False),
+            _SpreadSCS(self.scs, self.launcher),
+            self.guesser.identity(),
+            group=False,
+            seed=self.seed,
+            folder=folder,
+            asking=asking,
+        )
+
+
+def _asking(
+    preferences: Preferences,
+    guesser: Guesser,
+    scs: Callable[[], SCS],
+    seed: int,
+    examples: Sequence[RewriteExample],
+) -> Work[Sequence[RewriteExample], Answers]:
+    recoverer = guesser.recoverer(with_model=True)
+    sources = candidate_sources(preferences, examples, recoverer, scs(), seed)
+    return lambda batches: ((n, ask(batch, sources)) for n, batch in enumerate(batches))
+
+
+def _ordered(results: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """Results in the order of their items."""
+    early: dict[int, T] = {}
+    due = 0
+    for index, result in results:
+        early[index] = result
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+class _SpreadSCS(SCS):
+    """The metric, of which pairs are scored where a launcher says."""
+
+    def __init__(self, make: Callable[[], SCS], launcher: Launcher) -> None:
+        own = make()
+        super().__init__(own.encoder, own.exponent)
+        self._make, self._launcher = make, launcher
+
+    def __call__(self, predictions: Sequence[str], truths: Sequence[str]) -> NDArray[np.float32]:
+        pairs = list(zip(predictions, truths, strict=True))
+        scores = _ordered(self._launcher.each(pairs, partial(_scoring, self._make), _PAIRS))
+        return np.fromiter(scores, np.float32, len(pairs))
+
+
+def _scoring(make: Callable[[], SCS]) -> Work[tuple[str, str], float]:
+    scs = make()
+
+    def score(pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, float]]:
+        scores = scs([text for text, _ in pairs], [truth for _, truth in pairs])
+        return enumerate(scores.tolist())
+
+    return score

@@ -1,0 +1,185 @@
+"""Who is compared: trained recoverers, baselines, and predictions that somebody else made."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from rich.progress import Progress, TaskID
+
+from prompt_recovery.data.examples import Dataset, RewriteExample
+from prompt_recovery.data.sources import read_rows
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.assemble import Recipe, assemble
+from prompt_recovery.recovery.baselines.base import Baseline
+from prompt_recovery.recovery.load import adapter_folder, weights_digest
+from prompt_recovery.recovery.recoverer import Pair, Prediction, Recoverer
+from prompt_recovery.storage import fingerprint
+
+Kind = Literal["recoverer", "baseline", "predictions"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A recoverer that isn't loaded yet.
+
+    Attributes:
+        name: in tables.
+        kind: where its answers come from.
+        identity: changes with whatever decides its answers, but the pairs.
+        make: loads or fits it.
+    """
+
+    name: str
+    kind: Kind
+    identity: str
+    make: Callable[[], Recoverer]
+
+
+@dataclass(frozen=True)
+class ReadyMade:
+    """Answers that are known already.
+
+    Attributes:
+        answers: id → prompt; a blank one is a prediction all the same, marked as a fallback.
+        name: in tables.
+    """
+
+    answers: Mapping[str, str]
+    name: str
+
+    def recover(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        """The answer for each pair, in order.
+
+        Raises:
+            PromptRecoveryError: there is none for one of them.
+        """
+        missing = [p.id for p in pairs if p.id not in self.answers]
+        if missing:
+            raise PromptRecoveryError(
+                f"{self.name}: has no prediction for {len(missing)} of {len(pairs)} rows, the "
+                f"first with id '{missing[0]}'; add them, or check that the ids are the dataset's"
+            )
+        progress(len(pairs))
+        texts = [self.answers[p.id] for p in pairs]
+        return [
+            Prediction(p.id, t, fallback=not t.strip()) for p, t in zip(pairs, texts, strict=True)
+        ]
+
+
+def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
+    """Trained recoverers, alone or together, with their decoding.
+
+    Args:
+        recipe: what answers.
+        name: in tables; None is made of the runs and the decoding.
+
+    Raises:
+        PromptRecoveryError: no such folder, or no recoverer in it.
+    """
+    folders = [adapter_folder(run) for run in recipe.runs]
+    if name is None:
+        name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
+        name += f", {recipe.decoding.name}" if recipe.decoding else ""
+        name += ", neighbours" if recipe.retrieval else ""
+        name += ", channel" if recipe.channel else ""
+    weights = [(weights_digest(f), (f / "recoverer.yaml").read_text("utf-8")) for f in folders]
+    settings = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "runs"}
+    if recipe.retrieval is None:
+        del settings["retrieval"]
+    return Contender(
+        name, "recoverer", fingerprint(weights, repr(settings)), lambda: _assembled(recipe)
+    )
+
+
+def _assembled(recipe: Recipe) -> Recoverer:
+    with Progress(transient=True) as bars:
+        bar: dict[str, TaskID] = {}
+
+        def show(title: str, done: int, total: int) -> None:
+            if title not in bar:
+                bar[title] = bars.add_task(title, total=total)
+            bars.advance(bar[title], done)
+
+        return assemble(recipe, show).recoverer
+
+
+def _run_name(folder: Path) -> str:
+    """A run's name without its date; of an adapter folder inside a run, that of the run."""
+    folder = folder.expanduser().resolve()
+    name = folder.parent.name if folder.name == "adapter" else folder.name
+    return re.sub(r"^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_", "", name) or name
+
+
+def from_baseline(
+    baseline: Baseline, training: Dataset, scs: SCS, name: str | None = None
+) -> Contender:
+    """A baseline that learns from a training dataset."""
+    return Contender(
+        name or baseline.name,
+        "baseline",
+        fingerprint(repr(baseline), training.fingerprint(), scs.encoder.identity, scs.exponent),
+        lambda: baseline.fit(training.examples, scs),
+    )
+
+
+def from_column(examples: Sequence[RewriteExample], column: str, name: str | None) -> Contender:
+    """Predictions from a column of the dataset, read in place of `source`.
+
+    Args:
+        examples: their `source` is the prediction.
+        column: which column that was, for messages.
+        name: in tables; None is the column's.
+
+    Raises:
+        PromptRecoveryError: the column is missing, or blank everywhere.
+    """
+    if not any(e.source for e in examples):
+        raise PromptRecoveryError(
+            f"predictions: the dataset has no column '{column}', or it is blank in every row; "
+            "give the name of one with predictions, or a file"
+        )
+    return _ready({e.id: e.source for e in examples}, name or column)
+
+
+def from_file(
+    path: str | Path, column: str | None = None, id_column: str = "id", name: str | None = None
+) -> Contender:
+    """Predictions from a CSV, JSONL or Parquet file, matched by id.
+
+    Args:
+        path: the file; one more than the dataset's rows does no harm.
+        column: with the predictions; None is `prediction` or else `rewrite_prompt`.
+        id_column: with the ids.
+        name: in tables; None is the file's.
+
+    Raises:
+        PromptRecoveryError: no such file, or a row without id or prediction, or a repeated id.
+    """
+    path = Path(path).expanduser()
+    answers: dict[str, str] = {}
+    for row in read_rows(path):
+        wanted = column or ("prediction" if "prediction" in row.values else "rewrite_prompt")
+        for needed in (id_column, wanted):
+            if needed not in row.values:
+                raise PromptRecoveryError(
+                    f"{row.place}: column '{needed}' is missing (columns here: "
+                    f"{', '.join(map(str, row.values))}); name it with "
+                    "predictions=[{path: …, column: …, id: …}]"
+                )
+        id_ = str(row.values[id_column]).strip()
+        if id_ in answers:
+            raise PromptRecoveryError(f"{row.place}: id '{id_}' comes twice; remove one")
+        text = row.values[wanted]
+        answers[id_] = text.strip() if isinstance(text, str) else ""
+    return _ready(answers, name or path.stem)
+
+
+def _ready(answers: Mapping[str, str], name: str) -> Contender:
+    return Contender(
+        name, "predictions", fingerprint(sorted(answers.items())), lambda: ReadyMade(answers, name)
+    )

@@ -1,0 +1,202 @@
+"""The job behind `prompt-recovery evaluate`: many recoverers on one dataset, in one report."""
+
+import gc
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prompt_recovery.backbones.load import quiet
+from prompt_recovery.data.examples import Dataset, RewriteExample
+from prompt_recovery.data.splits import normalise, split
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.recoverer import Prediction, pairs_of
+from prompt_recovery.reporting.evaluation.contenders import Contender
+from prompt_recovery.reporting.evaluation.markdown import report_markdown
+from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
+from prompt_recovery.reporting.evaluation.page import report_page
+from prompt_recovery.reporting.evaluation.report import Report, SecondOpinion, report_record
+from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
+from prompt_recovery.reporting.evaluation.tables import category_table, print_tables, result_table
+from prompt_recovery.reporting.html.page import write_page
+from prompt_recovery.storage import fingerprint, written_whole
+
+log = logging.getLogger(__name__)
+
+Part = Literal["test", "all"]
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """Everything an evaluation needs.
+
+    Attributes:
+        name: of the dataset, in the report.
+        examples: the rows that are evaluated.
+        contenders: at least one, of distinct names.
+        scs: the metric that decides.
+        second: the same with another encoder; None leaves out the gaming check.
+        honest_prompts: prompts that people wrote, beside the true ones, for the gaming check.
+        folder: where the report goes, and the predictions that are kept for the next time.
+        about: what else the report says of its making: name → value.
+    """
+
+    name: str
+    examples: Sequence[RewriteExample]
+    contenders: Sequence[Contender]
+    scs: SCS
+    second: SCS | None
+    honest_prompts: Sequence[str]
+    folder: Path
+    about: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.contenders:
+            raise PromptRecoveryError(
+                "nothing to evaluate: give recoverers=[<run or adapter folder>], "
+                "baselines=[mean_prompt] or predictions=[<column or file>]"
+            )
+        seen: set[str] = set()
+        for contender in self.contenders:
+            if contender.name in seen:
+                raise PromptRecoveryError(
+                    f"two rows of the table would be called '{contender.name}': give one of them "
+                    "another name, such as recoverers=[{run: …, name: …}]"
+                )
+            seen.add(contender.name)
+
+
+def choose_examples(
+    data: Dataset, training: Dataset, part: Part, settings: dict[str, Any]
+) -> tuple[list[RewriteExample], Dataset]:
+    """What is evaluated, and what baselines may learn from: never the same rows.
+
+    Args:
+        data: the evaluated dataset.
+        training: where baselines learn if all of `data` is evaluated; its training split.
+        part: the test split of `data` (its training split is then learned from), or all of it.
+        settings: the arguments of `data.splits.split`.
+
+    Raises:
+        PromptRecoveryError: another part, a split is empty, or nothing is left to learn from.
+    """
+    if part not in ("test", "all"):
+        raise PromptRecoveryError(f"part={part}: must be test, all or auto")
+    if part == "test":
+        splits = split(data, **settings)
+        return splits.test, Dataset(data.name, splits.train)
+
+    def texts(example: RewriteExample) -> tuple[str, str]:
+        return normalise(example.original_text), normalise(example.rewritten_text)
+
+    evaluated = {texts(e) for e in data.examples}
+    learned = split(training, **settings).train
+    apart = [e for e in learned if texts(e) not in evaluated]
+    if len(apart) < len(learned):
+        log.warning(
+            "baselines don't learn from %d rows of %s: they are evaluated",
+            len(learned) - len(apart),
+            training.name,
+        )
+    if not apart:
+        raise PromptRecoveryError(
+            f"{training.name}: all of its training rows are evaluated too, so that baselines have "
+            "nothing to learn from; use part=test, or another dataset as training"
+        )
+    return data.examples, Dataset(training.name, apart)
+
+
+def run_evaluation(job: EvaluationJob) -> Report:
+    """Evaluates all, prints the table and writes report.json, report.md and report.html.
+
+    Predictions of those that are finished are kept in the folder: after a kill, or with further
+    contenders, they aren't made again.
+
+    Raises:
+        PromptRecoveryError: whatever the user can mend.
+    """
+    quiet()
+    evaluations = [_evaluated(contender, job) for contender in job.contenders]
+    evaluations.sort(key=lambda e: -e.mean)
+    report = Report(
+        dataset=job.name,
+        examples=job.examples,
+        evaluations=evaluations,
+        encoder=job.scs.encoder.name,
+        exponent=job.scs.exponent,
+        second=_second_opinion(job, evaluations),
+        kinds={c.name: c.kind for c in job.contenders},
+        about=job.about,
+    )
+    write_page(job.folder / "report.html", report_page(report))
+    for name, text in {
+        "report.md": report_markdown(report),
+        "report.json": json.dumps(report_record(report), indent=2, ensure_ascii=False) + "\n",
+    }.items():
+        with written_whole(job.folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+    print_tables(
+        category_table(evaluations[:6], job.examples),
+        result_table(evaluations, f"{job.name}: {len(job.examples)} examples"),
+    )
+    log.info("report: %s", job.folder / "report.html")
+    return report
+
+
+def _evaluated(contender: Contender, job: EvaluationJob) -> Evaluation:
+    pairs = pairs_of(job.examples)
+    key = fingerprint(contender.identity, [asdict(p) for p in pairs])
+    slug = re.sub(r"\W+", "-", contender.name).strip("-")[:60]
+    path = job.folder / "predictions" / f"{slug}-{key[:8]}.jsonl"
+    kept = _kept(path, key)
+    if kept is None:
+        recoverer = contender.make()
+        predictions, seconds = timed(recoverer, pairs)
+        del recoverer
+        gc.collect()  # a model's memory is free before the next one is loaded
+        _keep(path, key, contender, predictions, seconds)
+    else:
+        log.info("%s: predictions are in %s", contender.name, path)
+        predictions, seconds = kept
+    told = None if contender.kind == "predictions" else seconds
+    return evaluate(contender.name, predictions, job.examples, job.scs, told)
+
+
+def _keep(
+    path: Path, key: str, contender: Contender, predictions: Sequence[Prediction], seconds: float
+) -> None:
+    head = {"key": key, "name": contender.name, "kind": contender.kind, "seconds": seconds}
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in (head, *map(asdict, predictions)):
+            file.write(json.dumps(row) + "\n")
+
+
+def _kept(path: Path, key: str) -> tuple[list[Prediction], float] | None:
+    """What an earlier evaluation kept under this key; None if it didn't, or it is damaged."""
+    try:
+        head, *rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        if head["key"] != key:
+            return None
+        names = ("id", "rewrite_prompt", "fallback", "confidence")
+        return [Prediction(**{n: row[n] for n in names}) for row in rows], head["seconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _second_opinion(job: EvaluationJob, evaluations: Sequence[Evaluation]) -> SecondOpinion | None:
+    if job.second is None:
+        return None
+    truths = [e.rewrite_prompt for e in job.examples]
+    honest = [*truths, *job.honest_prompts]
+    if len(set(honest)) < 3:
+        return None
+    agreement = Agreement(job.scs, job.second, honest)
+    checks = [
+        agreement.check(e.scs, [p.rewrite_prompt for p in e.predictions], truths)
+        for e in evaluations
+    ]
+    return SecondOpinion(job.second.encoder.name, agreement.chance, checks)

@@ -1,0 +1,233 @@
+"""An evaluation's report as a page."""
+
+import numpy as np
+from markupsafe import Markup
+
+from prompt_recovery.reporting.evaluation.report import (
+    LEVEL,
+    Report,
+    SecondOpinion,
+    cost,
+    metric_name,
+    p_text,
+    score,
+    span,
+    verdict,
+)
+from prompt_recovery.reporting.evaluation.scores import calibration_error
+from prompt_recovery.reporting.html.charts import Interval, Line, interval_chart, line_chart
+from prompt_recovery.reporting.html.page import Section, page, render
+from prompt_recovery.reporting.html.parts import Fact, facts, heat_table, paragraph, table
+
+_LINES = 5  # recoverers in the plot of distributions
+_ODD = 3  # answers shown of one whose score falls
+_LONGEST = 3000  # characters shown of a text
+
+
+def report_page(report: Report) -> str:
+    """The page's HTML."""
+    sections = [Section("Results", _results(report))]
+    if report.second is not None:
+        sections.append(Section("Two encoders", _two_encoders(report, report.second)))
+    if report.calibrations:
+        sections.append(Section("Calibration", _calibration(report)))
+    if report.categories():
+        sections.append(Section("By category", _categories(report)))
+    sections.append(Section("By length", _lengths(report)))
+    sections.append(Section("Best and worst answers", _samples(report)))
+    if report.about:
+        rows = list(report.about.items())
+        sections.append(Section("How it was made", table(["", ""], rows, ["", "text"])))
+    return page(
+        f"Prompt recovery on {report.dataset}",
+        sections,
+        lead=paragraph(verdict(report), "verdict") + facts(_facts(report)),
+        foot=f"{metric_name(report)}; {len(report.examples)} examples.",
+    )
+
+
+def _facts(report: Report) -> list[Fact]:
+    best = report.best
+    said = [
+        Fact(
+            "Mean SCS of the best",
+            score(best.mean),
+            f"95 % interval {span(best.interval)}, {len(report.examples)} examples",
+        )
+    ]
+    if report.gains:
+        gain, second = report.gains[0], report.evaluations[1]
+        said += [
+            Fact(f"Ahead of {second.name}", f"{gain.mean:+.3f}", span(gain.interval, signed=True)),
+            Fact(
+                "Significant?",
+                "yes" if gain.p < LEVEL else "no",
+                f"{p_text(gain.p)} against {second.name}",
+                "good" if gain.p < LEVEL else "bad",
+            ),
+        ]
+    if best.seconds is None:
+        said.append(Fact("Cost", "unknown", "its answers came ready-made"))
+    else:
+        said.append(Fact("Cost", f"{cost(best)} s", "per example, on this machine"))
+    if report.second is not None:
+        names = report.suspicious
+        said.append(
+            Fact(
+                "Under a second encoder",
+                "falls" if best.name in names else "holds",
+                f"flagged: {', '.join(names)}" if names else "no recoverer's score falls",
+                "bad" if best.name in names else "good",
+            )
+        )
+    return said
+
+
+def _results(report: Report) -> Markup:
+    rows = []
+    for number, e in enumerate(report.evaluations):
+        behind: list[str] = ["", "", ""]
+        if number:
+            gain = report.gains[number - 1]
+            low, high = gain.interval
+            behind = [f"{-gain.mean:+.3f}", span((-high, -low), signed=True), p_text(gain.p)]
+        rows.append(
+            [e.name, score(e.mean), span(e.interval), *behind, score(float(e.cosine.mean())),
+             f"{e.exact.mean():.1%}", score(float(e.rouge_l.mean())), cost(e)]
+        )  # fmt: skip
+    headings = ["", "SCS", "95 % interval", "to the best", "95 % interval", "p", "cosine", "exact",
+                "ROUGE-L", "s / example"]  # fmt: skip
+    bars = [
+        Interval(e.name, e.mean, *e.interval, best=e is report.best) for e in report.evaluations
+    ]
+    highest = max(float(np.quantile(e.scs, 0.99)) for e in report.evaluations)
+    at = np.linspace(0, max(highest, 0.1), 41)  # a few lucky answers don't squeeze the rest
+    lines = [
+        Line(e.name, [(float(x), float((e.scs >= x).mean())) for x in at])
+        for e in report.evaluations[:_LINES]
+    ]
+    return (
+        interval_chart(bars, "Mean SCS with its 95 % bootstrap interval")
+        + table(headings, rows, best=0)
+        + paragraph(
+            "Differences to the best are paired by example. p-values: sign-flip permutation test, "
+            "adjusted for the number of comparisons (Holm). Exact: equal up to case, punctuation "
+            "and white space. A dash: the answers came ready-made.",
+            "quiet",
+        )
+        + line_chart(
+            lines, "SCS of at least", "share of examples", "How many answers score how much"
+        )
+    )
+
+
+def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
+    rows = []
+    for e, check in zip(report.evaluations, second.checks, strict=True):
+        tone = {"falls": "bad", "holds": "good"}.get(check.verdict, "")
+        rows.append(
+            [
+                e.name,
+                score(e.mean),
+                score(float(check.scs.mean())),
+                score(float(check.expected.mean())),
+                check.kept_text,
+                Markup('<span class="{}">{}</span>').format(tone, check.verdict),
+            ]
+        )
+    headings = [
+        "",
+        f"SCS, {report.encoder}",
+        f"SCS, {second.encoder}",
+        "expected there",
+        "kept (95 % interval)",
+        "score",
+    ]
+    return (
+        paragraph(
+            "A score that comes from meaning holds under another encoder; one that comes from "
+            f"strings which please {report.encoder} only, falls. Expected is what human prompts "
+            f"that have the same SCS here have under {second.encoder} (its embeddings centred on "
+            f"such prompts; chance: {score(second.chance)}). Kept is the share of what is expected "
+            "above chance; where it is surely below 50 %, the score is flagged."
+        )
+        + table(headings, rows)
+        + _odd_answers(report, second)
+    )
+
+
+def _odd_answers(report: Report, second: SecondOpinion) -> Markup:
+    """The answers of flagged recoverers that fall the most."""
+    rows = []
+    for e, check in zip(report.evaluations, second.checks, strict=True):
+        if check.suspicious:
+            worst: dict[str, int] = {}  # each text once, where it falls the most
+            for i in np.argsort(check.scs - check.expected, kind="stable").tolist():
+                worst.setdefault(e.predictions[i].rewrite_prompt, i)
+            rows += [
+                [e.name, text[:300], score(float(e.scs[i])), score(float(check.scs[i])),
+                 score(float(check.expected[i]))]
+                for text, i in list(worst.items())[:_ODD]
+            ]  # fmt: skip
+    if not rows:
+        return Markup("")
+    headings = ["", "answer", "SCS", "SCS, second", "expected there"]
+    columns = ["", "text", "number", "number", "number"]
+    return table(headings, rows, columns, caption="What falls the most")  # type: ignore[arg-type]
+
+
+def _calibration(report: Report) -> Markup:
+    lines = [
+        Line(name,
+             [(b.expected, b.actual) for b in bins], marks=True)
+        for name, bins in report.calibrations.items()
+    ]  # fmt: skip
+    said = "; ".join(
+        f"{name}: {score(calibration_error(bins))}" for name, bins in report.calibrations.items()
+    )
+    return line_chart(
+        lines,
+        "expected SCS",
+        "actual SCS",
+        "By decile of confidence; on the dashed line it is right",
+        diagonal=True,
+    ) + paragraph(f"Mean distance of expected and actual SCS over deciles. {said}.", "quiet")
+
+
+def _categories(report: Report) -> Markup:
+    return _heat(report, "category", report.categories(), "Mean SCS")
+
+
+def _lengths(report: Report) -> Markup:
+    return _heat(report, "words", report.lengths(), "Mean SCS by the number of words in both texts")
+
+
+def _heat(
+    report: Report, heading: str, groups: list[tuple[str, int, list[float]]], caption: str
+) -> Markup:
+    highest = max(0.01, *(value for _, _, means in groups for value in means))
+    rows = [(name, str(count), means) for name, count, means in groups]
+    headings = [heading, "n", *(e.name for e in report.evaluations)]
+    return heat_table(headings, rows, highest, caption)
+
+
+def _samples(report: Report) -> Markup:
+    def shown(place: int) -> dict[str, object]:
+        example = report.examples[place]
+        return {
+            "example": example,
+            "original": _cut(example.original_text),
+            "rewritten": _cut(example.rewritten_text),
+            "answers": [
+                (e.name, f"{e.scs[place]:.2f}", _cut(e.predictions[place].rewrite_prompt, 400))
+                for e in report.evaluations
+            ],
+        }
+
+    best, worst = report.samples()
+    groups = [("Best", [shown(i) for i in best]), ("Worst", [shown(i) for i in worst])]
+    return render("samples.html.jinja", groups=groups, name=report.best.name)
+
+
+def _cut(text: str, longest: int = _LONGEST) -> str:
+    return text if len(text) <= longest else text[:longest] + " […]"

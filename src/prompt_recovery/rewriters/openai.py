@@ -1,0 +1,65 @@
+"""Rewriting by a model behind an OpenAI-compatible endpoint."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from prompt_recovery.rewriters.base import Answer, Chat
+from prompt_recovery.rewriters.endpoint import Endpoint
+from prompt_recovery.rewriters.model import Model, Sampling, card
+from prompt_recovery.storage import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAIRewriter(Endpoint):
+    """A hosted API, or the server of Ollama, vLLM or llama.cpp (extra `[api]`).
+
+    Attributes:
+        model: which model; `model.served` is what the endpoint calls it.
+        sampling: how answers are chosen. The seed is sent too; not every endpoint heeds it.
+    """
+
+    model: Model
+    sampling: Sampling
+
+    @property
+    def identity(self) -> str:
+        """Of the endpoint, its model, and all that requests hold but the chat."""
+        return fingerprint(
+            "openai",
+            self.address,
+            self.model.served,
+            self.model.system_role,
+            asdict(self.sampling),
+            dict(self.request),
+        )
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name or self.model.served
+
+    def card(self) -> dict[str, str]:
+        """Model, licence, sampling, and which endpoint."""
+        return card(
+            self.model,
+            self.sampling,
+            served_as=self.model.served,
+            backend=f"openai ({self.address})",
+            chat_template="the endpoint's",
+        )
+
+    def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+        """Answers in the order in which they come; see `Endpoint.ask` for their errors."""
+        requests = [
+            {
+                "messages": self.model.chat(chat),
+                "temperature": self.sampling.temperature,
+                "max_tokens": self.sampling.max_new_tokens,
+                "seed": seed % 2**31,
+            }
+            for chat, seed in zip(chats, seeds, strict=True)
+        ]
+        return self.ask(self.model.served, requests)
+
+    def close(self) -> None:
+        """There is nothing to give back: connections last as long as one call of `answers`."""

@@ -1,0 +1,137 @@
+"""Rewriting with `transformers`, many chats side by side."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from prompt_recovery.backbones.load import end_token_ids, load_model
+from prompt_recovery.backbones.locate import Location
+from prompt_recovery.backbones.precision import choose_precision
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.rewriters.base import Answer, Chat
+from prompt_recovery.rewriters.model import (
+    Model,
+    Sampling,
+    card,
+    chat_tokenizer,
+    chat_tokens,
+    located,
+    within_limit,
+)
+from prompt_recovery.rewriters.rows import Prompt, decode
+from prompt_recovery.storage import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersRewriter:
+    """A model in this process, on the GPU where there is one. Nothing is loaded before it is used.
+
+    Attributes:
+        model: which model.
+        sampling: how answers are chosen.
+        rows: chats answered at one time.
+        precision: auto, bf16 or fp32.
+    """
+
+    model: Model
+    sampling: Sampling
+    rows: int = 32
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise PromptRecoveryError(f"rewriter.backend.rows={self.rows}: must be ≥ 1")
+
+    @property
+    def identity(self) -> str:
+        """Of the weights, the chat template and the sampling."""
+        return fingerprint(
+            "transformers",
+            self._location.identity,
+            self._tokenizer.chat_template,
+            self.model.system_role,
+            asdict(self.sampling),
+            self.precision,
+        )
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
+    def card(self) -> dict[str, str]:
+        """Model, licence, sampling, chat template and version."""
+        import transformers
+
+        return card(
+            self.model,
+            self.sampling,
+            backend=f"transformers {transformers.__version__}",
+            chat_template=f"the model's own ({fingerprint(self._tokenizer.chat_template)})",
+        )
+
+    def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+        """Answers in the order in which they are finished."""
+        tokenizer = self._tokenizer
+        within, beyond = within_limit(
+            chats,
+            seeds,
+            partial(chat_tokens, self.model, tokenizer),
+            self.sampling.max_prompt_tokens,
+        )
+        yield from beyond
+        if not within:
+            return
+        prompts = []
+        for index, tokens, seed in within:
+            draws = np.random.default_rng(seed).random(self.sampling.max_new_tokens)
+            prompts.append(Prompt(index, tokens, torch.from_numpy(draws)))
+        for written in decode(
+            self._model,
+            prompts,
+            self.rows,
+            self.sampling.temperature,
+            self.sampling.max_new_tokens,
+            end_token_ids(self._model, tokenizer),
+            int(tokenizer.pad_token_id),
+        ):
+            yield (
+                written.prompt.key,
+                Answer(
+                    text=tokenizer.decode(written.tokens, skip_special_tokens=True),
+                    finished=written.finished,
+                    prompt_tokens=len(written.prompt.tokens),
+                    completion_tokens=len(written.tokens) + written.finished,
+                ),
+            )
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        if self.__dict__.pop("_model", None) is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def _location(self) -> Location:
+        return located(self.model)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return chat_tokenizer(self.model, self._location)
+
+    @cached_property
+    def _model(self) -> Any:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = choose_precision(self.precision, device).dtype
+        model = load_model(self.model, self._location, dtype).to(device)
+        limit = model.config.get_text_config().max_position_embeddings
+        asked = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
+        if asked > limit:
+            raise PromptRecoveryError(
+                f"rewriter '{self.model.name}' reads {limit} tokens at most: lower "
+                "rewriter.sampling.max_prompt_tokens or max_new_tokens"
+            )
+        return model

@@ -1,0 +1,153 @@
+"""Rewriting with vLLM, on NVIDIA GPUs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+from prompt_recovery.backbones.locate import Location
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.rewriters.base import Answer, Chat
+from prompt_recovery.rewriters.model import (
+    Model,
+    Sampling,
+    card,
+    chat_tokenizer,
+    chat_tokens,
+    located,
+    within_limit,
+)
+from prompt_recovery.storage import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmRewriter:
+    """A model in vLLM's offline engine (extra `[vllm]`). Nothing is loaded before it is used.
+
+    vLLM draws by each request's seed, but rounds differently beside other requests: an answer may
+    change with them.
+
+    Attributes:
+        model: which model.
+        sampling: how answers are chosen.
+        chunk: chats handed over at one time; their answers come together.
+        engine: more of vLLM's engine arguments, such as `tensor_parallel_size`.
+    """
+
+    model: Model
+    sampling: Sampling
+    chunk: int = 512
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise PromptRecoveryError(f"rewriter.backend.chunk={self.chunk}: must be ≥ 1")
+
+    @property
+    def identity(self) -> str:
+        """Of the weights, the chat template, the sampling and the engine's arguments."""
+        return fingerprint(
+            "vllm",
+            self._location.identity,
+            self._tokenizer.chat_template,
+            self.model.system_role,
+            asdict(self.sampling),
+            dict(self.engine),
+        )
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
+    def card(self) -> dict[str, str]:
+        """Model, licence, sampling, chat template and version."""
+        return card(
+            self.model,
+            self.sampling,
+            backend=f"vllm {_vllm().__version__}",
+            chat_template=f"the model's own ({fingerprint(self._tokenizer.chat_template)})",
+        )
+
+    def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+        """Answers in order, a chunk at a time."""
+        wanted, beyond = within_limit(
+            chats,
+            seeds,
+            partial(chat_tokens, self.model, self._tokenizer),
+            self.sampling.max_prompt_tokens,
+        )
+        yield from beyond
+        for start in range(0, len(wanted), self.chunk):
+            yield from self._answered(wanted[start : start + self.chunk])
+
+    def close(self) -> None:
+        """Lets go of the engine and its GPU memory."""
+        self.__dict__.pop("_engine", None)
+
+    def _answered(
+        self, wanted: Sequence[tuple[int, list[int], int]]
+    ) -> Iterator[tuple[int, Answer]]:
+        outputs = self._engine.generate(
+            [{"prompt_token_ids": tokens} for _, tokens, _ in wanted],
+            [
+                _vllm().SamplingParams(
+                    temperature=self.sampling.temperature,
+                    max_tokens=self.sampling.max_new_tokens,
+                    seed=seed % 2**63,
+                )
+                for _, _, seed in wanted
+            ],
+            use_tqdm=False,
+        )
+        for (index, tokens, _), output in zip(wanted, outputs, strict=True):
+            [completion] = output.outputs
+            yield (
+                index,
+                Answer(
+                    text=completion.text,
+                    finished=completion.finish_reason != "length",
+                    prompt_tokens=len(tokens),
+                    completion_tokens=len(completion.token_ids),
+                ),
+            )
+
+    @cached_property
+    def _location(self) -> Location:
+        return located(self.model)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return chat_tokenizer(self.model, self._location)
+
+    @cached_property
+    def _engine(self) -> Any:
+        api = _vllm()
+        # A GGUF file has been converted by now: the tokenizer stands beside its weights.
+        folder = self._tokenizer.name_or_path
+        length = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
+        arguments = {
+            "max_model_len": length,
+            "trust_remote_code": self.model.trust_remote_code,
+            "enable_prefix_caching": True,
+            **self.engine,
+        }
+        try:
+            return api.LLM(folder, **arguments)
+        except Exception as error:  # no GPU, too little memory, an unknown argument
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise PromptRecoveryError(
+                f"vLLM cannot run '{self.model.name}' ({reason}): it needs Linux and an NVIDIA GPU "
+                "with room for the model; rewriter.backend.engine holds its arguments"
+            ) from error
+
+
+def _vllm() -> Any:
+    try:
+        import vllm
+    except ImportError as error:
+        raise PromptRecoveryError(
+            "rewriter/backend=vllm needs vLLM, on Linux with NVIDIA GPUs: "
+            "pip install 'prompt-recovery[vllm]'"
+        ) from error
+    return vllm

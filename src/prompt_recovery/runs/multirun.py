@@ -1,0 +1,128 @@
+"""Ablations: what `python train.py -m …` does with each of its trials, and at the end."""
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.processes import is_first
+from prompt_recovery.runs.tables import outcome_rows
+from prompt_recovery.runs.trials import (
+    Outcome,
+    Trial,
+    metrics_of,
+    threads_each,
+    trial_id,
+    unfinished,
+)
+from prompt_recovery.storage import locked, written_whole
+from prompt_recovery.tables import markdown_table, terminal_table
+
+log = logging.getLogger(__name__)
+
+
+def run_trial(config: DictConfig) -> Outcome | float:
+    """One trial of a multirun, in its own process; one that was finished before is only read.
+
+    Whatever befalls it is part of what is returned, so that the other trials go on.
+
+    Returns:
+        The outcome, for our sweeper; `val/scs` (NaN if it failed) for others, such as Optuna's.
+    """
+    outcome = _run(config)
+    if str(HydraConfig.get().sweeper._target_).startswith("hydra_plugins.prompt_recovery"):
+        return outcome
+    return outcome.metric("val/scs") if outcome.state != "failed" else math.nan
+
+
+def _run(config: DictConfig) -> Outcome:
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    overrides = [o for o in hydra.overrides.task if not o.startswith("group=")]
+    label = " ".join(overrides)
+    if not is_first():  # of several processes of one trial (SLURM)
+        return _started(config, label, folder, overrides).wait()
+    with locked(folder / "trial"):
+        metrics = metrics_of(folder)
+        if metrics is not None:
+            log.info("#%d finished before", hydra.job.num)
+            return Outcome(label, folder, "finished", metrics, "finished before")
+        verb = "goes on" if unfinished(folder) else "starts"
+        log.info("#%d %s; what it says: %s", hydra.job.num, verb, folder / "output.log")
+        outcome = _started(config, label, folder, overrides).wait()
+    if outcome.state == "failed":
+        log.warning("#%d failed: %s", hydra.job.num, outcome.reason)
+    else:
+        log.info("#%d finished, val/scs %.4f", hydra.job.num, outcome.metric("val/scs"))
+    return outcome
+
+
+def _started(config: DictConfig, label: str, folder: Path, overrides: Sequence[str]) -> Trial:
+    hydra = HydraConfig.get()
+    command = [sys.executable, "-m", "prompt_recovery", "train"]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            command += ["--config-dir", source.path]
+    command += ["--config-name", str(hydra.job.config_name), *overrides]
+    command += [f"hydra.run.dir={_quoted(folder)}", f"group={_quoted(config.group)}"]
+    if unfinished(folder) and "ckpt_path" not in " ".join(overrides):
+        command.append("ckpt_path=last")
+    jobs = hydra.launcher.get("n_jobs", 1)  # of joblib
+    return Trial(label, folder, command, threads_each(jobs) if jobs > 0 else 1)
+
+
+def _quoted(value: Any) -> str:
+    """A value that Hydra's parser takes as it stands."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def group_of(arguments: Sequence[str], swept: Sequence[str], experiment: str | None) -> str:
+    """The name under which the trials of a multirun stand together: its folder and W&B group.
+
+    The same trials, or more of them, get the same name, so that a rerun finds what is done.
+
+    Args:
+        arguments: the overrides, sweeps included.
+        swept: the keys that are swept over.
+        experiment: the choice of `+experiment=…`.
+    """
+    given = [a.partition("=")[2] for a in arguments if a.startswith("group=")]
+    if given:
+        return given[-1].strip("'\"")
+    if experiment is not None:
+        return experiment
+    return "-".join(key.lstrip("+~").split(".")[-1] for key in swept) or "trials"
+
+
+def resolved_trial_id(root: Any) -> str:
+    """`trial_id` of a configuration that Hydra composed."""
+    config = OmegaConf.masked_copy(root, [k for k in root if k != "hydra"])
+    return trial_id(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def summarise(outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Prints the table of a multirun and writes it to `summary.md` in the multirun's folder.
+
+    Raises:
+        PromptRecoveryError: a trial has failed.
+    """
+    from rich.console import Console
+
+    headings, rows, best = outcome_rows(outcomes, "val/scs")
+    Console().print(terminal_table(headings, rows, best, f"{len(outcomes)} trials"))
+    with written_whole(folder / "summary.md") as temporary:
+        temporary.write_text(markdown_table(headings, rows) + "\n", encoding="utf-8")
+    log.info("to compare them: prompt-recovery compare 'runs=[%s]'", folder)
+    failed = [o for o in outcomes if o.state == "failed"]
+    if failed:
+        raise PromptRecoveryError(
+            f"{len(failed)} of {len(outcomes)} trials failed, one with: {failed[0].reason}; "
+            "the same command runs only those again"
+        )

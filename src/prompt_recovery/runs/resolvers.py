@@ -1,0 +1,26 @@
+"""What `${…:}` in the configuration stands for; registered in every process that reads it."""
+
+import time
+from functools import cache
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from prompt_recovery.runs.multirun import resolved_trial_id
+from prompt_recovery.runs.processes import agreed, is_first
+
+
+@cache
+def _start_time() -> str:
+    """The same in every process of the run, so that they share its folder."""
+    return agreed("START", lambda: time.strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+OmegaConf.register_new_resolver("start_time", _start_time, replace=True)
+OmegaConf.register_new_resolver(
+    "first_process", lambda value: value if is_first() else None, replace=True
+)
+OmegaConf.register_new_resolver("trial", lambda *, _root_: resolved_trial_id(_root_), replace=True)
+OmegaConf.register_new_resolver(
+    "experiment", lambda: HydraConfig.get().runtime.choices.get("experiment"), replace=True
+)

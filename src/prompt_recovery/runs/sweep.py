@@ -1,0 +1,333 @@
+"""W&B sweep files on a machine without an account, with W&B's own engine (package `sweeps`).
+
+The engine that W&B's server runs chooses the settings of trials and stops those that Hyperband
+gives up; the command of a trial is made by the functions of W&B's agent. So a file means the same
+here as under `wandb sweep` and `wandb agent`.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prompt_recovery import journal
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.tables import outcome_rows
+from prompt_recovery.runs.trials import (
+    Outcome,
+    Trial,
+    curve_of,
+    metrics_of,
+    threads_each,
+    unfinished,
+)
+from prompt_recovery.storage import fingerprint, locked, written_whole
+from prompt_recovery.tables import markdown_table, terminal_table
+
+log = logging.getLogger(__name__)
+_POLL_S = 0.5
+
+
+@dataclass
+class _Known:
+    """A trial of a sweep, as its record says.
+
+    Attributes:
+        number: from 0, in the order of choice.
+        parameters: name → value.
+        folder: of its run.
+        outcome: None while it isn't over.
+    """
+
+    number: int
+    parameters: Mapping[str, Any]
+    folder: Path
+    outcome: Outcome | None = None
+    process: Trial | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{name}={_short(value)}" for name, value in self.parameters.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """A sweep file that W&B's schema accepts.
+
+    Raises:
+        PromptRecoveryError: no such file, no YAML, no sweep, or the extra [sweeps] isn't installed.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PromptRecoveryError(f"file={path}: no such file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise PromptRecoveryError(f"file={path}: is not valid YAML ({line})") from error
+    if not isinstance(config, dict):
+        raise PromptRecoveryError(f"file={path}: is no sweep; see sweeps/ for examples")
+    engine = _engine()
+    violations = engine.config.schema_violations_from_proposed_config(config)
+    if violations:
+        raise PromptRecoveryError(f"file={path}: {violations[0]} (W&B's schema of sweeps)")
+    return config
+
+
+def _engine() -> Any:
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pydantic, about names of settings
+            import sweeps.config
+
+            import sweeps
+    except ImportError as error:
+        raise PromptRecoveryError(
+            "W&B's sweep engine is not installed: pip install 'prompt-recovery[sweeps]'"
+        ) from error
+    return sweeps
+
+
+class Sweep:
+    """A sweep in a folder: what was chosen, what became of it, and how to go on.
+
+    Args:
+        config: as `read_sweep` gives it.
+        folder: `sweep.yaml`, `trials.jsonl` (appended and synced), a run folder for each trial.
+        seed: of the engine's choices.
+
+    Raises:
+        PromptRecoveryError: the folder holds another sweep.
+    """
+
+    def __init__(self, config: Mapping[str, Any], folder: Path, seed: int = 0) -> None:
+        self.config = dict(config)
+        self.folder = folder
+        self.seed = seed
+        metric = self.config.get("metric", {})
+        self.metric = metric.get("name", "val/scs")
+        self.goal = metric.get("goal", "maximize" if "metric" not in self.config else "minimize")
+        self._record = folder / "trials.jsonl"
+        copy = folder / "sweep.yaml"
+        if copy.is_file() and yaml.safe_load(copy.read_text(encoding="utf-8")) != self.config:
+            raise PromptRecoveryError(
+                f"{folder} holds a sweep of another file; give folder=<another>, or remove it"
+            )
+        with written_whole(copy) as temporary:
+            temporary.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
+        self.trials = self._recorded()
+
+    def run(self, count: int | None, parallel: int) -> list[Outcome]:
+        """Runs trials until `count` are over, or the engine has no more; in order of choice.
+
+        Those that a killed sweep left unfinished go on first, from their checkpoints.
+        """
+        waiting = [t for t in self.trials if t.outcome is None]
+        running: list[_Known] = []
+        try:
+            while True:
+                while len(running) < parallel:
+                    trial = waiting.pop(0) if waiting else self._next(count)
+                    if trial is None:
+                        break
+                    trial.process = Trial(
+                        trial.label, trial.folder, self._command(trial), threads_each(parallel)
+                    )
+                    running.append(trial)
+                    log.info("trial %d started: %s", trial.number, trial.label)
+                if not running:
+                    break
+                time.sleep(_POLL_S)
+                self._collect(running)
+        except BaseException:
+            for trial in running:
+                assert trial.process is not None
+                trial.process.stop()
+            raise
+        return [t.outcome for t in self.trials if t.outcome is not None]
+
+    def _collect(self, running: list[_Known]) -> None:
+        """Notes what has ended, and ends what Hyperband gives up."""
+        for trial in [t for t in running if t.process and not t.process.running()]:
+            assert trial.process is not None
+            self._over(trial, trial.process.outcome())
+            running.remove(trial)
+        given_up = {run.name for run in self._given_up()} if running else set()
+        for trial in [t for t in running if str(t.number) in given_up]:
+            assert trial.process is not None
+            trial.process.stop()
+            # It may have come to its end just then.
+            done = trial.process.outcome()
+            given = self._outcome(trial, "stopped", "")
+            self._over(trial, done if done.state == "finished" else given)
+            running.remove(trial)
+
+    def _over(self, trial: _Known, outcome: Outcome) -> None:
+        trial.outcome = outcome
+        self._note({"trial": trial.number, "state": outcome.state, "reason": outcome.reason})
+        value = outcome.metric(self.metric)
+        reached = f", {self.metric} {value:.4f}" if math.isfinite(value) else ""
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        log.info("trial %d %s%s%s", trial.number, outcome.state, reached, reason)
+
+    def _next(self, count: int | None) -> _Known | None:
+        """The engine's next choice, recorded."""
+        number = len(self.trials)
+        if count is not None and number >= count:
+            return None
+        import numpy as np
+
+        # The engine draws from NumPy's global state; this way a resumed sweep draws the same.
+        np.random.seed(int(fingerprint(self.seed, number), 16) % 2**32)
+        try:
+            chosen = _engine().next_run(self.config, self._runs())
+        except ValueError as error:
+            raise PromptRecoveryError(f"{self.folder.name}: {error}") from error
+        if chosen is None:
+            return None
+        parameters = {name: _plain(p["value"]) for name, p in chosen.config.items()}
+        self._note({"trial": number, "parameters": parameters})
+        trial = _Known(number, parameters, self._trial_folder(number, parameters))
+        self.trials.append(trial)
+        return trial
+
+    def _given_up(self) -> Sequence[Any]:
+        if "early_terminate" not in self.config:
+            return []
+        return _engine().stop_runs(self.config, self._runs())
+
+    def _runs(self) -> list[Any]:
+        """The trials, as the engine wants to hear of them."""
+        engine = _engine()
+        states = {"finished": "finished", "stopped": "killed", "failed": "failed", None: "running"}
+        return [
+            engine.SweepRun(
+                name=str(t.number),
+                config={name: {"value": value} for name, value in t.parameters.items()},
+                state=engine.RunState(states[t.outcome.state if t.outcome else None]),
+                history=[p for p in curve_of(t.folder) if self.metric in p],
+                summaryMetrics=dict(t.outcome.metrics) if t.outcome else {},
+            )
+            for t in self.trials
+        ]
+
+    def _command(self, trial: _Known) -> list[str]:
+        """As W&B's agent makes it, with the folder that the trial's run goes to."""
+        from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+        made = create_sweep_command_args(
+            {"args": {name: {"value": value} for name, value in trial.parameters.items()}}
+        )
+        made |= {
+            "env": ["/usr/bin/env"] if os.name == "posix" else [],
+            "interpreter": ["python"],
+            "program": [self.config.get("program", "train.py")],
+        }
+        template = self.config.get("command")
+        command: list[str] = []
+        for part in map(str, create_sweep_command(list(template) if template else None)):
+            is_macro = part.startswith("${") and part.endswith("}")
+            command += made.get(part[2:-1]) or [] if is_macro else [part]
+        command.append(f"hydra.run.dir='{trial.folder.resolve()}'")
+        if not any(part.startswith("group=") for part in command):
+            command.append(f"group={self.folder.name}")
+        if unfinished(trial.folder):
+            command.append("ckpt_path=last")
+        return command
+
+    def _trial_folder(self, number: int, parameters: Mapping[str, Any]) -> Path:
+        return self.folder / f"{number:03d}_{fingerprint(dict(parameters))[:8]}"
+
+    def _note(self, event: Mapping[str, Any]) -> None:
+        journal.append(self._record, dict(event))
+
+    def _recorded(self) -> list[_Known]:
+        """The trials of the record."""
+        trials: list[_Known] = []
+        for event in journal.whole(self._record):
+            if "parameters" in event:
+                folder = self._trial_folder(event["trial"], event["parameters"])
+                trials.append(_Known(event["trial"], event["parameters"], folder))
+            else:
+                trial = trials[event["trial"]]
+                trial.outcome = self._outcome(trial, event["state"], event["reason"])
+        for trial in trials:  # one that ended while nobody looked
+            if trial.outcome is None and metrics_of(trial.folder) is not None:
+                self._over(trial, self._outcome(trial, "finished", ""))
+        return trials
+
+    def _outcome(self, trial: _Known, state: Any, reason: str) -> Outcome:
+        metrics = metrics_of(trial.folder)
+        if metrics is None:
+            values = [p[self.metric] for p in curve_of(trial.folder) if self.metric in p]
+            best = max if self.goal == "maximize" else min
+            metrics = {self.metric: best(values)} if values else {}
+        return Outcome(trial.label, trial.folder, state, metrics, reason)
+
+
+def _plain(value: Any) -> Any:
+    """A Python value for one of NumPy's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int) -> list[Outcome]:
+    """Runs a sweep file, or goes on with it, and prints its trials and the best of them.
+
+    Args:
+        file: a W&B sweep file.
+        count: trials in all, those of an earlier call included; None until a grid is exhausted.
+        parallel: trials at one time, each in a process.
+        folder: of the sweep.
+        seed: of the engine's choices.
+
+    Raises:
+        PromptRecoveryError: what the user can mend, and if no trial has finished.
+    """
+    from rich.console import Console
+
+    config = read_sweep(file)
+    if count is None and config["method"] != "grid":
+        raise PromptRecoveryError(f"method {config['method']} has no end: give count=<trials>")
+    if parallel < 1:
+        raise PromptRecoveryError(f"parallel={parallel}: must be ≥ 1")
+    with locked(folder / "sweep"), _quiet_engine():
+        one = Sweep(config, folder, seed)
+        if one.trials:
+            log.info("%d trials are known from before in %s", len(one.trials), folder)
+        outcomes = one.run(count, parallel)
+    headings, rows, best = outcome_rows(outcomes, one.metric, one.goal)
+    Console().print(terminal_table(headings, rows, best, f"{file.name}: {len(outcomes)} trials"))
+    with written_whole(folder / "summary.md") as temporary:
+        temporary.write_text(markdown_table(headings, rows) + "\n", encoding="utf-8")
+    if best is None:
+        last = next((o.reason for o in reversed(outcomes) if o.reason), "")
+        raise PromptRecoveryError(f"no trial of {file} has finished; the last one: {last}")
+    log.info(
+        "best trial: %s %.4f with %s, in %s",
+        one.metric,
+        outcomes[best].metric(one.metric),
+        outcomes[best].label,
+        outcomes[best].folder,
+    )
+    return outcomes
+
+
+@contextmanager
+def _quiet_engine() -> Iterator[None]:
+    """Without the warnings of the engine's Gaussian process, which a user can't mend."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="sklearn")
+        yield

@@ -1,0 +1,166 @@
+"""The command line as a user meets it."""
+
+import json
+import sys
+import time
+from functools import partial
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.commands.entry import config_folder
+from tests import command_line
+from tests.command_line import assert_one_line
+from tests.conftest import ROOT
+
+SCRIPT = ROOT / "train.py"
+run = partial(command_line.run_script, SCRIPT)
+
+
+def run_anew(*arguments, cwd, **environment):
+    return command_line.run_anew([sys.executable, str(SCRIPT), *arguments], cwd, **environment)
+
+
+OPTIONS = {
+    "template": ["chat", "plain", "difference"],
+    "adapter": ["lora", "lora_top", "dora", "qlora"],
+    "data": ["starter", "file", "folder", "hub"],
+    "metric": ["scs_minilm", "scs_t5"],
+    "logger": ["wandb", "csv", "none"],
+}
+
+
+@pytest.mark.parametrize("model", ["mistral", "gemma", "phi", "smollm2", "gemma3_270m", "tiny"])
+@pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "ddp", "fsdp", "multinode"])
+def test_every_group_composes(model, trainer):
+    """Every option with every backbone and trainer, several groups at a time."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for turn in range(max(map(len, OPTIONS.values()))):
+            chosen = {group: options[turn % len(options)] for group, options in OPTIONS.items()}
+            chosen |= {"model": model, "trainer": trainer}
+            overrides = [f"{group}={option}" for group, option in chosen.items()]
+            config = compose("train", overrides, return_hydra_config=True)
+            assert config.model.name == model
+            assert chosen.items() <= config.hydra.runtime.choices.items()
+
+
+def test_cfg_job_prints_the_configuration():
+    result = run("model=mistral", "objective=sft", "--cfg", "job", cwd=ROOT)
+    assert result.returncode == 0
+    assert "repo: mistralai/Mistral-7B-Instruct-v0.2" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "key"),
+    [
+        ("recover", "retrieval", "retrieval"),
+        ("recover", "channel", "channel"),
+        ("evaluate", "metric@second_metric", "second_metric"),
+    ],
+)
+def test_null_leaves_a_group_out(name, group, key, tmp_path):
+    result = command_line.run(name, f"{group}=null", "--cfg", "job", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(result.stdout).get(key) is None
+
+
+def test_a_backbone_without_the_hub_is_one_quick_line(tmp_path):
+    started = time.monotonic()
+    result = run_anew("model=mistral", cwd=tmp_path, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path))
+    assert time.monotonic() - started < 15
+    assert_one_line(result, "mistralai/Mistral-7B-Instruct-v0.2", "model.path=", "model=smollm2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["data=file", "data.path=none.csv"], ["none.csv: no such file"]),
+        (["data=file"], ["data.path"]),
+        (["split.by=row"], ["must be prompt, text or both"]),
+        (["ckpt_path=none.ckpt"], ["ckpt_path=none.ckpt: no such file"]),
+        (["ckpt_path=last"], ["has left a checkpoint"]),
+        (["model.path=nowhere"], ["holds no config.json"]),
+        (["adapter=qlora"], ["needs a CUDA GPU", "adapter=lora"]),
+        (["precision=fp8"], ["must be auto, bf16 or fp32"]),
+        (["optim.learning_rate=-1"], ["learning_rate=-1: must be > 0"]),
+        (["template.text='{{ nonsense }}'"], ["'nonsense' is undefined"]),
+    ],
+)
+def test_mistakes_are_one_line(arguments, parts, tmp_path):
+    assert_one_line(run("model=tiny", "logger=none", *arguments, cwd=tmp_path), *parts)
+
+
+def test_unknown_option_lists_the_known_ones():
+    result = run("model=bert", cwd=ROOT)
+    assert result.returncode == 1
+    assert "smollm2" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_on_own_data_leaves_everything_behind(tmp_path, examples):
+    rows = [
+        {"key": e.id, "before": e.original_text, "after": e.rewritten_text, "p": e.rewrite_prompt}
+        for e in examples
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    arguments = [
+        "model=mistral",
+        f"model.path={tiny_backbone('mistral')}",
+        "data=file",
+        "data.path=own.jsonl",
+        "data.columns.id=key",
+        "data.columns.original_text=before",
+        "data.columns.rewritten_text=after",
+        "data.columns.rewrite_prompt=p",
+        "split.val=0.2",
+        "split.test=0.2",
+        "trainer.max_steps=2",
+        "batching.max_prompt_tokens=150",
+        "decoding.max_new_tokens=4",
+        "logger=wandb",
+    ]
+    # A network that refuses everything: neither W&B nor the Hub may need it, or stall.
+    result = run_anew(
+        *arguments, cwd=tmp_path, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "mean prompt" in result.stdout
+    assert "WARNING" not in result.stderr
+    folder = tmp_path / "runs" / "latest"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"test/scs", "val/scs", "baseline/mean_prompt_scs", "peak_memory_bytes"} <= set(metrics)
+    for name in (
+        "config.yaml",
+        "environment.yaml",
+        "predictions.jsonl",
+        "results.png",
+        "train.log",
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/recoverer.yaml",
+    ):
+        assert (folder / name).stat().st_size > 0
+    assert list(folder.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_no_secret_reaches_the_run_folder(tmp_path, examples):
+    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
+    (tmp_path / "own.jsonl").write_text(rows)
+    secret = "s3cret-token-of-a-user"
+    result = run_anew(
+        "model=tiny",
+        "data=file",
+        "data.path=own.jsonl",
+        "split.val=0.2",
+        "split.test=0.2",
+        "trainer.max_steps=1",
+        "decoding.max_new_tokens=2",
+        cwd=tmp_path,
+        HF_TOKEN=secret,
+    )
+    assert result.returncode == 0, result.stderr
+    for path in (tmp_path / "runs").rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path

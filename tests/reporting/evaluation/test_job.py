@@ -1,0 +1,227 @@
+"""`prompt-recovery evaluate`, as a library and as a user meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from prompt_recovery.commands.entry import config_folder
+from prompt_recovery.data.examples import Dataset
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.recoverer import ConstantRecoverer
+from prompt_recovery.reporting.evaluation.contenders import Contender, from_column, from_file
+from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples, run_evaluation
+from tests import command_line
+from tests.command_line import assert_one_line
+from tests.conftest import ROOT
+
+SPLIT = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
+
+
+def constant(text, made, identity="1"):
+    def make():
+        made.append(text)
+        return ConstantRecoverer(text)
+
+    return Contender(text, "baseline", identity, make)
+
+
+@pytest.fixture
+def job(examples, scs, tmp_path):
+    contenders = [constant("Fix it", [])]
+    return EvaluationJob("own", examples, contenders, scs, None, [], tmp_path / "out")
+
+
+@pytest.fixture
+def own(tmp_path, examples):
+    """A file of forty rows with columns of other names, and predictions among them."""
+    rows = [
+        {"key": e.id, "before": e.original_text, "after": e.rewritten_text, "p": e.rewrite_prompt,
+         "kind": e.category, "theirs": e.rewrite_prompt if n % 2 else "<b>Fix it</b> | no"}
+        for n, e in enumerate(examples)
+    ]  # fmt: skip
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+OWN = [
+    "data=file", "data.path=own.jsonl", "data.columns.id=key", "data.columns.original_text=before",
+    "data.columns.rewritten_text=after", "data.columns.rewrite_prompt=p",
+    "data.columns.category=kind",
+]  # fmt: skip
+
+
+command = partial(command_line.command, "evaluate")
+run = partial(command_line.run, "evaluate")
+
+
+def test_what_is_learned_from_is_never_evaluated(examples):
+    data = Dataset("own", examples)
+    tested, training = choose_examples(data, Dataset("other", []), "test", SPLIT)
+    assert tested
+    assert training.examples
+    assert not {e.id for e in tested} & {e.id for e in training.examples}
+    assert not {e.rewrite_prompt for e in tested} & {e.rewrite_prompt for e in training.examples}
+    # The same texts under other ids and prompts are found out, too.
+    copies = [
+        replace(e, id=f"copy-{e.id}", original_text=e.original_text.upper(), rewrite_prompt=f"p{n}")
+        for n, e in enumerate(examples[:20])
+    ]
+    others = [
+        replace(e, id=f"o-{n}", original_text=f"other {n}", rewrite_prompt=f"q{n}")
+        for n, e in enumerate(examples)
+    ]
+    everything, learned = choose_examples(data, Dataset("x", copies + others), "all", SPLIT)
+    assert everything == examples
+    assert learned.examples
+    assert {e.id[:2] for e in learned.examples} == {"o-"}
+    with pytest.raises(PromptRecoveryError, match="nothing to learn from"):
+        choose_examples(data, data, "all", SPLIT)
+
+
+def test_what_is_finished_is_not_made_again(job):
+    made = []
+    run_evaluation(replace(job, contenders=[constant("Fix it", made)]))
+    both = [constant("Fix it", made), constant("Make it joyful", made)]
+    report = run_evaluation(replace(job, contenders=both))
+    assert made == ["Fix it", "Make it joyful"]
+    assert report.best.name == "Make it joyful"
+    assert run_evaluation(replace(job, contenders=both)).best.mean == report.best.mean
+    assert len(made) == 2
+    run_evaluation(replace(job, contenders=[constant("Fix it", made, "another version")]))
+    run_evaluation(replace(job, contenders=both, examples=job.examples[:30]))
+    assert made[2:] == ["Fix it", "Fix it", "Make it joyful"]
+    for path in (job.folder / "predictions").iterdir():
+        path.write_text(path.read_text()[:-40])  # damaged: made again
+    run_evaluation(replace(job, contenders=both))
+    assert made[5:] == ["Fix it", "Make it joyful"]
+
+
+def test_names_are_distinct_and_something_is_evaluated(job):
+    with pytest.raises(PromptRecoveryError, match="nothing to evaluate"):
+        replace(job, contenders=())
+    with pytest.raises(PromptRecoveryError, match="two rows of the table would be called 'a'"):
+        replace(job, contenders=[constant("a", []), constant("a", [])])
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+def test_predictions_from_a_file_are_matched_by_id(name, tmp_path, job):
+    answers = [(e.id, e.rewrite_prompt) for e in job.examples][::-1]
+    if name.endswith("csv"):
+        text = "id,rewrite_prompt\n" + "".join(f'{i},"{t}"\n' for i, t in answers)
+    else:  # a run's predictions.jsonl has the truth, too
+        rows = [{"id": i, "prediction": t, "rewrite_prompt": "truth"} for i, t in answers]
+        text = "".join(json.dumps(r) + "\n" for r in rows)
+    (tmp_path / name).write_text(text)
+    report = run_evaluation(replace(job, contenders=[from_file(tmp_path / name)]))
+    assert report.best.name == "p"
+    assert report.best.exact.all()
+    assert report.best.seconds is None
+    (tmp_path / name).write_text(text[: text.index("\n", 200) + 1])
+    with pytest.raises(PromptRecoveryError, match="p: has no prediction for"):
+        run_evaluation(replace(job, contenders=[from_file(tmp_path / name)]))
+    with pytest.raises(PromptRecoveryError, match="column 'guess' is missing"):
+        from_file(tmp_path / name, "guess")
+
+
+def test_a_column_that_is_not_there(examples):
+    with pytest.raises(PromptRecoveryError, match="no column 'theirs'"):
+        from_column([replace(e, source="") for e in examples], "theirs", None)
+
+
+def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_run):
+    result = run(
+        *OWN, "name=own", "model=tiny", "precision=fp32", "decoding.max_new_tokens=4",
+        f"recoverers=[{{run: {trained_run}, name: mine}},"
+        f"{{run: {trained_run}, decoding: {{mbr: {{samples: 3, max_new_tokens: 4}}}}}}]",
+        "baselines=[{mean_prompt: {rounds: 1, proposals: 4}},{few_shot: {shots: 1}}]",
+        "predictions=[theirs]", cwd=own,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    folder = own / "runs" / "evaluate" / "own"
+    record = json.loads((folder / "report.json").read_text())
+    names = [r["name"] for r in record["recoverers"]]
+    assert names[0] == "theirs"
+    assert {"mine", "mean prompt", "tiny 1-shot"} < set(names)
+    assert any(n.endswith(", mbr") for n in names)
+    assert record["examples"] == 40
+    assert record["recoverers"][0]["exact_match"] == 0.5
+    html = (folder / "report.html").read_text()
+    assert "&lt;b&gt;Fix it&lt;/b&gt;" in html
+    assert "<b>Fix it" not in html
+    markdown = (folder / "report.md").read_text()
+    assert "&lt;b\\>Fix it&lt;/b\\> \\| no" in markdown
+    assert "theirs" in result.stdout
+
+
+def test_the_starter_is_evaluated_on_its_test_split(tmp_path):
+    result = run("baselines=[{mean_prompt: {rounds: 0}}]", "second_metric=null", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "runs/evaluate/starter/report.json").read_text())
+    assert record["examples"] == 203
+    assert record["recoverers"][0]["scs"] == pytest.approx(0.0217, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["baselines=[]"], ["nothing to evaluate"]),
+        (["baselines=[guess]"], ["baseline 'guess' is unknown", "mean_prompt"]),
+        (["baselines=[{regressor: {model: tree}}]"], ["must be ridge or mlp"]),
+        (["baselines=[{regressor: {modle: mlp}}]"], ["modle"]),
+        (["recoverers=[nowhere]", "baselines=[]"], ["nowhere"]),
+        (["predictions=[nowhere.csv]", "baselines=[]"], ["nowhere.csv: no such file"]),
+        (["predictions=[guess]", "baselines=[]"], ["guess"]),
+        (["part=some"], ["part=some: must be"]),
+    ],
+)
+def test_mistakes_are_one_line(arguments, parts, tmp_path):
+    assert_one_line(run(*arguments, cwd=tmp_path), *parts)
+
+
+def test_a_killed_evaluation_goes_on(own):
+    arguments = [*OWN, "name=own", "baselines=[{mean_prompt: {rounds: 1, proposals: 4}},zero_shot]",
+                 "model=tiny", "precision=fp32", "decoding.max_new_tokens=64",
+                 "second_metric=null"]  # fmt: skip
+    process = subprocess.Popen(
+        command(*arguments), cwd=own, env=dict(os.environ), stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    kept = own / "runs" / "evaluate" / "own" / "predictions"
+    deadline = time.monotonic() + 150
+    while not list(kept.glob("mean-prompt-*.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    [first] = kept.glob("mean-prompt-*.jsonl")
+    before = first.stat().st_mtime_ns
+    result = run(*arguments, cwd=own)
+    assert result.returncode == 0, result.stderr
+    assert first.stat().st_mtime_ns == before
+    record = json.loads((kept.parent / "report.json").read_text())
+    assert [r["kind"] for r in record["recoverers"]] == ["baseline", "baseline"]
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (config_folder() / "baseline").iterdir()))
+def test_every_baseline_composes(name):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("evaluate", [f"+baseline@chosen={name}", "model=tiny", "output=x"])
+        baseline = instantiate(config.chosen)
+    assert baseline.name
+    assert callable(baseline.fit)
+
+
+def test_the_help_says_how():
+    result = run("--help", cwd=ROOT)
+    assert result.returncode == 0
+    for word in ("recoverers=", "baselines=", "predictions=", "report.html"):
+        assert word in result.stdout

@@ -1,0 +1,145 @@
+"""What the three forms of a report say."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from prompt_recovery.recovery.recoverer import Prediction
+from prompt_recovery.reporting.evaluation.markdown import report_markdown
+from prompt_recovery.reporting.evaluation.metric_hacking import GamingCheck
+from prompt_recovery.reporting.evaluation.page import report_page
+from prompt_recovery.reporting.evaluation.report import (
+    CATEGORIES,
+    Report,
+    SecondOpinion,
+    report_record,
+    verdict,
+)
+from prompt_recovery.reporting.evaluation.scores import evaluate
+from tests.reporting.html.test_page import ATTACK, Checked
+
+
+def check(n, kept, interval):
+    return GamingCheck(np.full(n, 0.01, np.float32), np.full(n, 0.1), kept, interval)
+
+
+@pytest.fixture
+def report(examples, scs):
+    """The best knows half of the truths; the last is gaming; texts attack."""
+    truths = [e.rewrite_prompt for e in examples]
+    answers = {
+        "good": [t if n % 2 else ATTACK for n, t in enumerate(truths)],
+        f"fair {ATTACK}": ["Make it joyful | really\n# yes"] * len(truths),
+        "bad": ["lucrarea"] * len(truths),
+    }
+    evaluations = []
+    for name, texts in answers.items():
+        predictions = [
+            Prediction(e.id, t, confidence=n / 40 if name == "good" else None)
+            for n, (e, t) in enumerate(zip(examples, texts, strict=True))
+        ]
+        evaluations.append(evaluate(name, predictions, examples, scs, 4.0))
+    evaluations.sort(key=lambda e: -e.mean)
+    checks = [
+        check(40, 0.1, (0.0, 0.2)) if e.name == "bad" else check(40, 1.1, (1.0, 1.2))
+        for e in evaluations
+    ]
+    hostile = [replace(e, category=ATTACK, original_text=ATTACK) for e in examples[:5]]
+    return Report(
+        dataset="d | own",
+        examples=[*hostile, *examples[5:]],
+        evaluations=[replace(evaluations[0], seconds=None), *evaluations[1:]],
+        encoder="first",
+        exponent=3.0,
+        second=SecondOpinion("second", 0.001, checks),
+        kinds={"good": "recoverer"},
+        about={"evaluated": ATTACK},
+    )
+
+
+def test_the_first_screen_says_who_wins_by_how_much_and_whether_it_is_chance(report):
+    said = verdict(report)
+    gain = report.evaluations[0].mean - report.evaluations[1].mean
+    assert report.evaluations[0].name in said.split(" comes first")[0]
+    assert f"{gain:+.3f} against {report.evaluations[1].name}" in said
+    head = report_page(report).split("<main>")[0]
+    assert f"{report.best.mean:.3f}" in head
+    assert f"{gain:+.3f}" in head
+    assert re.search(r'class="value (good|bad)">(yes|no)<', head)
+    assert "ready-made" in head
+    assert "flagged: bad" in head
+
+
+def test_equals_are_not_called_better(report):
+    alone = replace(report, evaluations=report.evaluations[:1], second=None)
+    assert "comes first" not in verdict(alone)
+    twin = replace(report.best, name="twin")
+    twins = replace(report, evaluations=[report.best, twin], second=None)
+    assert "not significantly better than any other" in verdict(twins)
+    assert ">no<" in report_page(twins)
+    assert report_record(twins)["not_significantly_behind"] == ["twin"]
+
+
+def test_a_winner_by_tricks_is_called_one(report):
+    second = SecondOpinion("second", 0.0, [check(40, 0.1, (0.0, 0.2))] * 3)
+    assert "does not hold under second" in verdict(replace(report, second=second))
+    assert "does not hold under second" in report_markdown(replace(report, second=second))
+
+
+def test_the_page_is_whole_and_texts_are_data(report):
+    html = report_page(report)
+    parsed = Checked(html)
+    assert not {"script", "img"} & set(parsed.tags)
+    for title in ("Results", "Two encoders", "Calibration", "By category", "By length",
+                  "Best and worst answers", "How it was made"):  # fmt: skip
+        assert f">{title}</h2>" in html
+    assert "lucrarea" in html
+
+
+def test_markdown_holds_no_markup_of_others(report):
+    text = report_markdown(report)
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "\n# yes" not in text
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line)
+            assert len(cells) > 3
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    for table in tables:
+        widths = {len(re.split(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_json_has_every_number(report):
+    record = json.loads(json.dumps(report_record(report)))
+    first, *others = record["recoverers"]
+    assert first["name"] == record["best"] == report.best.name
+    assert first["seconds_per_example"] is None
+    assert others[0]["seconds_per_example"] == pytest.approx(0.1)
+    assert {"scs", "ci_low", "ci_high", "p"} == set(others[0]["behind_best"])
+    assert sum(row["examples"] for row in record["by_category"]) == 40
+    assert sum(row["examples"] for row in record["by_words"]) == 40
+    [calibrated] = [r for r in record["recoverers"] if "calibration" in r]
+    assert len(calibrated["calibration"]["bins"]) == 10
+    assert [r["name"] for r in record["recoverers"] if r["second_encoder"]["suspicious"]] == ["bad"]
+
+
+def test_many_categories_are_put_together(report):
+    many = [replace(e, category=f"c{n}") for n, e in enumerate(report.examples)]
+    rows = replace(report, examples=many).categories()
+    assert len(rows) == CATEGORIES
+    assert rows[-1][0] == f"{40 - CATEGORIES + 1} smaller ones"
+    assert sum(count for _, count, _ in rows) == 40
+    weighted = sum(count * means[0] for _, count, means in rows) / 40
+    assert weighted == pytest.approx(report.best.mean)
+
+
+def test_samples_are_the_extremes(report):
+    best, worst = report.samples()
+    assert report.best.scs[best[0]] == report.best.scs.max()
+    assert report.best.scs[worst[0]] == report.best.scs.min()
+    assert not set(best) & set(worst)

@@ -1,0 +1,48 @@
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests import command_line
+from tests.conftest import ROOT
+
+# A run of seconds: a random model, forty rows, two steps.
+QUICK = [
+    "model=tiny",
+    "data=file",
+    "data.path=own.jsonl",
+    "split.val=0.2",
+    "split.test=0.2",
+    "decoding.max_new_tokens=2",
+    "logger=none",
+    "trainer.enable_progress_bar=false",
+]
+
+_WIDE = {"COLUMNS": "200"}
+
+
+@pytest.fixture
+def folder(tmp_path, examples):
+    """A folder with a small dataset, `own.jsonl`, and train.py."""
+    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
+    (tmp_path / "own.jsonl").write_text(rows)
+    (tmp_path / "train.py").write_text((ROOT / "train.py").read_text())
+    return tmp_path
+
+
+def started(*arguments, cwd):
+    """`prompt-recovery …` in a process."""
+    return subprocess.Popen(
+        command_line.command(*arguments),
+        cwd=cwd,
+        env={**os.environ, **_WIDE},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def command(*arguments, cwd, **environment):
+    """The same, to its end."""
+    return command_line.run_anew(command_line.command(*arguments), cwd, **_WIDE, **environment)

@@ -1,0 +1,193 @@
+"""W&B sweep files: those of `sweeps/` are valid, and run here as they would there."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from prompt_recovery.commands.entry import config_folder
+from prompt_recovery.errors import PromptRecoveryError
+from tests.conftest import ROOT
+from tests.runs.conftest import QUICK, command, started
+
+sweeps = pytest.importorskip("sweeps.config", reason="needs the extra [sweeps]")
+
+from prompt_recovery.runs.sweep import Sweep, read_sweep  # noqa: E402
+
+FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
+
+
+def settings_of(command_line):
+    return [part for part in command_line if "=" in part]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_files_are_valid_and_their_commands_compose(file, tmp_path):
+    config = read_sweep(file)
+    assert config["metric"] == {"name": "val/scs", "goal": "maximize"}
+    assert "${args_no_hyphens}" in config["command"]
+    sweep = Sweep(config, tmp_path)
+    for _ in range(3):
+        trial = sweep._next(None)
+        line = sweep._command(trial)
+        assert line[:3] == ["/usr/bin/env", "python", "train.py"]
+        settings = settings_of(line)
+        OverridesParser.create().parse_overrides(settings)
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = compose("train", settings)
+        for name, value in trial.parameters.items():
+            if "." in name:
+                found = composed
+                for key in name.split("."):
+                    found = found[key]
+                assert found == value
+
+
+def test_a_file_that_wandb_would_refuse_is_refused_in_one_line(tmp_path):
+    for text, part in [
+        ("method: guess\nparameters: {a: {value: 1}}", "guess"),
+        ("[1]", "no sweep"),
+        ("a: [", "not valid YAML"),
+    ]:
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(PromptRecoveryError, match=part):
+            read_sweep(tmp_path / "x.yaml")
+    with pytest.raises(PromptRecoveryError, match="no such file"):
+        read_sweep(tmp_path / "none.yaml")
+
+
+def quick_file(folder, source, **changes):
+    """A file of `sweeps/`, on the tiny model."""
+    config = yaml.safe_load((ROOT / "sweeps" / source).read_text())
+    config["command"] = [
+        part for part in config["command"] if "val_check_interval" not in part
+    ] + QUICK[1:]
+    config["parameters"].pop("model", None)
+    config["command"].insert(3, "model=tiny")
+    config |= changes
+    (folder / source).write_text(yaml.safe_dump(config))
+    return source
+
+
+def test_five_trials_and_the_best_is_reported(folder):
+    file = quick_file(folder, "random.yaml")
+    result = command("sweep", f"file={file}", "count=5", "parallel=2", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    found = {p.parent: json.loads(p.read_text()) for p in folder.rglob("metrics.json")}
+    assert len(found) == 5
+    best = max(m["val/scs"] for m in found.values())
+    [line] = [x for x in result.stderr.splitlines() if x.startswith("best trial: ")]
+    assert f"val/scs {best:.4f}" in line
+    assert (folder / "runs" / "sweep" / "random" / "summary.md").read_text().count("finished") == 5
+    again = command("sweep", f"file={file}", "count=5", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert "5 trials are known from before" in again.stderr
+    assert "started" not in again.stderr
+
+
+def test_a_killed_sweep_goes_on(folder):
+    file = quick_file(folder, "random.yaml")
+    text = (folder / file).read_text()
+    slower = "- model=tiny\n- trainer.max_epochs=6\n- checkpoint_minutes=0"
+    (folder / file).write_text(text.replace("- model=tiny", slower))
+    arguments = ["sweep", f"file={file}", "count=3"]
+    process = started(*arguments, cwd=folder)
+    deadline = time.monotonic() + 200
+    while len(list(folder.rglob("last.ckpt"))) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    record = folder / "runs" / "sweep" / "random" / "trials.jsonl"
+    before = record.read_text()
+    record.write_text(before + '{"trial": 1, "sta')  # as a kill in the middle of a line leaves it
+    result = command(*arguments, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert record.read_text().startswith(before)
+    events = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [e["trial"] for e in events if "parameters" in e] == [0, 1, 2]
+    ended = [(e["state"], e["reason"]) for e in events if "state" in e]
+    assert [state for state, _ in ended] == ["finished"] * 3, ended
+    assert len(list(folder.rglob("metrics.json"))) == 3
+
+
+def test_another_file_in_the_same_folder_is_refused(tmp_path):
+    Sweep(read_sweep(ROOT / "sweeps" / "random.yaml"), tmp_path)
+    with pytest.raises(PromptRecoveryError, match="another file"):
+        Sweep(read_sweep(ROOT / "sweeps" / "grid.yaml"), tmp_path)
+
+
+def fake_program(folder):
+    """A program that measures 0.1·x each time, and takes a while."""
+    (folder / "train.py").write_text(
+        "import json, pathlib, sys, time\n"
+        "given = dict(a.split('=', 1) for a in sys.argv[1:])\n"
+        "run = pathlib.Path(given['hydra.run.dir'].strip(\"'\")); run.mkdir(exist_ok=True)\n"
+        "x = float(given['x'])\n"
+        "for step in range(8):\n"
+        "    with (run / 'curve.jsonl').open('a') as file:\n"
+        "        file.write(json.dumps({'step': step, 'val/scs': 0.1 * x}) + '\\n')\n"
+        "    time.sleep(0 if x > 5 else 1)\n"
+        "(run / 'metrics.json').write_text(json.dumps({'val/scs': 0.1 * x}))\n"
+    )
+
+
+def test_hyperband_ends_what_falls_behind(folder):
+    fake_program(folder)
+    config = {
+        "program": "train.py",
+        "method": "grid",
+        "metric": {"name": "val/scs", "goal": "maximize"},
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
+        "parameters": {"x": {"values": [9, 8, 1, 7]}},
+        "command": ["${env}", "python", "train.py", "${args_no_hyphens}"],
+    }
+    (folder / "x.yaml").write_text(yaml.safe_dump(config))
+    result = command("sweep", "file=x.yaml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    record = (folder / "runs" / "sweep" / "x" / "trials.jsonl").read_text()
+    states = [e["state"] for e in map(json.loads, record.splitlines()) if "state" in e]
+    assert states == ["finished", "finished", "stopped", "finished"]
+    assert "val/scs 0.9000 with x=9" in result.stderr
+    stopped = next((folder / "runs").rglob("002_*"))
+    assert not (stopped / "metrics.json").exists()
+    assert 1 <= len((stopped / "curve.jsonl").read_text().splitlines()) < 8
+
+
+def test_bayes_learns_from_what_was_measured(tmp_path):
+    """With the best at x = 0.8, later choices come nearer than the first ones."""
+    config = {
+        "method": "bayes",
+        "metric": {"name": "val/scs", "goal": "maximize"},
+        "parameters": {"x": {"min": 0.0, "max": 1.0}},
+    }
+    sweep = Sweep(config, tmp_path)
+    for _ in range(10):
+        trial = sweep._next(None)
+        trial.folder.mkdir()
+        value = -((trial.parameters["x"] - 0.8) ** 2)
+        (trial.folder / "metrics.json").write_text(json.dumps({"val/scs": value}))
+        sweep._over(trial, sweep._outcome(trial, "finished", ""))
+    distances = [abs(t.parameters["x"] - 0.8) for t in sweep.trials]
+    assert min(distances[5:]) < 0.05
+    resumed = Sweep(config, tmp_path)
+    assert resumed._next(None).parameters == sweep._next(None).parameters
+
+
+def test_counts_and_mistakes_are_one_line(folder):
+    file = quick_file(folder, "random.yaml")
+    endless = command("sweep", f"file={file}", cwd=folder)
+    assert endless.returncode == 1
+    assert "give count=" in endless.stderr
+    assert "Traceback" not in endless.stderr
+    broken = quick_file(folder, "grid.yaml", parameters={"adapter.rank": {"values": [0]}})
+    failed = command("sweep", f"file={broken}", cwd=folder)
+    assert failed.returncode == 1
+    assert "adapter.rank=0" in failed.stderr
+    assert os.environ.get("WANDB_API_KEY") is None
