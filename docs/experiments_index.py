@@ -10,7 +10,7 @@ the same in a list. `experiments/learnt.md` comes first.
 import re
 from pathlib import Path
 
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 from prompt_recovery.tables import escape_markdown, markdown_table
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -67,5 +67,5 @@ def index(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    with written_whole(FOLDER / "README.md") as temporary:
+    with atomic_write(FOLDER / "README.md") as temporary:
         temporary.write_text(index(FOLDER), encoding="utf-8")

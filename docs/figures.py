@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prompt_recovery.metrics.scs import sharpen
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 
 FOLDER = Path(__file__).parent / "figures"
 _INK, _ACCENT, _OTHER = "#7d8796", "#2a6fdb", "#d9772b"  # readable on light and dark
@@ -92,5 +92,5 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 if __name__ == "__main__":
     for draw in (trees, scs, mbr):
-        with written_whole(FOLDER / f"{draw.__name__}.svg") as temporary:
+        with atomic_write(FOLDER / f"{draw.__name__}.svg") as temporary:
             draw().savefig(temporary, format="svg", metadata={"Date": None})

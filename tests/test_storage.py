@@ -5,7 +5,7 @@ import os
 import pytest
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import BlobStore, cache_dir, locked, written_whole
+from prompt_recovery.storage import BlobStore, atomic_write, cache_dir, locked
 
 
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):
@@ -18,7 +18,7 @@ def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with (
         pytest.raises(PromptRecoveryError, match=r"metrics\.json \(No space left.*free some space"),
-        written_whole(path) as temporary,
+        atomic_write(path) as temporary,
     ):
         temporary.write_text("new")
     assert path.read_text() == "old"
@@ -28,7 +28,7 @@ def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):
 def test_an_interrupted_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), written_whole(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old"

@@ -38,7 +38,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed onto `path`.
 
     A process killed at any moment leaves the old file or the new one, never a part.

@@ -13,8 +13,8 @@ from prompt_recovery.generation.cluster import Local, RayCluster
 from prompt_recovery.generation.generate import generate
 from prompt_recovery.rewriters.base import in_order
 from tests.generation.fakes import FakeRewriter
-from tests.generation.test_preferences import forget_candidates, stage
 from tests.generation.test_generate import files, job
+from tests.generation.test_preferences import forget_candidates, stage
 from tests.generation.test_store import chats
 
 ray = pytest.importorskip("ray", reason="launcher=ray needs the extra [ray]")

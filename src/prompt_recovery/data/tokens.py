@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import cache_dir, fingerprint, written_whole
+from prompt_recovery.storage import atomic_write, cache_dir, fingerprint
 from prompt_recovery.templates import Template, chat_prompt
 
 _CUT = " […] "
@@ -81,7 +81,7 @@ def tokenise(
         rows.append(TokenisedExample(example.id, prompt, answers, cut))
     if use_cache and rows:
         columns = {name: [getattr(r, name) for r in rows] for name in TokenisedExample.__slots__}
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(pa.table(columns), temporary)
     return rows
 

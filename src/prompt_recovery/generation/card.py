@@ -16,7 +16,7 @@ from rich.text import Text
 from prompt_recovery.data.examples import TEXT_COLUMNS
 from prompt_recovery.generation.filters import CHECKS
 from prompt_recovery.generation.shards import SPLITS, read_split
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 from prompt_recovery.tables import escape_markdown, markdown_table
 
 _QUIET, _ACCENT = "#9aa3b2", "#2a6fdb"
@@ -129,7 +129,7 @@ def _histogram(axes: Any, lengths: Mapping[str, Sequence[int]], colours: Sequenc
 def _save(figure: Any, all_axes: Sequence[Any], path: Path) -> None:
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
 
 

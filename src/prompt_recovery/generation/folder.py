@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import locked, written_whole
+from prompt_recovery.storage import atomic_write, locked
 
 log = logging.getLogger(__name__)
 _RECORD = "generation.json"
@@ -84,7 +84,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes `generation.json`."""
-    with written_whole(folder / _RECORD) as temporary:
+    with atomic_write(folder / _RECORD) as temporary:
         text = json.dumps(record, indent=2, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 

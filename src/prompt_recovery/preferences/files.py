@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from prompt_recovery.data.examples import problem_with_text
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 
 Message = dict[str, str]
 
@@ -54,9 +54,9 @@ def write_preferences(
         The path of the Parquet file.
     """
     path = folder / "preferences.parquet"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(pa.Table.from_pylist([_row(e) for e in examples]), temporary)
-    with written_whole(folder / "README.md") as temporary:
+    with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(_card(examples, card), encoding="utf-8")
     _plot(examples, folder / "scores.png")
     return path
@@ -226,5 +226,5 @@ def _plot(examples: Sequence[PreferenceExample], path: Path) -> None:
     axes.set_yscale("symlog")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -11,7 +11,7 @@ import numpy as np
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.recoverer import Prediction, Recoverer
@@ -112,7 +112,7 @@ def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
     """
     entries = kept(folder) | {key: values}
     try:
-        with written_whole(folder / FILE) as temporary:
+        with atomic_write(folder / FILE) as temporary:
             temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise PromptRecoveryError(f"cannot write {folder / FILE} ({error.strerror})") from error

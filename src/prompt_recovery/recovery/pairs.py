@@ -19,7 +19,7 @@ from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.decoding import Candidate
 from prompt_recovery.recovery.recoverer import Pair, Prediction
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], mean_prompt
     """
     writer = writer_of(path)
     try:
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             writer(temporary, predictions, mean_prompt)
     except OSError as error:  # not even a temporary file can be made
         raise PromptRecoveryError(

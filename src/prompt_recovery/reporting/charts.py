@@ -2,7 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_recovery.reporting.evaluation.scores import Evaluation
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 
 _INK, _QUIET, _ACCENT = "#1f2430", "#9aa3b2", "#2a6fdb"
 
@@ -40,5 +40,5 @@ def result_chart(
     line.set_ylim(0, 1.15 * max((v for _, v in curve), default=1.0) or 1.0)
     for axes in (bars, line):
         axes.spines[["top", "right"]].set_visible(False)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -21,7 +21,7 @@ from prompt_recovery.runs.trials import (
     trial_id,
     unfinished,
 )
-from prompt_recovery.storage import locked, written_whole
+from prompt_recovery.storage import atomic_write, locked
 from prompt_recovery.tables import markdown_table, terminal_table
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def summarise(outcomes: Sequence[Outcome], folder: Path) -> None:
 
     headings, rows, best = outcome_rows(outcomes, "val/scs")
     Console().print(terminal_table(headings, rows, best, f"{len(outcomes)} trials"))
-    with written_whole(folder / "summary.md") as temporary:
+    with atomic_write(folder / "summary.md") as temporary:
         temporary.write_text(markdown_table(headings, rows) + "\n", encoding="utf-8")
     log.info("to compare them: prompt-recovery compare 'runs=[%s]'", folder)
     failed = [o for o in outcomes if o.state == "failed"]

@@ -28,7 +28,7 @@ from prompt_recovery.runs.trials import (
     threads_each,
     unfinished,
 )
-from prompt_recovery.storage import fingerprint, locked, written_whole
+from prompt_recovery.storage import atomic_write, fingerprint, locked
 from prompt_recovery.tables import markdown_table, terminal_table
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Sweep:
             raise PromptRecoveryError(
                 f"{folder} holds a sweep of another file; give folder=<another>, or remove it"
             )
-        with written_whole(copy) as temporary:
+        with atomic_write(copy) as temporary:
             temporary.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
         self.trials = self._recorded()
 
@@ -308,7 +308,7 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
         outcomes = one.run(count, parallel)
     headings, rows, best = outcome_rows(outcomes, one.metric, one.goal)
     Console().print(terminal_table(headings, rows, best, f"{file.name}: {len(outcomes)} trials"))
-    with written_whole(folder / "summary.md") as temporary:
+    with atomic_write(folder / "summary.md") as temporary:
         temporary.write_text(markdown_table(headings, rows) + "\n", encoding="utf-8")
     if best is None:
         last = next((o.reason for o in reversed(outcomes) if o.reason), "")

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -18,7 +18,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         """Writes a checkpoint so that a kill leaves the old file or the new one."""
-        with written_whole(Path(path)) as temporary:
+        with atomic_write(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(
@@ -135,7 +135,7 @@ def save_adapter(
     with (scratch / "recoverer.yaml").open("w", encoding="utf-8") as file:
         yaml.safe_dump(recoverer, file, allow_unicode=True, sort_keys=False)
     for path in sorted(scratch.iterdir()):
-        with written_whole(folder / path.name) as temporary:
+        with atomic_write(folder / path.name) as temporary:
             temporary.write_bytes(path.read_bytes())
         path.unlink()
     scratch.rmdir()

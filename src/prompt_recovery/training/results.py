@@ -28,7 +28,7 @@ from prompt_recovery.reporting.evaluation.tables import (
     sample_table,
 )
 from prompt_recovery.runs.environment import environment
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 from prompt_recovery.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
@@ -99,15 +99,15 @@ def leave_behind(
     test = job.splits.test
     if evaluations:
         with (
-            written_whole(job.folder / "predictions.jsonl") as temporary,
+            atomic_write(job.folder / "predictions.jsonl") as temporary,
             temporary.open("w", encoding="utf-8") as file,
         ):
             for row in _predictions(test, evaluations):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         result_chart(evaluations, curve, job.folder / "results.png")
-    with written_whole(job.folder / "environment.yaml") as temporary:
+    with atomic_write(job.folder / "environment.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(environment(), sort_keys=False), encoding="utf-8")
-    with written_whole(job.folder / "metrics.json") as temporary:
+    with atomic_write(job.folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if evaluations:
         print_tables(

@@ -27,7 +27,7 @@ from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.processes import agreed, fitting, is_first, local_rank, together
-from prompt_recovery.storage import fingerprint, written_whole
+from prompt_recovery.storage import atomic_write, fingerprint
 from prompt_recovery.templates import for_tokenizer
 from prompt_recovery.training.checkpoints import BestAdapter, WholeCheckpointIO, last_checkpoint
 from prompt_recovery.training.datamodule import RecoveryData
@@ -276,7 +276,7 @@ class _Curve(Callback):
         self.points.append((trainer.global_step, float(trainer.callback_metrics["val/scs"])))
         if trainer.is_global_zero:
             lines = [json.dumps({"step": s, "val/scs": v}) + "\n" for s, v in self.points]
-            with written_whole(self.path) as temporary:
+            with atomic_write(self.path) as temporary:
                 temporary.write_text("".join(lines), encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:

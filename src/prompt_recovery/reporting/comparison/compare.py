@@ -44,7 +44,7 @@ from prompt_recovery.reporting.html import (
     table,
     write_page,
 )
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 from prompt_recovery.tables import escape_markdown, markdown_table, terminal_table
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def compare(patterns: Sequence[str], project: str | None, output: Path) -> Compa
         ("report.md", _markdown(comparison, chosen, apart)),
         ("report.json", json.dumps(_json(comparison, apart), indent=2) + "\n"),
     ):
-        with written_whole(output / name) as temporary:
+        with atomic_write(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
     _say(comparison, apart, output)
     return comparison

@@ -23,7 +23,7 @@ from prompt_recovery.reporting.evaluation.report import Report, SecondOpinion, r
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import category_table, print_tables, result_table
 from prompt_recovery.reporting.html.page import write_page
-from prompt_recovery.storage import fingerprint, written_whole
+from prompt_recovery.storage import atomic_write, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def run_evaluation(job: EvaluationJob) -> Report:
         "report.md": report_markdown(report),
         "report.json": json.dumps(report_record(report), indent=2, ensure_ascii=False) + "\n",
     }.items():
-        with written_whole(job.folder / name) as temporary:
+        with atomic_write(job.folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
     print_tables(
         category_table(evaluations[:6], job.examples),
@@ -170,7 +170,7 @@ def _keep(
     path: Path, key: str, contender: Contender, predictions: Sequence[Prediction], seconds: float
 ) -> None:
     head = {"key": key, "name": contender.name, "kind": contender.kind, "seconds": seconds}
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in (head, *map(asdict, predictions)):
             file.write(json.dumps(row) + "\n")
 

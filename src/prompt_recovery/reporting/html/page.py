@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prompt_recovery.storage import written_whole
+from prompt_recovery.storage import atomic_write
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("prompt_recovery.reporting", "html"),
@@ -59,7 +59,7 @@ def write_page(path: Path, html: str) -> None:
     Raises:
         PromptRecoveryError: the file cannot be written.
     """
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace")
 
 
