@@ -1,16 +1,28 @@
-"""Where expensive results are kept between runs, and how files are written whole or not at all."""
+"""How the package keeps files: the only place that knows how work survives a kill.
+
+`atomic_write` replaces a whole file, `Journal` grows by one value at a time, `KeyValueStore` is
+shared by many processes, and `locked` keeps other processes away meanwhile.
+"""
 
 import hashlib
 import json
 import os
+import secrets
 import sqlite3
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+import stat
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from prompt_recovery.errors import PromptRecoveryError
+
+T = TypeVar("T")
+
+# What reading a JSON value that has another shape than expected may raise.
+MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 
 def cache_dir(*parts: str) -> Path:
@@ -41,30 +53,250 @@ def fingerprint(*parts: Any) -> str:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed onto `path`.
 
-    A process killed at any moment leaves the old file or the new one, never a part.
+    A process that is killed at any moment leaves the old file or the new one, never a part. A new
+    file has the mode that the umask gives it, and a replaced one keeps its own; a link is followed.
+
+    Raises:
+        PromptRecoveryError: the file cannot be written, or `path` is a folder or a device.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        target = path.resolve() if path.is_symlink() else path
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        if mode is not None and not target.is_file():
+            raise PromptRecoveryError(f"cannot write {path}: it is not a file; give another path")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        temporary.touch(exist_ok=False)
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        if mode is not None:
+            temporary.chmod(mode)
+        temporary.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
         raise PromptRecoveryError(
             f"cannot write {path} ({error.strerror}): free some space or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-class BlobStore:
+def _sync_folder(folder: Path) -> None:
+    """Makes a new name in a folder survive a power cut, where the system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; None where there is no file, or something else is in it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_json(path: Path, value: Any, indent: int = 2) -> None:
+    """Writes a value as a JSON file, atomically.
+
+    Raises:
+        PromptRecoveryError: it cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The values of a JSONL file. A line ends at a line feed only: texts hold other line breaks.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a line of it is not JSON.
+    """
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_jsonl(path: Path, values: Iterable[Any]) -> None:
+    """Writes values as the lines of a JSONL file, atomically.
+
+    Raises:
+        PromptRecoveryError: it cannot be written.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for value in values:
+            file.write(json.dumps(value) + "\n")
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+class Journal(Generic[T]):
+    """An append-only JSONL file of finished work, of which a kill takes nothing.
+
+    Opening it cuts off the torn last line that a kill may have left. A line that holds something
+    else than it should is work to do again: it is skipped or, where the order matters, cut off
+    together with all that follows.
+
+    Args:
+        path: the file; made if needed. Only one process may have it open.
+        decode: makes what is kept in memory of a line's value; may raise any of `MALFORMED` where
+            the value has another shape than expected.
+        in_order: a line means nothing without all those before it.
+        sync_every_s: 0 puts every value on the disk before `append` returns. More gives the values
+            to the operating system, which a kill of the process cannot undo, and syncs after at
+            most so many seconds: a power cut takes no more.
+
+    Attributes:
+        path: the file.
+        kept: (place, decoded value) of each line that was there when it was opened.
+
+    Raises:
+        PromptRecoveryError: the file cannot be read or written; also later, by `append`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        decode: Callable[[Any], T] = _unchanged,
+        *,
+        in_order: bool = False,
+        sync_every_s: float = 0.0,
+    ) -> None:
+        self.path = path
+        self.kept: list[tuple[int, T]] = []
+        self._sync_every_s = sync_every_s
+        self._unsynced = False
+        self._failure: OSError | None = None
+        self._lock = threading.Lock()  # of the position in the file
+        self._closed = threading.Event()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not path.exists()
+            self._file = path.open("ab+", buffering=0)
+            self._finalizer = weakref.finalize(self, self._file.close)
+            if is_new:
+                _sync_folder(path.parent)
+            self._end = self._read(decode, in_order)
+            self._file.truncate(self._end)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._syncing: threading.Thread | None = None
+        if sync_every_s > 0:
+            self._syncing = threading.Thread(target=self._sync_now_and_then, daemon=True)
+            self._syncing.start()
+
+    def _read(self, decode: Callable[[Any], T], in_order: bool) -> int:
+        """Decodes the lines; returns where the last one that stays ends."""
+        end = 0
+        with self.path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    self.kept.append((end, decode(json.loads(line))))
+                except MALFORMED:
+                    if in_order:
+                        break
+                end += len(line)
+        return end
+
+    @property
+    def values(self) -> list[T]:
+        """What was kept when it was opened, in order."""
+        return [value for _, value in self.kept]
+
+    def read(self, place: int) -> Any:
+        """The JSON value of the line that starts at a place."""
+        with self._lock:
+            self._file.seek(place)
+            parts: list[bytes] = []
+            while not parts or (parts[-1] and b"\n" not in parts[-1]):
+                parts.append(self._file.read(1 << 14))
+        return json.loads(b"".join(parts).partition(b"\n")[0])
+
+    def append(self, value: Any, sync: bool = False) -> int:
+        """Adds a value that JSON can hold.
+
+        Args:
+            value: anything; not held in memory.
+            sync: this one must be on the disk on return, whatever `sync_every_s` says.
+
+        Returns:
+            Its place, for `read`.
+
+        Raises:
+            PromptRecoveryError: the disk is full, say; what was there is kept.
+        """
+        line = json.dumps(value).encode() + b"\n"
+        try:
+            if self._failure is not None:
+                raise self._failure
+            with self._lock:
+                place = self._end
+                try:
+                    left = line
+                    while left:
+                        left = left[os.write(self._file.fileno(), left) :]
+                    if sync or not self._sync_every_s:
+                        os.fsync(self._file.fileno())
+                except OSError:
+                    self._file.truncate(place)  # half a line would spoil the next one
+                    raise
+                self._end += len(line)
+                self._unsynced = self._sync_every_s > 0 and not sync
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return place
+
+    def close(self) -> None:
+        """Syncs and closes the file; needed only where syncing is put off."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        try:
+            if self._syncing is not None:
+                self._syncing.join()
+            self._sync()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        finally:
+            self._finalizer()
+
+    def _sync(self) -> None:
+        if self._unsynced:
+            self._unsynced = False
+            os.fsync(self._file.fileno())
+
+    def _sync_now_and_then(self) -> None:
+        while not self._closed.wait(self._sync_every_s):
+            try:
+                self._sync()
+            except OSError as error:
+                self._failure = error  # raised by the next `append`
+                return
+
+    def _unwritable(self, error: OSError) -> PromptRecoveryError:
+        return PromptRecoveryError(
+            f"cannot write {self.path} ({error.strerror}): free some space or make the folder "
+            "writable, and run again; what is finished is kept"
+        )
+
+
+class KeyValueStore:
     """A small database of byte strings in the cache folder, which many processes may use at once.
 
-    It only saves time: one that cannot be read or written is treated as empty.
+    It only saves time: one that cannot be read or written counts as empty, and a damaged one is
+    begun anew. SQLite itself, and not `diskcache`: that would bring a dependency which unpickles
+    what it finds on the disk (CVE-2025-69872), for the two statements below.
 
     Args:
         kind: the folder.
@@ -74,48 +306,62 @@ class BlobStore:
     def __init__(self, kind: str, name: str) -> None:
         self._path = cache_dir(kind) / f"{name}.sqlite"
 
-    def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=60)
-        database.execute("CREATE TABLE IF NOT EXISTS blobs (key BLOB PRIMARY KEY, value BLOB)")
-        return database
-
     def read(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """What is known of these keys."""
         found: dict[bytes, bytes] = {}
-        try:
-            with closing(self._open()) as database:
-                for key in keys:
-                    query = "SELECT value FROM blobs WHERE key = ?"
-                    row = database.execute(query, (key,)).fetchone()
-                    if row is not None:
-                        found[key] = row[0]
-        except sqlite3.Error:
-            pass
+
+        def select(database: sqlite3.Connection) -> None:
+            for key in keys:
+                query = "SELECT value FROM blobs WHERE key = ?"
+                row = database.execute(query, (key,)).fetchone()
+                if row is not None and isinstance(row[0], bytes):
+                    found[key] = row[0]
+
+        self._use(select)
         return found
 
     def write(self, values: Mapping[bytes, bytes]) -> None:
         """Adds values: all of them or, if the process is killed meanwhile, none."""
+
+        def insert(database: sqlite3.Connection) -> None:
+            statement = "INSERT OR REPLACE INTO blobs VALUES (?, ?)"
+            database.executemany(statement, list(values.items()))
+
+        self._use(insert)
+
+    def _use(self, task: Callable[[sqlite3.Connection], None]) -> None:
+        table = "CREATE TABLE IF NOT EXISTS blobs (key BLOB PRIMARY KEY, value BLOB)"
         try:
-            with closing(self._open()) as database, database:
-                statement = "INSERT OR REPLACE INTO blobs VALUES (?, ?)"
-                database.executemany(statement, list(values.items()))
-        except sqlite3.Error:
+            with closing(sqlite3.connect(self._path, timeout=60)) as database, database:
+                database.execute(table)
+                task(database)
+        except sqlite3.OperationalError:  # no permission, say, or a full disk
             pass
+        except sqlite3.DatabaseError:  # damaged; what a killed writer left must go first
+            with suppress(OSError):
+                self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
     """Holds `<path>.lock` against other processes; a process that dies lets go of it.
 
+    Args:
+        path: what is locked; it need not exist.
+        refusal: the message of the error where another process holds it; None waits for that.
+
     Raises:
-        PromptRecoveryError: the lock cannot be written.
+        PromptRecoveryError: the lock cannot be written, or another process holds it.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(timeout=-1 if refusal is None else 0)
+    except Timeout as error:
+        raise PromptRecoveryError(refusal or f"{path}.lock is held") from error
     except OSError as error:
         raise PromptRecoveryError(
             f"cannot write {path}.lock ({error.strerror}): make the folder writable, or set "

@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
+from prompt_recovery.storage import Journal
 
 _FIELDS = tuple(field.name for field in fields(Answer))
 _SYNC_S = 1.0  # the most work that a power cut takes away
@@ -31,11 +29,10 @@ def is_transient(error: str) -> bool:
 
 
 class RequestStore:
-    """Answers by request key, in an append-only file with one line for each.
+    """Answers by request key, in a journal with one line for each.
 
-    A killed process loses no line that was written: the next one reads them all and cuts off a
-    torn last line. A power cut takes the last second's lines at most, and none that cost money:
-    those are synced one by one. Only the lines' places are held in memory.
+    A power cut takes the last second's lines at most, and none that cost money: those are synced
+    one by one. Only the lines' places are held in memory.
 
     Args:
         path: the file; made if needed. Only one process may have it open.
@@ -45,36 +42,8 @@ class RequestStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._places: dict[str, tuple[int, int]] = {}
-        self._failure: OSError | None = None
-        self._unsynced = False
-        self._closed = threading.Event()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self._end = self._read()
-            os.truncate(path, self._end)
-        except OSError as error:
-            raise self._mend(error) from error
-        self._syncing = threading.Thread(target=self._sync_now_and_then, daemon=True)
-        self._syncing.start()
-
-    def _read(self) -> int:
-        """Finds the whole lines; returns where the last of them ends."""
-        end = 0
-        with self._path.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    key = json.loads(line)["key"]
-                except (ValueError, KeyError, TypeError):
-                    key = None  # a damaged line is one request to ask again
-                if key is not None:
-                    self._places[key] = (end, len(line))
-                end += len(line)
-        return end
+        self._journal = Journal(path, _key, sync_every_s=_SYNC_S)
+        self._places = {key: place for place, key in self._journal.kept}
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -85,67 +54,27 @@ class RequestStore:
     def get(self, key: str) -> Answer | None:
         """The answer to a request, or None if there is none yet."""
         place = self._places.get(key)
-        if place is None:
-            return None
-        values = json.loads(os.pread(self._file, place[1], place[0]))
-        return Answer(**{name: values[name] for name in _FIELDS if name in values})
+        return None if place is None else _answer(self._journal.read(place))
 
     def put(self, key: str, answer: Answer) -> None:
         """Keeps the answer to a request."""
         values = {name: getattr(answer, name) for name in _FIELDS}
-        line = json.dumps({"key": key, **values}).encode() + b"\n"
-        try:
-            if self._failure is not None:
-                raise self._failure
-            self._append(line)
-            self._places[key] = (self._end, len(line))
-            self._end += len(line)
-            self._unsynced = True
-            if answer.cost > 0:
-                self._sync()
-        except OSError as error:
-            raise self._mend(error) from error
-
-    def _append(self, line: bytes) -> None:
-        left = line
-        try:
-            while left:
-                left = left[os.write(self._file, left) :]
-        except OSError:
-            os.truncate(self._file, self._end)  # half a line would spoil the next one
-            raise
+        self._places[key] = self._journal.append({"key": key, **values}, sync=answer.cost > 0)
 
     def close(self) -> None:
         """Syncs and closes the file."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        self._syncing.join()
-        try:
-            self._sync()
-        except OSError as error:
-            raise self._mend(error) from error
-        finally:
-            os.close(self._file)
+        self._journal.close()
 
-    def _sync(self) -> None:
-        if self._unsynced:
-            self._unsynced = False
-            os.fsync(self._file)
 
-    def _sync_now_and_then(self) -> None:
-        while not self._closed.wait(_SYNC_S):
-            try:
-                self._sync()
-            except OSError as error:
-                self._failure = error  # raised by the next `put`
-                return
+def _key(line: dict[str, Any]) -> str:
+    answer = _answer(line)
+    if not (isinstance(answer.text, str) and isinstance(answer.error, str) and answer.cost >= 0):
+        raise TypeError("it holds no answer")
+    return str(line["key"])
 
-    def _mend(self, error: OSError) -> PromptRecoveryError:
-        return PromptRecoveryError(
-            f"cannot write {self._path} ({error.strerror}): free some space or make the folder "
-            "writable, and run again; finished requests are kept"
-        )
+
+def _answer(line: dict[str, Any]) -> Answer:
+    return Answer(**{name: line[name] for name in _FIELDS if name in line})
 
 
 class Remembering:

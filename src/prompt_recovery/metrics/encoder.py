@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import BlobStore, fingerprint
+from prompt_recovery.storage import KeyValueStore, fingerprint
 
 _BATCH = 128
 
@@ -86,7 +86,7 @@ class Encoder(ABC):
     def __init__(self, identity: str, name: str) -> None:
         self.identity = identity
         self.name = name
-        self._store = BlobStore("embeddings", identity)
+        self._store = KeyValueStore("embeddings", identity)
         self._known: dict[bytes, NDArray[np.float32]] = {}
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -9,13 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prompt_recovery import journal
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import draws
 from prompt_recovery.recovery.recoverer import ModelRecoverer, clean_prompt, pairs_of
-from prompt_recovery.storage import locked
+from prompt_recovery.storage import Journal, locked
 
 BATCH = 16  # examples; a batch is finished whole or not at all
 
@@ -185,7 +184,9 @@ def collect_candidates(
     batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
     found: dict[str, list[Candidate]] = {}
     with locked(store):
-        done = journal.whole(store)
+        expected = iter(batches)
+        journal = Journal(store, lambda value: _answers(value, next(expected, [])), in_order=True)
+        done = journal.values
         missing = batches[len(done) :]
         asked = iter(asking(missing) if asking else (ask(b, sources) for b in missing))
         for number, batch in enumerate(batches):
@@ -193,7 +194,7 @@ def collect_candidates(
                 answers = done[number]
             else:
                 answers = next(asked)
-                journal.append(store, answers)
+                journal.append(answers)
             for example in batch:
                 found[example.id] = _distinct(answers[example.id])
             progress(len(batch))
@@ -206,6 +207,18 @@ def ask(batch: Sequence[RewriteExample], sources: Sequence[CandidateSource]) -> 
     for source in sources:
         for example, texts in zip(batch, source.propose(batch), strict=True):
             answers[example.id] += [[source.name, text] for text in texts]
+    return answers
+
+
+def _answers(value: Any, batch: Sequence[RewriteExample]) -> Answers:
+    """The answers to a batch from a line of the store.
+
+    Raises:
+        KeyError, TypeError, ValueError: it holds something else.
+    """
+    answers = {e.id: [[source, text] for source, text in value[e.id]] for e in batch}
+    if not all(isinstance(s, str) for row in answers.values() for pair in row for s in pair):
+        raise TypeError("an answer is not a text")
     return answers
 
 

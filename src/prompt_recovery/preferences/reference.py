@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from prompt_recovery.storage import BlobStore, cache_dir, locked
+from prompt_recovery.storage import KeyValueStore, cache_dir, locked
 from prompt_recovery.trees import (
     Tree,
     causal_lm_of,
@@ -45,7 +45,7 @@ def reference_log_probabilities(
     Returns:
         One list a tree, one number a completion.
     """
-    store = BlobStore("references", identity)
+    store = KeyValueStore("references", identity)
     keys = [[_key(tree.prompt, c) for c in tree.completions] for tree in trees]
     with locked(cache_dir("references") / identity):
         known = store.read(key for row in keys for key in row)

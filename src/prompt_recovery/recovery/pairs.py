@@ -13,13 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prompt_recovery import journal
 from prompt_recovery.data.examples import Row
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.decoding import Candidate
 from prompt_recovery.recovery.recoverer import Pair, Prediction
-from prompt_recovery.storage import atomic_write
+from prompt_recovery.storage import Journal, atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -125,13 +124,8 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], mean_prompt
         PromptRecoveryError: an unknown format, or the file cannot be written.
     """
     writer = writer_of(path)
-    try:
-        with atomic_write(path) as temporary:
-            writer(temporary, predictions, mean_prompt)
-    except OSError as error:  # not even a temporary file can be made
-        raise PromptRecoveryError(
-            f"output={path}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
+    with atomic_write(path) as temporary:
+        writer(temporary, predictions, mean_prompt)
 
 
 def one_line(text: str) -> str:
@@ -206,26 +200,34 @@ class PredictionStore:
     """
 
     def __init__(self, path: Path, identity: str) -> None:
-        self._path = path
         self.done: dict[str, Prediction] = {}
-        begun = journal.whole(path)
-        if begun and begun[0] != {"identity": identity}:
+        self._journal = Journal(path, _decoded)
+        begun = self._journal.values
+        if begun and begun[0] != identity:
             log.warning("%s was begun with other settings: it is begun anew", path)
             self.remove()
-            begun = []
+            self._journal, begun = Journal(path, _decoded), []
         if not begun:
-            journal.append(path, {"identity": identity})
+            self._journal.append({"identity": identity})
         for batch in begun[1:]:
-            self.done |= {p.id: p for p in map(_prediction, batch["predictions"])}
+            self.done |= {p.id: p for p in batch if isinstance(p, Prediction)}
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Keeps the predictions of a batch."""
-        journal.append(self._path, {"predictions": [asdict(p) for p in predictions]})
+        self._journal.append({"predictions": [asdict(p) for p in predictions]})
         self.done |= {p.id: p for p in predictions}
 
     def remove(self) -> None:
         """Deletes the file, when all is written elsewhere."""
-        self._path.unlink(missing_ok=True)
+        self._journal.close()
+        self._journal.path.unlink(missing_ok=True)
+
+
+def _decoded(line: dict[str, Any]) -> str | list[Prediction]:
+    """The identity that a store begins with, or a batch of predictions."""
+    if "identity" in line:
+        return str(line["identity"])
+    return [_prediction(values) for values in line["predictions"]]
 
 
 def _prediction(values: dict[str, Any]) -> Prediction:

@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from prompt_recovery import journal
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.tables import outcome_rows
 from prompt_recovery.runs.trials import (
@@ -28,7 +27,7 @@ from prompt_recovery.runs.trials import (
     threads_each,
     unfinished,
 )
-from prompt_recovery.storage import atomic_write, fingerprint, locked
+from prompt_recovery.storage import Journal, atomic_write, fingerprint, locked
 from prompt_recovery.tables import markdown_table, terminal_table
 
 log = logging.getLogger(__name__)
@@ -118,7 +117,6 @@ class Sweep:
         metric = self.config.get("metric", {})
         self.metric = metric.get("name", "val/scs")
         self.goal = metric.get("goal", "maximize" if "metric" not in self.config else "minimize")
-        self._record = folder / "trials.jsonl"
         copy = folder / "sweep.yaml"
         if copy.is_file() and yaml.safe_load(copy.read_text(encoding="utf-8")) != self.config:
             raise PromptRecoveryError(
@@ -126,7 +124,11 @@ class Sweep:
             )
         with atomic_write(copy) as temporary:
             temporary.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
-        self.trials = self._recorded()
+        self.trials: list[_Known] = []
+        self._record = Journal(folder / "trials.jsonl", self._replay, in_order=True)
+        for trial in self.trials:  # one that ended while nobody looked
+            if trial.outcome is None and metrics_of(trial.folder) is not None:
+                self._over(trial, self._outcome(trial, "finished", ""))
 
     def run(self, count: int | None, parallel: int) -> list[Outcome]:
         """Runs trials until `count` are over, or the engine has no more; in order of choice.
@@ -250,22 +252,20 @@ class Sweep:
         return self.folder / f"{number:03d}_{fingerprint(dict(parameters))[:8]}"
 
     def _note(self, event: Mapping[str, Any]) -> None:
-        journal.append(self._record, dict(event))
+        self._record.append(dict(event))
 
-    def _recorded(self) -> list[_Known]:
-        """The trials of the record."""
-        trials: list[_Known] = []
-        for event in journal.whole(self._record):
-            if "parameters" in event:
-                folder = self._trial_folder(event["trial"], event["parameters"])
-                trials.append(_Known(event["trial"], event["parameters"], folder))
-            else:
-                trial = trials[event["trial"]]
-                trial.outcome = self._outcome(trial, event["state"], event["reason"])
-        for trial in trials:  # one that ended while nobody looked
-            if trial.outcome is None and metrics_of(trial.folder) is not None:
-                self._over(trial, self._outcome(trial, "finished", ""))
-        return trials
+    def _replay(self, event: Mapping[str, Any]) -> None:
+        """Does again what an event of the record says."""
+        number = event["trial"]
+        if "parameters" in event:
+            if number != len(self.trials):
+                raise ValueError(f"trial {number} is out of order")
+            parameters = dict(event["parameters"])
+            folder = self._trial_folder(number, parameters)
+            self.trials.append(_Known(number, parameters, folder))
+        else:
+            trial = self.trials[number]
+            trial.outcome = self._outcome(trial, event["state"], event["reason"])
 
     def _outcome(self, trial: _Known, state: Any, reason: str) -> Outcome:
         metrics = metrics_of(trial.folder)
