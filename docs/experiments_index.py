@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from prompt_recovery.storage import atomic_write
-from prompt_recovery.tables import escape_markdown, markdown_table
+from prompt_recovery.tables import Table, escape_markdown, to_markdown
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 _SHOWN = ("Question", "Result", "Date")
@@ -48,9 +48,8 @@ def index(folder: Path) -> str:
         links |= {path.stem: path.name} | {name: name for name in numbers}
         shown = [fields.get(name, "not yet") for name in _SHOWN]
         rows.append([path.stem, *shown, ", ".join(numbers) or "none yet"])
-    page = markdown_table(
-        ["experiment", "question", "result", "date and hardware", "numbers"], rows
-    )
+    headings = ["experiment", "question", "result", "date and hardware", "numbers"]
+    page = to_markdown(Table(headings, rows))
     for text, target in links.items():
         label = escape_markdown(text)
         page = page.replace(f"| {label} |", f"| [{label}]({target}) |")

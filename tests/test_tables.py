@@ -1,9 +1,11 @@
+import io
 import re
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from prompt_recovery.tables import escape_markdown, markdown_table
+from prompt_recovery.tables import Table, escape_markdown, to_markdown, to_terminal
 
 EVIL = "a | b\n# <img src=x> [x](javascript:0) `*_~ &lt; $x$ \\"
 
@@ -14,7 +16,7 @@ def cells(line):
 
 @given(texts=st.lists(st.text(), min_size=2, max_size=2))
 def test_no_text_leaves_its_cell(texts):
-    lines = markdown_table(["a", "b"], [[EVIL, EVIL], texts]).splitlines()
+    lines = to_markdown(Table(["a", "b"], [[EVIL, EVIL], texts])).splitlines()
     assert len(lines) == 4
     assert {len(cells(line)) for line in lines[:3]} == {2}
 
@@ -28,6 +30,18 @@ def test_markup_is_shown_as_it_stands():
 def test_columns_of_numbers_lean_right():
     rows = [["x", 1, "0.1 … 0.2", "+1.5 %", "1 a"], ["y", "", "-1.0 … 2.0", "", "2"]]
     assert (
-        markdown_table(list("abcde"), rows).splitlines()[1] == "| --- | ---: | ---: | ---: | --- |"
+        to_markdown(Table(list("abcde"), rows)).splitlines()[1]
+        == "| --- | ---: | ---: | ---: | --- |"
     )
-    assert markdown_table(["a"], []).splitlines() == ["| a |", "| ---: |"]
+    assert to_markdown(Table(["a"], [])).splitlines() == ["| a |", "| ---: |"]
+
+
+def test_the_terminal_shows_texts_as_data_and_the_best_row_in_bold():
+    console = Console(file=io.StringIO(), width=60, force_terminal=True, color_system="standard")
+    console.print(to_terminal(Table(["a [b]", "n"], [["x [red]", 1], ["best", 2]], "[title]", 1)))
+    shown = console.file.getvalue()
+    assert "a [b]" in shown
+    assert "x [red]" in shown
+    assert "[title]" in shown
+    assert re.search(r"\x1b\[1m[^\n]*best", shown)
+    assert not re.search(r"\x1b\[1m[^\n]*x \[red\]", shown)

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
-from rich.table import Table
-from rich.text import Text
 
 from prompt_recovery.data.examples import TEXT_COLUMNS
 from prompt_recovery.generation.filters import CHECKS
 from prompt_recovery.generation.shards import SPLITS, read_split
 from prompt_recovery.storage import atomic_write
-from prompt_recovery.tables import escape_markdown, markdown_table
+from prompt_recovery.tables import Table, escape_markdown, to_markdown
 
 _QUIET, _ACCENT = "#9aa3b2", "#2a6fdb"
 _EXAMPLES = 3
@@ -167,7 +165,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "Original texts, prompts that ask for a rewrite, and what a language model made of them: "
         "data for *prompt recovery*, the task to find the prompt from the two texts.",
         "",
-        markdown_table(("split", "rows"), summary.splits.items()),
+        to_markdown(Table(["split", "rows"], list(summary.splits.items()))),
         "",
         f"{summary.prompts} distinct prompts; no prompt stands in two splits where they are split "
         "by prompt. Columns: `id`, `original_text`, `rewrite_prompt`, `rewritten_text`, `category` "
@@ -175,7 +173,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         "## How it was made",
         "",
-        markdown_table(("", ""), [*origin.rewriter.items(), *origin.made.items()]),
+        to_markdown(Table(["", ""], [*origin.rewriter.items(), *origin.made.items()])),
         "",
         "The rewriter was sent, as the user's turn of a chat:",
         "",
@@ -188,29 +186,35 @@ def card(summary: Summary, origin: Origin) -> str:
         f"{summary.rows - summary.kept} of {summary.rows} rows; they are in `rejected.parquet` "
         "with their reasons.",
         "",
-        markdown_table(
-            ("reason", "rows", "share", "a rewrite that"),
-            (
-                (reason, count, f"{count / summary.rows:.1%}", _meaning(reason))
-                for reason, count in (summary.rejected | _never(summary.rejected)).items()
-            ),
+        to_markdown(
+            Table(
+                ["reason", "rows", "share", "a rewrite that"],
+                [
+                    (reason, count, f"{count / summary.rows:.1%}", _meaning(reason))
+                    for reason, count in (summary.rejected | _never(summary.rejected)).items()
+                ],
+            )
         ),
         "",
         "## Statistics",
         "",
-        markdown_table(
-            ("words", "5 %", "median", "95 %"),
-            (
-                (column, *(f"{np.percentile(words[column], q):.0f}" for q in (5, 50, 95)))
-                for column in TEXT_COLUMNS
-            ),
+        to_markdown(
+            Table(
+                ["words", "5 %", "median", "95 %"],
+                [
+                    (column, *(f"{np.percentile(words[column], q):.0f}" for q in (5, 50, 95)))
+                    for column in TEXT_COLUMNS
+                ],
+            )
         ),
         "",
         "![Lengths](lengths.png)",
         "",
-        markdown_table(
-            ("family", "kept", "rejected"),
-            ((name, kept, lost) for name, (kept, lost) in summary.families.items()),
+        to_markdown(
+            Table(
+                ["family", "kept", "rejected"],
+                [(name, kept, lost) for name, (kept, lost) in summary.families.items()],
+            )
         ),
         "",
         "![Families](families.png)",
@@ -218,12 +222,14 @@ def card(summary: Summary, origin: Origin) -> str:
         *(["![Scores of candidates](preferences/scores.png)", ""] if origin.scores else []),
         "## Licences of the inputs",
         "",
-        markdown_table(
-            ("originals", "licence", "rows"),
-            (
-                (source, licence or "unknown", count)
-                for (source, licence), count in sorted(origin.licences.items())
-            ),
+        to_markdown(
+            Table(
+                ["originals", "licence", "rows"],
+                [
+                    (source, licence or "unknown", count)
+                    for (source, licence), count in sorted(origin.licences.items())
+                ],
+            )
         ),
         "",
         f"The rewrites fall under the terms of the rewriter "
@@ -302,22 +308,20 @@ def _fenced(text: str) -> list[str]:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """What was made, for the terminal: examples, reasons, counts."""
-    shown = Table(title="Some of the rows", title_justify="left", show_lines=True)
-    for name in ("original text", "prompt", "rewritten text"):
-        shown.add_column(name, ratio=1)
-    for row in summary.examples:
-        cells = (row["original_text"], row["rewrite_prompt"], row["rewritten_text"])
-        shown.add_row(*(Text(_shortened(cell)) for cell in cells))
-    counts = Table(title=f"{summary.kept} of {summary.rows} rows kept", title_justify="left")
-    counts.add_column("")
-    counts.add_column("rows", justify="right")
-    for name, count in summary.splits.items():
-        counts.add_row(Text(name), str(count))
-    counts.add_section()
-    for reason, count in summary.rejected.items():
-        counts.add_row(Text(f"rejected: {reason}"), str(count))
-    return [shown, counts]
+    """What was made, for the terminal: examples, then counts and reasons."""
+    shown = [
+        [_shortened(row[c]) for c in ("original_text", "rewrite_prompt", "rewritten_text")]
+        for row in summary.examples
+    ]
+    headings = ["original text", "prompt", "rewritten text"]
+    counts = [
+        *([name, count] for name, count in summary.splits.items()),
+        *([f"rejected: {reason}", count] for reason, count in summary.rejected.items()),
+    ]
+    return [
+        Table(headings, shown, "Some of the rows", wide=(0, 1, 2)),
+        Table(["", "rows"], counts, f"{summary.kept} of {summary.rows} rows kept"),
+    ]
 
 
 def _shortened(text: str, most: int = 240) -> str:

@@ -36,6 +36,7 @@ from prompt_recovery.generation.shards import SPLITS, read_split, write_shards
 from prompt_recovery.generation.store import Remembering, RequestStore
 from prompt_recovery.generation.variations import variations
 from prompt_recovery.storage import fingerprint
+from prompt_recovery.tables import print_tables
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +218,6 @@ def _splits(folder: Path) -> Splits:
 
 def _print(summary: Summary, job: GenerationJob) -> None:
     console = Console()
-    for table in tables(summary):
-        console.print(table)
+    print_tables(*tables(summary))
     console.print(f"\nThe dataset is in {job.output}. Train on it:", soft_wrap=True)
     console.print(f"\n    prompt-recovery train data=file data.path={job.output}\n", soft_wrap=True)

@@ -15,6 +15,7 @@ from prompt_recovery.data.examples import problem_with_text
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.storage import atomic_write
+from prompt_recovery.tables import Table, to_markdown
 
 Message = dict[str, str]
 
@@ -173,7 +174,7 @@ def _score(place: str, value: Any) -> float:
 def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str:
     chosen = np.array([e.scores[0] for e in examples])
     rejected = np.array([e.scores[-1] for e in examples])
-    sizes = Counter(len(e.completions) for e in examples)
+    counts = sorted(Counter(len(e.completions) for e in examples).items())
     lines = [
         "---",
         "tags: [preference, dpo, prompt-recovery]",
@@ -189,23 +190,27 @@ def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str
         "`rejected` are those of TRL's preference format; scores are Sharpened Cosine Similarity "
         "against the true prompt.",
         "",
-        "| | |",
-        "|---|---|",
-        f"| rows | {len(examples)} |",
-        f"| completions a row | {', '.join(f'{k}: {n} rows' for k, n in sorted(sizes.items()))} |",
-        f"| mean score, chosen | {chosen.mean():.3f} |",
-        f"| mean score, rejected | {rejected.mean():.3f} |",
-        f"| mean margin | {(chosen - rejected).mean():.3f} |",
-        *(f"| {_cell(name)} | {_cell(value)} |" for name, value in made.items()),
+        to_markdown(
+            Table(
+                ["", ""],
+                [
+                    ("rows", len(examples)),
+                    (
+                        "completions a row",
+                        ", ".join(f"{k}: {n} rows" for k, n in counts),
+                    ),
+                    ("mean score, chosen", f"{chosen.mean():.3f}"),
+                    ("mean score, rejected", f"{rejected.mean():.3f}"),
+                    ("mean margin", f"{(chosen - rejected).mean():.3f}"),
+                    *made.items(),
+                ],
+            )
+        ),
         "",
         "![Scores](scores.png)",
         "",
     ]
     return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _plot(examples: Sequence[PreferenceExample], path: Path) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.processes import is_first
-from prompt_recovery.runs.tables import outcome_rows
+from prompt_recovery.runs.tables import outcome_table, show_outcomes
 from prompt_recovery.runs.trials import (
     Outcome,
     Trial,
@@ -21,8 +21,7 @@ from prompt_recovery.runs.trials import (
     trial_id,
     unfinished,
 )
-from prompt_recovery.storage import atomic_write, locked
-from prompt_recovery.tables import markdown_table, terminal_table
+from prompt_recovery.storage import locked
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +112,8 @@ def summarise(outcomes: Sequence[Outcome], folder: Path) -> None:
     Raises:
         PromptRecoveryError: a trial has failed.
     """
-    from rich.console import Console
-
-    headings, rows, best = outcome_rows(outcomes, "val/scs")
-    Console().print(terminal_table(headings, rows, best, f"{len(outcomes)} trials"))
-    with atomic_write(folder / "summary.md") as temporary:
-        temporary.write_text(markdown_table(headings, rows) + "\n", encoding="utf-8")
+    table = outcome_table(outcomes, "val/scs", title=f"{len(outcomes)} trials")
+    show_outcomes(table, folder)
     log.info("to compare them: prompt-recovery compare 'runs=[%s]'", folder)
     failed = [o for o in outcomes if o.state == "failed"]
     if failed:

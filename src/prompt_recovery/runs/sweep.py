@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.runs.tables import outcome_rows
+from prompt_recovery.runs.tables import outcome_table, show_outcomes
 from prompt_recovery.runs.trials import (
     Outcome,
     Trial,
@@ -28,7 +28,6 @@ from prompt_recovery.runs.trials import (
     unfinished,
 )
 from prompt_recovery.storage import Journal, atomic_write, fingerprint, locked
-from prompt_recovery.tables import markdown_table, terminal_table
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
@@ -294,8 +293,6 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
     Raises:
         PromptRecoveryError: what the user can mend, and if no trial has finished.
     """
-    from rich.console import Console
-
     config = read_sweep(file)
     if count is None and config["method"] != "grid":
         raise PromptRecoveryError(f"method {config['method']} has no end: give count=<trials>")
@@ -306,10 +303,10 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
         if one.trials:
             log.info("%d trials are known from before in %s", len(one.trials), folder)
         outcomes = one.run(count, parallel)
-    headings, rows, best = outcome_rows(outcomes, one.metric, one.goal)
-    Console().print(terminal_table(headings, rows, best, f"{file.name}: {len(outcomes)} trials"))
-    with atomic_write(folder / "summary.md") as temporary:
-        temporary.write_text(markdown_table(headings, rows) + "\n", encoding="utf-8")
+    title = f"{file.name}: {len(outcomes)} trials"
+    table = outcome_table(outcomes, one.metric, one.goal, title)
+    show_outcomes(table, folder)
+    best = table.best
     if best is None:
         last = next((o.reason for o in reversed(outcomes) if o.reason), "")
         raise PromptRecoveryError(f"no trial of {file} has finished; the last one: {last}")

@@ -1,17 +1,26 @@
-"""What is told of trials in a table."""
+"""The table of the trials of a multirun or a sweep."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from prompt_recovery.runs.trials import Outcome
+from prompt_recovery.storage import atomic_write
+from prompt_recovery.tables import Table, print_tables, to_markdown
 
 
-def outcome_rows(
-    outcomes: Sequence[Outcome], metric: str, goal: str = "maximize"
-) -> tuple[list[str], list[list[str]], int | None]:
-    """Headings, rows and the index of the best finished trial (None if none is finished).
+def outcome_table(
+    outcomes: Sequence[Outcome], metric: str, goal: str = "maximize", title: str = ""
+) -> Table:
+    """One row a trial; the best finished trial is in bold.
 
     Settings that all trials share are left out.
+
+    Args:
+        outcomes: the trials, in order.
+        metric: the metric that decides.
+        goal: "maximize" or "minimize".
+        title: of the table.
     """
     settings = [label.split() for label in (o.label for o in outcomes)]
     shared = set.intersection(*map(set, settings)) if len(settings) > 1 else set()
@@ -31,13 +40,25 @@ def outcome_rows(
             ]
         )
     headings = ["trial", "state", metric, "test/scs", "95 % interval", "seconds", "folder"]
+    return Table(headings, rows, title, best_of(outcomes, metric, goal))
+
+
+def best_of(outcomes: Sequence[Outcome], metric: str, goal: str = "maximize") -> int | None:
+    """The index of the best finished trial; None if none is finished."""
     sign = 1 if goal == "maximize" else -1
     finished = [
         (sign * o.metric(metric), i)
         for i, o in enumerate(outcomes)
         if o.state == "finished" and math.isfinite(o.metric(metric))
     ]
-    return headings, rows, max(finished)[1] if finished else None
+    return max(finished)[1] if finished else None
+
+
+def show_outcomes(table: Table, folder: Path) -> None:
+    """Prints the table and writes it to `summary.md` in the folder of the multirun or sweep."""
+    print_tables(table)
+    with atomic_write(folder / "summary.md") as temporary:
+        temporary.write_text(to_markdown(table) + "\n", encoding="utf-8")
 
 
 def _state(outcome: Outcome) -> str:

@@ -23,12 +23,12 @@ from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import (
     category_table,
-    print_tables,
     result_table,
     sample_table,
 )
 from prompt_recovery.runs.environment import environment
 from prompt_recovery.storage import atomic_write
+from prompt_recovery.tables import print_tables
 from prompt_recovery.training.job import TrainingJob
 
 log = logging.getLogger(__name__)

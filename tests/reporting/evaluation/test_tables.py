@@ -7,6 +7,7 @@ from prompt_recovery.recovery.recoverer import Prediction
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import evaluate
 from prompt_recovery.reporting.evaluation.tables import category_table, result_table, sample_table
+from prompt_recovery.tables import to_terminal
 
 
 def evaluations(examples, scs):
@@ -18,7 +19,7 @@ def evaluations(examples, scs):
 
 def printed(table):
     console = Console(file=io.StringIO(), width=120)
-    console.print(table)
+    console.print(to_terminal(table))
     return console.file.getvalue()
 
 

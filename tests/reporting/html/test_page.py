@@ -11,13 +11,14 @@ from prompt_recovery.reporting.html import (
     Section,
     facts,
     heat_table,
+    html_table,
     interval_chart,
     line_chart,
     page,
     paragraph,
-    table,
     write_page,
 )
+from prompt_recovery.tables import Table
 
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 VOID = {"meta", "img", "br", "path", "polyline", "circle"}
@@ -55,7 +56,7 @@ def hostile():
     """A page on which every text is an attack."""
     body = (
         paragraph(ATTACK)
-        + table([ATTACK, "n"], [[ATTACK, "1"], ["b", ATTACK]], best=0, caption=ATTACK)
+        + html_table(Table([ATTACK, "n"], [[ATTACK, "1"], ["b", ATTACK]], ATTACK, best=0))
         + heat_table([ATTACK, "n", ATTACK], [(ATTACK, ATTACK, [0.2, -0.1])][:1], 0.5, ATTACK)
         + interval_chart([Interval(ATTACK, 0.1, 0.05, 0.2), Interval("b", -0.1, -0.2, 0.0)], ATTACK)
         + line_chart([Line(ATTACK, [(0, 0)]), Line("b", [(1, 1)])], ATTACK, ATTACK, ATTACK, True)

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.reporting.comparison.analysis import Arm, Comparison, analyse, distinct
+from prompt_recovery.reporting.comparison.analysis import Arm, Comparison, Factor, analyse, distinct
 from prompt_recovery.reporting.comparison.runs import (
     Apart,
     Run,
@@ -37,15 +37,15 @@ from prompt_recovery.reporting.html import (
     Section,
     facts,
     heat_table,
+    html_table,
     interval_chart,
     line_chart,
     page,
     paragraph,
-    table,
     write_page,
 )
 from prompt_recovery.storage import atomic_write
-from prompt_recovery.tables import escape_markdown, markdown_table, terminal_table
+from prompt_recovery.tables import Table, escape_markdown, print_tables, to_markdown
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +88,7 @@ def compare(patterns: Sequence[str], project: str | None, output: Path) -> Compa
 
 
 def _say(comparison: Comparison, apart: Sequence[Apart], output: Path) -> None:
-    from rich.console import Console
-
-    rows = [arm_cells(a, b)[:7] for a, b in zip(comparison.arms, comparison.behind, strict=True)]
-    Console().print(terminal_table(ARM_HEADINGS[:7], rows, 0, verdict(comparison)))
+    print_tables(_arm_table(comparison, 7, verdict(comparison)))
     for said in answers(comparison):
         log.info("%s %s: %s", said.question, said.answer, said.detail)
     for one in apart:
@@ -111,10 +108,7 @@ def _html(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -
         lead += paragraph(f"{runs_apart} set apart below: not fair to compare with these.", "quiet")
     sections = [Section("Variants", _variants(comparison))]
     if comparison.factors:
-        body = Markup("").join(
-            table(FACTOR_HEADINGS, factor_rows(f), best=0, caption=factor_title(f))
-            for f in comparison.factors
-        )
+        body = Markup("").join(html_table(_factor_table(f)) for f in comparison.factors)
         sections.append(Section("Effect of each setting", body))
     sections.append(Section("Learning and cost", _plots(comparison)))
     sections.append(Section("By category", _categories(comparison)))
@@ -130,8 +124,7 @@ def _variants(comparison: Comparison) -> Markup:
         ],
         "Mean test SCS with 95 % intervals over seeds and examples",
     )
-    rows = [arm_cells(a, b) for a, b in zip(comparison.arms, comparison.behind, strict=True)]
-    return chart + table(ARM_HEADINGS, rows, best=0) + paragraph(METHOD, "quiet")
+    return chart + html_table(_arm_table(comparison)) + paragraph(METHOD, "quiet")
 
 
 def mean_curve(arm: Arm) -> list[tuple[float, float]]:
@@ -171,8 +164,22 @@ def _categories(comparison: Comparison) -> Markup:
     return heat_table(headings, rows, max(highest, 1e-6), "Mean test SCS")
 
 
-def _run_rows(runs: Sequence[Run]) -> list[list[str]]:
-    return [
+def _arm_table(comparison: Comparison, columns: int | None = None, title: str = "") -> Table:
+    rows = [arm_cells(a, b) for a, b in zip(comparison.arms, comparison.behind, strict=True)]
+    return Table(ARM_HEADINGS[:columns], [row[:columns] for row in rows], title, best=0)
+
+
+def _factor_table(factor: Factor) -> Table:
+    return Table(FACTOR_HEADINGS, factor_rows(factor), factor_title(factor), best=0)
+
+
+def _apart_table(apart: Sequence[Apart]) -> Table:
+    title = "Runs that cannot be compared fairly with these"
+    return Table(["run", "why"], [[one.name, one.reason] for one in apart], title, wide=(1,))
+
+
+def _run_table(runs: Sequence[Run]) -> Table:
+    rows = [
         [
             run.name,
             str(run.seed),
@@ -182,25 +189,15 @@ def _run_rows(runs: Sequence[Run]) -> list[list[str]]:
         ]
         for run in sorted(runs, key=lambda run: run.name)
     ]
-
-
-_RUN_HEADINGS = ["run", "seed", "test SCS", "val/scs", "time"]
+    return Table(["run", "seed", "test SCS", "val/scs", "time"], rows)
 
 
 def _runs(runs: Sequence[Run], apart: Sequence[Apart]) -> Markup:
-    body = table(_RUN_HEADINGS, _run_rows(runs))
-    if apart:
-        body += table(
-            ["set apart", "why"],
-            [[one.name, one.reason] for one in apart],
-            ["", "text"],
-            caption="Runs that cannot be compared fairly with these",
-        )
-    return body
+    body = html_table(_run_table(runs))
+    return body + html_table(_apart_table(apart)) if apart else body
 
 
 def _markdown(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -> str:
-    arms = [arm_cells(a, b) for a, b in zip(comparison.arms, comparison.behind, strict=True)]
     parts = [
         f"# {len(runs)} runs compared",
         escape_markdown(verdict(comparison)),
@@ -211,27 +208,26 @@ def _markdown(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart
             )
         ),
         "## Variants",
-        markdown_table(ARM_HEADINGS, arms),
+        to_markdown(_arm_table(comparison)),
         escape_markdown(METHOD),
     ]
     for factor in comparison.factors:
-        parts += [f"## {escape_markdown(factor_title(factor))}",
-                  markdown_table(FACTOR_HEADINGS, factor_rows(factor))]  # fmt: skip
+        title = escape_markdown(factor_title(factor))
+        parts += [f"## {title}", to_markdown(_factor_table(factor))]
     headings = ["category", "n", *(arm.label for arm in comparison.arms)]
     parts += [
         "## By category",
-        markdown_table(
-            headings,
-            [[n, str(c), *(f"{m:.3f}" for m in ms)] for n, c, ms in comparison.by_category()],
+        to_markdown(
+            Table(
+                headings,
+                [[n, c, *(f"{m:.3f}" for m in ms)] for n, c, ms in comparison.by_category()],
+            )
         ),
         "## Runs",
-        markdown_table(_RUN_HEADINGS, _run_rows(runs)),
+        to_markdown(_run_table(runs)),
     ]
     if apart:
-        parts += [
-            "## Set apart",
-            markdown_table(["run", "why"], [[one.name, one.reason] for one in apart]),
-        ]
+        parts += ["## Set apart", to_markdown(_apart_table(apart))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -21,9 +21,10 @@ from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
 from prompt_recovery.reporting.evaluation.page import report_page
 from prompt_recovery.reporting.evaluation.report import Report, SecondOpinion, report_record
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
-from prompt_recovery.reporting.evaluation.tables import category_table, print_tables, result_table
+from prompt_recovery.reporting.evaluation.tables import category_table, result_table
 from prompt_recovery.reporting.html.page import write_page
 from prompt_recovery.storage import atomic_write, fingerprint
+from prompt_recovery.tables import print_tables
 
 log = logging.getLogger(__name__)
 

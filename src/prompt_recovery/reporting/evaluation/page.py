@@ -15,9 +15,11 @@ from prompt_recovery.reporting.evaluation.report import (
     verdict,
 )
 from prompt_recovery.reporting.evaluation.scores import calibration_error
+from prompt_recovery.reporting.evaluation.tables import about_table, encoder_table, ranking_table
 from prompt_recovery.reporting.html.charts import Interval, Line, interval_chart, line_chart
 from prompt_recovery.reporting.html.page import Section, page, render
-from prompt_recovery.reporting.html.parts import Fact, facts, heat_table, paragraph, table
+from prompt_recovery.reporting.html.parts import Fact, facts, heat_table, html_table, paragraph
+from prompt_recovery.tables import Table
 
 _LINES = 5  # recoverers in the plot of distributions
 _ODD = 3  # answers shown of one whose score falls
@@ -36,8 +38,7 @@ def report_page(report: Report) -> str:
     sections.append(Section("By length", _lengths(report)))
     sections.append(Section("Best and worst answers", _samples(report)))
     if report.about:
-        rows = list(report.about.items())
-        sections.append(Section("How it was made", table(["", ""], rows, ["", "text"])))
+        sections.append(Section("How it was made", html_table(about_table(report))))
     return page(
         f"Prompt recovery on {report.dataset}",
         sections,
@@ -84,19 +85,6 @@ def _facts(report: Report) -> list[Fact]:
 
 
 def _results(report: Report) -> Markup:
-    rows = []
-    for number, e in enumerate(report.evaluations):
-        behind: list[str] = ["", "", ""]
-        if number:
-            gain = report.gains[number - 1]
-            low, high = gain.interval
-            behind = [f"{-gain.mean:+.3f}", span((-high, -low), signed=True), p_text(gain.p)]
-        rows.append(
-            [e.name, score(e.mean), span(e.interval), *behind, score(float(e.cosine.mean())),
-             f"{e.exact.mean():.1%}", score(float(e.rouge_l.mean())), cost(e)]
-        )  # fmt: skip
-    headings = ["", "SCS", "95 % interval", "to the best", "95 % interval", "p", "cosine", "exact",
-                "ROUGE-L", "s / example"]  # fmt: skip
     bars = [
         Interval(e.name, e.mean, *e.interval, best=e is report.best) for e in report.evaluations
     ]
@@ -108,7 +96,7 @@ def _results(report: Report) -> Markup:
     ]
     return (
         interval_chart(bars, "Mean SCS with its 95 % bootstrap interval")
-        + table(headings, rows, best=0)
+        + html_table(ranking_table(report))
         + paragraph(
             "Differences to the best are paired by example. p-values: sign-flip permutation test, "
             "adjusted for the number of comparisons (Holm). Exact: equal up to case, punctuation "
@@ -122,27 +110,6 @@ def _results(report: Report) -> Markup:
 
 
 def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
-    rows = []
-    for e, check in zip(report.evaluations, second.checks, strict=True):
-        tone = {"falls": "bad", "holds": "good"}.get(check.verdict, "")
-        rows.append(
-            [
-                e.name,
-                score(e.mean),
-                score(float(check.scs.mean())),
-                score(float(check.expected.mean())),
-                check.kept_text,
-                Markup('<span class="{}">{}</span>').format(tone, check.verdict),
-            ]
-        )
-    headings = [
-        "",
-        f"SCS, {report.encoder}",
-        f"SCS, {second.encoder}",
-        "expected there",
-        "kept (95 % interval)",
-        "score",
-    ]
     return (
         paragraph(
             "A score that comes from meaning holds under another encoder; one that comes from "
@@ -151,7 +118,7 @@ def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
             f"such prompts; chance: {score(second.chance)}). Kept is the share of what is expected "
             "above chance; where it is surely below 50 %, the score is flagged."
         )
-        + table(headings, rows)
+        + html_table(encoder_table(report, second), {"falls": "bad", "holds": "good"})
         + _odd_answers(report, second)
     )
 
@@ -172,8 +139,7 @@ def _odd_answers(report: Report, second: SecondOpinion) -> Markup:
     if not rows:
         return Markup("")
     headings = ["", "answer", "SCS", "SCS, second", "expected there"]
-    columns = ["", "text", "number", "number", "number"]
-    return table(headings, rows, columns, caption="What falls the most")  # type: ignore[arg-type]
+    return html_table(Table(headings, rows, "What falls the most", wide=(1,)))
 
 
 def _calibration(report: Report) -> Markup:

@@ -1,72 +1,116 @@
-"""Tables for the terminal. Texts of datasets are printed as data, never as markup."""
+"""The tables of an evaluation, for the terminal, Markdown and the page."""
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.reporting.evaluation.scores import Evaluation
+from prompt_recovery.reporting.evaluation.report import (
+    Report,
+    SecondOpinion,
+    cost,
+    p_text,
+    score,
+    span,
+)
+from prompt_recovery.reporting.evaluation.scores import CalibrationBin, Evaluation
+from prompt_recovery.tables import Table
+
+_LONGEST = 300  # characters shown of a prompt
 
 
 def result_table(evaluations: Sequence[Evaluation], title: str) -> Table:
     """One row for each recoverer, the best first."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("recoverer")
-    for heading in ("SCS", "95 % interval", "cosine", "exact", "s / example"):
-        table.add_column(heading, justify="right")
-    best = max(float(e.scs.mean()) for e in evaluations)
-    for e in sorted(evaluations, key=lambda e: -float(e.scs.mean())):
-        table.add_row(
-            Text(e.name),
-            f"{e.scs.mean():.3f}",
-            f"{e.interval[0]:.3f} … {e.interval[1]:.3f}",
-            f"{e.cosine.mean():.3f}",
-            f"{e.exact.mean():.1%}",
-            "–" if e.seconds is None else f"{e.seconds / len(e.scs):.3f}",
-            style="bold" if float(e.scs.mean()) == best else "",
-        )
-    return table
+    ordered = sorted(evaluations, key=lambda e: -e.mean)
+    headings = ["recoverer", "SCS", "95 % interval", "cosine", "exact", "s / example"]
+    rows = [
+        [e.name, score(e.mean), span(e.interval), score(float(e.cosine.mean())),
+         f"{e.exact.mean():.1%}", cost(e)]
+        for e in ordered
+    ]  # fmt: skip
+    return Table(headings, rows, title, best=0)
+
+
+def ranking_table(report: Report) -> Table:
+    """One row for each recoverer, with its paired difference to the best."""
+    headings = ["recoverer", "SCS", "95 % interval", "to the best", "95 % interval", "p", "cosine",
+                "exact", "ROUGE-L", "s / example"]  # fmt: skip
+    rows = []
+    for number, e in enumerate(report.evaluations):
+        behind = ["", "", ""]
+        if number:
+            gain = report.gains[number - 1]
+            low, high = gain.interval
+            behind = [f"{-gain.mean:+.3f}", span((-high, -low), signed=True), p_text(gain.p)]
+        rows.append(
+            [e.name, score(e.mean), span(e.interval), *behind, score(float(e.cosine.mean())),
+             f"{e.exact.mean():.1%}", score(float(e.rouge_l.mean())), cost(e)]
+        )  # fmt: skip
+    return Table(headings, rows, best=0)
 
 
 def category_table(evaluations: Sequence[Evaluation], examples: Sequence[RewriteExample]) -> Table:
     """Mean SCS by category, one column for each recoverer."""
-    table = Table(title="Mean SCS by category", title_justify="left")
-    table.add_column("category")
-    table.add_column("n", justify="right")
-    for e in evaluations:
-        table.add_column(Text(e.name), justify="right")
     columns = [e.by_category(examples) for e in evaluations]
-    for category, (_, count) in columns[0].items():
-        values = [f"{column[category][0]:.3f}" for column in columns]
-        table.add_row(Text(category), str(count), *values)
-    return table
+    headings = ["category", "n", *(e.name for e in evaluations)]
+    rows = [
+        [category, count, *(score(column[category][0]) for column in columns)]
+        for category, (_, count) in columns[0].items()
+    ]
+    return Table(headings, rows, "Mean SCS by category")
+
+
+def group_table(
+    heading: str, groups: Sequence[tuple[str, int, list[float]]], report: Report
+) -> Table:
+    """Mean SCS by group (a category, a length), one column for each recoverer."""
+    headings = [heading, "n", *(e.name for e in report.evaluations)]
+    return Table(headings, [[name, count, *map(score, means)] for name, count, means in groups])
+
+
+def encoder_table(report: Report, second: SecondOpinion) -> Table:
+    """The scores under both encoders, and whether they agree."""
+    headings = ["recoverer", f"SCS, {report.encoder}", f"SCS, {second.encoder}", "expected there",
+                "kept (95 % interval)", "score"]  # fmt: skip
+    rows = [
+        [e.name, *map(score, (e.mean, float(check.scs.mean()), float(check.expected.mean()))),
+         check.kept_text, check.verdict]
+        for e, check in zip(report.evaluations, second.checks, strict=True)
+    ]  # fmt: skip
+    return Table(headings, rows)
+
+
+def calibration_table(bins: Sequence[CalibrationBin]) -> Table:
+    """Expected against actual SCS, one row a decile of confidence."""
+    rows = [[b.count, score(b.expected), score(b.actual), span(b.interval)] for b in bins]
+    return Table(["examples", "expected SCS", "actual SCS", "95 % interval"], rows)
+
+
+def answer_table(evaluation: Evaluation, examples: Sequence[RewriteExample], title: str,
+                 places: Sequence[int]) -> Table:  # fmt: skip
+    """True and recovered prompts of the examples at some places, with their SCS."""
+    rows = [
+        [f"{evaluation.scs[i]:.2f}", shortened(examples[i].rewrite_prompt),
+         shortened(evaluation.predictions[i].rewrite_prompt)]
+        for i in places
+    ]  # fmt: skip
+    return Table(["SCS", "true prompt", "recovered prompt"], rows, title, wide=(1, 2))
 
 
 def sample_table(
     evaluation: Evaluation, examples: Sequence[RewriteExample], count: int = 10
 ) -> Table:
-    """Predictions spread evenly from the best to the worst."""
-    table = Table(
-        title=f"{count} of the {evaluation.name}'s answers, best to worst", show_lines=True
-    )
-    table.title_justify = "left"
-    table.add_column("SCS", justify="right")
-    table.add_column("true prompt", ratio=1)
-    table.add_column("recovered prompt", ratio=1)
+    """Answers spread evenly from the best to the worst."""
     order = sorted(range(len(examples)), key=lambda i: -float(evaluation.scs[i]))
     count = min(count, len(order))
-    for step in range(count):
-        i = order[round(step * (len(order) - 1) / max(count - 1, 1))]
-        predicted = evaluation.predictions[i].rewrite_prompt
-        truth = examples[i].rewrite_prompt
-        table.add_row(f"{evaluation.scs[i]:.2f}", Text(truth), Text(predicted))
-    return table
+    places = [order[round(n * (len(order) - 1) / max(count - 1, 1))] for n in range(count)]
+    title = f"{count} answers of {evaluation.name}, from the best to the worst"
+    return answer_table(evaluation, examples, title, places)
 
 
-def print_tables(*tables: Table) -> None:
-    """Prints tables to the terminal."""
-    console = Console()
-    for table in tables:
-        console.print(table)
+def about_table(report: Report) -> Table:
+    """How the evaluation was made."""
+    return Table(["", ""], list(report.about.items()), wide=(1,))
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """A text that is cut at its end if it is longer than `longest` characters."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -2,7 +2,7 @@
 
 from prompt_recovery.reporting.html.charts import Interval, Line, interval_chart, line_chart
 from prompt_recovery.reporting.html.page import Section, page, write_page
-from prompt_recovery.reporting.html.parts import Fact, facts, heat_table, paragraph, table
+from prompt_recovery.reporting.html.parts import Fact, facts, heat_table, html_table, paragraph
 
 __all__ = [
     "Fact",
@@ -11,10 +11,10 @@ __all__ = [
     "Section",
     "facts",
     "heat_table",
+    "html_table",
     "interval_chart",
     "line_chart",
     "page",
     "paragraph",
-    "table",
     "write_page",
 ]

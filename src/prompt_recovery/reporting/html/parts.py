@@ -1,15 +1,15 @@
 """What pages are made of. Every text is escaped unless it is `Markup`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from markupsafe import Markup
 
 from prompt_recovery.reporting.html.page import render
+from prompt_recovery.tables import Table
 
 Tone = Literal["", "good", "bad"]
-Column = Literal["number", "text", ""]
 
 
 @dataclass(frozen=True)
@@ -32,32 +32,18 @@ def paragraph(text: str | Markup, kind: Literal["", "quiet", "verdict"] = "") ->
     return Markup('<p class="{}">{}</p>\n').format(kind, text)
 
 
-def table(
-    headings: Sequence[str | Markup],
-    rows: Sequence[Sequence[str | Markup]],
-    columns: Sequence[Column] = (),
-    best: int | None = None,
-    caption: str = "",
-) -> Markup:
+def html_table(table: Table, tones: Mapping[str, Tone] | None = None) -> Markup:
     """A table that scrolls sideways where it doesn't fit; its first column stays in sight.
 
     Args:
-        headings: of c columns.
-        rows: of c cells; the first is the row's heading.
-        columns: how the columns are set, c of them: numbers to the right, texts wide; by default
-            all but the first are numbers.
-        best: the row to set in bold.
-        caption: what it shows.
+        table: its title becomes the caption.
+        tones: cells of these texts are coloured as good or bad.
     """
-    numbers: list[Column] = ["number"] * (len(headings) - 1)
-    return render(
-        "table.html.jinja",
-        headings=headings,
-        rows=rows,
-        kinds=columns or ["", *numbers],
-        best=best,
-        caption=caption,
-    )
+    kinds = [
+        "text" if column in table.wide else "number" if numeric else ""
+        for column, numeric in enumerate(table.numeric)
+    ]
+    return render("table.html.jinja", table=table, kinds=kinds, tones=tones or {})
 
 
 def heat_table(
