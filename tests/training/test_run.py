@@ -20,7 +20,7 @@ from prompt_recovery.backbones.load import load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
 from prompt_recovery.data.examples import Dataset
-from prompt_recovery.data.splits import split
+from prompt_recovery.data.splits import Splits, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels import attention
 from prompt_recovery.objectives import SFT
@@ -140,6 +140,38 @@ def test_training_lowers_the_loss_and_keeps_the_best_adapter(tmp_path, examples,
     assert losses[-1] < losses[0] - 0.5
     scores = [float(v["val/scs"]) for v in values if v.get("val/scs")]
     assert metrics["val/scs"] == pytest.approx(max(scores), abs=1e-6)
+
+
+def test_accumulated_batches_are_one_of_their_size(tmp_path, examples, scs):
+    """Two of two examples, or one of all four: the same gradients up to their rounding."""
+    weights = []
+    for size, accumulated in ((4, 1), (2, 2)):
+        folder = tmp_path / str(size)
+        job = make_job(
+            folder,
+            examples,
+            scs,
+            splits=Splits(examples[:4], examples[4:8], []),
+            adapter=Adapter(rank=4),
+            batching=Batching(batch_size=size, max_prompt_tokens=80),
+            optim=Optimisation(learning_rate=1e-2),
+            trainer={
+                "accelerator": "cpu",
+                "max_epochs": 4,
+                "accumulate_grad_batches": accumulated,
+                "enable_progress_bar": False,
+            },
+            evaluate=False,
+            checkpoint_minutes=0,
+        )
+        metrics = train(job)
+        assert metrics["train/steps"] == 4
+        checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        weights.append(checkpoint["state_dict"])
+    whole, accumulated = weights
+    assert any(w.abs().max() > 0.01 for name, w in whole.items() if "lora_B" in name)
+    for name, weight in whole.items():
+        torch.testing.assert_close(accumulated[name], weight, atol=1e-4, rtol=0)
 
 
 def test_checkpoints_hold_only_what_is_trained(tmp_path, examples, scs):
