@@ -267,7 +267,10 @@ def test_trl_trains_on_our_file(chat, tokenizer, tmp_path):
 
 def test_we_train_on_a_file_of_trl(tmp_path, examples, scs):
     theirs = [
-        {"chosen": [USER, *said(f"Be merry {n}")], "rejected": [USER, *said(f"No, {n}")]}
+        {
+            "chosen": [USER, *said("Be merry" + n * " and loud")],
+            "rejected": [USER, *said(f"No {n}")],
+        }
         for n in range(12)
     ]
     path = jsonl(tmp_path / "theirs.jsonl", *theirs)
@@ -275,7 +278,8 @@ def test_we_train_on_a_file_of_trl(tmp_path, examples, scs):
     slowly = Optimisation(learning_rate=1e-6)
     metrics = train(make_job(tmp_path / "run", examples, scs, optim=slowly, **changes))
     assert metrics["train/steps"] == 2
-    assert metrics["train/loss"] == pytest.approx(math.log(2), abs=0.01)
+    # The policy is still its own reference, if each completion has its own reference.
+    assert metrics["train/loss"] == pytest.approx(math.log(2), rel=1e-3)
     adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert any(w.abs().max() > 0 for name, w in adapter.items() if "lora_B" in name)
     assert not (tmp_path / "run" / "preferences").exists()  # nothing was sampled

@@ -1,0 +1,55 @@
+"""What stands in a batch belongs to the completions of its trees."""
+
+import pytest
+
+from prompt_recovery.data.splits import Splits
+from prompt_recovery.data.tokens import TokenisedExample
+from prompt_recovery.templates import Template
+from prompt_recovery.training.datamodule import Batching, RecoveryData, TrainingTrees
+
+TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
+
+
+def marked(row, number):
+    """The completion `number` of a row: its tokens name the row, its length is the number."""
+    return [100 + row] * (number + 1)
+
+
+@pytest.fixture
+def data(tokenizer, examples):
+    """Rows of several lengths with one to four completions each, and values that name them."""
+    rows = [
+        TokenisedExample(
+            str(n), [5] * (3 + 7 * n % 11), [marked(n, k) for k in range(1 + n % 4)], 0
+        )
+        for n in range(23)
+    ]
+    values = [[100 * n + k for k in range(len(row.completions))] for n, row in enumerate(rows)]
+    training = TrainingTrees(
+        rows,
+        scores=[tuple(0.001 * v for v in row) for row in values],
+        reference=[[-1.0 * v for v in row] for row in values],
+    )
+
+    def data(together=False):
+        return RecoveryData(
+            Splits([], examples[:10], []), TEMPLATE, tokenizer,
+            Batching(batch_size=4, eval_batch_size=3, max_prompt_tokens=80), 0, training, together,
+        )  # fmt: skip
+
+    return data
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_references_and_scores_are_of_the_completions_they_stand_beside(data, together):
+    data = data(together)
+    seen = []
+    for batch in data._loader(data.training, [], 4, shuffle=True):
+        lengths = batch.trees.completion.bincount().tolist()
+        starts = [sum(lengths[:n]) for n in range(len(lengths))]
+        rows = (batch.trees.targets[starts] - 100).tolist()
+        expected = [100 * row + length - 1 for row, length in zip(rows, lengths, strict=True)]
+        assert batch.reference.tolist() == [-1.0 * value for value in expected]
+        assert batch.score.tolist() == pytest.approx([0.001 * v for v in expected])
+        seen += expected
+    assert sorted(seen) == [100 * n + k for n in range(23) for k in range(1 + n % 4)]
