@@ -44,7 +44,7 @@ def test_holm():
     "estimate",
     [
         lambda values, samples, seed: bootstrap_interval(values, 0.9, samples, seed)[0],
-        lambda values, samples, seed: sign_flip_p(values, samples, seed),
+        sign_flip_p,
     ],
 )
 def test_more_resamples_estimate_more_exactly(estimate):
