@@ -53,7 +53,7 @@ def recoverer(run: str, dtype: str) -> Any:
 
 def pairs(count: int) -> list[Any]:
     from prompt_recovery.data.sources import starter
-    from prompt_recovery.recovery.recoverer import pairs_of
+    from prompt_recovery.recovery.interface import pairs_of
 
     examples = starter().examples
     return pairs_of(examples[:: len(examples) // count][:count])
@@ -83,9 +83,9 @@ def loop(run: str, dtype: str, count: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from prompt_recovery.backbones.load import end_token_ids
+    from prompt_recovery.recovery.cleaning import clean_prompt
     from prompt_recovery.recovery.load import adapter_folder
     from prompt_recovery.recovery.mbr import Samples, rank
-    from prompt_recovery.recovery.recoverer import clean_prompt
 
     made = recoverer(run, dtype)
     folder = made.tokenizer.name_or_path  # that the GGUF file was converted to

@@ -8,8 +8,7 @@ from prompt_recovery import app
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.assemble import Assembled
 from prompt_recovery.recovery.confidence import Calibration
-from prompt_recovery.recovery.decoding import Candidate
-from prompt_recovery.recovery.recoverer import Pair, Prediction
+from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
 
 EVIL = '<img src=x onerror="alert(1)"> & "quotes"'
 

@@ -9,7 +9,8 @@ from scipy import stats
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics import encoder as encoder_module
 from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
-from prompt_recovery.metrics.scs import SCS, SCSMetric, sharpen
+from prompt_recovery.metrics.mean_scs import SCSMetric
+from prompt_recovery.metrics.scs import SCS, sharpen
 from prompt_recovery.metrics.statistics import bootstrap_interval
 
 A = ["Rewrite this as a poem", "Make it formal", "Add emojis"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from prompt_recovery.backbones.adapters import Adapter, add_adapter
-from prompt_recovery.preferences import reference, reference_log_probabilities
+from prompt_recovery.preferences import reference
+from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.trees import Tree
 from tests.trees.test_forward import PAD, one_by_one, random_trees, tiny_model
 

@@ -7,8 +7,8 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Greedy
 from prompt_recovery.recovery.assemble import Recipe, assemble
 from prompt_recovery.recovery.channel import ChannelSettings
+from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.recovery.load import splits_of
-from prompt_recovery.recovery.recoverer import pairs_of
 from prompt_recovery.recovery.retrieval import Retrieval
 from prompt_recovery.templates import Template
 

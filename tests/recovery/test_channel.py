@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.recovery.channel import Channel, NoisyChannel, fit_channel, judge, rescored
-from prompt_recovery.recovery.decoding import Candidate
-from prompt_recovery.recovery.recoverer import Pair, Prediction
+from prompt_recovery.recovery.channel import NoisyChannel, fit_channel, judge, rescored
+from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
+from prompt_recovery.recovery.likelihood import RewriteLikelihood
 from prompt_recovery.templates import Template, chat_prompt
 from prompt_recovery.trees import Tree
 from tests.trees.test_forward import one_by_one, tiny_model
@@ -35,7 +35,7 @@ class Proposing:
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_the_channel_is_the_models_probability_of_the_rewrite(architecture, tokenizer):
     model = tiny_model(architecture)
-    values = Channel(model, tokenizer, TEMPLATE, 50)(PAIR, PROMPTS)
+    values = RewriteLikelihood(model, tokenizer, TEMPLATE, 50)(PAIR, PROMPTS)
     written = tokenizer(PAIR.rewritten_text, add_special_tokens=False)["input_ids"]
     trees = []
     for prompt in PROMPTS:
@@ -49,7 +49,7 @@ def test_the_channel_is_the_models_probability_of_the_rewrite(architecture, toke
 
 
 def test_long_texts_are_cut(tokenizer):
-    channel = Channel(tiny_model("llama"), tokenizer, TEMPLATE, 8)
+    channel = RewriteLikelihood(tiny_model("llama"), tokenizer, TEMPLATE, 8)
     huge = Pair("1", "a b " * 50_000, "🐈" * 100_000)
     assert all(np.isfinite(channel(huge, PROMPTS[:2])))
 
@@ -79,7 +79,7 @@ def test_the_weight_is_the_best_on_validation(scs):
 
 
 def test_pairs_without_candidates_keep_the_fallback(tokenizer):
-    channel = Channel(tiny_model("llama"), tokenizer, TEMPLATE, 8)
+    channel = RewriteLikelihood(tiny_model("llama"), tokenizer, TEMPLATE, 8)
     noisy = NoisyChannel(Proposing(), channel, 0.5, candidates=2)
     done = []
     first, second = noisy.recover([Pair("0", "", "b"), PAIR], done.append)

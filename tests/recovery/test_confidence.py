@@ -14,8 +14,7 @@ from prompt_recovery.recovery.confidence import (
     kept,
     with_mean_prompt,
 )
-from prompt_recovery.recovery.decoding import Candidate
-from prompt_recovery.recovery.recoverer import ConstantRecoverer, Prediction
+from prompt_recovery.recovery.interface import Candidate, ConstantRecoverer, Prediction
 
 
 def test_confidence_is_what_may_be_expected():

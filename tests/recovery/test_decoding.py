@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -5,15 +6,15 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.decoding import (
     MBR,
     Beam,
-    Candidate,
     Greedy,
     Sampling,
     distinct,
-    draws,
     from_record,
     record,
+    uniforms,
 )
-from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair, batches
+from prompt_recovery.recovery.interface import Candidate, Pair
+from prompt_recovery.recovery.recoverer import ModelRecoverer, batches
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Tree, pack, score_completions
 from tests.trees.test_forward import tiny_model
@@ -70,7 +71,7 @@ def test_samples_depend_on_id_and_seed_alone(recoverer):
     )
     assert [c.text for c in other[0].candidates] != [c.text for c in together[0].candidates]
     assert [c.text for c in renamed[0].candidates] != [c.text for c in together[0].candidates]
-    assert torch.equal(draws([(0, "a"), (0, "b")], 2, 3)[1], draws([(0, "b")], 2, 3)[0])
+    assert np.array_equal(uniforms([(0, "a"), (0, "b")], 2, 3)[1], uniforms([(0, "b")], 2, 3)[0])
 
 
 def test_mbr_answers_with_the_consensus(recoverer, scs):
@@ -99,9 +100,9 @@ def test_beam_search_finds_likelier_answers_than_greedy(recoverer, tokenizer):
 def test_log_probabilities_are_the_models(recoverer):
     pair = Pair("1", "one text", "another text")
     prompt = recoverer.prompt_tokens(pair)
-    uniform = draws([("k",)], 3, 6)
-    [row] = recoverer._completions([prompt], [1.0] * 3, uniform, 6)
-    [written] = recoverer.write([prompt], [1.0] * 3, uniform, 6)
+    drawn = uniforms([("k",)], 3, 6)
+    [row] = recoverer._completions([prompt], [1.0] * 3, drawn, 6)
+    [written] = recoverer.write([prompt], [1.0] * 3, drawn, 6)
     texts = [[*s.tokens, 1] if s.finished else s.tokens for s in row]
     with torch.no_grad():
         scores = score_completions(recoverer.model, pack([Tree(prompt, texts)], 2))

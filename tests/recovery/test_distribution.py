@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from prompt_recovery.backbones.load import end_token_ids
-from prompt_recovery.recovery.decoding import MBR, draws
-from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair
+from prompt_recovery.recovery.decoding import MBR, uniforms
+from prompt_recovery.recovery.interface import Pair
+from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Tree, pack, score_completions
 from tests.trees.test_forward import tiny_model
@@ -18,9 +19,9 @@ def test_sample_statistics_are_those_of_a_generate_loop(tokenizer):
     template = Template("t", "{{ original_text }} => {{ rewritten_text }}")
     recoverer = ModelRecoverer(model, tokenizer, template, MBR(), 60, "f")
     prompt = recoverer.prompt_tokens(Pair("1", "one text", "another text"))
-    heat = [TEMPERATURE] * SAMPLES
-    uniform = draws([("statistics",)], SAMPLES, TOKENS)
-    [row] = recoverer._completions([prompt], heat, uniform, TOKENS)
+    temperatures = [TEMPERATURE] * SAMPLES
+    drawn = uniforms([("statistics",)], SAMPLES, TOKENS)
+    [row] = recoverer._completions([prompt], temperatures, drawn, TOKENS)
     ends = end_token_ids(model, tokenizer)
     ours = [[*s.tokens, ends[0]] if s.finished else s.tokens for s in row]
 

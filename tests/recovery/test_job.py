@@ -20,14 +20,13 @@ from prompt_recovery.commands.entry import config_folder
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Greedy, Pair
 from prompt_recovery.recovery.assemble import Recipe
-from prompt_recovery.recovery.decoding import Candidate
+from prompt_recovery.recovery.interface import Candidate, ConstantRecoverer, Prediction
 from prompt_recovery.recovery.job import (
     RecoveryJob,
     print_prediction,
     recover,
     recover_file,
 )
-from prompt_recovery.recovery.recoverer import ConstantRecoverer, Prediction
 from tests import command_line
 
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -10,8 +10,8 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Beam, Greedy, Sampling, load_recoverer
+from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.recovery.load import splits_of
-from prompt_recovery.recovery.recoverer import pairs_of
 
 
 def edited(run, tmp_path, change):

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.decoding import Candidate
+from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
 from prompt_recovery.recovery.pairs import (
     PairColumns,
     PredictionStore,
@@ -14,7 +14,6 @@ from prompt_recovery.recovery.pairs import (
     spreadsheet_safe,
     write_predictions,
 )
-from prompt_recovery.recovery.recoverer import Pair, Prediction
 
 CANDIDATES = (Candidate("Make it rhyme", -3.5, 0.4), Candidate("rhyme", -9.0, 0.1))
 PREDICTIONS = [

@@ -2,15 +2,10 @@ import pytest
 import torch
 
 from prompt_recovery.recovery.baselines import mean_prompt
+from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.decoding import Greedy
-from prompt_recovery.recovery.recoverer import (
-    ConstantRecoverer,
-    ModelRecoverer,
-    Pair,
-    Prediction,
-    clean_prompt,
-    pairs_of,
-)
+from prompt_recovery.recovery.interface import ConstantRecoverer, Pair, Prediction, pairs_of
+from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.reporting.evaluation.scores import evaluate
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model

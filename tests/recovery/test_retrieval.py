@@ -6,8 +6,8 @@ import pytest
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.baselines.neighbours import Neighbours
+from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.mbr import Samples, rank
-from prompt_recovery.recovery.recoverer import Pair
 from prompt_recovery.recovery.retrieval import Retrieval
 
 PROMPTS = ["Turn it into a poem", "Make it a poem", "Write it as a recipe", "Add three recipes"]

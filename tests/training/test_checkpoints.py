@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prompt_recovery.metrics.scs import SCSMetric
+from prompt_recovery.metrics.mean_scs import SCSMetric
 from prompt_recovery.training.module import Optimisation
 from prompt_recovery.training.run import train
 from tests.training.test_run import make_job

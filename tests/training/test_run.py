@@ -24,8 +24,8 @@ from prompt_recovery.data.splits import Splits, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels import attention
 from prompt_recovery.objectives import SFT
+from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.decoding import Greedy
-from prompt_recovery.recovery.recoverer import clean_prompt
 from prompt_recovery.templates import Template
 from prompt_recovery.training.datamodule import Batching
 from prompt_recovery.training.job import TrainingJob

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.generation.filters import Draft, Filters, is_broken, is_refusal
 from prompt_recovery.generation.instructions import Instruction
+from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter, in_order
 
 if TYPE_CHECKING:
@@ -116,7 +117,6 @@ def _chat(instruction: str, way: str) -> Chat:
 
 def reworded(answer: Answer, instruction: str) -> str:
     """The rewording of an instruction in an answer; empty if there is none."""
-    from prompt_recovery.recovery.recoverer import clean_prompt  # loads torch
 
     text = clean_prompt(answer.text)
     draft = Draft("", "", text, answer.finished)

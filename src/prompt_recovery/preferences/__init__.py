@@ -8,7 +8,6 @@ from prompt_recovery.preferences.files import (
     write_preferences,
 )
 from prompt_recovery.preferences.pairing import Pairing
-from prompt_recovery.preferences.reference import reference_log_probabilities
 
 __all__ = [
     "ChatApi",
@@ -18,6 +17,5 @@ __all__ = [
     "Preferences",
     "prepare_preferences",
     "read_preferences",
-    "reference_log_probabilities",
     "write_preferences",
 ]

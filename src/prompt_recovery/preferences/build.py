@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.progress import Progress
@@ -32,9 +32,11 @@ from prompt_recovery.preferences.files import (
 )
 from prompt_recovery.preferences.pairing import PERFECT, Pairing
 from prompt_recovery.preferences.scoring import score_candidates
-from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.templates import chat_messages, chat_prompt
+
+if TYPE_CHECKING:
+    from prompt_recovery.recovery.recoverer import ModelRecoverer  # loads torch
 
 log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "preferences.parquet"
@@ -104,7 +106,7 @@ def prepare_preferences(
     settings: Preferences,
     dataset: str,
     splits: Splits,
-    recoverer: ModelRecoverer,
+    recoverer: "ModelRecoverer",
     scs: SCS,
     identity: str,
     group: bool,
@@ -198,7 +200,7 @@ def _chosen(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExam
 def _make(
     settings: Preferences,
     examples: Sequence[RewriteExample],
-    recoverer: ModelRecoverer,
+    recoverer: "ModelRecoverer",
     scs: SCS,
     identity: str,
     seed: int,
@@ -249,7 +251,7 @@ def _make(
 def candidate_sources(
     settings: Preferences,
     examples: Sequence[RewriteExample],
-    recoverer: ModelRecoverer,
+    recoverer: "ModelRecoverer",
     scs: SCS,
     seed: int,
 ) -> list[CandidateSource]:
@@ -278,7 +280,7 @@ def candidate_sources(
     return sources
 
 
-def _prompt(example: RewriteExample, recoverer: ModelRecoverer) -> str | list[Message]:
+def _prompt(example: RewriteExample, recoverer: "ModelRecoverer") -> str | list[Message]:
     texts = {
         "original_text": example.original_text,
         "rewritten_text": example.rewritten_text,
@@ -291,7 +293,7 @@ def _prompt(example: RewriteExample, recoverer: ModelRecoverer) -> str | list[Me
 def _record(
     settings: Preferences,
     scored: dict[str, list[Candidate]],
-    recoverer: ModelRecoverer,
+    recoverer: "ModelRecoverer",
     scs: SCS,
     seed: int,
 ) -> dict[str, Any]:

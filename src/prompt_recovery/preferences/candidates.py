@@ -5,16 +5,20 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.decoding import draws
-from prompt_recovery.recovery.recoverer import ModelRecoverer, clean_prompt, pairs_of
+from prompt_recovery.recovery.cleaning import clean_prompt
+from prompt_recovery.recovery.decoding import uniforms
+from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.storage import Journal, locked
+
+if TYPE_CHECKING:
+    from prompt_recovery.recovery.recoverer import ModelRecoverer  # loads torch
 
 BATCH = 16  # examples; a batch is finished whole or not at all
 
@@ -59,7 +63,7 @@ class SampledCandidates:
         name: sampled or zero_shot.
     """
 
-    recoverer: ModelRecoverer
+    recoverer: "ModelRecoverer"
     temperatures: Sequence[float]
     max_new_tokens: int
     seed: int
@@ -68,9 +72,9 @@ class SampledCandidates:
     def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
         """As many samples of each example as there are temperatures."""
         shape = (len(self.temperatures), self.max_new_tokens)
-        uniform = draws([(self.seed, self.name, e.id) for e in examples], *shape)
+        drawn = uniforms([(self.seed, self.name, e.id) for e in examples], *shape)
         rows = self.recoverer.sample(
-            pairs_of(examples), self.temperatures, uniform, self.max_new_tokens
+            pairs_of(examples), self.temperatures, drawn, self.max_new_tokens
         )
         return [[text for text, _ in row] for row in rows]
 

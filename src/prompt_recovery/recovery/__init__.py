@@ -1,14 +1,23 @@
-"""Recoverers and baselines behind one interface."""
+"""Recoverers and baselines behind one interface.
 
-from prompt_recovery.recovery.decoding import MBR, Beam, Candidate, Decoding, Greedy, Sampling
-from prompt_recovery.recovery.load import load_recoverer
-from prompt_recovery.recovery.recoverer import (
+What loads torch is imported when it is first asked for, so that settings can be read without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from prompt_recovery.recovery.decoding import MBR, Beam, Decoding, Greedy, Sampling
+from prompt_recovery.recovery.interface import (
+    Candidate,
     ConstantRecoverer,
-    ModelRecoverer,
     Pair,
     Prediction,
     Recoverer,
 )
+
+if TYPE_CHECKING:
+    from prompt_recovery.recovery.load import load_recoverer
+    from prompt_recovery.recovery.recoverer import ModelRecoverer
 
 __all__ = [
     "MBR",
@@ -24,3 +33,11 @@ __all__ = [
     "Sampling",
     "load_recoverer",
 ]
+
+_HEAVY = {"ModelRecoverer": "recoverer", "load_recoverer": "load"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HEAVY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HEAVY[name]}"), name)

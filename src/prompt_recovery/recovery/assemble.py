@@ -12,11 +12,12 @@ from prompt_recovery.recovery.channel import (
     NoisyChannel,
     fit_channel,
     judge,
-    load_channel,
 )
 from prompt_recovery.recovery.confidence import Calibration, calibrate, keep, kept
 from prompt_recovery.recovery.decoding import MBR, Decoding, record
 from prompt_recovery.recovery.ensemble import Ensemble
+from prompt_recovery.recovery.interface import Recoverer, pairs_of
+from prompt_recovery.recovery.likelihood import load_likelihood
 from prompt_recovery.recovery.load import (
     adapter_folder,
     load_recoverer,
@@ -24,7 +25,7 @@ from prompt_recovery.recovery.load import (
     splits_of,
     weights_digest,
 )
-from prompt_recovery.recovery.recoverer import ModelRecoverer, Recoverer, pairs_of
+from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.recovery.retrieval import Retrieval, Voters
 from prompt_recovery.storage import fingerprint
 
@@ -174,7 +175,7 @@ def _with_channel(
 ) -> NoisyChannel:
     settings = recipe.channel
     assert settings is not None
-    channel = load_channel(settings, recipe.precision)
+    channel = load_likelihood(settings, recipe.precision)
     values = kept(folders[0]).get(key)
     if values is None and (settings.weight is None or recipe.confidence):
         title = "fitting the channel"

@@ -10,22 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from prompt_recovery.backbones.load import load_model, load_tokenizer
-from prompt_recovery.backbones.locate import Backbone, locate
-from prompt_recovery.backbones.precision import choose_precision
+from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.confidence import Calibration, fit
-from prompt_recovery.recovery.decoding import Candidate
-from prompt_recovery.recovery.recoverer import Pair, Prediction, Recoverer
-from prompt_recovery.templates import Template, chat_prompt
-from prompt_recovery.trees import Tree, causal_lm_of, pack, score_completions, trees_share_rows
+from prompt_recovery.recovery.interface import Candidate, Pair, Prediction, Recoverer
+from prompt_recovery.templates import Template
 
 GRID = tuple(n / 20 for n in range(21))
 """Weights of the channel that are tried."""
+
+Channel = Callable[[Pair, Sequence[str]], list[float]]
+"""How well prompts explain the rewritten text of a usable pair; see `RewriteLikelihood`."""
 
 
 @dataclass(frozen=True)
@@ -53,65 +51,6 @@ class ChannelSettings:
         for name in ("candidates", "max_text_tokens"):
             if getattr(self, name) < 1:
                 raise PromptRecoveryError(f"channel.{name}={getattr(self, name)}: must be ≥ 1")
-
-
-@dataclass
-class Channel:
-    """log p(rewritten text | original text, candidate) under a rewriter model.
-
-    Attributes:
-        model: a `transformers` causal LM.
-        tokenizer: its tokenizer.
-        template: the rewrite template.
-        max_text_tokens: most tokens of either text.
-    """
-
-    model: Any
-    tokenizer: Any
-    template: Template
-    max_text_tokens: int
-
-    @torch.inference_mode()
-    def __call__(self, pair: Pair, prompts: Sequence[str]) -> list[float]:
-        """The log-probability per token of a usable pair's rewritten text, for each prompt."""
-        written = self._tokens(pair.rewritten_text)
-        original = self.tokenizer.decode(self._tokens(pair.original_text))
-        trees = [
-            Tree(
-                self.tokenizer(
-                    chat_prompt(
-                        self.template, self.tokenizer,
-                        original_text=original, rewrite_prompt=prompt,
-                    ),
-                    add_special_tokens=False,
-                )["input_ids"],
-                [written],
-            )
-            for prompt in prompts
-        ]  # fmt: skip
-        together = trees_share_rows(causal_lm_of(self.model))
-        batch = pack(trees, int(self.tokenizer.pad_token_id), together).to(self.model.device)
-        values: list[float] = score_completions(self.model, batch).mean_log_probability.tolist()
-        return values
-
-    def _tokens(self, text: str) -> list[int]:
-        # No text has more than 16 characters a token on average.
-        cut = text.strip()[: 16 * self.max_text_tokens]
-        ids: list[int] = self.tokenizer(cut, add_special_tokens=False)["input_ids"]
-        return ids[: self.max_text_tokens]
-
-
-def load_channel(settings: ChannelSettings, precision: str = "auto") -> Channel:
-    """The rewriter model, on the GPU if there is one.
-
-    Raises:
-        PromptRecoveryError: it cannot be had.
-    """
-    location = locate(settings.backbone)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(settings.backbone, location, choose_precision(precision, device).dtype)
-    tokenizer = load_tokenizer(settings.backbone, location)
-    return Channel(model.to(device), tokenizer, settings.template, settings.max_text_tokens)
 
 
 @dataclass

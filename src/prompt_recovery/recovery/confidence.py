@@ -14,7 +14,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.storage import atomic_write
 
 if TYPE_CHECKING:
-    from prompt_recovery.recovery.recoverer import Prediction, Recoverer
+    from prompt_recovery.recovery.interface import Prediction, Recoverer
 
 FILE = "calibration.json"
 
@@ -78,7 +78,7 @@ def calibrate(
 
     None if it chose no answer to any of them.
     """
-    from prompt_recovery.recovery.recoverer import pairs_of
+    from prompt_recovery.recovery.interface import pairs_of
 
     predictions = recoverer.recover(pairs_of(examples), progress)
     scored = [

@@ -6,29 +6,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.recovery.mbr import Samples, rank
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.recoverer import ModelRecoverer
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One possible answer.
-
-    Attributes:
-        text: cleaned of chatter, never empty.
-        log_probability: log p of all its tokens under the model, ≤ 0; None for what no model said.
-        score: what candidates are ranked by, the higher the better: under MBR the expected SCS, in
-            [-1, 1]; otherwise the log-probability per token.
-    """
-
-    text: str
-    log_probability: float | None
-    score: float
 
 
 class Decoding(Protocol):
@@ -226,14 +211,14 @@ def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(best.values(), key=lambda c: -c.score)
 
 
-def draws(keys: Sequence[Sequence[Any]], branches: int, tokens: int) -> torch.Tensor:
+def uniforms(keys: Sequence[Sequence[Any]], branches: int, tokens: int) -> NDArray[np.float64]:
     """fp64 [len(keys), branches, tokens], uniform in [0, 1); each row depends on its key alone."""
     rows = []
     for key in keys:
         digest = hashlib.sha256("\0".join(map(str, key)).encode("utf-8", "surrogatepass")).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
-        rows.append(torch.from_numpy(generator.random((branches, tokens))))
-    return torch.stack(rows)
+        rows.append(generator.random((branches, tokens)))
+    return np.stack(rows)
 
 
 def _sampled(
@@ -243,9 +228,9 @@ def _sampled(
     ids: Sequence[str],
 ) -> list[list[Candidate]]:
     keys = [(decoding.seed, "recovery", id_) for id_ in ids]
-    uniform = draws(keys, decoding.samples, decoding.max_new_tokens)
+    drawn = uniforms(keys, decoding.samples, decoding.max_new_tokens)
     temperatures = [decoding.temperature] * decoding.samples
-    return recoverer.write(prompts, temperatures, uniform, decoding.max_new_tokens)
+    return recoverer.write(prompts, temperatures, drawn, decoding.max_new_tokens)
 
 
 def _require_positive(decoding: Any, *names: str) -> None:

@@ -6,9 +6,10 @@ from functools import partial
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.confidence import Calibration
-from prompt_recovery.recovery.decoding import MBR, Candidate
+from prompt_recovery.recovery.decoding import MBR
+from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
 from prompt_recovery.recovery.mbr import Samples, rank
-from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair, Prediction, predicted
+from prompt_recovery.recovery.recoverer import ModelRecoverer, predicted
 from prompt_recovery.recovery.retrieval import Voters
 
 

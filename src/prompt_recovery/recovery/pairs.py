@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from prompt_recovery.data.examples import Row
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.decoding import Candidate
-from prompt_recovery.recovery.recoverer import Pair, Prediction
+from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
 from prompt_recovery.storage import Journal, atomic_write
 
 log = logging.getLogger(__name__)

@@ -1,88 +1,28 @@
 """From pairs of texts to predicted prompts."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prompt_recovery.backbones.load import end_token_ids
-from prompt_recovery.data.examples import RewriteExample, problem_with_text
-from prompt_recovery.data.tokens import prompt_tokens
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.tokens import completion_tokens, prompt_tokens
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.confidence import Calibration
-from prompt_recovery.recovery.decoding import Candidate, Decoding
+from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.interface import Candidate, Pair, Prediction, is_usable
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Sample, sample_completions
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An original text and what a rewriter made of it."""
-
-    id: str
-    original_text: str
-    rewritten_text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A predicted prompt.
-
-    Attributes:
-        id: the pair's.
-        rewrite_prompt: never empty.
-        fallback: whether it is not the recoverer's own answer.
-        candidates: what there was to choose from, the best first; empty where nothing was chosen.
-        confidence: the expected SCS, in [-1, 1]; None where it was not calibrated.
-    """
-
-    id: str
-    rewrite_prompt: str
-    fallback: bool = False
-    candidates: tuple[Candidate, ...] = ()
-    confidence: float | None = None
-
-
-class Recoverer(Protocol):
-    """Whatever answers for pairs; one prediction each, in order, never empty."""
-
-    @property
-    def name(self) -> str:
-        """In tables."""
-        ...
-
-    def recover(
-        self, pairs: Sequence[Pair], progress: Callable[[int], None] = ...
-    ) -> list[Prediction]:
-        """Predicts the prompts; calls `progress` with the number of pairs just done."""
-        ...
-
-
-def pairs_of(examples: Sequence[RewriteExample]) -> list[Pair]:
-    """What a recoverer may see of examples: everything but the truth."""
-    return [Pair(e.id, e.original_text, e.rewritten_text) for e in examples]
-
-
-@dataclass
-class ConstantRecoverer:
-    """Answers every pair with the same prompt."""
-
-    prompt: str
-    name: str = "mean prompt"
-
-    def recover(
-        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
-    ) -> list[Prediction]:
-        """The constant, once for each pair."""
-        progress(len(pairs))
-        return [Prediction(pair.id, self.prompt) for pair in pairs]
 
 
 @dataclass
@@ -101,6 +41,7 @@ class ModelRecoverer:
         name: in tables.
         scs: the metric that MBR needs.
         batch_tokens: most tokens that are in memory at a time, those still to be written included.
+        shots: solved examples that every input begins with.
         calibrations: from a score to the expected SCS, by the decoding that gave the score.
     """
 
@@ -114,6 +55,7 @@ class ModelRecoverer:
     name: str = "recoverer"
     scs: SCS | None = None
     batch_tokens: int = 16384
+    shots: Sequence[RewriteExample] = ()
     calibrations: dict[Decoding, Calibration] = field(default_factory=dict)
 
     def recover(
@@ -166,14 +108,26 @@ class ModelRecoverer:
         return found
 
     def prompt_tokens(self, pair: Pair | RewriteExample) -> list[int]:
-        """The model's input for a pair of usable texts."""
-        return prompt_tokens(
+        """The model's input for a pair of usable texts.
+
+        The solved examples come first, each as the model would meet and answer it.
+        """
+        ids: list[int] = []
+        for shot in self.shots:
+            ids += self._prompt(shot, first=not ids)
+            ids += completion_tokens(shot.rewrite_prompt, self.tokenizer)
+        return ids + self._prompt(pair, first=not ids)
+
+    def _prompt(self, pair: Pair | RewriteExample, first: bool) -> list[int]:
+        ids, _ = prompt_tokens(
             pair.original_text,
             pair.rewritten_text,
             self.template,
             self.tokenizer,
             self.max_prompt_tokens,
-        )[0]
+        )
+        begins = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
+        return ids if first or not begins else ids[1:]
 
     def metric(self) -> SCS:
         """The metric that MBR needs.
@@ -201,7 +155,7 @@ class ModelRecoverer:
         self,
         prompts: Sequence[Sequence[int]],
         temperatures: Sequence[float],
-        draws: torch.Tensor | None,
+        uniforms: NDArray[np.float64] | None,
         max_new_tokens: int,
         all_done: Callable[[bool], bool] = bool,
     ) -> list[list[Candidate]]:
@@ -210,7 +164,7 @@ class ModelRecoverer:
         Args:
             prompts: token ids, as one batch.
             temperatures: N of them, one an answer; 0 is greedy.
-            draws: fp64 [R, N, max_new_tokens], uniform in [0, 1); None where all are greedy.
+            uniforms: fp64 [R, N, max_new_tokens], uniform in [0, 1); None where all are greedy.
             max_new_tokens: most tokens of an answer.
             all_done: as for `sample_completions`.
 
@@ -218,7 +172,7 @@ class ModelRecoverer:
             The answers as they come: they may be blank or repeat. Log-probabilities are those at
             temperature 1, scores are log-probabilities per token.
         """
-        rows = self._completions(prompts, temperatures, draws, max_new_tokens, all_done)
+        rows = self._completions(prompts, temperatures, uniforms, max_new_tokens, all_done)
         return [
             [
                 Candidate(
@@ -273,7 +227,7 @@ class ModelRecoverer:
         self,
         pairs: Sequence[Pair],
         temperatures: Sequence[float],
-        draws: torch.Tensor,
+        uniforms: NDArray[np.float64],
         max_new_tokens: int,
     ) -> list[list[tuple[str, float]]]:
         """Samples answers to pairs of usable texts, as one batch; a pair's prompt is read once.
@@ -281,14 +235,14 @@ class ModelRecoverer:
         Args:
             pairs: R of them.
             temperatures: N of them, one a sample.
-            draws: fp64 [R, N, max_new_tokens], uniform in [0, 1).
+            uniforms: fp64 [R, N, max_new_tokens], uniform in [0, 1).
             max_new_tokens: most tokens of an answer.
 
         Returns:
             For each pair its N raw answers with their log-probabilities at temperature 1.
         """
         prompts = [self.prompt_tokens(pair) for pair in pairs]
-        rows = self._completions(prompts, temperatures, draws, max_new_tokens)
+        rows = self._completions(prompts, temperatures, uniforms, max_new_tokens)
         return [[(self._text(s.tokens), s.log_probability) for s in row] for row in rows]
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -298,7 +252,7 @@ class ModelRecoverer:
         self,
         prompts: Sequence[Sequence[int]],
         temperatures: Sequence[float],
-        draws: torch.Tensor | None,
+        uniforms: NDArray[np.float64] | None,
         max_new_tokens: int,
         all_done: Callable[[bool], bool] = bool,
     ) -> list[list[Sample]]:
@@ -307,7 +261,7 @@ class ModelRecoverer:
                 self.model,
                 prompts,
                 temperatures,
-                draws,
+                None if uniforms is None else torch.from_numpy(uniforms),
                 max_new_tokens,
                 end_token_ids(self.model, self.tokenizer),
                 int(self.tokenizer.pad_token_id),
@@ -325,11 +279,6 @@ class ModelRecoverer:
                 yield
         finally:
             self.model.train(was_training)
-
-
-def is_usable(pair: Pair | RewriteExample) -> bool:
-    """Whether both texts can be read."""
-    return not problem_with_text(pair.original_text) and not problem_with_text(pair.rewritten_text)
 
 
 def predicted(
@@ -358,20 +307,3 @@ def batches(lengths: Mapping[int, int], limit: int) -> Iterator[list[int]]:
         batch.append(key)
     if batch:
         yield batch
-
-
-_LEAD = re.compile(
-    r"^[^\n:]{0,80}\b(?:prompt|instruction|request)\b[^\n:]{0,40}:\s*",
-    re.IGNORECASE,
-)
-
-
-def clean_prompt(text: str) -> str:
-    """A model's answer without chatter: its first paragraph, no lead-in, no enclosing quotes."""
-    text = _LEAD.sub("", text.strip(), count=1).strip()
-    first = text.split("\n\n", 1)[0]
-    first = re.sub(r"\s+", " ", first).strip()
-    for left, right in ('""', "''", "“”", "``", ("**", "**")):
-        if len(first) > len(left + right) and first.startswith(left) and first.endswith(right):
-            first = first[len(left) : -len(right)].strip()
-    return first

@@ -8,8 +8,8 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.neighbours import Neighbours, NeighboursRecoverer, Space
+from prompt_recovery.recovery.interface import Pair, is_usable
 from prompt_recovery.recovery.mbr import Samples
-from prompt_recovery.recovery.recoverer import Pair, is_usable
 
 
 @dataclass(frozen=True)

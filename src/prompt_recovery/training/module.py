@@ -12,7 +12,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.scs import SCS, SCSMetric
+from prompt_recovery.metrics.mean_scs import SCSMetric
+from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Objective, ScoredCompletions
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.training.datamodule import Batch

@@ -13,12 +13,8 @@ import yaml
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.metrics.statistics import bootstrap_interval
-from prompt_recovery.recovery.recoverer import (
-    ConstantRecoverer,
-    ModelRecoverer,
-    Recoverer,
-    pairs_of,
-)
+from prompt_recovery.recovery.interface import ConstantRecoverer, Recoverer, pairs_of
+from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import (

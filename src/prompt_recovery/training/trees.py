@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.progress import Progress
 
-from prompt_recovery.preferences import prepare_preferences, reference_log_probabilities
+from prompt_recovery.preferences import prepare_preferences
+from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.recovery.recoverer import ModelRecoverer
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.training.datamodule import TrainingTrees, preference_trees

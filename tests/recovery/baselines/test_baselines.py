@@ -19,7 +19,7 @@ from prompt_recovery.recovery.baselines import (
 from prompt_recovery.recovery.baselines.mean_prompt import search
 from prompt_recovery.recovery.baselines.prompted import choose_shots
 from prompt_recovery.recovery.decoding import Greedy
-from prompt_recovery.recovery.recoverer import Pair, pairs_of
+from prompt_recovery.recovery.interface import Pair, pairs_of
 from prompt_recovery.templates import Template
 
 TINY = Backbone("tiny", architecture="llama")

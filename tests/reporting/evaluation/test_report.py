@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prompt_recovery.recovery.recoverer import Prediction
+from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
 from prompt_recovery.reporting.evaluation.metric_hacking import GamingCheck
 from prompt_recovery.reporting.evaluation.page import report_page

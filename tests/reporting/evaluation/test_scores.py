@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prompt_recovery.recovery.recoverer import Prediction
+from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.reporting.evaluation.scores import (
     calibration,
     calibration_error,

@@ -3,7 +3,7 @@ import io
 from matplotlib.image import imread
 from rich.console import Console
 
-from prompt_recovery.recovery.recoverer import Prediction
+from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import evaluate
 from prompt_recovery.reporting.evaluation.tables import category_table, result_table, sample_table

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.recoverer import Recoverer
+from prompt_recovery.recovery.interface import Recoverer
 
 
 class Baseline(Protocol):

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS, sharpen
-from prompt_recovery.recovery.recoverer import ConstantRecoverer
+from prompt_recovery.recovery.interface import ConstantRecoverer
 
 log = logging.getLogger(__name__)
 

@@ -2,19 +2,16 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from prompt_recovery.backbones.load import load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, locate
-from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
-from prompt_recovery.data.tokens import completion_tokens
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.decoding import Decoding
-from prompt_recovery.recovery.recoverer import ModelRecoverer, Pair
+from prompt_recovery.recovery.interface import Recoverer
 from prompt_recovery.templates import Template, for_tokenizer
 
 
@@ -41,7 +38,7 @@ class ZeroShot:
         """In tables."""
         return f"{self.backbone.name} zero-shot"
 
-    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> ModelRecoverer:
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> Recoverer:
         """Loads the backbone; learns the fallback only."""
         return FewShot(
             self.backbone, self.template, self.decoding, self.max_prompt_tokens, self.precision, 0
@@ -79,15 +76,20 @@ class FewShot:
         """In tables."""
         return f"{self.backbone.name} {f'{self.shots}-shot' if self.shots else 'zero-shot'}"
 
-    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "FewShotRecoverer":
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> Recoverer:
         """Chooses the examples and loads the backbone."""
+        # These load torch and transformers, which the settings do without.
         import torch
+
+        from prompt_recovery.backbones.load import load_model, load_tokenizer
+        from prompt_recovery.backbones.precision import choose_precision
+        from prompt_recovery.recovery.recoverer import ModelRecoverer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         location = locate(self.backbone)
         dtype = choose_precision(self.precision, device).dtype
         tokenizer = load_tokenizer(self.backbone, location)
-        return FewShotRecoverer(
+        return ModelRecoverer(
             model=load_model(self.backbone, location, dtype).to(device),
             tokenizer=tokenizer,
             template=for_tokenizer(self.template, tokenizer),
@@ -98,30 +100,6 @@ class FewShot:
             scs=scs,
             shots=choose_shots(examples, self.shots, self.seed),
         )
-
-
-@dataclass
-class FewShotRecoverer(ModelRecoverer):
-    """A backbone whose every input begins with the same solved examples.
-
-    Attributes:
-        shots: the solved examples.
-    """
-
-    shots: Sequence[RewriteExample] = field(default=(), kw_only=True)
-
-    def prompt_tokens(self, pair: Pair | RewriteExample) -> list[int]:
-        """The solved examples, each as the model would meet and answer it, then the pair."""
-        ids: list[int] = []
-        for shot in self.shots:
-            ids += self._tokens(shot, first=not ids)
-            ids += completion_tokens(shot.rewrite_prompt, self.tokenizer)
-        return ids + self._tokens(pair, first=not ids)
-
-    def _tokens(self, pair: Pair | RewriteExample, first: bool) -> list[int]:
-        ids = super().prompt_tokens(pair)
-        begins = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
-        return ids if first or not begins else ids[1:]
 
 
 def choose_shots(examples: Sequence[RewriteExample], count: int, seed: int) -> list[RewriteExample]:

@@ -14,7 +14,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.baselines.vectors import answered, text_vectors, unit
-from prompt_recovery.recovery.recoverer import Pair, Prediction
+from prompt_recovery.recovery.interface import Pair, Prediction
 
 _FOLDS = 5
 

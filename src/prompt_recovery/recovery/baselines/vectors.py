@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.encoder import Encoder
-from prompt_recovery.recovery.recoverer import Pair, Prediction, is_usable
+from prompt_recovery.recovery.interface import Pair, Prediction, is_usable
 
 
 def answered(

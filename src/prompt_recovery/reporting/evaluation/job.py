@@ -14,7 +14,7 @@ from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.recoverer import Prediction, pairs_of
+from prompt_recovery.recovery.interface import Prediction, pairs_of
 from prompt_recovery.reporting.evaluation.contenders import Contender
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
 from prompt_recovery.reporting.evaluation.metric_hacking import Agreement

@@ -12,7 +12,7 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS, sharpen
 from prompt_recovery.metrics.statistics import bootstrap_interval
-from prompt_recovery.recovery.recoverer import Pair, Prediction, Recoverer
+from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 
 
 @dataclass(frozen=True)
