@@ -53,3 +53,18 @@ def test_more_resamples_estimate_more_exactly(estimate):
     # Of independent resamples 25 times as many leave a fifth of the deviation. Were those of the
     # first 500 drawn again and again, nothing would change.
     assert 0 < many < 0.4 * few
+
+
+def test_the_interval_is_made_of_percentiles_of_resampled_means():
+    values = np.random.default_rng(1).random(30)
+    rng = np.random.default_rng(3)
+    means = np.concatenate([values[rng.integers(0, 30, (500, 30))].mean(1) for _ in range(20)])
+    assert bootstrap_interval(values, 0.9, seed=3) == pytest.approx(
+        np.quantile(means, [0.05, 0.95]), rel=1e-12
+    )
+
+
+def test_one_value_is_its_own_interval():
+    assert bootstrap_interval(np.array([0.25])) == (0.25, 0.25)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_interval(np.array([]))

@@ -306,7 +306,12 @@ class _Run:
 
 
 class _Pace:
-    """Spaces requests evenly, so that no minute holds more than it may."""
+    """Spaces requests evenly, so that no minute has more requests or tokens than allowed.
+
+    This isn't `aiolimiter.AsyncLimiter` because that one lets a whole minute's requests go at once,
+    refuses a request of more than a minute's tokens, cannot replace an estimate by the tokens
+    that were used, and belongs to one event loop, whereas this limit holds across calls.
+    """
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         self._request_s = 60 / requests_per_minute if requests_per_minute else 0.0

@@ -47,7 +47,11 @@ class Optimisation:
             raise PromptRecoveryError(f"optim.warmup={self.warmup}: must be in [0, 1)")
 
     def factor(self, step: int, steps: int) -> float:
-        """The learning rate's factor at a step in 0 … steps, in [0, 1]."""
+        """The factor of the learning rate at a step in 0 … `steps`, in [0, 1].
+
+        This isn't `transformers.get_cosine_schedule_with_warmup` because that one starts at 0,
+        which wastes the first step; here the first of n warm-up steps has the factor 1 / n.
+        """
         rising = max(round(self.warmup * steps), 1)
         if step < rising:
             return (step + 1) / rising
@@ -261,7 +265,11 @@ class RecovererModule(L.LightningModule):
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    """Of this process's generators, as tensors and plain values."""
+    """The states of this process's random number generators, as tensors and plain values.
+
+    Lightning's `_collect_rng_states` is private and returns NumPy arrays, which
+    `torch.load(weights_only=True)` refuses; checkpoints are loaded in no other way here.
+    """
     version, keys, *rest = random.getstate()
     name, words, *numpy_rest = np.random.get_state()
     return {
