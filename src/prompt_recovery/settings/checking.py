@@ -1,0 +1,131 @@
+"""Checks a composed configuration against the declarations, and makes objects of it."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.declared import (
+    REQUIRED,
+    accepts,
+    allowed,
+    bare,
+    dataclass_in,
+    is_plain,
+    members,
+    refusal,
+    settings_of,
+    target_of,
+)
+from prompt_recovery.settings.filling import OURS
+
+_HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+_MISSING = "???"
+
+
+def check(config: Any, target: Any) -> dict[str, Any]:
+    """A configuration as plain values, checked against the class that it is made for.
+
+    Numbers are taken for texts where texts are wanted (`name=2024`), and nothing else is converted.
+
+    Args:
+        config: of Hydra, or plain.
+        target: the class (or function) that declares its settings.
+
+    Raises:
+        PromptRecoveryError: the first setting that is unknown, missing, of a wrong type or out of
+            range, in one line.
+    """
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    return _settings(config, target, "")
+
+
+def _settings(given: Mapping[str, Any], target: Any, prefix: str) -> dict[str, Any]:
+    declared = settings_of(target)
+    other = getattr(target, "other_settings", None)
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        key = f"{prefix}{name}"
+        if name in _HYDRAS:
+            values[name] = value
+        elif name in declared:
+            values[name] = _value(value, declared[name].type, key)
+        elif other is not None and name in other():
+            values[name] = value
+        else:
+            raise unknown(key, [*declared, *(other() if other else ())], prefix)
+    if not given.get("_partial_"):
+        for setting in declared.values():
+            if setting.default is REQUIRED and setting.name not in given:
+                raise _missing(f"{prefix}{setting.name}")
+    return values
+
+
+def _value(value: Any, declared: Any, key: str) -> Any:
+    if value == _MISSING:
+        raise _missing(key)
+    if isinstance(value, dict) and "_target_" in value:
+        name = value["_target_"]
+        return _settings(value, target_of(name), f"{key}.") if str(name).startswith(OURS) else value
+    kind = dataclass_in(declared)
+    if kind is not None and isinstance(value, dict):
+        return _settings(value, kind, f"{key}.")
+    if isinstance(value, list):
+        for member in map(bare, members(declared)):
+            if get_origin(member) in (list, Sequence) and dataclass_in(get_args(member)[0]):
+                inner = get_args(member)[0]
+                return [_value(v, inner, f"{key}[{i}]") for i, v in enumerate(value)]
+    if not is_plain(declared):
+        plain = [m for m in members(declared) if is_plain(m)]
+        if any(accepts(m, value) for m in plain) or isinstance(value, dict):
+            return value
+        raise PromptRecoveryError(
+            f"{key}={value}: must be " + (allowed(declared) if plain else "an option of its group")
+        )
+    if accepts(declared, value):
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and accepts(declared, str(value)):
+        return str(value)
+    raise refusal(key, declared, value)
+
+
+def _missing(key: str) -> PromptRecoveryError:
+    return PromptRecoveryError(f"{key} is missing: give {key}=<value>")
+
+
+def unknown(key: str, known: Iterable[str], prefix: str) -> PromptRecoveryError:
+    """The one line for a setting that does not exist, with the nearest that does."""
+    known = [k for k in known if k not in _HYDRAS]
+    near = difflib.get_close_matches(key.removeprefix(prefix), known, 1, 0.6)
+    meant = f"; did you mean {prefix}{near[0]}?" if near else ""
+    names = ", ".join(known) or "no settings"
+    return PromptRecoveryError(
+        f"{key}: there is no such setting{meant} "
+        f"({'known here' if not prefix else prefix.rstrip('.') + ' has'}: {names})"
+    )
+
+
+def make(value: Any, declared: Any = None) -> Any:
+    """What checked settings stand for: a `_target_` is called, a dataclass is constructed.
+
+    Args:
+        value: plain values, as `check` returns them.
+        declared: the type that they are for, such as a command's settings class.
+    """
+    if isinstance(value, list):
+        inner = [a for m in map(bare, members(declared)) if get_origin(m) in (list, Sequence)
+                 for a in get_args(m)]  # fmt: skip
+        return [make(v, inner[0] if inner else None) for v in value]
+    if not isinstance(value, dict):
+        return value
+    kind = target_of(value["_target_"]) if "_target_" in value else dataclass_in(declared)
+    if kind is None:
+        return {key: make(v) for key, v in value.items()}
+    types = {s.name: s.type for s in settings_of(kind).values()}
+    arguments = {k: make(v, types.get(k)) for k, v in value.items() if k not in _HYDRAS}
+    return partial(kind, **arguments) if value.get("_partial_") else kind(**arguments)
