@@ -85,7 +85,9 @@ def train_trees(model: Any, trees: list[Any], pad: int, device: str = "cpu") -> 
     from prompt_recovery.trees import causal_lm_of, pack, score_completions, trees_share_rows
 
     completions = len(trees[0].completions)
-    objective: Objective = DPO(BETA) if completions == 2 else Listwise(BETA)
+    objective: Objective = (
+        DPO(BETA, sft_weight=0) if completions == 2 else Listwise(BETA, sft_weight=0)
+    )
     scores = torch.tensor([1.0] + [0.1] * (completions - 1), device=device).repeat(BATCH)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = MasterAdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=0.0)

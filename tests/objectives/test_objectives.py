@@ -51,14 +51,14 @@ ROWS = [
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (DPO(beta=0.3), {"loss_type": "sigmoid", "beta": 0.3}),
+        (DPO(beta=0.3, sft_weight=0), {"loss_type": "sigmoid", "beta": 0.3}),
         # TRL smooths labels in `aot`, which on a batch of one pair is DPO.
         (
-            DPO(beta=0.3, label_smoothing=0.1),
+            DPO(beta=0.3, label_smoothing=0.1, sft_weight=0),
             {"loss_type": "aot", "beta": 0.3, "label_smoothing": 0.1},
         ),
-        (Hinge(beta=0.3), {"loss_type": "hinge", "beta": 0.3}),
-        (IPO(beta=0.3), {"loss_type": "ipo", "beta": 0.3}),
+        (Hinge(beta=0.3, sft_weight=0), {"loss_type": "hinge", "beta": 0.3}),
+        (IPO(beta=0.3, sft_weight=0), {"loss_type": "ipo", "beta": 0.3}),
         # TRL's SFT term is a mean over all tokens of a batch: ours, where it has one pair.
         (
             DPO(beta=0.3, sft_weight=0.7),
@@ -150,12 +150,12 @@ def test_pair_objectives_equal_their_formulas(batch):
     odds = mean - np.log1p(-np.exp(mean))
     nll = -mean[::2].mean()
     cases = {
-        DPO(0.2, 0.1): -(
+        DPO(0.2, 0.1, 0): -(
             0.9 * np.log(sigmoid(0.2 * margin)) + 0.1 * np.log(sigmoid(-0.2 * margin))
         ),
-        Hinge(0.2): np.maximum(0, 1 - 0.2 * margin),
-        IPO(0.2): (((p - r) / n)[::2] - ((p - r) / n)[1::2] - 2.5) ** 2,
-        SimPO(2.0, 0.5): -np.log(sigmoid(2 * (mean[::2] - mean[1::2]) - 0.5)),
+        Hinge(0.2, 0): np.maximum(0, 1 - 0.2 * margin),
+        IPO(0.2, 0): (((p - r) / n)[::2] - ((p - r) / n)[1::2] - 2.5) ** 2,
+        SimPO(2.0, 0.5, 0): -np.log(sigmoid(2 * (mean[::2] - mean[1::2]) - 0.5)),
         ORPO(0.3): -0.3 * np.log(sigmoid(odds[::2] - odds[1::2])) + nll,
         DPO(0.2, sft_weight=0.7): -np.log(sigmoid(0.2 * margin)) + 0.7 * nll,
     }
@@ -174,7 +174,7 @@ def test_listwise_equals_its_formula(batch):
         policy = 0.3 * (batch["log_probability"] - batch["reference"])[part]
         expected.append(-(target / target.sum() * (policy - np.log(np.exp(policy).sum()))).sum())
         start += size
-    objective = Listwise(beta=0.3, temperature=0.2)
+    objective = Listwise(beta=0.3, temperature=0.2, sft_weight=0)
     assert objective(completions(batch)).item() == pytest.approx(
         np.mean(expected), rel=1e-5, abs=1e-5
     )
@@ -189,8 +189,10 @@ def test_listwise_equals_its_formula(batch):
 @given(batches(pairs_only=True))
 def test_cold_listwise_on_pairs_is_dpo(batch):
     scores = np.tile([1.0, 0.0], len(batch["sizes"]))
-    listwise = Listwise(beta=0.3, temperature=0.01)(completions(batch, score=scores))
-    torch.testing.assert_close(listwise, DPO(beta=0.3)(completions(batch)), atol=1e-5, rtol=1e-4)
+    listwise = Listwise(beta=0.3, temperature=0.01, sft_weight=0)(completions(batch, score=scores))
+    torch.testing.assert_close(
+        listwise, DPO(beta=0.3, sft_weight=0)(completions(batch)), atol=1e-5, rtol=1e-4
+    )
 
 
 def pair(value=(-4.0, -6.0), reference=(-4.0, -6.0), score=(1.0, 0.0)):
@@ -204,7 +206,7 @@ def pair(value=(-4.0, -6.0), reference=(-4.0, -6.0), score=(1.0, 0.0)):
     )
 
 
-@pytest.mark.parametrize("objective", [DPO(), Listwise(temperature=1e-3)])
+@pytest.mark.parametrize("objective", [DPO(sft_weight=0), Listwise(temperature=1e-3, sft_weight=0)])
 def test_a_policy_that_is_its_reference_is_undecided(objective):
     assert objective(pair()).item() == pytest.approx(math.log(2))
 

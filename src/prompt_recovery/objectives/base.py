@@ -1,12 +1,16 @@
-"""What every objective sees, and what all of them share."""
+"""What every objective sees, and what all of them share.
+
+An objective is a frozen dataclass of its options, which the configuration reads before torch is
+imported: torch is imported where it computes.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
-from prompt_recovery.errors import PromptRecoveryError
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class ScoredCompletions:
     @property
     def first(self) -> Tensor:
         """int64 [T]: the index of each prompt's first completion, its best."""
+        import torch
+
         changed = torch.ones_like(self.tree, dtype=torch.bool)
         changed[1:] = self.tree[1:] != self.tree[:-1]
         return changed.nonzero().squeeze(1)
@@ -60,7 +66,7 @@ def pairs(values: Tensor) -> tuple[Tensor, Tensor]:
     return chosen, rejected
 
 
-class Objective(nn.Module):
+class Objective:
     """A loss over completions: the mean over prompts of `losses`, plus an SFT term.
 
     Attributes:
@@ -68,43 +74,24 @@ class Objective(nn.Module):
         completions: what it needs of a prompt: its "truth", a preference "pair", or a "group" of
             two or more.
         uses_reference: whether it needs reference log-probabilities.
-
-    Args:
         sft_weight: α of the added α·SFT, the mean negative log-probability per token of each
             prompt's best completion. It keeps DPO and its relatives from lowering the probability
             of what they prefer (Pang et al., arXiv 2404.19733).
     """
 
-    name = ""
-    completions: Literal["truth", "pair", "group"] = "pair"
-    uses_reference = True
-
-    def __init__(self, sft_weight: float = 0.0) -> None:
-        super().__init__()
-        self.sft_weight = not_negative(self, "sft_weight", sft_weight)
+    name: ClassVar[str] = ""
+    completions: ClassVar[Literal["truth", "pair", "group"]] = "pair"
+    uses_reference: ClassVar[bool] = True
+    sft_weight: float = 0.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
         """fp32 [T], one loss a prompt."""
         raise NotImplementedError
 
-    def forward(self, completions: ScoredCompletions) -> Tensor:
+    def __call__(self, completions: ScoredCompletions) -> Tensor:
         """fp32 [], the mean over prompts."""
         loss = self.losses(completions).mean()
         if self.sft_weight:
             best = completions.mean_log_probability[completions.first]
             loss = loss - self.sft_weight * best.mean()
         return loss
-
-
-def positive(objective: Objective, name: str, value: float) -> float:
-    """`value` if it is > 0, else a `PromptRecoveryError` that names the option."""
-    if not value > 0:
-        raise PromptRecoveryError(f"objective.{name}={value}: must be > 0 for {objective.name}")
-    return value
-
-
-def not_negative(objective: Objective, name: str, value: float) -> float:
-    """`value` if it is ≥ 0, else a `PromptRecoveryError` that names the option."""
-    if not value >= 0:
-        raise PromptRecoveryError(f"objective.{name}={value}: must be ≥ 0 for {objective.name}")
-    return value

@@ -1,10 +1,19 @@
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from __future__ import annotations
 
-from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs, positive
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Lt
+
+from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs
+from prompt_recovery.settings import NotNegative, Positive, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@checked("objective")
+@dataclass(frozen=True)
 class DPO(Objective):
     """Direct Preference Optimization (Rafailov et al., arXiv 2305.18290, eq. 7).
 
@@ -12,27 +21,21 @@ class DPO(Objective):
 
     ε smooths labels that may be wrong (conservative DPO, Mitchell 2023).
 
-    Args:
+    Attributes:
         beta: β > 0; larger holds the model closer to the reference.
         label_smoothing: ε in [0, 0.5).
         sft_weight: of the added SFT term.
     """
 
     name = "dpo"
-
-    def __init__(
-        self, beta: float = 0.1, label_smoothing: float = 0.0, sft_weight: float = 0.0
-    ) -> None:
-        super().__init__(sft_weight)
-        self.beta = positive(self, "beta", beta)
-        if not 0 <= label_smoothing < 0.5:
-            raise PromptRecoveryError(
-                f"objective.label_smoothing={label_smoothing}: must be in [0, 0.5)"
-            )
-        self.label_smoothing = label_smoothing
+    beta: Positive = 0.1
+    label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0
+    sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
         """fp32 [T]."""
+        from torch.nn.functional import logsigmoid
+
         chosen, rejected = pairs(completions.log_ratio)
         margin = self.beta * (chosen - rejected)
         kept = -(1 - self.label_smoothing) * logsigmoid(margin)

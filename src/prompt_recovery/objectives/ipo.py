@@ -1,8 +1,17 @@
-from torch import Tensor
+from __future__ import annotations
 
-from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs, positive
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs
+from prompt_recovery.settings import NotNegative, Positive, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@checked("objective")
+@dataclass(frozen=True)
 class IPO(Objective):
     """Identity Preference Optimization (Azar et al., arXiv 2310.12036, eq. 17).
 
@@ -11,16 +20,14 @@ class IPO(Objective):
     Log-ratios are per token, as the authors meant them and as TRL computes them, so that the
     target margin doesn't depend on the length.
 
-    Args:
+    Attributes:
         beta: τ of the paper, > 0; larger holds the model closer to the reference.
         sft_weight: of the added SFT term.
     """
 
     name = "ipo"
-
-    def __init__(self, beta: float = 0.1, sft_weight: float = 0.0) -> None:
-        super().__init__(sft_weight)
-        self.beta = positive(self, "beta", beta)
+    beta: Positive = 0.1
+    sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
         """fp32 [T]."""

@@ -1,10 +1,18 @@
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.objectives.base import Objective, ScoredCompletions, positive
+from prompt_recovery.objectives.base import Objective, ScoredCompletions
+from prompt_recovery.settings import NotNegative, Positive, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@checked("objective")
+@dataclass(frozen=True)
 class Listwise(Objective):
     """Distribution matching over the K completions of a prompt.
 
@@ -15,7 +23,7 @@ class Listwise(Objective):
     2402.01878). Its optimum is the KL-regularised policy p ∝ p_ref exp(SCS / (β τ)). With
     K = 2 and τ → 0 it is DPO.
 
-    Args:
+    Attributes:
         beta: β > 0.
         temperature: τ > 0, in units of SCS; smaller looks at the best completion only.
         sft_weight: of the added SFT term.
@@ -23,13 +31,9 @@ class Listwise(Objective):
 
     name = "listwise"
     completions = "group"
-
-    def __init__(
-        self, beta: float = 0.1, temperature: float = 0.1, sft_weight: float = 0.0
-    ) -> None:
-        super().__init__(sft_weight)
-        self.beta = positive(self, "beta", beta)
-        self.temperature = positive(self, "temperature", temperature)
+    beta: Positive = 0.1
+    temperature: Positive = 0.1
+    sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
         """fp32 [T].
@@ -37,6 +41,8 @@ class Listwise(Objective):
         Raises:
             PromptRecoveryError: the completions have no scores.
         """
+        import torch
+
         if completions.score is None or bool(completions.score.isnan().any()):
             raise PromptRecoveryError(
                 "objective=listwise needs a score for every completion (columns chosen_score and "
@@ -51,6 +57,8 @@ class Listwise(Objective):
 
 def log_softmax_by(values: Tensor, group: Tensor) -> Tensor:
     """[C]: the log-softmax of values within each group; int64 [C] `group` counts from 0."""
+    import torch
+
     count = int(group[-1]) + 1
     lowest = torch.full((count,), -torch.inf, device=values.device, dtype=values.dtype)
     highest = lowest.scatter_reduce(0, group, values.detach(), "amax")

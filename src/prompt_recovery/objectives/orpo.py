@@ -1,12 +1,19 @@
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from __future__ import annotations
 
-from prompt_recovery.objectives.base import Objective, ScoredCompletions, not_negative, pairs
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs
+from prompt_recovery.settings import NotNegative, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NEARLY_ONE = -1e-6  # log p per token above it has no finite odds in fp32
 
 
+@checked("objective")
+@dataclass(frozen=True)
 class ORPO(Objective):
     """Odds Ratio Preference Optimization (Hong et al., arXiv 2403.07691, eq. 6 and 7).
 
@@ -14,19 +21,20 @@ class ORPO(Objective):
     q = exp(log p/|·|), the geometric mean of the tokens' probabilities. No reference model; the
     SFT term is part of it.
 
-    Args:
+    Attributes:
         weight: λ ≥ 0 of the odds ratio.
     """
 
     name = "orpo"
     uses_reference = False
-
-    def __init__(self, weight: float = 0.1) -> None:
-        super().__init__(sft_weight=1.0)
-        self.weight = not_negative(self, "weight", weight)
+    sft_weight = 1.0  # part of the method
+    weight: NotNegative = 0.1
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
         """fp32 [T], without the SFT term."""
+        import torch
+        from torch.nn.functional import logsigmoid
+
         mean = completions.mean_log_probability.clamp(max=_NEARLY_ONE)
         chosen, rejected = pairs(mean - torch.log(-torch.expm1(mean)))
         return -self.weight * logsigmoid(chosen - rejected)

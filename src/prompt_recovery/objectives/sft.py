@@ -1,9 +1,17 @@
-from torch import Tensor
+from __future__ import annotations
 
-from prompt_recovery.errors import PromptRecoveryError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from prompt_recovery.objectives.base import Objective, ScoredCompletions
+from prompt_recovery.settings import Share, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@checked("objective")
+@dataclass(frozen=True)
 class SFT(Objective):
     """Supervised fine-tuning: the negative log-likelihood of the true completions.
 
@@ -11,19 +19,14 @@ class SFT(Objective):
 
     With a = 1 every example counts alike, with a = 0 every token does (up to a constant).
 
-    Args:
+    Attributes:
         length_power: a, in [0, 1].
     """
 
     name = "sft"
     completions = "truth"
     uses_reference = False
-
-    def __init__(self, length_power: float = 1.0) -> None:
-        super().__init__()
-        if not 0 <= length_power <= 1:
-            raise PromptRecoveryError(f"objective.length_power={length_power}: must be in [0, 1]")
-        self.length_power = length_power
+    length_power: Share = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
         """fp32 [T]."""

@@ -1,21 +1,23 @@
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from __future__ import annotations
 
-from prompt_recovery.objectives.base import (
-    Objective,
-    ScoredCompletions,
-    not_negative,
-    pairs,
-    positive,
-)
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs
+from prompt_recovery.settings import NotNegative, Positive, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@checked("objective")
+@dataclass(frozen=True)
 class SimPO(Objective):
     """Simple Preference Optimization (Meng et al., arXiv 2405.14734, eq. 6): no reference model.
 
     L = −log σ(β (log p(c)/|c| − log p(r)/|r|) − γ)
 
-    Args:
+    Attributes:
         beta: β > 0.
         gamma: γ ≥ 0, the margin asked for.
         sft_weight: of the added SFT term.
@@ -23,13 +25,13 @@ class SimPO(Objective):
 
     name = "simpo"
     uses_reference = False
-
-    def __init__(self, beta: float = 2.0, gamma: float = 1.0, sft_weight: float = 0.0) -> None:
-        super().__init__(sft_weight)
-        self.beta = positive(self, "beta", beta)
-        self.gamma = not_negative(self, "gamma", gamma)
+    beta: Positive = 2.0
+    gamma: NotNegative = 1.0
+    sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
         """fp32 [T]."""
+        from torch.nn.functional import logsigmoid
+
         chosen, rejected = pairs(completions.mean_log_probability)
         return -logsigmoid(self.beta * (chosen - rejected) - self.gamma)
