@@ -1,6 +1,5 @@
 """PEFT adapters: LoRA, DoRA, QLoRA."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +14,9 @@ from peft import (
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels.lora import fuse_lora
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """A low-rank adapter (LoRA: Hu et al., arXiv 2106.09685; DoRA: Liu et al., arXiv 2402.09353).
-
-    Attributes:
-        name: what records call it.
-        rank: of the update, ≥ 1.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input, in [0, 1).
-        target_modules: which layers; "all-linear" is every linear layer but the output head.
-        layers: share of the decoder layers, counted from the output, that are adapted, in (0, 1].
-            Below the first of them no gradient flows: 0.4 saves 30 % of a training step.
-        dora: learn magnitude and direction apart.
-        four_bit: keep the frozen weights in NF4 (QLoRA). CUDA only.
-    """
-
-    name: str = "lora"
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
-    layers: float = 1.0
-    dora: bool = False
-    four_bit: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise PromptRecoveryError(f"adapter.rank={self.rank}: must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise PromptRecoveryError(f"adapter.dropout={self.dropout}: must be in [0, 1)")
-        if not 0 < self.layers <= 1:
-            raise PromptRecoveryError(f"adapter.layers={self.layers}: must be in (0, 1]")
 
 
 def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:

@@ -31,8 +31,8 @@ def normalise(text: str) -> str:
 def split(
     dataset: Dataset,
     by: GroupBy = "prompt",
-    val: float = 0.1,
-    test: float = 0.15,
+    val: float = 0.06,
+    test: float = 0.13,
     seed: int = 0,
     train_share: float = 1.0,
 ) -> Splits:

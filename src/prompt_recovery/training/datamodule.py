@@ -35,10 +35,10 @@ class Batching:
         workers: processes that prepare batches; 0 is fast enough for most.
     """
 
-    batch_size: int = 8
+    batch_size: int = 4
     batch_tokens: int = 8192
     eval_batch_size: int = 32
-    max_prompt_tokens: int = 1024
+    max_prompt_tokens: int = 184
     workers: int = 0
 
     def __post_init__(self) -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.backbones.adapters import Adapter
 from prompt_recovery.backbones.locate import Backbone
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.metrics.scs import SCS

@@ -34,7 +34,7 @@ class Optimisation:
         beta2: AdamW's.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     warmup: float = 0.1
     weight_decay: float = 0.0
     beta1: float = 0.9
