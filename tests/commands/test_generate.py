@@ -8,11 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
-from prompt_recovery.commands.entry import config_folder
 from tests import command_line
 from tests.command_line import assert_one_line
 
@@ -21,21 +17,6 @@ BANK = Path(__file__).parents[1] / "generation" / "instructions.csv"
 
 command = partial(command_line.command, "generate")
 run = partial(command_line.run, "generate")
-
-
-def options(group):
-    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
-
-
-@pytest.mark.parametrize(
-    "group", ["rewriter", "rewriter/backend", "originals", "launcher", "template", "preferences"]
-)
-def test_every_group_composes(group):
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for option in options(group):
-            config = compose("generate", [f"{group}={option}"])
-            assert "_target_" in config.rewriter
-            assert instantiate(config.launcher).chunk > 0
 
 
 def test_a_dataset_is_made_and_gone_on_with(tmp_path):

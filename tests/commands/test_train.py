@@ -7,10 +7,8 @@ from functools import partial
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
-from prompt_recovery.commands.entry import config_folder
 from tests import command_line
 from tests.command_line import assert_one_line
 from tests.conftest import ROOT
@@ -21,29 +19,6 @@ run = partial(command_line.run_script, SCRIPT)
 
 def run_anew(*arguments, cwd, **environment):
     return command_line.run_anew([sys.executable, str(SCRIPT), *arguments], cwd, **environment)
-
-
-OPTIONS = {
-    "template": ["chat", "plain", "difference"],
-    "adapter": ["lora", "lora_top", "dora", "qlora"],
-    "data": ["starter", "file", "folder", "hub"],
-    "metric": ["scs_minilm", "scs_t5"],
-    "logger": ["wandb", "csv", "none"],
-}
-
-
-@pytest.mark.parametrize("model", ["mistral", "gemma", "phi", "smollm2", "gemma3_270m", "tiny"])
-@pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "ddp", "fsdp", "multinode"])
-def test_every_group_composes(model, trainer):
-    """Every option with every backbone and trainer, several groups at a time."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for turn in range(max(map(len, OPTIONS.values()))):
-            chosen = {group: options[turn % len(options)] for group, options in OPTIONS.items()}
-            chosen |= {"model": model, "trainer": trainer}
-            overrides = [f"{group}={option}" for group, option in chosen.items()]
-            config = compose("train", overrides, return_hydra_config=True)
-            assert config.model.name == model
-            assert chosen.items() <= config.hydra.runtime.choices.items()
 
 
 def test_cfg_job_prints_the_configuration():

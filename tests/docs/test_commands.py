@@ -18,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
-from prompt_recovery.commands.entry import config_folder
+from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.conftest import ROOT
 

@@ -17,7 +17,7 @@ from tests.generation.test_generate import files, job
 from tests.generation.test_preferences import forget_candidates, stage
 from tests.generation.test_store import chats
 
-ray = pytest.importorskip("ray", reason="launcher=ray needs the extra [ray]")
+ray = pytest.importorskip("ray", reason="cluster=ray needs the extra [ray]")
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +124,13 @@ def test_candidates_and_scores_are_those_of_one_process(cluster, tmp_path, monke
 
 def test_more_workers_than_the_cluster_has_are_one_line(cluster):
     wanted = replace(cluster, workers=99)
-    with pytest.raises(PromptRecoveryError, match="launcher.workers=99 with 1 CPU each"):
+    with pytest.raises(PromptRecoveryError, match="cluster.workers=99 with 1 CPU each"):
         in_order(wanted.rewriter(FakeRewriter), chats(200), range(200))
 
 
 @pytest.mark.parametrize("setting", ["workers", "block", "cpus"])
 def test_senseless_settings_are_one_line(setting):
-    with pytest.raises(PromptRecoveryError, match=f"launcher.{setting}=0"):
+    with pytest.raises(PromptRecoveryError, match=f"cluster.{setting}=0"):
         RayCluster(**{setting: 0})
 
 
@@ -151,6 +151,6 @@ def test_no_requests_need_no_cluster():
 @pytest.mark.usefixtures("no_cluster")
 @pytest.mark.parametrize("address", [NOWHERE, f"ray://{NOWHERE}", "nowhere.invalid:6379"])
 def test_an_address_where_no_cluster_is_is_one_line(address):
-    with pytest.raises(PromptRecoveryError, match=f"launcher.address={address}.*`ray start`") as e:
+    with pytest.raises(PromptRecoveryError, match=f"cluster.address={address}.*`ray start`") as e:
         list(RayCluster(address=address).each([1], list))
     assert "\n" not in str(e.value)

@@ -16,7 +16,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rich.console import Console
 
-from prompt_recovery.commands.entry import config_folder
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Greedy, Pair
 from prompt_recovery.recovery.assemble import Recipe
@@ -27,6 +26,7 @@ from prompt_recovery.recovery.job import (
     recover,
     recover_file,
 )
+from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 
 PROCESSES = multiprocessing.get_context("forkserver")

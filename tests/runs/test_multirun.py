@@ -6,8 +6,8 @@ import os
 import pytest
 from hydra import compose, initialize_config_dir
 
-from prompt_recovery.commands.entry import config_folder
 from prompt_recovery.runs.multirun import group_of
+from prompt_recovery.settings.folder import config_folder
 from tests.conftest import ROOT
 from tests.runs.conftest import QUICK, command
 from tests.runs.offline import offline_run

@@ -10,8 +10,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from prompt_recovery.commands.entry import config_folder
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.folder import config_folder
 from tests.conftest import ROOT
 from tests.runs.conftest import QUICK, command, started
 

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -19,14 +18,9 @@ import prompt_recovery.runs.resolvers  # noqa: F401  (what the configuration ask
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.processes import ProcessLostError, is_first
 from prompt_recovery.runs.trials import INTERRUPTED
+from prompt_recovery.settings.folder import config_folder
 
 _GRACE_S = 10.0
-
-
-def config_folder() -> Path:
-    """The Hydra configuration: in the wheel, or beside `src/` in a checkout."""
-    packaged = Path(__file__).parents[1] / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "conf"
 
 
 def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:

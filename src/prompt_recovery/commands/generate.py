@@ -25,7 +25,7 @@ def generate(config: DictConfig) -> int:
         """Makes a part where it is needed, in another process of a cluster too."""
         return partial(instantiate, OmegaConf.to_container(part, resolve=True))
 
-    launcher = instantiate(config.launcher)
+    launcher = instantiate(config.cluster)
     originals = instantiate(config.originals)
     template = instantiate(config.template)
     rewriter = launcher.rewriter(made(config.rewriter))

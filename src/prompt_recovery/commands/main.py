@@ -3,8 +3,8 @@
 import sys
 from importlib import import_module
 
-from prompt_recovery.commands.entry import config_folder
 from prompt_recovery.runs.processes import is_first
+from prompt_recovery.settings.folder import config_folder
 
 COMMANDS = ("train", "generate", "evaluate", "recover", "app", "sweep", "compare")
 _HELP = """\

@@ -18,6 +18,7 @@ from prompt_recovery.data.examples import ColumnNames, Dataset, Row, validate
 from prompt_recovery.errors import PromptRecoveryError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
+_COLUMNS = ColumnNames()
 
 
 def starter() -> Dataset:
@@ -27,9 +28,7 @@ def starter() -> Dataset:
         return validate(read_rows(path), "starter", ColumnNames())
 
 
-def file(
-    path: str | Path, columns: ColumnNames | None = None, drop_invalid: bool = False
-) -> Dataset:
+def file(path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool = False) -> Dataset:
     """Reads one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
 
     A folder that `prompt-recovery generate` made is one dataset too.
@@ -41,11 +40,11 @@ def file(
     path = Path(path).expanduser()
     if _is_generated(path):
         return folder(path, columns, drop_invalid)
-    return validate(read_rows(path), path.name, columns or ColumnNames(), drop_invalid)
+    return validate(read_rows(path), path.name, columns, drop_invalid)
 
 
 def folder(
-    path: str | Path, columns: ColumnNames | None = None, drop_invalid: bool = False
+    path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool = False
 ) -> Dataset:
     """Reads all data files directly in a folder, in the order of their names, as one dataset.
 
@@ -60,7 +59,7 @@ def folder(
     if not shards:
         raise PromptRecoveryError(f"{path}: holds no data file ({', '.join(SUFFIXES)})")
     rows = (row for shard in shards for row in read_rows(shard))
-    return validate(rows, path.name, columns or ColumnNames(), drop_invalid)
+    return validate(rows, path.name, columns, drop_invalid)
 
 
 def _is_generated(path: Path) -> bool:
@@ -71,7 +70,7 @@ def hub(
     repo: str,
     split: str = "train",
     revision: str | None = None,
-    columns: ColumnNames | None = None,
+    columns: ColumnNames = _COLUMNS,
     drop_invalid: bool = False,
 ) -> Dataset:
     """Reads one split of a dataset on the Hugging Face Hub (extra `[hub]`).
@@ -81,7 +80,7 @@ def hub(
             `validate` refuses.
     """
     rows = hub_rows(repo, split, revision, "data")
-    return validate(rows, repo, columns or ColumnNames(), drop_invalid)
+    return validate(rows, repo, columns, drop_invalid)
 
 
 def hub_rows(repo: str, split: str, revision: str | None, group: str) -> Iterator[Row]:

@@ -97,10 +97,10 @@ class RayCluster:
     def __post_init__(self) -> None:
         for name in ("workers", "block"):
             if getattr(self, name) < 1:
-                raise PromptRecoveryError(f"launcher.{name}={getattr(self, name)}: must be ≥ 1")
+                raise PromptRecoveryError(f"cluster.{name}={getattr(self, name)}: must be ≥ 1")
         if self.cpus <= 0 or self.gpus < 0:
             raise PromptRecoveryError(
-                f"launcher.cpus={self.cpus} must be > 0, and launcher.gpus={self.gpus} ≥ 0"
+                f"cluster.cpus={self.cpus} must be > 0, and cluster.gpus={self.gpus} ≥ 0"
             )
 
     def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
@@ -144,7 +144,7 @@ class RayCluster:
             import ray.data
         except ImportError as error:
             raise PromptRecoveryError(
-                "launcher=ray needs the package `ray`: pip install 'prompt-recovery[ray]'"
+                "cluster=ray needs the package `ray`: pip install 'prompt-recovery[ray]'"
             ) from error
         if not ray.is_initialized():
             try:
@@ -157,14 +157,14 @@ class RayCluster:
             except (OSError, ValueError, RuntimeError) as error:
                 first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise PromptRecoveryError(
-                    f"launcher.address={self.address}: no Ray cluster there ({first_line}); start "
+                    f"cluster.address={self.address}: no Ray cluster there ({first_line}); start "
                     "one with `ray start`, or leave the address out to use this machine"
                 ) from error
         there = ray.cluster_resources()
         for name, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):
             if wanted * self.workers > there.get(name, 0):
                 raise PromptRecoveryError(
-                    f"launcher.workers={self.workers} with {wanted:g} {name} each: the Ray cluster "
+                    f"cluster.workers={self.workers} with {wanted:g} {name} each: the Ray cluster "
                     f"has {there.get(name, 0):g}; ask for fewer workers"
                 )
         context = ray.data.DataContext.get_current()

@@ -110,7 +110,7 @@ class GenerationJob:
                 f"rows={self.rows}: must be ≥ 1, or null for one row an original"
             )
         if self.chunk < 1:
-            raise PromptRecoveryError(f"launcher.chunk={self.chunk}: must be ≥ 1")
+            raise PromptRecoveryError(f"cluster.chunk={self.chunk}: must be ≥ 1")
         if not self.template.chat or self.template.prefill:
             raise PromptRecoveryError(
                 f"template '{self.template.name}' is none for a rewriter, which answers chats: use "

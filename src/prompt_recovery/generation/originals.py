@@ -65,6 +65,9 @@ class OriginalColumns:
     category: str = "category"
 
 
+_COLUMNS = OriginalColumns()
+
+
 def starter_originals() -> Originals:
     """The distinct passages of the dataset shipped with this package."""
     passages: dict[str, Original] = {}
@@ -79,7 +82,7 @@ def starter_originals() -> Originals:
 
 def file_originals(
     path: str | Path,
-    columns: OriginalColumns | None = None,
+    columns: OriginalColumns = _COLUMNS,
     drop_invalid: bool = False,
     licence: str = "",
 ) -> Originals:
@@ -103,7 +106,7 @@ def file_originals(
 
 def folder_originals(
     path: str | Path,
-    columns: OriginalColumns | None = None,
+    columns: OriginalColumns = _COLUMNS,
     drop_invalid: bool = False,
     licence: str = "",
 ) -> Originals:
@@ -115,7 +118,6 @@ def folder_originals(
         PromptRecoveryError: as `file_originals`, or the folder holds no text.
     """
     path = Path(path).expanduser()
-    columns = columns or OriginalColumns()
     if not path.is_dir():
         raise PromptRecoveryError(f"{path}: is not a folder; give originals.path=<folder of texts>")
     known = (*SUFFIXES, ".txt")
@@ -148,7 +150,7 @@ def hub_originals(
     repo: str,
     split: str = "train",
     revision: str | None = None,
-    columns: OriginalColumns | None = None,
+    columns: OriginalColumns = _COLUMNS,
     drop_invalid: bool = False,
     licence: str = "",
 ) -> Originals:
@@ -165,11 +167,10 @@ def hub_originals(
 def _validated(
     rows: Iterable[Row],
     name: str,
-    columns: OriginalColumns | None,
+    columns: OriginalColumns,
     drop_invalid: bool,
     licence: str,
 ) -> Originals:
-    columns = columns or OriginalColumns()
     found = Originals(name, [])
     places: dict[str, str] = {}
     texts: set[bytes] = set()
@@ -268,7 +269,7 @@ class CreatedOriginals:
         forms: a file with one form a line, article included; None is the shipped list.
     """
 
-    count: int
+    count: int = 200
     words: Sequence[int] = (60, 90, 120)
     seed: int = 0
     topics: str | Path | None = None

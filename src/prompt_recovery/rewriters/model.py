@@ -70,13 +70,18 @@ class Sampling:
                 )
 
 
-def make(model: Model, sampling: Sampling, backend: Callable[..., Rewriter]) -> Rewriter:
+_SAMPLING = Sampling()
+
+
+def make(
+    model: Model, backend: Callable[..., Rewriter], sampling: Sampling = _SAMPLING
+) -> Rewriter:
     """A rewriter from its three parts: what `rewriter=<model> rewriter/backend=<backend>` means.
 
     Args:
         model: which model.
-        sampling: how answers are chosen.
         backend: a rewriter's class with its own options filled in.
+        sampling: how answers are chosen.
     """
     return backend(model=model, sampling=sampling)
 

@@ -20,6 +20,7 @@ class OpenAIRewriter(Endpoint):
 
     model: Model
     sampling: Sampling
+    timeout_s: float = 120.0
 
     @property
     def identity(self) -> str:

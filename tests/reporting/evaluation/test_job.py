@@ -12,12 +12,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from prompt_recovery.commands.entry import config_folder
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import ConstantRecoverer
 from prompt_recovery.reporting.evaluation.contenders import Contender, from_column, from_file
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples, run_evaluation
+from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.command_line import assert_one_line
 from tests.conftest import ROOT
