@@ -86,6 +86,8 @@ def test_a_damaged_line_is_one_answer_lost(whole, tmp_path):
     path = tmp_path / "requests.jsonl"
     lines = whole.splitlines(keepends=True)
     path.write_bytes(lines[0] + b'"\xff' + lines[1][2:] + b"".join(lines[2:]))
+    with path.open("a") as file:
+        file.write('7\n[]\n{"key": 1}\n{"key": "x", "text": ["a"]}\n{"text": "no key"}\n')
     store = RequestStore(path)
     assert len(store) == 4
     assert store.get("3" * 64) == Answer("ünswer 3" * 3)

@@ -118,6 +118,12 @@ def test_a_damaged_line_is_done_again(store, tmp_path):
     collect_candidates(rows(40), [source], path)
     assert path.read_bytes() == store
     assert len(source.asked) == 40 - BATCH
+    for odd in (third, b"{}\n", b'{"r-0": [[1, 2]]}\n', b"7\n"):  # valid JSON of something else
+        path.write_bytes(first + odd + third)
+        source = Fake()
+        collect_candidates(rows(40), [source], path)
+        assert path.read_bytes() == store
+        assert len(source.asked) == 40 - BATCH
 
 
 class Slow(Fake):

@@ -70,8 +70,11 @@ def test_calibrations_are_kept_by_key(tmp_path):
     keep(tmp_path, "b", asdict(second) | {"weight": 0.5})
     assert Calibration.of(kept(tmp_path)["a"]) == first
     assert Calibration.of(kept(tmp_path)["b"]) == second
-    (tmp_path / "calibration.json").write_text(json.dumps({"a": 3}))
-    assert kept(tmp_path) == {}
+    for odd in ({"a": 3}, [], None, {"a": {"scores": 1, "expected": [], "examples": 1}}):
+        (tmp_path / "calibration.json").write_text(json.dumps(odd))
+        assert kept(tmp_path) == {}
+    keep(tmp_path, "a", asdict(first))
+    assert Calibration.of(kept(tmp_path)["a"]) == first
 
 
 def test_the_mean_prompt_answers_where_the_recoverer_does_not_know():

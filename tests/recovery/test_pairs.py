@@ -126,5 +126,11 @@ def test_a_store_goes_on_with_its_own_predictions_only(tmp_path):
     assert list(PredictionStore(path, "i").done.values()) == PREDICTIONS
     path.write_bytes(path.read_bytes()[:-5])  # as a kill leaves it
     assert list(PredictionStore(path, "i").done.values()) == PREDICTIONS[:2]
+    with path.open("a") as file:  # lines of another shape are work to do again
+        file.write('{"predictions": [{"id": "c"}]}\n[]\n{"predictions": null}\n')
+    store = PredictionStore(path, "i")
+    assert list(store.done.values()) == PREDICTIONS[:2]
+    store.add(PREDICTIONS[2:])
+    assert list(PredictionStore(path, "i").done.values()) == PREDICTIONS
     assert PredictionStore(path, "other").done == {}
     assert PredictionStore(path, "i").done == {}

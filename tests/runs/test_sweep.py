@@ -180,6 +180,21 @@ def test_bayes_learns_from_what_was_measured(tmp_path):
     assert resumed._next(None).parameters == sweep._next(None).parameters
 
 
+def test_a_record_is_cut_at_an_event_that_makes_no_sense(tmp_path):
+    config = {"method": "random", "parameters": {"x": {"min": 0.0, "max": 1.0}}}
+    sweep = Sweep(config, tmp_path)
+    chosen = [sweep._next(None).parameters for _ in range(3)]
+    record = tmp_path / "trials.jsonl"
+    whole = record.read_bytes()
+    lines = whole.split(b"\n")
+    for odd in (b"[]", b'{"trial": 7, "state": "failed", "reason": ""}', lines[2], b"\xff"):
+        record.write_bytes(b"\n".join([lines[0], odd, *lines[1:]]))
+        again = Sweep(config, tmp_path)
+        assert [t.parameters for t in again.trials] == chosen[:1]
+        assert [again._next(None).parameters for _ in range(2)] == chosen[1:]
+        assert record.read_bytes() == whole
+
+
 def test_counts_and_mistakes_are_one_line(folder):
     file = quick_file(folder, "random.yaml")
     endless = command("sweep", f"file={file}", cwd=folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import atomic_write, locked
+from prompt_recovery.storage import locked, read_json, write_json
 
 log = logging.getLogger(__name__)
 _RECORD = "generation.json"
@@ -73,20 +73,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / _RECORD
     if not path.is_file():
         return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record["settings"], dict):
-            return dict(record)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    record = read_json(path)
+    if isinstance(record, dict) and isinstance(record.get("settings"), dict):
+        return record
     raise PromptRecoveryError(f"{path}: is not what `generate` writes; choose another output=…")
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes `generation.json`."""
-    with atomic_write(folder / _RECORD) as temporary:
-        text = json.dumps(record, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / _RECORD, record)
 
 
 def refuse_other_settings(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """How sure a recoverer is: the SCS that its answer may be expected to have."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.storage import atomic_write
+from prompt_recovery.storage import MALFORMED, read_json, write_json
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.interface import Prediction, Recoverer
@@ -95,13 +93,13 @@ def calibrate(
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
     """What was fitted and kept beside an adapter, by key; nothing if there is no such file, or a
     damaged one."""
+    values = read_json(folder / FILE)
     try:
-        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
         for entry in values.values():
             Calibration.of(entry)
-        return dict(values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except MALFORMED:
         return {}
+    return dict(values)
 
 
 def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
@@ -110,12 +108,7 @@ def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
     Raises:
         PromptRecoveryError: the file cannot be written.
     """
-    entries = kept(folder) | {key: values}
-    try:
-        with atomic_write(folder / FILE) as temporary:
-            temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PromptRecoveryError(f"cannot write {folder / FILE} ({error.strerror})") from error
+    write_json(folder / FILE, kept(folder) | {key: values}, indent=1)
 
 
 def with_mean_prompt(

@@ -8,6 +8,7 @@ here as under `wandb sweep` and `wandb agent`.
 import logging
 import math
 import os
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -189,8 +190,10 @@ class Sweep:
             return None
         import numpy as np
 
-        # The engine draws from NumPy's global state; this way a resumed sweep draws the same.
-        np.random.seed(int(fingerprint(self.seed, number), 16) % 2**32)
+        # The engine draws from these global generators: a resumed sweep has to draw the same.
+        seed = int(fingerprint(self.seed, number), 16) % 2**32
+        np.random.seed(seed)
+        random.seed(seed)
         try:
             chosen = _engine().next_run(self.config, self._runs())
         except ValueError as error:

@@ -104,6 +104,29 @@ def test_what_is_finished_is_not_made_again(job):
     assert made[5:] == ["Fix it", "Make it joyful"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: lines[:-1],
+        lambda lines: [lines[0], *lines[2:], lines[1]],
+        lambda lines: ['{"key": 1}', *lines[1:]],
+        lambda lines: [*lines[:-1], "[]"],
+        lambda lines: [*lines[:-1], lines[-1].replace('"Fix it"', "[1]")],
+        lambda _: [],
+    ],
+)
+def test_kept_predictions_of_another_shape_are_made_again(job, damage):
+    made = []
+    job = replace(job, contenders=[constant("Fix it", made)])
+    run_evaluation(job)
+    [path] = (job.folder / "predictions").iterdir()
+    whole = path.read_text()
+    path.write_text("".join(line + "\n" for line in damage(whole.split("\n")[:-1])))
+    run_evaluation(job)
+    assert made == ["Fix it"] * 2
+    assert path.read_text().split("\n")[1:] == whole.split("\n")[1:]
+
+
 def test_names_are_distinct_and_something_is_evaluated(job):
     with pytest.raises(PromptRecoveryError, match="nothing to evaluate"):
         replace(job, contenders=())

@@ -23,7 +23,7 @@ from prompt_recovery.reporting.evaluation.report import Report, SecondOpinion, r
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import category_table, result_table
 from prompt_recovery.reporting.html.page import write_page
-from prompt_recovery.storage import atomic_write, fingerprint
+from prompt_recovery.storage import MALFORMED, atomic_write, fingerprint, read_jsonl, write_jsonl
 from prompt_recovery.tables import print_tables
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def _evaluated(contender: Contender, job: EvaluationJob) -> Evaluation:
     key = fingerprint(contender.identity, [asdict(p) for p in pairs])
     slug = re.sub(r"\W+", "-", contender.name).strip("-")[:60]
     path = job.folder / "predictions" / f"{slug}-{key[:8]}.jsonl"
-    kept = _kept(path, key)
+    kept = _kept(path, key, [p.id for p in pairs])
     if kept is None:
         recoverer = contender.make()
         predictions, seconds = timed(recoverer, pairs)
@@ -171,20 +171,20 @@ def _keep(
     path: Path, key: str, contender: Contender, predictions: Sequence[Prediction], seconds: float
 ) -> None:
     head = {"key": key, "name": contender.name, "kind": contender.kind, "seconds": seconds}
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for row in (head, *map(asdict, predictions)):
-            file.write(json.dumps(row) + "\n")
+    write_jsonl(path, (head, *map(asdict, predictions)))
 
 
-def _kept(path: Path, key: str) -> tuple[list[Prediction], float] | None:
+def _kept(path: Path, key: str, ids: list[str]) -> tuple[list[Prediction], float] | None:
     """What an earlier evaluation kept under this key; None if it didn't, or it is damaged."""
     try:
-        head, *rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        if head["key"] != key:
+        head, *rows = read_jsonl(path)
+        texts = [row["rewrite_prompt"] for row in rows]
+        if head["key"] != key or [row["id"] for row in rows] != ids or "" in map(str.strip, texts):
             return None
         names = ("id", "rewrite_prompt", "fallback", "confidence")
-        return [Prediction(**{n: row[n] for n in names}) for row in rows], head["seconds"]
-    except (OSError, ValueError, KeyError, TypeError):
+        predictions = [Prediction(**{n: row[n] for n in names}) for row in rows]
+        return predictions, float(head["seconds"])
+    except (OSError, *MALFORMED):
         return None
 
 
