@@ -114,6 +114,44 @@ def test_faults_that_are_none(original, prompt, text):
     assert reason(text, original, prompt) == ""
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Le ferry pour Kinsale part à sept heures. Prenez un manteau, car il fait froid sur le "
+        "pont avant le lever du soleil, et achetez votre billet à la cabane bleue.",
+        "El ferry a Kinsale sale a las siete. Lleva un abrigo, porque hace frío en cubierta antes "
+        "de que salga el sol, y compra tu billete en la caseta azul del puerto.",
+        "Il traghetto per Kinsale parte alle sette. Porta un cappotto, perché sul ponte fa freddo "
+        "prima che sorga il sole, e compra il biglietto alla capanna blu.",
+        "O ferry para Kinsale parte às sete. Traga um casaco, porque o convés está frio antes do "
+        "nascer do sol, e compre o seu bilhete na cabana azul junto ao porto.",
+        "De veerboot naar Kinsale vertrekt om zeven uur. Neem een jas mee, want het dek is koud "
+        "voordat de zon op is, en koop je kaartje bij de blauwe hut aan de haven.",
+        # The detector knows no Swedish and no Polish, but that they are no English.
+        "Färjan till Kinsale går klockan sju. Ta med en kappa, för däcket är kallt innan solen har "
+        "gått upp, och köp din biljett vid den blå stugan intill hamnmuren.",
+        "Prom do Kinsale odpływa o siódmej. Weź płaszcz, bo na pokładzie jest zimno, zanim "
+        "wzejdzie słońce, i kup bilet w niebieskiej budce przy murze portowym.",
+    ],
+)
+def test_languages_in_latin_script_are_told_from_english(text):
+    assert reason(text) == "language"
+    assert reason(ORIGINAL, text) == "language"
+
+
+def test_foreign_names_make_no_foreign_text():
+    original = (
+        "La Valle di Sotto and Santa Maria degli Angeli are villages near Castelnuovo di Val di "
+        "Cecina, which the painter Giovanni di Niccolò left as a child for Siena."
+    )
+    rewrite = (
+        "O La Valle di Sotto, o Santa Maria degli Angeli, hard by Castelnuovo di Val di Cecina ye "
+        "lie, and young Giovanni di Niccolò sailed away from ye to Siena, paint in his pocket."
+    )
+    assert reason(rewrite, original) == ""
+    assert reason(REWRITE, original) == ""
+
+
 def test_thresholds_are_the_users():
     assert reason("Ahoy", min_words=1, min_ratio=0.0) == ""
     assert reason(REWRITE, min_words=50) == "too_short"
