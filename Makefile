@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: demo test lint docs clean
+.PHONY: help demo test lint docs clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## train a recoverer on the starter dataset and print the table
 	$(BIN)/python train.py
@@ -13,7 +16,7 @@ demo: $(VENV)/.ready ## train a recoverer on the starter dataset and print the t
 test: $(VENV)/.ready ## run the whole test suite
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.ready ## ruff, mypy and the order of the rooms
+lint: $(VENV)/.ready ## run ruff, mypy and import-linter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 docs: $(VENV)/.ready ## build the site into build/site

@@ -349,7 +349,7 @@ def _wait(state: Any) -> float:
     failure = state.outcome.exception()
     if failure.after is not None:
         return float(failure.after * random.uniform(1, 1.1))
-    return float(wait_exponential_jitter(initial=0.5, max=60, jitter=0.5)(state))
+    return float(wait_exponential_jitter(multiplier=0.5, max=60, jitter=0.5)(state))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
