@@ -165,7 +165,7 @@ def test_a_run_killed_again_and_again_loses_nothing(tmp_path):
     assert 0 < sizes[-1] < (tmp_path / "whole.jsonl").stat().st_size
     assert collect_candidates(rows(count), [Fake()], path) == whole
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    ids = [i for line in path.open() for i in json.loads(line)]
+    ids = [i for line in path.read_text().splitlines() for i in json.loads(line)]
     assert sorted(ids) == sorted(e.id for e in rows(count))
 
 

@@ -87,6 +87,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
 def quiet() -> None:
     """Silences what libraries say on the terminal while a model is loaded; it takes a second."""
     disable_progress_bar()
+    # PEFT asks for it by its old name.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated.*")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 

@@ -249,7 +249,7 @@ def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
     """The backbone with the adapter that training starts from."""
     model = load_model(job.backbone, location, dtype, job.adapter.four_bit)
     if job.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if job.start is None:
         return add_adapter(model, job.adapter, dtype)
     return load_adapter(model, adapter_folder(job.start), dtype)

@@ -77,7 +77,7 @@ def _last_layer_at(causal_lm: Any, rows: Tensor) -> Iterator[None]:
         rows: int64 [N], tokens of the flattened batch.
     """
     mlp = getattr(causal_lm.get_decoder().layers[-1], "mlp", None)
-    if not isinstance(mlp, nn.Module) or causal_lm.is_gradient_checkpointing:
+    if not isinstance(mlp, nn.Module) or causal_lm.is_activation_checkpointing:
         yield
         return
     rows, forward = rows.unique(), mlp.forward  # a prompt's last token predicts several
