@@ -79,4 +79,6 @@ class FakeRewriter:
 
     def _times(self, what: str, key: bytes) -> int:
         assert self.log is not None
-        return sum(line.startswith(f"{what} {key.hex()}") for line in self.log.open())
+        return sum(
+            line.startswith(f"{what} {key.hex()}") for line in self.log.read_text().splitlines()
+        )

@@ -39,7 +39,9 @@ def cluster():
 
 
 def workers(log):
-    return Counter(line.split()[2] for line in log.open() if line.startswith("answered"))
+    return Counter(
+        line.split()[2] for line in log.read_text().splitlines() if line.startswith("answered")
+    )
 
 
 def test_a_cluster_makes_what_one_process_makes(cluster, tmp_path):
@@ -70,7 +72,7 @@ def test_a_worker_that_is_killed_costs_its_block_at_most(cluster, tmp_path):
     watch.join(10)
     assert killed
     assert answers == in_order(FakeRewriter(), chats(120), range(120))
-    asked = sum(line.startswith("asked") for line in log.open())
+    asked = sum(line.startswith("asked") for line in log.read_text().splitlines())
     assert 120 <= asked <= 120 + 4 * cluster.block
     assert len(workers(log)) > 1  # others went on
 

@@ -420,7 +420,9 @@ def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path):
         assert files(output) == expected
         log = output.with_name("dataset.log")
         assert not _asked_after_answered(log)
-        asked = Counter(line.split()[1] for line in log.open() if line.startswith("asked"))
+        asked = Counter(
+            line.split()[1] for line in log.read_text().splitlines() if line.startswith("asked")
+        )
         # The one that was under way is all that a kill can cost.
         assert len(asked) == 240 and asked.total() <= 240 + kills
         if kills >= 20:

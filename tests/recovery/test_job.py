@@ -119,7 +119,7 @@ def test_other_settings_begin_anew(tmp_path):
     part = tmp_path / ".out.jsonl.part.jsonl"
     part.write_text(json.dumps({"identity": "another"}) + "\n")
     recover_file(ConstantRecoverer("c"), "i", pairs, tmp_path / "out.jsonl", "m")
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [r["rewrite_prompt"] for r in rows] == ["c"] * 3
 
 

@@ -105,7 +105,7 @@ def test_a_submission_is_valid_and_runs_no_formula(tmp_path):
 def test_jsonl_and_parquet_have_the_alternatives(tmp_path):
     write_predictions(tmp_path / "p.jsonl", PREDICTIONS, "Improve it")
     write_predictions(tmp_path / "p.parquet", PREDICTIONS, "Improve it")
-    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").open(encoding="utf-8")]
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text("utf-8").splitlines()]
     assert rows == pq.read_table(tmp_path / "p.parquet").to_pylist()
     assert rows[0]["confidence"] == 0.25
     assert rows[0]["candidates"][1] == {"text": "rhyme", "log_probability": -9.0, "score": 0.1}

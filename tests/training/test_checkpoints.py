@@ -24,7 +24,9 @@ def test_a_resumed_run_knows_the_best_score_and_keeps_its_adapter_from_worse_one
         metrics = train(
             make_job(folder, examples, scs, evaluate=False, checkpoint_minutes=0, **changes)
         )
-        validated.append([json.loads(line) for line in (folder / "curve.jsonl").open()])
+        validated.append(
+            [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+        )
         return metrics, load_file(folder / "adapter" / "adapter_model.safetensors")
 
     _, best = run("first", 1, 0.5)

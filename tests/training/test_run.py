@@ -69,7 +69,7 @@ def test_every_architecture_trains_writes_and_saves(architecture, tmp_path, exam
     metrics = train(job)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert metrics["train/steps"] == 2
-    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [r["id"] for r in rows] == [e.id for e in job.splits.test]
     assert metrics["test/scs"] == pytest.approx(sum(r["scs"] for r in rows) / len(rows), abs=1e-5)
     assert metrics["test/scs_ci_low"] <= metrics["test/scs"] <= metrics["test/scs_ci_high"]
