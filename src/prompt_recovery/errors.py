@@ -1,5 +1,5 @@
 class PromptRecoveryError(Exception):
-    """Something the user can mend; the message is one line that says what and how.
+    """An error that the user can fix; its message is one line that says what to do.
 
     Entry points print it without a traceback and exit with status 1.
     """

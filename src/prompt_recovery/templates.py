@@ -1,4 +1,4 @@
-"""Jinja templates, rendered by one function."""
+"""Jinja templates of models' inputs."""
 
 import difflib
 from dataclasses import dataclass, replace
@@ -16,14 +16,15 @@ class Template:
     """A Jinja template for a model's input.
 
     Attributes:
-        name: as in `template=<name>`.
-        text: Jinja source. Recovery templates see `original_text` and `rewritten_text`, rewrite
-            templates `original_text` and `rewrite_prompt`; both have the filter-like function
+        name: The name, as in `template=<name>`.
+        text: The Jinja source. Recovery templates may use `original_text` and `rewritten_text`,
+            rewrite templates `original_text` and `rewrite_prompt`; both may call the function
             `difference(original_text, rewritten_text)`.
-        chat: pass the result through the tokenizer's own chat template as the user's turn; see
+        chat: Whether the result becomes the user's turn in the tokenizer's own chat template. See
             `for_tokenizer` for base models, which have none.
-        system: a system message; stands before the user's words where a chat template takes none.
-        prefill: the beginning of the answer that is given to the model.
+        system: A system message. It is put before the user's turn if the tokenizer's chat template
+            accepts none.
+        prefill: The beginning of the answer, which is given to the model.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Template:
 
 
 def for_tokenizer(template: Template, tokenizer: Any) -> Template:
-    """A recovery template as this tokenizer takes it: for base models, a chat as plain text."""
+    """A recovery template that fits a tokenizer: without a chat template, it gives plain text."""
     if not template.chat or getattr(tokenizer, "chat_template", None):
         return template
     system = f"{{% raw %}}{template.system}{{% endraw %}}\n\n" if template.system else ""
@@ -46,16 +47,16 @@ def for_tokenizer(template: Template, tokenizer: Any) -> Template:
 
 
 def word_changes(original_text: str, rewritten_text: str) -> list[tuple[list[str], list[str]]]:
-    """What became of the words, run by run: (before, after); kept runs are equal on both sides."""
+    """Runs of words as (before, after) pairs; the two are equal where the words were kept."""
     before, after = original_text.split(), rewritten_text.split()
     matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
     return [(before[i:j], after[k:m]) for _, i, j, k, m in matcher.get_opcodes()]
 
 
 def word_difference(original_text: str, rewritten_text: str) -> str:
-    """The two texts as one, word by word: kept runs as they are, `[-removed-]`, `{+added+}`.
+    """Both texts as one, with `[-removed-]` and `{+added+}` words.
 
-    Kept runs longer than eight words are shortened to their ends.
+    Runs of more than eight kept words are shortened to their first and last three.
     """
     parts: list[str] = []
     for before, after in word_changes(original_text, rewritten_text):
@@ -89,7 +90,7 @@ def render(template: Template, **texts: str) -> str:
     """Fills a template with texts. Texts are data: Jinja syntax inside them is not run.
 
     Raises:
-        PromptRecoveryError: the template is wrong or uses a name that was not given.
+        PromptRecoveryError: If the template is wrong or uses a name that was not given.
     """
     try:
         return _compile(template).render(**{k: v.strip() for k, v in texts.items()})
@@ -101,16 +102,16 @@ def render(template: Template, **texts: str) -> str:
 
 
 def chat_messages(template: Template, tokenizer: Any, **texts: str) -> list[dict[str, str]]:
-    """The chat that a template makes of texts, as messages that this tokenizer accepts.
+    """The messages that a template makes of texts, in a form that the tokenizer accepts.
 
     Args:
-        template: a template with `chat`.
-        tokenizer: a `transformers` tokenizer; where its chat template knows no system role (Gemma,
-            Mistral), the system message opens the user's.
-        texts: what `render` takes.
+        template: A template with `chat=True`.
+        tokenizer: A `transformers` tokenizer. If its chat template has no system role (Gemma,
+            Mistral), the user's message begins with the system message.
+        texts: The arguments of `render`.
 
     Raises:
-        PromptRecoveryError: the tokenizer has no chat template.
+        PromptRecoveryError: If the tokenizer has no chat template.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise PromptRecoveryError(
@@ -132,15 +133,15 @@ def chat_messages(template: Template, tokenizer: Any, **texts: str) -> list[dict
 
 
 def chat_prompt(template: Template, tokenizer: Any, **texts: str) -> str:
-    """The full input string for a model, special tokens included, ready for the completion.
+    """The full input string of a model, including special tokens, up to the completion.
 
     Args:
-        template: a recovery or a rewrite template.
-        tokenizer: a `transformers` tokenizer.
-        texts: what `render` takes.
+        template: A recovery or a rewrite template.
+        tokenizer: A `transformers` tokenizer.
+        texts: The arguments of `render`.
 
     Raises:
-        PromptRecoveryError: the template wants a chat template and the tokenizer has none.
+        PromptRecoveryError: If the template needs a chat template and the tokenizer has none.
     """
     if not template.chat:
         return (tokenizer.bos_token or "") + render(template, **texts) + template.prefill

@@ -1,4 +1,4 @@
-"""Every bad input gives one clear line that names the file, the row and the mend."""
+"""Every bad input gives one clear line that names the file and the row and says what to do."""
 
 import csv
 import gzip
@@ -72,7 +72,7 @@ def test_huge_texts_and_foreign_scripts_are_fine(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"original_text": ""}, "row 2: column 'original_text' is empty; mend the row"),
+        ({"original_text": ""}, "row 2: column 'original_text' is empty; fix the row"),
         ({"rewritten_text": " \n"}, "row 2: column 'rewritten_text' is empty"),
         ({"rewrite_prompt": None}, "row 2: column 'rewrite_prompt' is missing"),
         ({"rewrite_prompt": float("nan")}, "row 2: column 'rewrite_prompt' is missing .*NaN"),

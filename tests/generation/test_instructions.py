@@ -60,7 +60,7 @@ def test_instructions_from_a_file(tmp_path):
     ("content", "message"),
     [
         ('{"prompt": "a"}', r"a\.jsonl, row 1: column 'text' is missing \(columns here: prompt\)"),
-        ('{"text": " "}', r"a\.jsonl, row 1: column 'text' is empty; mend or remove the row"),
+        ('{"text": " "}', r"a\.jsonl, row 1: column 'text' is empty; correct or remove the row"),
         ("", r"a\.jsonl: holds no instructions; give it the column 'text'"),
     ],
 )

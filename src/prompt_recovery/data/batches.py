@@ -1,4 +1,4 @@
-"""Batches of similar length, bounded by tokens, the same on every rank and after every resume."""
+"""Batches of similar length with a limit on tokens, equal on every rank and after a resume."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -7,26 +7,28 @@ from torch.utils.data import Sampler
 
 
 class TokenBudgetSampler(Sampler[list[int]]):
-    """Yields lists of indices: similar lengths together, at most so many padded tokens each.
+    """Yields batches of indices of examples with similar lengths.
 
-    A pure function of (lengths, seed, epoch), so that a resumed epoch goes on with the batches it
-    would have had: iteration starts at the batch that `first_batch()` names.
+    The batches are a pure function of the lengths, the seed and the epoch. A resumed epoch
+    therefore continues with the batches it would have had: iteration starts at the batch with the
+    index `first_batch()`.
 
-    Several ranks share the same global batches: those that one process would have with a batch
-    size and a token budget as many times as large. Each rank takes every so-manieth member, so a
-    run's gradients don't depend on how many processes share it. A rank that has no member left of
-    a batch gets a filler, `~i` in place of `i`: it keeps the processes in step and must count for
-    nothing.
+    All ranks share the same global batches, which are those of a single process with
+    `world_size` times the batch size and the token budget. Of a global batch, rank r takes members
+    r, r + `world_size`, and so on, so the gradients don't depend on the number of processes. A
+    rank for which a batch has no member gets a filler, `~i` instead of `i`, which keeps the
+    processes in step and must not count in the loss or the metrics.
 
     Args:
-        lengths: tokens of each example.
-        batch_size: most examples a batch and rank.
-        batch_tokens: most tokens a batch and rank, padding included; a longer example is a batch
-            alone.
-        shuffle: draw a new order each epoch (training); otherwise sort by length, longest first.
-        seed: of the order.
-        rank: this process.
-        world_size: the number of processes.
+        lengths: The number of tokens of each example.
+        batch_size: The largest number of examples in a batch, per rank.
+        batch_tokens: The largest number of tokens in a batch, per rank and including padding. An
+            example that is longer becomes a batch of its own.
+        shuffle: Whether to draw a new order in each epoch, as for training. Otherwise examples
+            are sorted by length, the longest first.
+        seed: The seed of the order.
+        rank: The rank of this process.
+        world_size: The number of processes.
     """
 
     def __init__(
@@ -51,16 +53,16 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> "TokenBudgetSampler":
-        """Where Lightning looks for `set_epoch`."""
+        """This sampler itself; Lightning looks for `set_epoch` here."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws the batches of an epoch (Lightning calls this)."""
+        """Draws the batches of an epoch; Lightning calls this."""
         order = list(range(len(self.lengths)))
         rng = random.Random(f"{self.seed}-{epoch}")
         if self.shuffle:
             rng.shuffle(order)
-            # Sorting inside pools of several batches pads little and still mixes well.
+            # Sorting within pools of several batches needs little padding and still mixes well.
             pool = self.batch_size * self.world_size * 16
             pools = [order[i : i + pool] for i in range(0, len(order), pool)]
         else:
@@ -76,7 +78,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         batch: list[int] = []
         for index in members:
             width = self.lengths[batch[0]] if batch else 0  # longest first
-            share = len(batch) // self.world_size + 1  # of the fullest rank, with this one
+            share = len(batch) // self.world_size + 1  # of the fullest rank, including this example
             if batch and (share > self.batch_size or share * width > self.batch_tokens):
                 yield batch
                 batch = []

@@ -15,7 +15,7 @@ COLUMNS = ("id", *TEXT_COLUMNS, *OPTIONAL_COLUMNS)
 
 @dataclass(frozen=True, slots=True)
 class RewriteExample:
-    """A text, what a rewriter made of it, and the prompt it was given."""
+    """An original text, its rewrite, and the prompt that the rewriter was given."""
 
     id: str
     original_text: str
@@ -28,7 +28,7 @@ class RewriteExample:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One raw row and where it stands, for messages: `place` is such as "train.csv, row 7"."""
+    """One raw row, and its place in messages, such as "train.csv, row 7"."""
 
     place: str
     values: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """What a dataset calls our columns; `id=None` derives ids from the rows' contents."""
+    """A dataset's own names of our columns; with `id=None`, ids are derived from the texts."""
 
     id: str | None = "id"
     original_text: str = "original_text"
@@ -52,9 +52,9 @@ class Dataset:
     """Validated examples with unique ids, in the order of their source.
 
     Attributes:
-        name: what messages and run records call it.
-        examples: the rows.
-        dropped: how many rows were left out, by reason. Nothing is dropped silently.
+        name: The name that messages and run records use.
+        examples: The examples.
+        dropped: The number of rows that were left out, by reason. Nothing is dropped silently.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Dataset:
     dropped: dict[str, int] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """Changes when any text or id changes; independent of the order of the rows."""
+        """A hash that changes with any text or id, but not with the order of the rows."""
         return fingerprint(
             sorted(
                 (e.id, e.original_text, e.rewritten_text, e.rewrite_prompt) for e in self.examples
@@ -71,7 +71,7 @@ class Dataset:
 
 
 def problem_with_text(value: Any) -> str | None:
-    """Why `value` cannot be a text of an example; None if it can."""
+    """The reason why `value` cannot be a text of an example; None if it can."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "is missing (null or NaN)"
     if not isinstance(value, str):
@@ -91,15 +91,15 @@ def validate(
     """Turns raw rows into a dataset.
 
     Args:
-        rows: the rows, in order.
-        name: the dataset's name (a file name, say), for messages.
-        columns: what the source calls the columns.
-        drop_invalid: leave out rows with an unusable text, and count them by reason, instead of
-            raising at the first. Duplicate ids always raise.
+        rows: The rows, in order.
+        name: The dataset's name in messages, for example the name of its file.
+        columns: The source's names of the columns.
+        drop_invalid: Whether to leave out rows with an unusable text and count them by reason,
+            instead of raising an error at the first one. Duplicate ids always raise an error.
 
     Raises:
-        PromptRecoveryError: a missing column, an unusable text or a duplicate id; the message
-            names file, row, column and mend.
+        PromptRecoveryError: If a column is missing, a text is unusable or an id is used twice. The
+            message names the file, the row and the column, and says what to do.
     """
     examples: list[RewriteExample] = []
     dropped: dict[str, int] = {}
@@ -110,7 +110,7 @@ def validate(
         if problem is not None:
             if not drop_invalid:
                 raise PromptRecoveryError(
-                    f"{row.place}: {problem}; mend the row, or leave such rows out with "
+                    f"{row.place}: {problem}; fix the row, or leave such rows out with "
                     "data.drop_invalid=true"
                 )
             dropped[problem] = dropped.get(problem, 0) + 1

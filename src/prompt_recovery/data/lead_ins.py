@@ -1,7 +1,7 @@
-"""What chat models say before a rewrite: "Sure, here is the text as a limerick:".
+"""Lead-ins: what chat models say before a rewrite, as in "Sure, here is the text as a limerick:".
 
-Datasets that were cleaned have none of it, others much, and it often restates the instruction. A
-recoverer that never saw a lead-in takes it for a part of the rewrite.
+Cleaned datasets have no lead-ins and others have many, which often restate the instruction. A
+recoverer that was trained without them takes a lead-in for a part of the rewrite.
 """
 
 import random
@@ -22,7 +22,7 @@ _SILENT = (
     "here is a possible rewrite:",
     "I'd be happy to help you with that! Here's my attempt:",
 )
-# {} is what the text was to become, such as "like a nature documentary".
+# {} says what the text was to become, such as "like a nature documentary".
 _CHANGED = (
     "here is the text rewritten {}:",
     "here's a rewritten version of the text {}:",
@@ -39,7 +39,7 @@ _OBEYED = (
     "I'd be glad to help you {}! Here is the result:",
 )
 _NAMED = ('here is the text, rewritten to the instruction "{}":', "here is the text, {}:")
-_RESTATES = 0.7  # of lead-ins; the others say nothing of the instruction
+_RESTATES = 0.7  # the share of lead-ins that restate the instruction
 
 _POLITE = re.compile(
     r"^(?:please|pls|now|just|can you|could you|would you|i(?:'d| would) like you to|i need you to"
@@ -71,14 +71,14 @@ _ORDER = re.compile(
 
 
 def lead_in(rewrite_prompt: str, choice: random.Random) -> str:
-    """What a chat model might say before it does what a prompt asks for; never empty."""
+    """A lead-in that a chat model might write before the rewrite; never empty."""
     opening = choice.choice(_OPENINGS)
     said = _said(rewrite_prompt, choice) if choice.random() < _RESTATES else choice.choice(_SILENT)
     return opening + (said if opening.endswith(", ") else said[0].upper() + said[1:])
 
 
 def _said(rewrite_prompt: str, choice: random.Random) -> str:
-    """Restates a prompt in the words that its form allows."""
+    """Restates a prompt with a phrase that suits its grammatical form."""
     prompt = " ".join(rewrite_prompt.split()).rstrip(".!?:;, ")
     prompt = _POLITE.sub("", _POLITE.sub("", prompt))
     first = prompt.split(" ")[0] if prompt else ""
@@ -97,16 +97,16 @@ def _said(rewrite_prompt: str, choice: random.Random) -> str:
 
 
 def with_lead_ins(examples: Sequence[RewriteExample], share: float) -> list[RewriteExample]:
-    """The same examples; the rewrites of some begin with a lead-in, a line of its own.
+    """Puts a lead-in, on a line of its own, before the rewrites of some examples.
 
-    Which ones and with what depends on their ids alone.
+    Which examples are changed, and with which lead-in, depends only on their ids.
 
     Args:
-        examples: whose prompts are known.
-        share: of examples, in [0, 1].
+        examples: The examples; their prompts must be known.
+        share: The expected share of examples with a lead-in, in [0, 1].
 
     Raises:
-        PromptRecoveryError: the share is out of range.
+        PromptRecoveryError: If the share is out of range.
     """
     if not 0 <= share <= 1:
         raise PromptRecoveryError(f"lead_ins={share}: must be in [0, 1]")

@@ -1,4 +1,4 @@
-"""Where datasets come from. Every source is a function that returns a validated `Dataset`."""
+"""Sources of datasets. Each is a function that returns a validated `Dataset`."""
 
 import csv
 import gzip
@@ -31,11 +31,11 @@ def starter() -> Dataset:
 def file(path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool = False) -> Dataset:
     """Reads one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
 
-    A folder that `prompt-recovery generate` made is one dataset too.
+    A folder that `prompt-recovery generate` made is read as one dataset, too.
 
     Raises:
-        PromptRecoveryError: no such file, no permission, an unknown format, a corrupt file, or
-            rows that `validate` refuses.
+        PromptRecoveryError: If the file does not exist, cannot be read, has an unknown format, is
+            corrupt, or has rows that `validate` refuses.
     """
     path = Path(path).expanduser()
     if _is_generated(path):
@@ -49,12 +49,12 @@ def folder(
     """Reads all data files directly in a folder, in the order of their names, as one dataset.
 
     Raises:
-        PromptRecoveryError: as `file`, or the folder holds no data file.
+        PromptRecoveryError: As for `file`, or if the folder holds no data file.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
         raise PromptRecoveryError(f"{path}: is not a folder; give data.path=<folder of shards>")
-    inside = path / "data" if _is_generated(path) else path  # beside it lie the rejected rows
+    inside = path / "data" if _is_generated(path) else path  # the rejected rows lie beside it
     shards = sorted(p for p in inside.iterdir() if p.name.endswith(SUFFIXES) and p.name[0] != ".")
     if not shards:
         raise PromptRecoveryError(f"{path}: holds no data file ({', '.join(SUFFIXES)})")
@@ -76,8 +76,8 @@ def hub(
     """Reads one split of a dataset on the Hugging Face Hub (extra `[hub]`).
 
     Raises:
-        PromptRecoveryError: the extra is not installed, the dataset cannot be had, or rows that
-            `validate` refuses.
+        PromptRecoveryError: If the extra is not installed, the dataset cannot be loaded, or
+            `validate` refuses a row.
     """
     rows = hub_rows(repo, split, revision, "data")
     return validate(rows, repo, columns, drop_invalid)
@@ -87,13 +87,13 @@ def hub_rows(repo: str, split: str, revision: str | None, group: str) -> Iterato
     """The raw rows of one split of a dataset on the Hub, in order.
 
     Args:
-        repo: owner/name.
-        split: of the dataset.
-        revision: a commit, tag or branch; None is the newest.
-        group: the configuration group that errors speak of: `data` or `originals`.
+        repo: The dataset's repository, as owner/name.
+        split: The name of the split.
+        revision: A commit, tag or branch; None is the newest commit.
+        group: The configuration group that error messages name: `data` or `originals`.
 
     Raises:
-        PromptRecoveryError: the extra is not installed, or the dataset cannot be had.
+        PromptRecoveryError: If the extra is not installed or the dataset cannot be loaded.
     """
     try:
         import datasets
@@ -103,7 +103,7 @@ def hub_rows(repo: str, split: str, revision: str | None, group: str) -> Iterato
         ) from error
     try:
         table = datasets.load_dataset(repo, split=split, revision=revision)
-    except Exception as error:  # the library raises a dozen types for what is one thing to a user
+    except Exception as error:  # the library raises a dozen types for what is one problem to a user
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
             f"cannot load the dataset '{repo}' (split '{split}') from the Hub: {first_line}; "
@@ -116,7 +116,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The raw rows of one data file, in order.
 
     Raises:
-        PromptRecoveryError: as `file`.
+        PromptRecoveryError: As for `file`, except for what `validate` refuses.
     """
     if not path.name.endswith(SUFFIXES):
         raise PromptRecoveryError(f"{path}: unknown format; known are {', '.join(SUFFIXES)}")

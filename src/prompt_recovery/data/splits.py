@@ -16,7 +16,7 @@ Side = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class Splits:
-    """Three lists of examples; no group stands in two of them."""
+    """Three lists of examples; no group is in two of them."""
 
     train: list[RewriteExample]
     val: list[RewriteExample]
@@ -24,7 +24,10 @@ class Splits:
 
 
 def normalise(text: str) -> str:
-    """Lower case, words only, single spaces: what makes two prompts (or texts) the same group."""
+    """Reduces a text to its words, in lower case and with single spaces between them.
+
+    Two prompts (or texts) that become equal belong to the same group.
+    """
     return " ".join(re.findall(r"\w+", text.lower())) or text.strip()
 
 
@@ -36,30 +39,31 @@ def split(
     seed: int = 0,
     train_share: float = 1.0,
 ) -> Splits:
-    """Splits a dataset by group: a pure function of each row's group and the seed.
+    """Splits a dataset by group.
 
-    The order of the rows doesn't matter, and adding rows moves no other row, except with
-    `by="both"`, where new rows may join two groups.
+    The split of a row is a pure function of its group and the seed: it doesn't depend on the order
+    of the rows, and adding rows moves no other row, except with `by="both"`, where new rows may
+    join two groups.
 
     Args:
-        dataset: what to split.
-        by: what must not stand on two sides: the normalised `rewrite_prompt` ("prompt"), the
-            normalised `original_text` ("text"), or either of them ("both": groups are the
-            connected components of rows that share a prompt or a text).
-        val: expected share of the groups in the validation split, in [0, 1).
-        test: expected share of the groups in the test split, in [0, 1).
-        seed: another seed, another split.
-        train_share: expected share of the training groups that is kept, in (0, 1], for learning
-            what more data would bring; what a smaller share keeps, a larger one keeps too.
+        dataset: The dataset to split.
+        by: What must not be in two splits: the normalised `rewrite_prompt` ("prompt"), the
+            normalised `original_text` ("text"), or either of them ("both", where the groups are
+            the connected components of rows that share a prompt or a text).
+        val: The expected share of the groups in the validation split, in [0, 1).
+        test: The expected share of the groups in the test split, in [0, 1).
+        seed: The seed; another seed gives another split.
+        train_share: The expected share of the training groups that are kept, in (0, 1], to measure
+            the effect of the amount of data. A larger share keeps all that a smaller one keeps.
 
     Raises:
-        PromptRecoveryError: a share is out of range or a split that should have rows has none.
+        PromptRecoveryError: If a share is out of range, or a split that should have rows has none.
     """
     if not 0 < train_share <= 1:
         raise PromptRecoveryError(f"split.train_share={train_share}: must be in (0, 1]")
     splits = Splits([], [], [])
     chosen = sides(dataset.examples, by, val, test, seed)
-    # Training groups are the upper end of all points.
+    # The points of training groups are the largest.
     least = val + test + (1 - train_share) * (1 - val - test)
     for example, side, point in zip(
         dataset.examples, chosen, _points(dataset.examples, by, seed), strict=True
@@ -83,7 +87,7 @@ def sides(
     """The split of each example, as `split` chooses it; a split may be empty.
 
     Raises:
-        PromptRecoveryError: `by` is unknown, or a share is out of range.
+        PromptRecoveryError: If `by` is unknown or a share is out of range.
     """
     if by not in ("prompt", "text", "both"):
         raise PromptRecoveryError(f"split.by={by}: must be prompt, text or both")
@@ -98,7 +102,7 @@ def sides(
 
 
 def _points(examples: Sequence[RewriteExample], by: GroupBy, seed: int) -> list[float]:
-    """A number in [0, 1) for each example, the same for all of its group."""
+    """A number in [0, 1) for each example, the same for all examples of a group."""
     return [
         int.from_bytes(hashlib.sha256(f"{seed}\0{group}".encode()).digest()[:8], "big") / 2**64
         for group in _groups(examples, by)

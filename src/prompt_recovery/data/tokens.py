@@ -1,4 +1,4 @@
-"""Examples as token ids, made once and cached."""
+"""Examples as token ids, which are cached on disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,18 @@ from prompt_recovery.storage import atomic_write, cache_dir, fingerprint
 from prompt_recovery.templates import Template, chat_prompt
 
 _CUT = " […] "
-_LEAST = 2 * (len(_CUT) + 2)  # characters of two texts of which all is cut but their ends
+_LEAST = 2 * (len(_CUT) + 2)  # characters of two texts that are cut to their first and last
 
 
 @dataclass(frozen=True, slots=True)
 class TokenisedExample:
-    """Token ids of a recoverer's input and of its completions, and how much of the texts was cut.
+    """The token ids of a recoverer's input and of its completions.
 
-    The completions end with the end-of-text token.
+    Attributes:
+        id: The example's id.
+        prompt: The token ids of the input.
+        completions: The token ids of each completion, which end with the end-of-text token.
+        cut_characters: The number of characters that were cut out of the two texts.
     """
 
     id: str
@@ -42,20 +46,20 @@ def tokenise(
 ) -> list[TokenisedExample]:
     """Renders and tokenises examples, in order.
 
-    A prompt longer than `max_prompt_tokens` has the middle of its texts cut out, the longer text
-    first; instruction and completions are never touched. Results are cached on disk by a
-    fingerprint of everything they depend on.
+    If a prompt is longer than `max_prompt_tokens`, the middle of its texts is cut out, first of
+    the longer text; the instruction and the completions are never cut. The results are cached on
+    disk under a fingerprint of everything they depend on.
 
     Args:
-        examples: the two texts of each make the prompt.
-        template: the recovery template.
-        tokenizer: the backbone's.
-        max_prompt_tokens: most tokens of a prompt.
-        completions: of each example; its true prompt alone if not given.
-        use_cache: read and write the cache.
+        examples: The examples whose two texts make the prompts.
+        template: The recovery template.
+        tokenizer: The backbone's tokenizer.
+        max_prompt_tokens: The largest number of tokens in a prompt.
+        completions: The completions of each example; by default its true prompt alone.
+        use_cache: Whether to read and write the cache.
 
     Raises:
-        PromptRecoveryError: `max_prompt_tokens` has no room for the template itself.
+        PromptRecoveryError: If `max_prompt_tokens` has no room for the template itself.
     """
     if completions is None:
         completions = [[e.rewrite_prompt] for e in examples]
@@ -71,7 +75,7 @@ def tokenise(
         try:
             return [TokenisedExample(**row) for row in pq.read_table(path).to_pylist()]
         except (pa.ArrowInvalid, OSError, TypeError):
-            path.unlink(missing_ok=True)  # a damaged cache is only slow, never fatal
+            path.unlink(missing_ok=True)  # a damaged cache costs time, but no run
     rows = []
     for example, texts in zip(examples, completions, strict=True):
         prompt, cut = prompt_tokens(
@@ -87,7 +91,7 @@ def tokenise(
 
 
 def completion_tokens(text: str, tokenizer: Any) -> list[int]:
-    """The token ids of an answer and the end-of-text token."""
+    """The token ids of an answer, followed by the end-of-text token."""
     ids: list[int] = tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
     return [*ids, int(tokenizer.eos_token_id)]
 
@@ -95,9 +99,10 @@ def completion_tokens(text: str, tokenizer: Any) -> list[int]:
 def given_prompt_tokens(
     prompt: str | list[dict[str, str]], tokenizer: Any, limit: int
 ) -> tuple[list[int], int]:
-    """The token ids of a ready prompt, at most `limit`, and how many characters were cut.
+    """Tokenises a finished prompt, and cuts out its middle if it has more than `limit` tokens.
 
-    A longer one loses its middle.
+    Returns:
+        The token ids and the number of characters that were cut.
     """
     if isinstance(prompt, str):
         ids: list[int] = tokenizer(prompt)["input_ids"]
@@ -114,10 +119,14 @@ def given_prompt_tokens(
 def prompt_tokens(
     original_text: str, rewritten_text: str, template: Template, tokenizer: Any, limit: int
 ) -> tuple[list[int], int]:
-    """The token ids of one recovery prompt, at most `limit`, and how many characters were cut."""
+    """Tokenises one recovery prompt with at most `limit` tokens.
+
+    Returns:
+        The token ids and the number of characters that were cut out of the two texts.
+    """
     before, after = original_text, rewritten_text
-    # A hundred thousand characters cannot fit: don't tokenise them all to find out. No text here
-    # has more than 16 characters a token on average.
+    # Very long texts are shortened before they are tokenised, which would take long: no text has
+    # more than 16 characters per token on average.
     before, after = _shorten(before, 16 * limit), _shorten(after, 16 * limit)
     while True:
         prompt = chat_prompt(template, tokenizer, original_text=before, rewritten_text=after)
@@ -127,7 +136,7 @@ def prompt_tokens(
                 len(rewritten_text) - len(after), 0
             )
             return ids, cut
-        # Keep in proportion, a little less each time; the longer text gives first.
+        # Shorten in proportion, a little more each time, and the longer text first.
         total = len(before) + len(after)
         kept = int(total * min(limit / len(ids), 0.95))
         keep = kept - 2 * len(_CUT)
@@ -145,7 +154,7 @@ def prompt_tokens(
 
 
 def _shorten(text: str, length: int) -> str:
-    """`text` with its middle cut out, two thirds of what stays from its beginning."""
+    """Cuts out the middle of a text; two thirds of what stays are from its beginning."""
     if len(text) <= length:
         return text
     keep = max(length - len(_CUT), 2)

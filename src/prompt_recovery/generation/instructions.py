@@ -77,7 +77,7 @@ def _instructions(rows: Iterable[Row], source: str) -> list[Instruction]:
         problem = problem_with_text(row.values["text"])
         if problem is not None:
             raise PromptRecoveryError(
-                f"{row.place}: column 'text' {problem}; mend or remove the row"
+                f"{row.place}: column 'text' {problem}; correct or remove the row"
             )
         family = row.values.get("family")
         family = family.strip() if isinstance(family, str) else ""

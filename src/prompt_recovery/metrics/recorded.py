@@ -1,4 +1,4 @@
-"""A metric as plain values, for the record beside an adapter, and back from them."""
+"""Metrics as plain values, for the record that is kept with an adapter."""
 
 import logging
 from collections.abc import Mapping
@@ -14,7 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def metric_record(scs: SCS) -> dict[str, Any]:
-    """What `recorded_metric` needs; an encoder of another class than ours is not found again."""
+    """The plain values from which `recorded_metric` makes the metric again.
+
+    It can't if the encoder's class isn't one of this package.
+    """
     encoder = scs.encoder
     source = encoder.source if isinstance(encoder, SentenceEncoder | E5Encoder) else EncoderSource()
     return {
@@ -25,10 +28,10 @@ def metric_record(scs: SCS) -> dict[str, Any]:
 
 
 def recorded_metric(record: Mapping[str, Any]) -> SCS:
-    """The metric that a record describes; a warning says if its encoder is another one by now.
+    """The metric that a record describes; logs a warning if its encoder has changed since.
 
     Raises:
-        PromptRecoveryError: its encoder cannot be had, or the record names none.
+        PromptRecoveryError: If the encoder cannot be found or the record names none.
     """
     source = EncoderSource(**record["source"])
     if source == EncoderSource():

@@ -10,9 +10,9 @@ from prompt_recovery.metrics.encoder import Encoder
 
 
 def sharpen(cosine: Any, exponent: float = 3.0) -> Any:
-    """sign(c)·|c|^exponent, for NumPy arrays or numbers in [-1, 1].
+    """Computes sign(c)·|c|^exponent of NumPy arrays or numbers in [-1, 1].
 
-    The exponent 3 is that of the Kaggle competition LLM Prompt Recovery (2024).
+    The exponent 3 is the one of the Kaggle competition LLM Prompt Recovery (2024).
     """
     return np.sign(cosine) * np.abs(cosine) ** exponent
 
@@ -21,8 +21,8 @@ class SCS:
     """Scores predictions against truths.
 
     Args:
-        encoder: makes the embeddings.
-        exponent: > 0; 1 gives the plain cosine.
+        encoder: The sentence encoder.
+        exponent: The exponent, > 0; 1 gives the plain cosine.
     """
 
     def __init__(self, encoder: Encoder, exponent: float = 3.0) -> None:
@@ -32,7 +32,7 @@ class SCS:
         self.exponent = exponent
 
     def cosine(self, predictions: Sequence[str], truths: Sequence[str]) -> NDArray[np.float32]:
-        """fp32 [n]: the cosine of each prediction with its own truth, in [-1, 1]."""
+        """The cosine of each prediction and its truth, fp32 [n] in [-1, 1]."""
         if len(predictions) != len(truths):
             raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths")
         if not predictions:
@@ -41,10 +41,10 @@ class SCS:
         return np.clip(products.sum(axis=1), -1, 1)
 
     def __call__(self, predictions: Sequence[str], truths: Sequence[str]) -> NDArray[np.float32]:
-        """fp32 [n]: the SCS of each prediction with its own truth, in [-1, 1]."""
+        """The SCS of each prediction and its truth, fp32 [n] in [-1, 1]."""
         return np.asarray(sharpen(self.cosine(predictions, truths), self.exponent), np.float32)
 
     def matrix(self, rows: Sequence[str], columns: Sequence[str]) -> NDArray[np.float32]:
-        """fp32 [r, c]: the SCS of every row text with every column text."""
+        """The SCS of every row text and every column text, fp32 [r, c]."""
         cosine = np.clip(self.encoder.embed(rows) @ self.encoder.embed(columns).T, -1, 1)
         return np.asarray(sharpen(cosine, self.exponent), np.float32)

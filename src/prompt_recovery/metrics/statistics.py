@@ -1,4 +1,4 @@
-"""Intervals and tests for scores of the same examples."""
+"""Confidence intervals and significance tests for scores of the same examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Objectives: small functions of what a model says of completions."""
+"""Objectives: small functions of the log-probabilities of completions."""
 
 from prompt_recovery.objectives.base import Objective, ScoredCompletions
 from prompt_recovery.objectives.dpo import DPO

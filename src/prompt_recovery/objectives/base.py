@@ -1,7 +1,7 @@
-"""What every objective sees, and what all of them share.
+"""The input of every objective, and their base class.
 
-An objective is a frozen dataclass of its options, which the configuration reads before torch is
-imported: torch is imported where it computes.
+An objective is a frozen dataclass of its options. The configuration reads it before torch is
+imported, so torch is imported only in the functions that compute.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoredCompletions:
-    """C completions of T prompts: what the model says of them, and what is known of them.
+    """C completions of T prompts, with their log-probabilities and scores.
 
-    Completions of one prompt stand together, the best first (for a pair: chosen, rejected).
+    The completions of a prompt are consecutive, the best first (for a pair: chosen, rejected).
 
     Attributes:
-        log_probability: fp32 [C], log p(completion | prompt), the sum over its tokens.
-        length: fp32 [C], tokens of each completion, its end-of-text token included.
-        tree: int64 [C], the prompt each completion belongs to, 0 … T-1, ascending.
-        reference: fp32 [C], log-probabilities under the reference model; None where the objective
+        log_probability: log p(completion | prompt), the sum over the tokens, fp32 [C].
+        length: The number of tokens including the end-of-text token, fp32 [C].
+        tree: The index of each completion's prompt, 0 … T-1 and ascending, int64 [C].
+        reference: The log-probabilities under the reference model, fp32 [C]; None if the objective
             needs none.
-        score: fp32 [C], SCS against the truth, in [-1, 1]; None where it is unknown.
+        score: The SCS against the truth in [-1, 1], fp32 [C]; None if it is unknown.
     """
 
     log_probability: Tensor
@@ -36,15 +36,15 @@ class ScoredCompletions:
 
     @property
     def mean_log_probability(self) -> Tensor:
-        """fp32 [C], per token."""
+        """The mean log-probability per token, fp32 [C]."""
         return self.log_probability / self.length
 
     @property
     def log_ratio(self) -> Tensor:
-        """fp32 [C]: log p − log p of the reference.
+        """log p − log p_ref, fp32 [C].
 
         Raises:
-            ValueError: there is no reference.
+            ValueError: If there are no reference log-probabilities.
         """
         if self.reference is None:
             raise ValueError("this objective needs reference log-probabilities")
@@ -52,7 +52,7 @@ class ScoredCompletions:
 
     @property
     def first(self) -> Tensor:
-        """int64 [T]: the index of each prompt's first completion, its best."""
+        """The index of each prompt's first completion, which is its best, int64 [T]."""
         import torch
 
         changed = torch.ones_like(self.tree, dtype=torch.bool)
@@ -61,22 +61,22 @@ class ScoredCompletions:
 
 
 def pairs(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Splits [2P] values of chosen, rejected, chosen, … into [P] and [P]."""
+    """Splits values [2P] of alternately chosen and rejected completions into [P] and [P]."""
     chosen, rejected = values.view(-1, 2).unbind(1)
     return chosen, rejected
 
 
 class Objective:
-    """A loss over completions: the mean over prompts of `losses`, plus an SFT term.
+    """A loss over completions: the mean of `losses` over the prompts, plus an SFT term.
 
     Attributes:
-        name: in records.
-        completions: what it needs of a prompt: its "truth", a preference "pair", or a "group" of
-            two or more.
-        uses_reference: whether it needs reference log-probabilities.
-        sft_weight: α of the added α·SFT, the mean negative log-probability per token of each
-            prompt's best completion. It keeps DPO and its relatives from lowering the probability
-            of what they prefer (Pang et al., arXiv 2404.19733).
+        name: The name in records.
+        completions: The completions of each prompt that it needs: the "truth", a preference
+            "pair", or a "group" of two or more.
+        uses_reference: Whether it needs reference log-probabilities.
+        sft_weight: The weight α of the SFT term, which is the mean negative log-probability per
+            token of each prompt's best completion. It keeps DPO and its relatives from lowering
+            the probability of the preferred completion (Pang et al., arXiv 2404.19733).
     """
 
     name: ClassVar[str] = ""
@@ -85,11 +85,11 @@ class Objective:
     sft_weight: float = 0.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [T], one loss a prompt."""
+        """The loss of each prompt, fp32 [T]."""
         raise NotImplementedError
 
     def __call__(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [], the mean over prompts."""
+        """The mean loss over the prompts plus the SFT term, fp32 []."""
         loss = self.losses(completions).mean()
         if self.sft_weight:
             best = completions.mean_log_probability[completions.first]

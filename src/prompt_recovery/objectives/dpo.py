@@ -19,12 +19,12 @@ class DPO(Objective):
 
     L = −(1 − ε) log σ(β Δ) − ε log σ(−β Δ),   Δ = log p(c)/p_ref(c) − log p(r)/p_ref(r)
 
-    ε smooths labels that may be wrong (conservative DPO, Mitchell 2023).
+    ε > 0 allows for wrong labels (conservative DPO, Mitchell 2023).
 
     Attributes:
-        beta: β > 0; larger holds the model closer to the reference.
+        beta: β > 0; a larger value keeps the model closer to the reference.
         label_smoothing: ε in [0, 0.5).
-        sft_weight: of the added SFT term.
+        sft_weight: The weight of the SFT term.
     """
 
     name = "dpo"
@@ -33,7 +33,7 @@ class DPO(Objective):
     sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [T]."""
+        """The loss of each prompt, fp32 [T]."""
         from torch.nn.functional import logsigmoid
 
         chosen, rejected = pairs(completions.log_ratio)

@@ -18,8 +18,8 @@ class Hinge(Objective):
     L = max(0, 1 − β Δ),   Δ = log p(c)/p_ref(c) − log p(r)/p_ref(r)
 
     Attributes:
-        beta: β > 0, the inverse of the margin asked for.
-        sft_weight: of the added SFT term.
+        beta: β > 0, the inverse of the target margin.
+        sft_weight: The weight of the SFT term.
     """
 
     name = "hinge"
@@ -27,7 +27,7 @@ class Hinge(Objective):
     sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [T]."""
+        """The loss of each prompt, fp32 [T]."""
         import torch
 
         chosen, rejected = pairs(completions.log_ratio)

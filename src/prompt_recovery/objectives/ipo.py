@@ -17,12 +17,12 @@ class IPO(Objective):
 
     L = (Δ − 1/(2β))²,   Δ = log-ratio(c)/|c| − log-ratio(r)/|r|
 
-    Log-ratios are per token, as the authors meant them and as TRL computes them, so that the
-    target margin doesn't depend on the length.
+    The log-ratios are per token, as the authors intended and as TRL computes them, so the target
+    margin doesn't depend on the length.
 
     Attributes:
-        beta: τ of the paper, > 0; larger holds the model closer to the reference.
-        sft_weight: of the added SFT term.
+        beta: The paper's τ > 0; a larger value keeps the model closer to the reference.
+        sft_weight: The weight of the SFT term.
     """
 
     name = "ipo"
@@ -30,6 +30,6 @@ class IPO(Objective):
     sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [T]."""
+        """The loss of each prompt, fp32 [T]."""
         chosen, rejected = pairs(completions.log_ratio / completions.length)
         return (chosen - rejected - 1 / (2 * self.beta)) ** 2

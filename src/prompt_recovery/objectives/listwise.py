@@ -25,8 +25,8 @@ class Listwise(Objective):
 
     Attributes:
         beta: β > 0.
-        temperature: τ > 0, in units of SCS; smaller looks at the best completion only.
-        sft_weight: of the added SFT term.
+        temperature: τ > 0, in units of SCS; a small value trains on the best completion only.
+        sft_weight: The weight of the SFT term.
     """
 
     name = "listwise"
@@ -36,10 +36,10 @@ class Listwise(Objective):
     sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [T].
+        """The loss of each prompt, fp32 [T].
 
         Raises:
-            PromptRecoveryError: the completions have no scores.
+            PromptRecoveryError: If a completion has no score.
         """
         import torch
 
@@ -56,7 +56,7 @@ class Listwise(Objective):
 
 
 def log_softmax_by(values: Tensor, group: Tensor) -> Tensor:
-    """[C]: the log-softmax of values within each group; int64 [C] `group` counts from 0."""
+    """The log-softmax [C] of `values` [C] within each group; `group` int64 [C] counts from 0."""
     import torch
 
     count = int(group[-1]) + 1

@@ -9,7 +9,7 @@ from prompt_recovery.settings import NotNegative, checked
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NEARLY_ONE = -1e-6  # log p per token above it has no finite odds in fp32
+_NEARLY_ONE = -1e-6  # above this log p per token, the odds are not finite in fp32
 
 
 @checked("objective")
@@ -22,7 +22,7 @@ class ORPO(Objective):
     SFT term is part of it.
 
     Attributes:
-        weight: λ ≥ 0 of the odds ratio.
+        weight: λ ≥ 0, the weight of the odds ratio.
     """
 
     name = "orpo"
@@ -31,7 +31,7 @@ class ORPO(Objective):
     weight: NotNegative = 0.1
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [T], without the SFT term."""
+        """The loss of each prompt without the SFT term, fp32 [T]."""
         import torch
         from torch.nn.functional import logsigmoid
 

@@ -29,5 +29,5 @@ class SFT(Objective):
     length_power: Share = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [T]."""
+        """The loss of each prompt, fp32 [T]."""
         return -completions.log_probability / completions.length**self.length_power

@@ -19,8 +19,8 @@ class SimPO(Objective):
 
     Attributes:
         beta: β > 0.
-        gamma: γ ≥ 0, the margin asked for.
-        sft_weight: of the added SFT term.
+        gamma: γ ≥ 0, the target margin.
+        sft_weight: The weight of the SFT term.
     """
 
     name = "simpo"
@@ -30,7 +30,7 @@ class SimPO(Objective):
     sft_weight: NotNegative = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:
-        """fp32 [T]."""
+        """The loss of each prompt, fp32 [T]."""
         from torch.nn.functional import logsigmoid
 
         chosen, rejected = pairs(completions.mean_log_probability)

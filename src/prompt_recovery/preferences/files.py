@@ -110,18 +110,18 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
 def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
     prompt, problem = _prompt(values)
     if problem:
-        raise PromptRecoveryError(f"{place}: column 'prompt' {problem}; mend or remove the row")
+        raise PromptRecoveryError(f"{place}: column 'prompt' {problem}; correct or remove the row")
     group = values.get("completions") or [_answer(values[c]) for c in ("chosen", "rejected")]
     scores = values.get("scores") or [values.get(f"{c}_score") for c in ("chosen", "rejected")]
     for column, given in (("completions", group), ("scores", scores)):
         if not isinstance(given, list):
             raise PromptRecoveryError(
-                f"{place}: column '{column}' is not a list; mend it, or leave the column out"
+                f"{place}: column '{column}' is not a list; correct it, or leave the column out"
             )
     for text in group:
         problem = problem_with_text(text)
         if problem:
-            raise PromptRecoveryError(f"{place}: a completion {problem}; mend or remove the row")
+            raise PromptRecoveryError(f"{place}: a completion {problem}; correct or remove the row")
     if len(scores) != len(group) or len(group) < 2:
         raise PromptRecoveryError(
             f"{place}: has {len(group)} completions and {len(scores)} scores; they must be as "
@@ -167,7 +167,7 @@ def _score(place: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise PromptRecoveryError(
-            f"{place}: score {value!r} is not a number; mend it, or leave it empty"
+            f"{place}: score {value!r} is not a number; correct it, or leave it empty"
         ) from None
 
 

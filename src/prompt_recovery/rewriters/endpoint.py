@@ -215,7 +215,7 @@ class _Run:
         if self._failed_in_a_row >= max(_IN_A_ROW, 2 * self._endpoint.concurrency):
             raise PromptRecoveryError(
                 f"{where}: {self._failed_in_a_row} requests to '{self._model}' in a row failed, "
-                f"the last with {failure.reason}{said}; what is done is kept: mend the cause and "
+                f"the last with {failure.reason}{said}; what is done is kept: fix the cause and "
                 "start again"
             )
 
