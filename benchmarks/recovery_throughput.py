@@ -32,7 +32,7 @@ def recoverer(run: str, dtype: str) -> Any:
 
     from prompt_recovery.backbones.load import load_model, load_tokenizer
     from prompt_recovery.backbones.locate import locate
-    from prompt_recovery.recovery import MBR, ModelRecoverer, load_recoverer
+    from prompt_recovery.recovery import MBR, PosteriorRecoverer, Writer, load_recoverer
 
     decoding = MBR(SAMPLES, TEMPERATURE, MAX_NEW_TOKENS)
     if run:
@@ -40,15 +40,20 @@ def recoverer(run: str, dtype: str) -> Any:
         return load_recoverer(run, decoding, precision)
     backbone = instantiate(OmegaConf.load(ROOT / "conf/model/smollm2.yaml"))
     location = locate(backbone)
-    return ModelRecoverer(
+    writer = Writer(
         load_model(backbone, location, getattr(torch, dtype)),
         load_tokenizer(backbone, location),
         instantiate(OmegaConf.load(ROOT / "conf/template/chat.yaml")),
-        decoding,
         MAX_PROMPT_TOKENS,
-        fallback="Improve it",
-        scs=instantiate(OmegaConf.load(ROOT / "conf/metric/scs_minilm.yaml")),
     )
+    scs = instantiate(OmegaConf.load(ROOT / "conf/metric/scs_minilm.yaml"))
+    return PosteriorRecoverer.of_writer(writer, decoding, "Improve it", scs)
+
+
+def writer_of(made: Any) -> Any:
+    """The only writer of a recoverer."""
+    [(source, _)] = made.sources
+    return source.writer
 
 
 def pairs(count: int) -> list[Any]:
@@ -62,15 +67,17 @@ def pairs(count: int) -> list[Any]:
 def ours(run: str, dtype: str, count: int) -> dict[str, Any]:
     made = recoverer(run, dtype)
     asked = pairs(count)
-    said: list[Any] = []
-    samples_of = type(made.decoding).samples_of
+    said: list[list[str]] = []
+    writer = writer_of(made)
+    write = writer.write
 
     def watched(*arguments: Any) -> Any:
-        said.extend(rows := samples_of(*arguments))
+        rows = write(*arguments)
+        said.extend([completion.text for completion in row] for row in rows)
         return rows
 
-    type(made.decoding).samples_of = watched
     warm_up_inference(made)
+    writer.write = watched
     start = time.perf_counter()
     predictions = made.recover(asked)
     return measured(start, predictions, said)
@@ -85,10 +92,12 @@ def loop(run: str, dtype: str, count: int) -> dict[str, Any]:
     from prompt_recovery.backbones.load import end_token_ids
     from prompt_recovery.recovery.cleaning import clean_prompt
     from prompt_recovery.recovery.load import adapter_folder
-    from prompt_recovery.recovery.mbr import Samples, rank
+    from prompt_recovery.recovery.mbr import rank
+    from prompt_recovery.recovery.posterior import Posterior
 
     made = recoverer(run, dtype)
-    folder = made.tokenizer.name_or_path  # that the GGUF file was converted to
+    writer = writer_of(made)
+    folder = writer.tokenizer.name_or_path  # that the GGUF file was converted to
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     if run:
         model = PeftModel.from_pretrained(
@@ -101,7 +110,7 @@ def loop(run: str, dtype: str, count: int) -> dict[str, Any]:
     said, answers = [], []
     start = time.perf_counter()
     for pair in asked:
-        ids = torch.tensor([made.prompt_tokens(pair)])
+        ids = torch.tensor([writer.prompt_tokens(pair)])
         with torch.inference_mode():
             output = model.generate(
                 input_ids=ids,
@@ -112,31 +121,31 @@ def loop(run: str, dtype: str, count: int) -> dict[str, Any]:
                 top_k=0,
                 top_p=1.0,
                 num_return_sequences=SAMPLES,
-                eos_token_id=end_token_ids(model, made.tokenizer),
-                pad_token_id=made.tokenizer.pad_token_id,
+                eos_token_id=end_token_ids(model, writer.tokenizer),
+                pad_token_id=writer.tokenizer.pad_token_id,
             )
         texts = made.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-        said.append(Samples([clean_prompt(t) for t in texts], [0.0] * SAMPLES))
-        answers.append(rank(said[-1:], made.metric()))
+        said.append([clean_prompt(t) for t in texts])
+        answers.append(rank(Posterior.of_texts(said[-1]), made.scs))
     return measured(start, answers, said)
 
 
 def warm_up_inference(made: Any) -> None:
     """One short answer and one embedding, so that no side's clock counts the first touch."""
-    made.write([[1, 2, 3]], [0.0], None, 2)
-    made.metric().encoder.embed([f"warm up {time.time()}"])
+    writer_of(made).write([[1, 2, 3]], [0.0], None, 2)
+    made.scs.encoder.embed([f"warm up {time.time()}"])
 
 
-def measured(start: float, answers: list[Any], said: list[Any]) -> dict[str, Any]:
+def measured(start: float, answers: list[Any], said: list[list[str]]) -> dict[str, Any]:
     """Seconds, and what the samples are like: both sides draw from the same distribution."""
     seconds = time.perf_counter() - start
-    texts = [text for samples in said for text in samples.texts]
+    texts = [text for samples in said for text in samples]
     return {
         "seconds": seconds,
         "pairs_per_second": len(answers) / seconds,
         "samples": len(texts),
         "mean_words": sum(len(t.split()) for t in texts) / len(texts),
-        "distinct": sum(len(set(s.texts)) for s in said) / len(texts),
+        "distinct": sum(len(set(samples)) for samples in said) / len(texts),
     }
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from prompt_recovery.backbones.load import quiet
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.assemble import Assembled, Recipe, assemble
+from prompt_recovery.recovery.assemble import Assembled, assemble
 from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.recovery.job import progress_bar, recover_one, steps
+from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.templates import word_changes
 
 _SHOWN_WORDS = 1500  # of each text in the difference

@@ -20,8 +20,7 @@ from prompt_recovery.preferences import (
     read_preferences,
     write_preferences,
 )
-from prompt_recovery.recovery.decoding import Greedy
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model
 
@@ -30,19 +29,19 @@ MIX = Mix(sampled=2, corrupted=1, others=1, max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")
-def recoverer(tokenizer):
-    return ModelRecoverer(tiny_model("llama"), tokenizer, TEMPLATE, Greedy(4), 80, "Improve it")
+def writer(tokenizer):
+    return Writer(tiny_model("llama"), tokenizer, TEMPLATE, 80)
 
 
 @pytest.fixture
-def prepare(examples, recoverer, scs, tmp_path, monkeypatch):
+def prepare(examples, writer, scs, tmp_path, monkeypatch):
     monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path / "cache"))
 
-    def prepare(settings, dataset="d", identity="x", group=False, seed=0, recoverer=recoverer):
+    def prepare(settings, dataset="d", identity="x", group=False, seed=0, writer=writer):
         splits = split(Dataset("d", examples), val=0.2, test=0.2)
         folder = tmp_path / "preferences"
         return prepare_preferences(
-            settings, dataset, splits, recoverer, scs, identity, group, seed, folder
+            settings, dataset, splits, writer, scs, identity, group, seed, folder
         )
 
     return prepare
@@ -135,11 +134,11 @@ def test_groups_made_anew_hold_the_models_own_words(examples, prepare):
     assert all(e.completions[0] != truths[e.id] for e in made)
 
 
-def test_candidates_are_sampled_once(prepare, monkeypatch, recoverer):
+def test_candidates_are_sampled_once(prepare, monkeypatch, writer):
     made = prepare(Preferences(mix=MIX))
     calls = []
-    sample = ModelRecoverer.sample
-    monkeypatch.setattr(ModelRecoverer, "sample", lambda *args: calls.append(0) or sample(*args))
+    write = Writer.write
+    monkeypatch.setattr(Writer, "write", lambda *args: calls.append(0) or write(*args))
     assert prepare(Preferences(mix=MIX)) == made
     assert prepare(Preferences(mix=MIX, pairing=Pairing("truth_worst")))  # only pairs are new
     assert not calls
@@ -154,8 +153,8 @@ def test_candidates_are_sampled_once(prepare, monkeypatch, recoverer):
 
 def test_a_template_without_chat_gives_texts(prepare, tokenizer):
     template = Template("plain", TEMPLATE.text, chat=False, prefill=" The prompt:")
-    model = ModelRecoverer(tiny_model("llama"), tokenizer, template, Greedy(4), 80, "f")
-    [first, *_] = prepare(Preferences(mix=MIX), recoverer=model)
+    model = Writer(tiny_model("llama"), tokenizer, template, 80)
+    [first, *_] = prepare(Preferences(mix=MIX), writer=model)
     assert isinstance(first.prompt, str)
     assert first.prompt.endswith(" The prompt:")
 

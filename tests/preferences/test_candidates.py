@@ -23,8 +23,7 @@ from prompt_recovery.preferences.candidates import (
     SampledCandidates,
     collect_candidates,
 )
-from prompt_recovery.recovery.decoding import Greedy
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model
 
@@ -53,36 +52,36 @@ class Fake:
 
 
 @pytest.fixture(scope="module")
-def recoverer(tokenizer):
+def writer(tokenizer):
     template = Template("t", "{{ original_text }} => {{ rewritten_text }}")
-    return ModelRecoverer(tiny_model("gemma2"), tokenizer, template, Greedy(), 80, "fallback")
+    return Writer(tiny_model("gemma2"), tokenizer, template, 80)
 
 
-def sampled(recoverer, **changes):
-    return replace(SampledCandidates(recoverer, (0.5, 1.0, 1.5), 12, seed=0), **changes)
+def sampled(writer, **changes):
+    return replace(SampledCandidates(writer, (0.5, 1.0, 1.5), 12, seed=0), **changes)
 
 
-def test_samples_depend_on_the_example_alone(recoverer, examples):
+def test_samples_depend_on_the_example_alone(writer, examples):
     mixed = [
         replace(e, original_text=e.original_text * (n % 3 + 1)) for n, e in enumerate(examples)
     ]
-    together = sampled(recoverer).propose(mixed[:12])
-    alone = [sampled(recoverer).propose([e])[0] for e in mixed[:12]]
-    backwards = sampled(recoverer).propose(mixed[11::-1])[::-1]
+    together = sampled(writer).propose(mixed[:12])
+    alone = [sampled(writer).propose([e])[0] for e in mixed[:12]]
+    backwards = sampled(writer).propose(mixed[11::-1])[::-1]
     assert together == alone == backwards
     assert len({len(row) for row in together}) == 1 and len(together[0]) == 3
-    assert sampled(recoverer, seed=1).propose(mixed[:12]) != together
-    assert sampled(recoverer, name="zero_shot").propose(mixed[:12]) != together
-    [one, other] = sampled(recoverer).propose([mixed[0], replace(mixed[0], id="other")])
+    assert sampled(writer, seed=1).propose(mixed[:12]) != together
+    assert sampled(writer, name="zero_shot").propose(mixed[:12]) != together
+    [one, other] = sampled(writer).propose([mixed[0], replace(mixed[0], id="other")])
     assert one != other
 
 
-def test_samples_are_the_same_after_a_resume(recoverer, examples, tmp_path):
-    whole = collect_candidates(examples, [sampled(recoverer)], tmp_path / "whole.jsonl")
+def test_samples_are_the_same_after_a_resume(writer, examples, tmp_path):
+    whole = collect_candidates(examples, [sampled(writer)], tmp_path / "whole.jsonl")
     lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
     assert len(lines) == 3
     (tmp_path / "cut.jsonl").write_bytes(b"".join(lines[:1]))
-    resumed = collect_candidates(examples, [sampled(recoverer)], tmp_path / "cut.jsonl")
+    resumed = collect_candidates(examples, [sampled(writer)], tmp_path / "cut.jsonl")
     assert resumed == whole
     assert (tmp_path / "cut.jsonl").read_bytes() == b"".join(lines)
 
@@ -208,7 +207,7 @@ def test_candidates_are_distinct_clean_and_in_order(tmp_path):
             ("Be brief", "fake"),
             ("Sing", "second"),
         ]
-        assert all(c.score != c.score for c in candidates)  # NaN: not scored yet
+        assert all(c.scs != c.scs for c in candidates)  # NaN: not scored yet
 
 
 texts = st.text("abcdef ", min_size=1, max_size=40).filter(str.strip)
@@ -283,10 +282,10 @@ def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
     assert found["e3"][0] == pytest.approx(Candidate("guess at e3", "fake"), nan_ok=True)
 
 
-def test_the_model_is_left_as_it_was(recoverer, examples):
-    recoverer.model.train()
+def test_the_model_is_left_as_it_was(writer, examples):
+    writer.model.train()
     state = torch.get_rng_state()
-    sampled(recoverer).propose(examples[:2])
-    assert recoverer.model.training
+    sampled(writer).propose(examples[:2])
+    assert writer.model.training
     assert torch.equal(torch.get_rng_state(), state)
-    recoverer.model.eval()
+    writer.model.eval()

@@ -33,12 +33,12 @@ pairings = st.builds(
 
 def eligible(found, margin):
     """What may be rejected in favour of the truth."""
-    return [c for c in found if c.score <= 1 - margin and normalise(c.text) != normalise(TRUTH[0])]
+    return [c for c in found if c.scs <= 1 - margin and normalise(c.text) != normalise(TRUTH[0])]
 
 
 @given(pairings, candidates)
 def test_groups_are_ranked_wide_enough_and_of_the_right_size(pairing, found):
-    known = {(c.text, c.score) for c in found} | {TRUTH}
+    known = {(c.text, c.scs) for c in found} | {TRUTH}
     groups = pairing.groups("id", TRUTH, found)
     assert len(groups) <= 1
     for group in groups:
@@ -65,16 +65,16 @@ def test_truth_strategies(found, margin):
         assert bool(groups) == bool(wrong)
         for chosen, rejected in groups:
             assert chosen == TRUTH
-            assert rejected in {(c.text, c.score) for c in wrong}
+            assert rejected in {(c.text, c.scs) for c in wrong}
             if name != "truth_random":
                 extreme = max if name == "truth_best" else min
-                assert rejected[1] == extreme(c.score for c in wrong)
+                assert rejected[1] == extreme(c.scs for c in wrong)
 
 
 @given(candidates, st.floats(0, 1.5), st.integers(2, 8))
 def test_strategies_over_the_models_own_words(found, margin, size):
     own = eligible(found, 0)  # the truth may be among them: it is no answer of the model's
-    scores = sorted((c.score for c in own), reverse=True)
+    scores = sorted((c.scs for c in own), reverse=True)
     differ = len(scores) > 1 and scores[0] - scores[-1] >= max(margin, 1e-9)
     pair = Pairing("best_worst", margin).groups("id", TRUTH, found)
     group = Pairing("listwise", margin, size).groups("id", TRUTH, found)
@@ -93,7 +93,7 @@ def test_a_group_with_the_truth_begins_with_it(found, margin, size):
         assert bool(groups) == bool(wrong)
     for group in groups:
         assert group[0] == TRUTH
-        assert set(group[1:]) <= {(c.text, c.score) for c in wrong}
+        assert set(group[1:]) <= {(c.text, c.scs) for c in wrong}
         assert len(group) == min(size, len(wrong) + 1)
 
 

@@ -5,10 +5,11 @@ import pytest
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Greedy
-from prompt_recovery.recovery.assemble import Recipe, assemble
+from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.recovery.load import splits_of
+from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.retrieval import Retrieval
 from prompt_recovery.templates import Template
 

@@ -13,8 +13,10 @@ from prompt_recovery.recovery.decoding import (
     record,
     uniforms,
 )
-from prompt_recovery.recovery.interface import Candidate, Pair
-from prompt_recovery.recovery.recoverer import ModelRecoverer, batches
+from prompt_recovery.recovery.interface import Pair
+from prompt_recovery.recovery.posterior import Completion
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.writer import Writer, batches
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Tree, pack, score_completions
 from tests.trees.test_forward import tiny_model
@@ -25,9 +27,13 @@ ALL = [Greedy(5), Beam(2, 5), Sampling(3, 0.5, 5, 1), MBR(5, 0.9, 5, True, 2)]
 @pytest.fixture(scope="module")
 def recoverer(tokenizer, scs):
     template = Template("t", "{{ original_text }} => {{ rewritten_text }}")
-    return ModelRecoverer(
-        tiny_model("llama"), tokenizer, template, MBR(6, 1.0, 8), 60, "Improve it", scs=scs
-    )
+    writer = Writer(tiny_model("llama"), tokenizer, template, 60)
+    return PosteriorRecoverer.of_writer(writer, MBR(6, 1.0, 8), "Improve it", scs)
+
+
+@pytest.fixture(scope="module")
+def writer(recoverer):
+    return recoverer.sources[0][0].writer
 
 
 @pytest.mark.parametrize("decoding", ALL)
@@ -51,12 +57,16 @@ def test_impossible_settings_are_refused(make, message):
         make()
 
 
+def completion(text, total, mean):
+    return Completion(text, text, total, mean)
+
+
 def test_distinct_keeps_the_best_of_equal_texts():
     found = distinct(
-        [Candidate("a", -3, -1.0), Candidate("", -1, -0.1), Candidate("a", -2, -0.5),
-         Candidate("b", -9, -0.2)]
+        [completion("a", -3, -1.0), completion("", -1, -0.1), completion("a", -2, -0.5),
+         completion("b", -9, -0.2)]
     )  # fmt: skip
-    assert [(c.text, c.score) for c in found] == [("b", -0.2), ("a", -0.5)]
+    assert [(c.text, c.mean_log_probability) for c in found] == [("b", -0.2), ("a", -0.5)]
 
 
 def test_samples_depend_on_id_and_seed_alone(recoverer):
@@ -74,11 +84,12 @@ def test_samples_depend_on_id_and_seed_alone(recoverer):
     assert np.array_equal(uniforms([(0, "a"), (0, "b")], 2, 3)[1], uniforms([(0, "b")], 2, 3)[0])
 
 
-def test_mbr_answers_with_the_consensus(recoverer, scs):
+def test_mbr_answers_with_the_consensus(recoverer, writer, scs):
     [prediction] = recoverer.recover([Pair("1", "one text", "another text")])
     decoding, pair = recoverer.decoding, Pair("1", "one text", "another text")
-    [samples] = decoding.samples_of(recoverer, [recoverer.prompt_tokens(pair)], ["1"])
-    texts = [t for t in samples.texts if t]
+    drawn = uniforms([(decoding.seed, "recovery", pair.id)], 6, 8)
+    [row] = writer.write([writer.prompt_tokens(pair)], [1.0] * 6, drawn, 8)
+    texts = [c.text for c in row if c.text]
     means = {
         text: (scs([text] * len(texts), texts).sum() - 1) / (len(texts) - 1) for text in set(texts)
     }
@@ -86,35 +97,35 @@ def test_mbr_answers_with_the_consensus(recoverer, scs):
     assert prediction.candidates[0].score == pytest.approx(max(means.values()), abs=1e-5)
 
 
-def test_beam_search_finds_likelier_answers_than_greedy(recoverer, tokenizer):
+def test_beam_search_finds_likelier_answers_than_greedy(recoverer, writer):
     pair = Pair("1", "one text", "another text")
-    prompt = recoverer.prompt_tokens(pair)
+    prompt = writer.prompt_tokens(pair)
     [greedy] = recoverer.recover([pair], decoding=Greedy(6))
-    rows = recoverer.search([prompt, prompt[:-1]], 4, 6)
+    rows = writer.write_beams([prompt, prompt[:-1]], 4, 6)
     assert [len(row) for row in rows] == [4, 4]
-    assert rows[0][0].score >= greedy.candidates[0].score - 1e-4
-    [alone] = recoverer.search([prompt], 4, 6)
+    assert rows[0][0].mean_log_probability >= greedy.candidates[0].score - 1e-4
+    [alone] = writer.write_beams([prompt], 4, 6)
     assert [c.text for c in alone] == [c.text for c in rows[0]]
 
 
-def test_log_probabilities_are_the_models(recoverer):
+def test_log_probabilities_are_the_models(writer):
     pair = Pair("1", "one text", "another text")
-    prompt = recoverer.prompt_tokens(pair)
+    prompt = writer.prompt_tokens(pair)
     drawn = uniforms([("k",)], 3, 6)
-    [row] = recoverer._completions([prompt], [1.0] * 3, drawn, 6)
-    [written] = recoverer.write([prompt], [1.0] * 3, drawn, 6)
+    [row] = writer.sample_tokens([prompt], [1.0] * 3, drawn, 6)
+    [written] = writer.write([prompt], [1.0] * 3, drawn, 6)
     texts = [[*s.tokens, 1] if s.finished else s.tokens for s in row]
     with torch.no_grad():
-        scores = score_completions(recoverer.model, pack([Tree(prompt, texts)], 2))
-    for candidate, value, mean in zip(
+        scores = score_completions(writer.model, pack([Tree(prompt, texts)], 2))
+    for answer, value, mean in zip(
         written, scores.log_probability, scores.mean_log_probability, strict=True
     ):
-        assert candidate.log_probability == pytest.approx(float(value), abs=1e-3)
-        assert candidate.score == pytest.approx(float(mean), abs=1e-3)
+        assert answer.log_probability == pytest.approx(float(value), abs=1e-3)
+        assert answer.mean_log_probability == pytest.approx(float(mean), abs=1e-3)
 
 
-def test_mbr_needs_a_metric(recoverer):
-    bare = ModelRecoverer(recoverer.model, recoverer.tokenizer, recoverer.template, MBR(), 60, "f")
+def test_mbr_needs_a_metric(writer):
+    bare = PosteriorRecoverer.of_writer(writer, MBR(), "f")
     with pytest.raises(PromptRecoveryError, match="MBR needs a metric"):
         bare.recover([Pair("1", "a", "b")])
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from prompt_recovery.backbones.load import end_token_ids
-from prompt_recovery.recovery.decoding import MBR, uniforms
+from prompt_recovery.recovery.decoding import uniforms
 from prompt_recovery.recovery.interface import Pair
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import Tree, pack, score_completions
 from tests.trees.test_forward import tiny_model
@@ -17,11 +17,11 @@ SAMPLES, TOKENS, TEMPERATURE = 1200, 6, 0.6
 def test_sample_statistics_are_those_of_a_generate_loop(tokenizer):
     model = tiny_model("llama")
     template = Template("t", "{{ original_text }} => {{ rewritten_text }}")
-    recoverer = ModelRecoverer(model, tokenizer, template, MBR(), 60, "f")
-    prompt = recoverer.prompt_tokens(Pair("1", "one text", "another text"))
+    writer = Writer(model, tokenizer, template, 60)
+    prompt = writer.prompt_tokens(Pair("1", "one text", "another text"))
     temperatures = [TEMPERATURE] * SAMPLES
     drawn = uniforms([("statistics",)], SAMPLES, TOKENS)
-    [row] = recoverer._completions([prompt], temperatures, drawn, TOKENS)
+    [row] = writer.sample_tokens([prompt], temperatures, drawn, TOKENS)
     ends = end_token_ids(model, tokenizer)
     ours = [[*s.tokens, ends[0]] if s.finished else s.tokens for s in row]
 

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Greedy, Pair
-from prompt_recovery.recovery.assemble import Recipe
 from prompt_recovery.recovery.interface import Candidate, ConstantRecoverer, Prediction
 from prompt_recovery.recovery.job import (
     RecoveryJob,
@@ -26,6 +25,7 @@ from prompt_recovery.recovery.job import (
     recover,
     recover_file,
 )
+from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 

@@ -11,7 +11,7 @@ from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Beam, Greedy, Sampling, load_recoverer
 from prompt_recovery.recovery.interface import pairs_of
-from prompt_recovery.recovery.load import splits_of
+from prompt_recovery.recovery.load import load_writer, splits_of
 
 
 def edited(run, tmp_path, change):
@@ -125,7 +125,7 @@ def test_a_backbone_that_moved(trained_run, architecture, fits, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(tiny_backbone(architecture), moved)
     if fits:
-        assert load_recoverer(trained_run, backbone_path=str(moved)).model is not None
+        assert load_writer(trained_run, backbone_path=str(moved)).model is not None
     else:
         with pytest.raises(PromptRecoveryError, match="not an adapter of this backbone"):
             load_recoverer(trained_run, backbone_path=str(moved))

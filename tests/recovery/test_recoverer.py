@@ -5,7 +5,8 @@ from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.interface import ConstantRecoverer, Pair, Prediction, pairs_of
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.reporting.evaluation.scores import evaluate
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model
@@ -15,9 +16,8 @@ TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
 
 @pytest.fixture
 def recoverer(tokenizer):
-    return ModelRecoverer(
-        tiny_model("llama"), tokenizer, TEMPLATE, Greedy(6), 60, "Improve it", batch_tokens=120
-    )
+    writer = Writer(tiny_model("llama"), tokenizer, TEMPLATE, 60, batch_tokens=120)
+    return PosteriorRecoverer.of_writer(writer, Greedy(6), "Improve it")
 
 
 def test_unusable_texts_still_get_an_answer_in_order(recoverer):
@@ -44,8 +44,8 @@ def test_batching_does_not_change_answers(recoverer, tokenizer):
 def test_greedy_takes_the_likeliest_token(tokenizer):
     model = tiny_model("llama")
     prompt = [7, 8, 9, 10]
-    recoverer = ModelRecoverer(model, tokenizer, TEMPLATE, Greedy(5), 60, "f")
-    [[answer]] = recoverer._completions([prompt], [0.0], None, 5)
+    writer = Writer(model, tokenizer, TEMPLATE, 60)
+    [[answer]] = writer.sample_tokens([prompt], [0.0], None, 5)
     expected = []
     with torch.no_grad():
         for _ in range(5):

@@ -6,8 +6,10 @@ import pytest
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.baselines.neighbours import Neighbours
+from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.interface import Pair
-from prompt_recovery.recovery.mbr import Samples, rank
+from prompt_recovery.recovery.mbr import rank
+from prompt_recovery.recovery.posterior import Completion, Posterior, weighted_sum
 from prompt_recovery.recovery.retrieval import Retrieval
 
 PROMPTS = ["Turn it into a poem", "Make it a poem", "Write it as a recipe", "Add three recipes"]
@@ -25,10 +27,14 @@ TRAINING = [
 
 def test_votes_of_neighbours_weigh_what_they_should(scs):
     """Against the formula, vote by vote: none counts for itself."""
-    samples = Samples(["Make it rhyme", "Make it rhyme", "Add three recipes"], [-1.0, -1.0, -2.0])
-    weight = 2.5
-    neighbours = Samples(["Make it a poem", "Add three recipes"], [None, None], weight)
-    appearances = [(t, 1.0) for t in samples.texts] + [(t, weight) for t in neighbours.texts]
+    said = ["Make it rhyme", "Make it rhyme", "Add three recipes"]
+    samples = Posterior.of_completions(
+        [Completion(t, t, p, p) for t, p in zip(said, (-1.0, -1.0, -2.0), strict=True)]
+    )
+    share = 5 / 3  # of the neighbours, to that of the samples
+    neighbours = Posterior.of_texts(["Make it a poem", "Add three recipes"])
+    weight = share * 3 / 2  # of each of two neighbours, where each of three samples counts 1
+    appearances = [(t, 1.0) for t in said] + [(t, weight) for t in neighbours.texts]
     expected = {}
     for text in {t for t, _ in appearances}:
         own = max(w for t, w in appearances if t == text)
@@ -36,29 +42,31 @@ def test_votes_of_neighbours_weigh_what_they_should(scs):
         others.remove((text, own))
         scores = scs([text] * len(others), [t for t, _ in others])
         expected[text] = np.average(scores, weights=[w for _, w in others])
-    ranked = rank([samples, neighbours], scs)
-    assert {t: s for t, _, s in ranked} == pytest.approx(expected, abs=1e-5)
-    assert [t for t, _, _ in ranked] == sorted(expected, key=lambda t: -expected[t])
-    assert {t: p for t, p, _ in ranked} == {
+    ranked = rank(weighted_sum([(samples, 1.0), (neighbours, share)]), scs)
+    assert {c.text: c.score for c in ranked} == pytest.approx(expected, abs=1e-5)
+    assert [c.text for c in ranked] == sorted(expected, key=lambda t: -expected[t])
+    assert {c.text: c.log_probability for c in ranked} == {
         "Make it rhyme": -1.0, "Add three recipes": -2.0, "Make it a poem": None
     }  # fmt: skip
 
 
 def test_the_nearest_examples_vote(scs):
-    voters = Retrieval("rewrite", k=2, weight=3.0).fit(TRAINING, scs)
+    retrieved = Retrieval("rewrite", k=2, weight=3.0).fit(TRAINING, scs)
     pairs = [Pair("a", "The ferry leaves at dawn.", "O rain, o heart, o sea"),
              Pair("b", "The ferry leaves at dawn.", " "),
              Pair("c", "The ferry leaves at dawn.", "One cup of salt, two eggs")]  # fmt: skip
-    votes = voters.votes(pairs, 16)
-    assert set(votes) == {0, 2}, "nobody votes on a blank text"
-    assert set(votes[0].texts) == set(PROMPTS[:2])
-    assert set(votes[2].texts) == set(PROMPTS[2:])
-    for said in votes.values():
-        assert sum(said.votes(by_probability=False).values()) == pytest.approx(3 * 16)
-        assert said.log_probabilities == [None, None]
-    assert voters.votes(pairs[1:2], 16) == {}
+    found = retrieved.posteriors(pairs, MBR())
+    assert set(found) == {0, 2}, "nobody votes on a blank text"
+    assert set(found[0].texts) == set(PROMPTS[:2])
+    assert set(found[2].texts) == set(PROMPTS[2:])
+    samples = Posterior.of_texts(["Make it rhyme"] * 16)
+    for posterior in found.values():
+        joined = weighted_sum([(samples, 1.0), (posterior, retrieved.weight)])
+        assert sum(joined.votes[1:]) == pytest.approx(3 * 16)
+        assert posterior.log_probabilities == (None, None)
+    assert retrieved.posteriors(pairs[1:2], MBR()) == {}
     nearest = Neighbours("rewrite", 1).fit(TRAINING, scs)
-    assert nearest.nearest(pairs[:1])[0][0] == votes[0].texts[0]
+    assert nearest.nearest(pairs[:1])[0][0] == found[0].texts[0]
 
 
 def test_no_more_examples_are_embedded_than_allowed(scs):

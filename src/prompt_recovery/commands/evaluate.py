@@ -19,7 +19,7 @@ def evaluate(config: DictConfig) -> float:
     from hydra.utils import instantiate
 
     from prompt_recovery.data.sources import SUFFIXES
-    from prompt_recovery.recovery.assemble import Recipe
+    from prompt_recovery.recovery.recipe import Recipe
     from prompt_recovery.reporting.evaluation.contenders import (
         from_baseline,
         from_column,

@@ -37,7 +37,7 @@ def recipe_of(config: DictConfig) -> Any:
 
     folders = run_folders(config.run)
 
-    from prompt_recovery.recovery.assemble import Recipe
+    from prompt_recovery.recovery.recipe import Recipe
 
     return Recipe(
         runs=folders,

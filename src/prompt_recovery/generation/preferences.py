@@ -22,8 +22,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.preferences import Preferences, prepare_preferences
 from prompt_recovery.preferences.build import candidate_sources
 from prompt_recovery.preferences.candidates import Answers, ask
-from prompt_recovery.recovery.decoding import Greedy
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import Template
 
@@ -63,16 +62,14 @@ class Guesser:
         digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
         return fingerprint(locate(self.backbone).identity, self.precision, digest)
 
-    def recoverer(self, with_model: bool) -> ModelRecoverer:
+    def writer(self, with_model: bool) -> Writer:
         """The model with its tokenizer, or, to render prompts, the tokenizer alone."""
         location = locate(self.backbone)
-        return ModelRecoverer(
+        return Writer(
             model=self._model() if with_model else None,
             tokenizer=load_tokenizer(self.backbone, location),
             template=self.template,
-            decoding=Greedy(),
             max_prompt_tokens=self.max_prompt_tokens,
-            fallback="",
             name=self.backbone.name if self.adapter is None else f"{self.adapter}",
         )
 
@@ -130,7 +127,7 @@ class PreferenceStage:
             self.preferences,
             "",
             splits,
-            self.guesser.recoverer(with_model=False),
+            self.guesser.writer(with_model=False),
             _SpreadSCS(self.scs, self.launcher),
             self.guesser.identity(),
             group=False,
@@ -147,8 +144,8 @@ def _asking(
     seed: int,
     examples: Sequence[RewriteExample],
 ) -> Work[Sequence[RewriteExample], Answers]:
-    recoverer = guesser.recoverer(with_model=True)
-    sources = candidate_sources(preferences, examples, recoverer, scs(), seed)
+    writer = guesser.writer(with_model=True)
+    sources = candidate_sources(preferences, examples, writer, scs(), seed)
     return lambda batches: ((n, ask(batch, sources)) for n, batch in enumerate(batches))
 
 

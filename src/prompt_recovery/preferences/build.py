@@ -36,7 +36,7 @@ from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.templates import chat_messages, chat_prompt
 
 if TYPE_CHECKING:
-    from prompt_recovery.recovery.recoverer import ModelRecoverer  # loads torch
+    from prompt_recovery.recovery.writer import Writer  # loads torch
 
 log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "preferences.parquet"
@@ -106,7 +106,7 @@ def prepare_preferences(
     settings: Preferences,
     dataset: str,
     splits: Splits,
-    recoverer: "ModelRecoverer",
+    writer: "Writer",
     scs: SCS,
     identity: str,
     group: bool,
@@ -120,7 +120,7 @@ def prepare_preferences(
         settings: where they come from.
         dataset: its name.
         splits: only the training split is used; rows of the other two are left out and counted.
-        recoverer: the model that training starts from.
+        writer: the model that training starts from.
         scs: the metric.
         identity: of that model, for the cache of candidates.
         group: whether the objective wants whole groups; else groups are made into pairs.
@@ -137,7 +137,7 @@ def prepare_preferences(
     if path == "auto":
         path = str(SHIPPED) if dataset == "starter" and SHIPPED.is_file() else None
     if path is None:
-        examples = _make(settings, splits.train, recoverer, scs, identity, seed, folder, asking)
+        examples = _make(settings, splits.train, writer, scs, identity, seed, folder, asking)
     else:
         examples = _of_training(read_preferences(Path(path).expanduser()), splits, path)
         count = len(examples)
@@ -200,20 +200,20 @@ def _chosen(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExam
 def _make(
     settings: Preferences,
     examples: Sequence[RewriteExample],
-    recoverer: "ModelRecoverer",
+    writer: "Writer",
     scs: SCS,
     identity: str,
     seed: int,
     folder: Path,
     asking: Asking | None,
 ) -> list[PreferenceExample]:
-    sources = candidate_sources(settings, examples, recoverer, scs, seed)
+    sources = candidate_sources(settings, examples, writer, scs, seed)
     key = fingerprint(
         identity,
         [asdict(e) for e in examples],
         asdict(settings.mix),
         [settings.api.model, settings.api.base_url] if settings.mix.api else None,
-        [asdict(recoverer.template), recoverer.max_prompt_tokens],
+        [asdict(writer.template), writer.max_prompt_tokens],
         scs.encoder.identity if settings.mix.others else None,
         seed,
     )
@@ -230,7 +230,7 @@ def _make(
     made = [
         PreferenceExample(
             id=e.id,
-            prompt=_prompt(e, recoverer),
+            prompt=_prompt(e, writer),
             completions=tuple(text for text, _ in group),
             scores=tuple(score for _, score in group),
         )
@@ -244,14 +244,14 @@ def _make(
         )
     if len(made) < len(examples):
         log.info("preferences: %d examples gave none", len(examples) - len(made))
-    write_preferences(made, folder, _record(settings, scored, recoverer, scs, seed))
+    write_preferences(made, folder, _record(settings, scored, writer, scs, seed))
     return made
 
 
 def candidate_sources(
     settings: Preferences,
     examples: Sequence[RewriteExample],
-    recoverer: "ModelRecoverer",
+    writer: "Writer",
     scs: SCS,
     seed: int,
 ) -> list[CandidateSource]:
@@ -265,35 +265,37 @@ def candidate_sources(
     sources: list[CandidateSource] = []
     for name, count in (("sampled", mix.sampled), ("zero_shot", mix.zero_shot)):
         if count:
-            model = replace(recoverer, adapter=recoverer.adapter and name == "sampled")
-            heat = mix.in_turn(count)
-            sources.append(SampledCandidates(model, heat, mix.max_new_tokens, seed, name))
+            model = replace(writer, adapter=writer.adapter and name == "sampled")
+            temperatures = mix.in_turn(count)
+            sources.append(SampledCandidates(model, temperatures, mix.max_new_tokens, seed, name))
     if mix.corrupted:
         sources.append(CorruptedTruths(prompts, mix.corrupted, seed))
     if mix.others:
         sources.append(OtherPrompts(prompts, scs, mix.others, seed))
     if mix.api:
-        heat = mix.in_turn(mix.api)
-        sources.append(ApiCandidates(settings.api, recoverer.template, heat, mix.max_new_tokens))
+        temperatures = mix.in_turn(mix.api)
+        sources.append(
+            ApiCandidates(settings.api, writer.template, temperatures, mix.max_new_tokens)
+        )
     if not sources:
         raise PromptRecoveryError("preferences.mix asks for no candidates: set one of its counts")
     return sources
 
 
-def _prompt(example: RewriteExample, recoverer: "ModelRecoverer") -> str | list[Message]:
+def _prompt(example: RewriteExample, writer: "Writer") -> str | list[Message]:
     texts = {
         "original_text": example.original_text,
         "rewritten_text": example.rewritten_text,
     }
-    if recoverer.template.chat and not recoverer.template.prefill:
-        return chat_messages(recoverer.template, recoverer.tokenizer, **texts)
-    return chat_prompt(recoverer.template, recoverer.tokenizer, **texts)
+    if writer.template.chat and not writer.template.prefill:
+        return chat_messages(writer.template, writer.tokenizer, **texts)
+    return chat_prompt(writer.template, writer.tokenizer, **texts)
 
 
 def _record(
     settings: Preferences,
     scored: dict[str, list[Candidate]],
-    recoverer: "ModelRecoverer",
+    writer: "Writer",
     scs: SCS,
     seed: int,
 ) -> dict[str, Any]:
@@ -303,13 +305,13 @@ def _record(
         "best candidate of each example, mean score": f"{_best(scored):.3f}",
     }
     for source in sorted({c.source for c in every}):
-        scores = [c.score for c in every if c.source == source]
+        scores = [c.scs for c in every if c.source == source]
         record[f"{source}: candidates, mean score"] = f"{len(scores)}, {np.mean(scores):.3f}"
     return record | {
         "pairing": asdict(settings.pairing),
         "mix": asdict(settings.mix),
-        "sampled from": recoverer.name,
-        "template": recoverer.template.name,
+        "sampled from": writer.name,
+        "template": writer.template.name,
         "metric": f"SCS, exponent {scs.exponent}, encoder {scs.encoder.identity}",
         "seed": seed,
     }
@@ -317,7 +319,7 @@ def _record(
 
 def _best(scored: dict[str, list[Candidate]]) -> float:
     own = [
-        max((c.score for c in candidates if c.source not in ("corrupted", "others")), default=None)
+        max((c.scs for c in candidates if c.source not in ("corrupted", "others")), default=None)
         for candidates in scored.values()
     ]
     return float(np.mean([s for s in own if s is not None] or [np.nan]))

@@ -14,11 +14,10 @@ from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.decoding import uniforms
-from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.storage import Journal, locked
 
 if TYPE_CHECKING:
-    from prompt_recovery.recovery.recoverer import ModelRecoverer  # loads torch
+    from prompt_recovery.recovery.writer import Writer  # loads torch
 
 BATCH = 16  # examples; a batch is finished whole or not at all
 
@@ -30,12 +29,12 @@ class Candidate:
     Attributes:
         text: cleaned of chatter, never empty.
         source: where it came from: sampled, zero_shot, corrupted, others or api.
-        score: its SCS against the truth, in [-1, 1]; NaN before scoring.
+        scs: against the truth, in [-1, 1]; NaN before scoring.
     """
 
     text: str
     source: str
-    score: float = float("nan")
+    scs: float = float("nan")
 
 
 class CandidateSource(Protocol):
@@ -53,17 +52,17 @@ class CandidateSource(Protocol):
 
 @dataclass(frozen=True)
 class SampledCandidates:
-    """Samples of a recoverer, each example's prompt read once for all of them.
+    """Samples of a writer, each example's prompt read once for all of them.
 
     Attributes:
-        recoverer: the model; with `adapter=False` its backbone, zero-shot.
+        writer: the model; with `adapter=False` its backbone, zero-shot.
         temperatures: one sample for each.
         max_new_tokens: most tokens of a sample.
         seed: with an example's id, determines its samples.
         name: sampled or zero_shot.
     """
 
-    recoverer: "ModelRecoverer"
+    writer: "Writer"
     temperatures: Sequence[float]
     max_new_tokens: int
     seed: int
@@ -73,10 +72,9 @@ class SampledCandidates:
         """As many samples of each example as there are temperatures."""
         shape = (len(self.temperatures), self.max_new_tokens)
         drawn = uniforms([(self.seed, self.name, e.id) for e in examples], *shape)
-        rows = self.recoverer.sample(
-            pairs_of(examples), self.temperatures, drawn, self.max_new_tokens
-        )
-        return [[text for text, _ in row] for row in rows]
+        prompts = [self.writer.prompt_tokens(e) for e in examples]
+        rows = self.writer.write(prompts, self.temperatures, drawn, self.max_new_tokens)
+        return [[completion.raw for completion in row] for row in rows]
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,9 @@ class Pairing:
 def _wrong(truth: Scored, candidates: Sequence[Candidate], margin: float) -> list[Scored]:
     """The candidates that are worse than the truth by the margin, the best first."""
     worse = [
-        (c.text, c.score)
+        (c.text, c.scs)
         for c in candidates
-        if c.score <= truth[1] - margin and normalise(c.text) != normalise(truth[0])
+        if c.scs <= truth[1] - margin and normalise(c.text) != normalise(truth[0])
     ]
     return sorted(worse, key=lambda scored: (-scored[1], scored[0]))
 
@@ -66,7 +66,7 @@ def _wrong(truth: Scored, candidates: Sequence[Candidate], margin: float) -> lis
 def _own(truth: Scored, candidates: Sequence[Candidate]) -> list[Scored]:
     """The candidates without the truth, the best first."""
     known = normalise(truth[0]) if truth[1] > PERFECT else None  # else it is just the best of them
-    own = [(c.text, c.score) for c in candidates if normalise(c.text) != known]
+    own = [(c.text, c.scs) for c in candidates if normalise(c.text) != known]
     return sorted(own, key=lambda scored: (-scored[1], scored[0]))
 
 

@@ -15,6 +15,6 @@ def score_candidates(
     pairs = [(c, e.rewrite_prompt) for e in examples for c in candidates[e.id]]
     scores = iter(scs([c.text for c, _ in pairs], [truth for _, truth in pairs]).tolist())
     return {
-        e.id: [replace(candidate, score=next(scores)) for candidate in candidates[e.id]]
+        e.id: [replace(candidate, scs=next(scores)) for candidate in candidates[e.id]]
         for e in examples
     }

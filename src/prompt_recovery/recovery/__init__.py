@@ -14,10 +14,12 @@ from prompt_recovery.recovery.interface import (
     Prediction,
     Recoverer,
 )
+from prompt_recovery.recovery.posterior import Posterior
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.load import load_recoverer
-    from prompt_recovery.recovery.recoverer import ModelRecoverer
+    from prompt_recovery.recovery.writer import Writer
 
 __all__ = [
     "MBR",
@@ -26,15 +28,17 @@ __all__ = [
     "ConstantRecoverer",
     "Decoding",
     "Greedy",
-    "ModelRecoverer",
     "Pair",
+    "Posterior",
+    "PosteriorRecoverer",
     "Prediction",
     "Recoverer",
     "Sampling",
+    "Writer",
     "load_recoverer",
 ]
 
-_HEAVY = {"ModelRecoverer": "recoverer", "load_recoverer": "load"}
+_HEAVY = {"Writer": "writer", "load_recoverer": "load"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,72 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.channel import (
-    ChannelSettings,
-    NoisyChannel,
-    fit_channel,
-    judge,
-)
+from prompt_recovery.metrics.recorded import recorded_metric
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.channel import NoisyChannel, fit_channel, judge
 from prompt_recovery.recovery.confidence import Calibration, calibrate, keep, kept
-from prompt_recovery.recovery.decoding import MBR, Decoding, record
-from prompt_recovery.recovery.ensemble import Ensemble
+from prompt_recovery.recovery.decoding import Decoding, from_record, record
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.recovery.likelihood import load_likelihood
 from prompt_recovery.recovery.load import (
     adapter_folder,
-    load_recoverer,
+    load_writer,
     read_record,
     splits_of,
     weights_digest,
 )
-from prompt_recovery.recovery.recoverer import ModelRecoverer
-from prompt_recovery.recovery.retrieval import Retrieval, Voters
+from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.sources import FittedSource, Source, WriterSource
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, the number of pairs just done, and that of all."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What answers.
-
-    Attributes:
-        runs: run or adapter folders; several are an ensemble.
-        decoding: how answers are chosen; None is as the run did.
-        weights: how much each run's samples count in an ensemble; empty is alike.
-        channel: rescore candidates by a rewriter model.
-        retrieval: under MBR, the prompts of similar training examples of the first run vote, too.
-        confidence: say what SCS to expect; fitted on the first run's validation split and kept
-            beside its adapter.
-        precision: auto, bf16 or fp32.
-        backbone_path: where the backbone is now, if not where the run found it.
-        trust_remote_code: run Python code that comes with a backbone.
-    """
-
-    runs: Sequence[Path]
-    decoding: Decoding | None = None
-    weights: Sequence[float] = ()
-    channel: ChannelSettings | None = None
-    confidence: bool = True
-    precision: str = "auto"
-    backbone_path: str | None = None
-    trust_remote_code: bool = False
-    retrieval: Retrieval | None = None
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise PromptRecoveryError("run=[]: give at least one run")
-        if self.weights and len(self.weights) != len(self.runs):
-            raise PromptRecoveryError(
-                f"weights={list(self.weights)}: give one for each of the {len(self.runs)} runs"
-            )
-        if len(self.runs) > 1 and not isinstance(self.decoding, MBR):
-            raise PromptRecoveryError("several runs choose together by decoding=mbr only")
-        if len(self.runs) > 1 and self.backbone_path is not None:
-            raise PromptRecoveryError("backbone_path= is for one run")
 
 
 @dataclass
@@ -102,73 +60,77 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
             its weight is to be fitted and there is no validation split.
     """
     folders = [adapter_folder(run) for run in recipe.runs]  # all of them, before one is loaded
-    members = [
-        load_recoverer(
-            run,
-            recipe.decoding,
-            recipe.precision,
-            backbone_path=recipe.backbone_path,
-            trust_remote_code=recipe.trust_remote_code,
-        )
-        for run in recipe.runs
-    ]
-    first = members[0]
-    if recipe.channel is not None and first.decoding.branches == 1:
+    records = [read_record(folder) for folder in folders]
+    decoding = recipe.decoding or from_record(records[0]["decoding"])
+    if recipe.channel is not None and decoding.branches == 1:
         raise PromptRecoveryError(
-            f"a channel chooses among candidates, and decoding={first.decoding.name} makes one: "
+            f"a channel chooses among candidates, and decoding={decoding.name} makes one: "
             "take decoding=mbr, or leave the channel out"
         )
-    scs = first.metric()
-    settings: dict[str, Any] = {
-        "decoding": record(first.decoding),
+    writers = [
+        load_writer(run, recipe.precision, recipe.backbone_path, recipe.trust_remote_code)
+        for run in recipe.runs
+    ]
+    scs = recorded_metric(records[0]["metric"])
+    joining = _joining_source(recipe, decoding, folders[0], scs)
+    recoverer = PosteriorRecoverer(
+        _weighted_sources(recipe, writers, joining), decoding, records[0]["fallback"], scs
+    )
+    settings = {
+        "decoding": record(decoding),
         "weights": list(recipe.weights),
         "channel": None if recipe.channel is None else asdict(recipe.channel),
         "metric": [scs.encoder.identity, scs.exponent],
         "members": [
-            [weights_digest(f), read_record(f), str(m.model.dtype)]
-            for f, m in zip(folders, members, strict=True)
+            [weights_digest(folder), saved, str(writer.model.dtype)]
+            for folder, saved, writer in zip(folders, records, writers, strict=True)
         ],
+        **(joining.settings if joining else {}),
     }
-    voters = _voters(recipe, first, folders[0])
-    if voters is not None:
-        settings["retrieval"] = asdict(voters.neighbours.settings) | {"weight": voters.weight}
-        settings["neighbours"] = fingerprint(voters.neighbours.prompts)
     key = fingerprint(settings)
-    recoverer: ModelRecoverer | Ensemble | NoisyChannel = first
-    if isinstance(first.decoding, MBR) and (len(members) > 1 or voters is not None):
-        recoverer = Ensemble(members, first.decoding, recipe.weights, voters)
     if recipe.channel is not None:
-        recoverer = _with_channel(recipe, recoverer, first, folders, key, progress)
-    elif recipe.confidence:
-        found = _calibration(recoverer, first, folders, key, progress)
-        if isinstance(recoverer, ModelRecoverer):
-            recoverer.calibrations |= {first.decoding: found} if found else {}
-        else:
-            recoverer.calibration = found
-    if isinstance(recoverer, ModelRecoverer):
-        calibration = recoverer.calibrations.get(first.decoding)
-    else:
-        calibration = recoverer.calibration
-    identity = fingerprint(key, str(calibration), getattr(recoverer, "weight", None))
-    return Assembled(recoverer, first.fallback, identity, calibration)
+        noisy = _with_channel(recipe, recoverer, scs, folders, key, progress)
+        identity = fingerprint(key, str(noisy.calibration), noisy.weight)
+        return Assembled(noisy, recoverer.fallback, identity, noisy.calibration)
+    if recipe.confidence:
+        recoverer.calibration = _calibration(recoverer, scs, folders, key, progress)
+    identity = fingerprint(key, str(recoverer.calibration), None)
+    return Assembled(recoverer, recoverer.fallback, identity, recoverer.calibration)
 
 
-def _voters(recipe: Recipe, first: ModelRecoverer, folder: Path) -> Voters | None:
-    """The neighbours that vote; none where the training examples cannot be had."""
-    if recipe.retrieval is None or not isinstance(first.decoding, MBR):
+def _joining_source(
+    recipe: Recipe, decoding: Decoding, folder: Path, scs: SCS
+) -> FittedSource | None:
+    """What joins the runs' samples; nothing where the training examples cannot be had."""
+    if recipe.retrieval is None or not decoding.uses_metric:
         return None
     try:
         examples = splits_of(folder).train
     except PromptRecoveryError as error:
         log.warning("no neighbours vote: %s", error)
         return None
-    return recipe.retrieval.fit(examples, first.metric())
+    return recipe.retrieval.fit(examples, scs)
+
+
+def _weighted_sources(
+    recipe: Recipe, writers: Sequence[Writer], joining: Source | None
+) -> list[tuple[Source, float]]:
+    """The writers' weights are 1 on average."""
+    weights = list(recipe.weights) or [1.0] * len(writers)
+    mean = sum(weights) / len(weights)
+    sources: list[tuple[Source, float]] = [
+        (WriterSource(writer, number), weight / mean)
+        for number, (writer, weight) in enumerate(zip(writers, weights, strict=True))
+    ]
+    if joining is not None and recipe.retrieval is not None:
+        sources.append((joining, recipe.retrieval.weight * len(writers)))
+    return sources
 
 
 def _with_channel(
     recipe: Recipe,
     proposing: Recoverer,
-    first: ModelRecoverer,
+    scs: SCS,
     folders: Sequence[Path],
     key: str,
     progress: Progress,
@@ -193,7 +155,7 @@ def _with_channel(
                 settings.candidates,
                 lambda n: progress(title, n, len(examples)),
             )
-            found = fit_channel(judged, examples, first.metric(), settings.weight)
+            found = fit_channel(judged, examples, scs, settings.weight)
             if found is not None:
                 log.info(
                     "channel weight %.2f: validation SCS %.4f, without the channel %.4f",
@@ -208,7 +170,7 @@ def _with_channel(
 
 def _calibration(
     recoverer: Recoverer,
-    first: ModelRecoverer,
+    scs: SCS,
     folders: Sequence[Path],
     key: str,
     progress: Progress,
@@ -223,9 +185,7 @@ def _calibration(
         return None
     log.info("confidence: fitted once for this run and decoding, on %d examples", len(examples))
     title = "fitting the confidence"
-    found = calibrate(
-        recoverer, examples, first.metric(), lambda n: progress(title, n, len(examples))
-    )
+    found = calibrate(recoverer, examples, scs, lambda n: progress(title, n, len(examples)))
     if found is not None:
         _keep(folders[0], key, asdict(found))
     return found

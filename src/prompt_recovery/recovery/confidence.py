@@ -3,16 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.interface import Prediction, Recoverer, pairs_of
 from prompt_recovery.storage import MALFORMED, read_json, write_json
-
-if TYPE_CHECKING:
-    from prompt_recovery.recovery.interface import Prediction, Recoverer
 
 FILE = "calibration.json"
 
@@ -42,7 +40,7 @@ class Calibration:
 
 
 def fit(scores: Sequence[float], actual: Sequence[float]) -> Calibration:
-    """The least-squares line of what came on what was foretold (Mincer and Zarnowitz, 1969).
+    """The least-squares line of the actual SCS on the score (Mincer and Zarnowitz, 1969).
 
     Under MBR a score is the SCS that the model itself expects, and the line says how far to trust
     it. It never falls, nor below 0. Isotonic regression has more freedom than some hundred
@@ -55,7 +53,8 @@ def fit(scores: Sequence[float], actual: Sequence[float]) -> Calibration:
     score, scs = np.asarray(scores, np.float64), np.asarray(actual, np.float64)
     spread = float(np.mean((score - score.mean()) ** 2))
     together = float(np.mean((score - score.mean()) * (scs - scs.mean())))
-    slope = max(together / spread, 0.0) if spread > 0 else 0.0
+    # Where all SCS are alike, their covariance with the scores is rounding error.
+    slope = together / spread if together > 1e-12 * spread**0.5 else 0.0
     if slope == 0.0:
         return Calibration((float(score.mean()),), (float(scs.mean()),), len(score))
     zero = float(score.mean() - scs.mean() / slope)  # where the line is 0
@@ -67,7 +66,7 @@ def fit(scores: Sequence[float], actual: Sequence[float]) -> Calibration:
 
 
 def calibrate(
-    recoverer: "Recoverer",
+    recoverer: Recoverer,
     examples: Sequence[RewriteExample],
     scs: SCS,
     progress: Callable[[int], None] = lambda _: None,
@@ -76,8 +75,6 @@ def calibrate(
 
     None if it chose no answer to any of them.
     """
-    from prompt_recovery.recovery.interface import pairs_of
-
     predictions = recoverer.recover(pairs_of(examples), progress)
     scored = [
         (p.candidates[0].score, p.rewrite_prompt, e.rewrite_prompt)
@@ -112,8 +109,8 @@ def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
 
 
 def with_mean_prompt(
-    predictions: Sequence["Prediction"], threshold: float, mean_prompt: str
-) -> list["Prediction"]:
+    predictions: Sequence[Prediction], threshold: float, mean_prompt: str
+) -> list[Prediction]:
     """Lets the mean prompt answer where the confidence is below a threshold, as a fallback."""
     return [
         replace(p, rewrite_prompt=mean_prompt, fallback=True)

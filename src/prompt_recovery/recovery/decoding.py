@@ -1,48 +1,77 @@
-"""How an answer is chosen among what a model can say."""
+"""Decodings: what a writer is asked for, and how an answer is chosen among what it says.
+
+A new decoding is one class here and one YAML file in `conf/decoding/`.
+"""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.interface import Candidate
-from prompt_recovery.recovery.mbr import Samples, rank
+from prompt_recovery.recovery.mbr import rank
+from prompt_recovery.recovery.posterior import Completion, Posterior
 
 if TYPE_CHECKING:
-    from prompt_recovery.recovery.recoverer import ModelRecoverer
+    from prompt_recovery.recovery.writer import Writer  # loads torch
+
+_KNOWN: dict[str, "type[Decoding]"] = {}
 
 
-class Decoding(Protocol):
-    """Whatever proposes answers; a frozen dataclass of plain values."""
+class Decoding(ABC):
+    """How answers are made and chosen. Subclasses are frozen dataclasses of plain values.
+
+    Attributes:
+        name: in settings and records.
+        uses_metric: whether candidates are ranked by SCS, which makes the answers of several
+            sources comparable, in place of their log-probability under one model.
+        max_new_tokens: most tokens of an answer.
+    """
 
     name: ClassVar[str]
+    uses_metric: ClassVar[bool] = False
+    max_new_tokens: int
+
+    def __init_subclass__(cls) -> None:
+        _KNOWN[cls.name] = cls
 
     @property
-    def max_new_tokens(self) -> int:
-        """Most tokens of an answer."""
-        ...
-
-    @property
+    @abstractmethod
     def branches(self) -> int:
         """How many answers to a prompt are written at a time."""
-        ...
 
-    def candidates(
-        self, recoverer: "ModelRecoverer", prompts: Sequence[Sequence[int]], ids: Sequence[str]
-    ) -> list[list[Candidate]]:
-        """Distinct answers to each tokenised prompt, the best first; none if all are blank.
+    @abstractmethod
+    def ask(
+        self,
+        writer: "Writer",
+        prompts: Sequence[Sequence[int]],
+        ids: Sequence[str],
+        member: int = 0,
+    ) -> list[Posterior]:
+        """What a writer says to each tokenised prompt; nothing where all its answers are blank.
 
-        They depend on the prompt, its id and the seed, never on the rest of the batch.
+        It depends on the prompt, its id, the seed and the member, never on the rest of the batch.
+
+        Args:
+            writer: the model.
+            prompts: token ids, as one batch.
+            ids: of their pairs.
+            member: the writer's number in an ensemble, whose members draw different samples.
         """
-        ...
+
+    def choose(self, posteriors: Sequence[Posterior], scs: SCS | None) -> list[list[Candidate]]:
+        """The candidates of each posterior, the best first: here by log-probability per token."""
+        return [_likeliest(posterior) for posterior in posteriors]
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Decoding):
     """The likeliest token, step by step.
 
     Attributes:
@@ -50,22 +79,30 @@ class Greedy:
     """
 
     name: ClassVar[str] = "greedy"
-    branches: ClassVar[int] = 1
     max_new_tokens: int = 32
 
     def __post_init__(self) -> None:
         _require_positive(self, "max_new_tokens")
 
-    def candidates(
-        self, recoverer: "ModelRecoverer", prompts: Sequence[Sequence[int]], ids: Sequence[str]
-    ) -> list[list[Candidate]]:
+    @property
+    def branches(self) -> int:
+        """One."""
+        return 1
+
+    def ask(
+        self,
+        writer: "Writer",
+        prompts: Sequence[Sequence[int]],
+        ids: Sequence[str],
+        member: int = 0,
+    ) -> list[Posterior]:
         """One answer to each prompt."""
-        rows = recoverer.write(prompts, [0.0], None, self.max_new_tokens)
-        return [distinct(row) for row in rows]
+        rows = writer.write_greedily(prompts, self.max_new_tokens)
+        return [Posterior.of_completions([completion]) for completion in rows]
 
 
 @dataclass(frozen=True)
-class Beam:
+class Beam(Decoding):
     """Beam search; hypotheses are compared by log-probability per token.
 
     Attributes:
@@ -85,16 +122,20 @@ class Beam:
         """The beams."""
         return self.beams
 
-    def candidates(
-        self, recoverer: "ModelRecoverer", prompts: Sequence[Sequence[int]], ids: Sequence[str]
-    ) -> list[list[Candidate]]:
+    def ask(
+        self,
+        writer: "Writer",
+        prompts: Sequence[Sequence[int]],
+        ids: Sequence[str],
+        member: int = 0,
+    ) -> list[Posterior]:
         """The finished hypotheses."""
-        rows = recoverer.search(prompts, self.beams, self.max_new_tokens)
-        return [distinct(row) for row in rows]
+        rows = writer.write_beams(prompts, self.beams, self.max_new_tokens)
+        return [_of_distinct(row) for row in rows]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Decoding):
     """Samples, of which the one with the highest log-probability per token answers.
 
     Attributes:
@@ -118,18 +159,22 @@ class Sampling:
         """The samples."""
         return self.samples
 
-    def candidates(
-        self, recoverer: "ModelRecoverer", prompts: Sequence[Sequence[int]], ids: Sequence[str]
-    ) -> list[list[Candidate]]:
-        """The distinct samples, the likeliest first."""
-        return [distinct(row) for row in _sampled(self, recoverer, prompts, ids)]
+    def ask(
+        self,
+        writer: "Writer",
+        prompts: Sequence[Sequence[int]],
+        ids: Sequence[str],
+        member: int = 0,
+    ) -> list[Posterior]:
+        """The distinct samples."""
+        return [_of_distinct(row) for row in _sampled(self, writer, prompts, ids, member)]
 
 
 @dataclass(frozen=True)
-class MBR:
-    """Minimum Bayes risk: the sample with the highest mean SCS to all others answers.
+class MBR(Decoding):
+    """Minimum Bayes risk: the text with the highest expected SCS under the posterior answers.
 
-    Needs the recoverer's metric.
+    Needs a metric.
 
     Attributes:
         samples: of each prompt, ≥ 2.
@@ -140,6 +185,7 @@ class MBR:
     """
 
     name: ClassVar[str] = "mbr"
+    uses_metric: ClassVar[bool] = True
     samples: int = 16
     temperature: float = 0.7
     max_new_tokens: int = 32
@@ -156,28 +202,26 @@ class MBR:
         """The samples."""
         return self.samples
 
-    def candidates(
-        self, recoverer: "ModelRecoverer", prompts: Sequence[Sequence[int]], ids: Sequence[str]
-    ) -> list[list[Candidate]]:
-        """The distinct samples, the one nearest to all others first."""
-        rows = self.samples_of(recoverer, prompts, ids)
-        scs = recoverer.metric()
-        scs.encoder.embed(sorted({text for row in rows for text in row.texts}) or [""])  # at once
+    def ask(
+        self,
+        writer: "Writer",
+        prompts: Sequence[Sequence[int]],
+        ids: Sequence[str],
+        member: int = 0,
+    ) -> list[Posterior]:
+        """The samples as a posterior."""
         return [
-            [Candidate(*ranked) for ranked in rank([row], scs, self.by_probability)] for row in rows
+            Posterior.of_completions(row, self.by_probability)
+            for row in _sampled(self, writer, prompts, ids, member)
         ]
 
-    def samples_of(
-        self, recoverer: "ModelRecoverer", prompts: Sequence[Sequence[int]], ids: Sequence[str]
-    ) -> list[Samples]:
-        """What a recoverer answers to each prompt, blank and repeated answers included."""
-        return [
-            Samples([c.text for c in row], [c.log_probability for c in row])
-            for row in _sampled(self, recoverer, prompts, ids)
-        ]
-
-
-_KINDS: dict[str, Any] = {kind.name: kind for kind in (Greedy, Beam, Sampling, MBR)}
+    def choose(self, posteriors: Sequence[Posterior], scs: SCS | None) -> list[list[Candidate]]:
+        """The texts of each posterior, the one with the highest expected SCS first."""
+        if scs is None:
+            raise PromptRecoveryError("MBR needs a metric; give the recoverer an scs")
+        texts = {text for posterior in posteriors for text in posterior.texts}
+        scs.encoder.embed(sorted(texts) or [""])  # all at once
+        return [rank(posterior, scs) for posterior in posteriors]
 
 
 def record(decoding: Decoding) -> dict[str, Any]:
@@ -191,24 +235,29 @@ def from_record(values: dict[str, Any]) -> Decoding:
     Raises:
         PromptRecoveryError: another name, or a value that is out of range.
     """
-    kind = _KINDS.get(values.get("name", "greedy"))
+    kind: Any = _KNOWN.get(values.get("name", "greedy"))
     if kind is None:
         raise PromptRecoveryError(
-            f"decoding '{values['name']}' is unknown: known are {', '.join(_KINDS)}"
+            f"decoding '{values['name']}' is unknown: known are {', '.join(_KNOWN)}"
         )
     known = {field.name for field in fields(kind)}
     made: Decoding = kind(**{name: value for name, value in values.items() if name in known})
     return made
 
 
-def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Those that say something, each text once with its highest score, the best first."""
-    best: dict[str, Candidate] = {}
-    for candidate in candidates:
-        known = best.get(candidate.text)
-        if candidate.text and (known is None or candidate.score > known.score):
-            best[candidate.text] = candidate
-    return sorted(best.values(), key=lambda c: -c.score)
+def distinct(completions: Iterable[Completion]) -> list[Completion]:
+    """Those that say something, the best first; of equal texts the one that is likeliest per token.
+
+    The best has the highest log-probability per token.
+    """
+    best: dict[str, Completion] = {}
+    for completion in completions:
+        known = best.get(completion.text)
+        if completion.text and (
+            known is None or completion.mean_log_probability > known.mean_log_probability
+        ):
+            best[completion.text] = completion
+    return sorted(best.values(), key=lambda c: -c.mean_log_probability)
 
 
 def uniforms(keys: Sequence[Sequence[Any]], branches: int, tokens: int) -> NDArray[np.float64]:
@@ -223,14 +272,31 @@ def uniforms(keys: Sequence[Sequence[Any]], branches: int, tokens: int) -> NDArr
 
 def _sampled(
     decoding: Sampling | MBR,
-    recoverer: "ModelRecoverer",
+    writer: "Writer",
     prompts: Sequence[Sequence[int]],
     ids: Sequence[str],
-) -> list[list[Candidate]]:
-    keys = [(decoding.seed, "recovery", id_) for id_ in ids]
+    member: int,
+) -> list[list[Completion]]:
+    # Members with one backbone must not draw the same samples.
+    keys = [(decoding.seed + member, "recovery", id_) for id_ in ids]
     drawn = uniforms(keys, decoding.samples, decoding.max_new_tokens)
     temperatures = [decoding.temperature] * decoding.samples
-    return recoverer.write(prompts, temperatures, drawn, decoding.max_new_tokens)
+    return writer.write(prompts, temperatures, drawn, decoding.max_new_tokens)
+
+
+def _of_distinct(completions: Sequence[Completion]) -> Posterior:
+    """Distinct answers, weighted by their probability."""
+    found = distinct(completions)
+    return Posterior.of_completions(found or completions, by_probability=True)
+
+
+def _likeliest(posterior: Posterior) -> list[Candidate]:
+    """The texts that a model wrote, the one with the highest log-probability per token first."""
+    rows = zip(
+        posterior.texts, posterior.log_probabilities, posterior.mean_log_probabilities, strict=True
+    )
+    candidates = [Candidate(text, total, mean) for text, total, mean in rows if mean is not None]
+    return sorted(candidates, key=lambda c: -c.score)
 
 
 def _require_positive(decoding: Any, *names: str) -> None:

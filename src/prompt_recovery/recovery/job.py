@@ -13,7 +13,7 @@ from rich.text import Text
 
 from prompt_recovery.backbones.load import quiet
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.assemble import Recipe, assemble
+from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_mean_prompt
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.pairs import (
@@ -23,6 +23,7 @@ from prompt_recovery.recovery.pairs import (
     write_predictions,
     writer_of,
 )
+from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.storage import cache_dir, fingerprint, locked
 
 log = logging.getLogger(__name__)

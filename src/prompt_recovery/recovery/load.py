@@ -27,7 +27,8 @@ from prompt_recovery.metrics.encoder import EncoderSource
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import Decoding, from_record
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def load_recoverer(
     scs: SCS | None = None,
     backbone_path: str | None = None,
     trust_remote_code: bool = False,
-) -> ModelRecoverer:
+) -> PosteriorRecoverer:
     """A trained recoverer, on the GPU if there is one.
 
     Args:
@@ -79,6 +80,20 @@ def load_recoverer(
         PromptRecoveryError: no such folder, no recoverer in it, another backbone than the
             adapter's, or a damaged file; the message names it.
     """
+    saved = read_record(adapter_folder(path))
+    decoding = decoding or from_record(saved["decoding"])
+    writer = load_writer(path, precision, backbone_path, trust_remote_code)
+    scs = scs or recorded_metric(saved["metric"])
+    return PosteriorRecoverer.of_writer(writer, decoding, saved["fallback"], scs)
+
+
+def load_writer(
+    path: str | Path,
+    precision: str = "auto",
+    backbone_path: str | None = None,
+    trust_remote_code: bool = False,
+) -> Writer:
+    """The model of a trained recoverer; arguments and errors as for `load_recoverer`."""
     folder = adapter_folder(path)
     saved = read_record(folder)
     backbone = replace(Backbone(**saved["backbone"]), trust_remote_code=trust_remote_code)
@@ -103,15 +118,12 @@ def load_recoverer(
             folder,
         )
     model = load_adapter(load_model(backbone, location, dtype, four_bit), folder, dtype).eval()
-    return ModelRecoverer(
+    return Writer(
         model=model.requires_grad_(False).to(device),
         tokenizer=load_tokenizer(backbone, location),
         template=Template(**saved["template"]),
-        decoding=decoding or from_record(saved["decoding"]),
         max_prompt_tokens=saved["max_prompt_tokens"],
-        fallback=saved["fallback"],
         name=f"{backbone.name} {saved['objective']}",
-        scs=scs or recorded_metric(saved["metric"]),
     )
 
 

@@ -1,13 +1,13 @@
-"""Choosing among what a model says: minimum Bayes risk under SCS."""
+"""Minimum Bayes risk: the text with the highest expected SCS under a posterior."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.interface import Candidate
+from prompt_recovery.recovery.posterior import Posterior
 
 
 def expected_scs(
@@ -39,75 +39,15 @@ def expected_scs(
     return np.asarray((utility @ weights - kept_out * np.diag(utility)) / np.maximum(total, 1e-12))
 
 
-@dataclass(frozen=True)
-class Samples:
-    """What one recoverer said to a pair, blank and repeated answers included.
+def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
+    """The texts of a posterior with their expected SCS as scores, the best first.
 
-    Attributes:
-        texts: n ≥ 1 answers.
-        log_probabilities: of each under the recoverer; None for what no model said.
-        weight: how much each counts among the samples of others, > 0.
+    Of texts that score the same, the likelier comes first, and what no model wrote comes last.
     """
-
-    texts: Sequence[str]
-    log_probabilities: Sequence[float | None]
-    weight: float = 1.0
-
-    def votes(self, by_probability: bool) -> dict[str, float]:
-        """Distinct text → its votes, n · weight in all; blank texts have none.
-
-        Args:
-            by_probability: a text's votes are its share of the probability of all distinct ones,
-                in place of the number of times it was sampled.
-        """
-        counts = Counter(text for text in self.texts if text.strip())
-        if not by_probability or not counts:
-            return {text: count * self.weight for text, count in counts.items()}
-        known = self.best()
-        values = np.array([known[text] for text in counts], np.float64)
-        shares = np.exp(values - values.max())
-        votes = shares / shares.sum() * len(self.texts) * self.weight
-        return dict(zip(counts, votes.tolist(), strict=True))
-
-    def best(self) -> dict[str, float | None]:
-        """Text → its highest log-probability."""
-        known: dict[str, float | None] = {}
-        for text, value in zip(self.texts, self.log_probabilities, strict=True):
-            known[text] = _higher(known.get(text), value)
-        return known
-
-
-def _higher(one: float | None, other: float | None) -> float | None:
-    return max((v for v in (one, other) if v is not None), default=None)
-
-
-def rank(
-    groups: Sequence[Samples], scs: SCS, by_probability: bool = False
-) -> list[tuple[str, float | None, float]]:
-    """The samples of one or several recoverers as distinct texts, the best first.
-
-    Args:
-        groups: the samples of each recoverer.
-        scs: the utility.
-        by_probability: as for `Samples.votes`; shares are taken within a recoverer, since the
-            probabilities of different models are not comparable.
-
-    Returns:
-        (text, its highest log-probability, expected SCS); nothing if all are blank.
-        What no model said has no log-probability (None).
-    """
-    votes: Counter[str] = Counter()
-    own: dict[str, float] = {}
-    known: dict[str, float | None] = {}
-    for group in groups:
-        votes.update(said := group.votes(by_probability))
-        own |= {text: max(own.get(text, 0.0), group.weight) for text in said}
-        for text, value in group.best().items():
-            known[text] = _higher(known.get(text), value)
-    if not votes:
+    if not posterior.texts:
         return []
-    texts = list(votes)
-    values = expected_scs(texts, [votes[t] for t in texts], scs, [own[t] for t in texts])
-    unlikely = [np.inf if (value := known[text]) is None else -value for text in texts]
+    texts, known = posterior.texts, posterior.log_probabilities
+    values = expected_scs(texts, posterior.votes, scs, posterior.own)
+    unlikely = [np.inf if value is None else -value for value in known]
     order = sorted(range(len(texts)), key=lambda i: (-values[i], unlikely[i]))
-    return [(texts[i], known[texts[i]], float(values[i])) for i in order]
+    return [Candidate(texts[i], known[i], float(values[i])) for i in order]

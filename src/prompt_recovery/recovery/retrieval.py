@@ -1,28 +1,31 @@
-"""Training examples that are like a pair, and whose prompts vote with a recoverer's samples."""
+"""Training examples that are like a pair, and whose prompts join a recoverer's samples."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.neighbours import Neighbours, NeighboursRecoverer, Space
+from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair, is_usable
-from prompt_recovery.recovery.mbr import Samples
+from prompt_recovery.recovery.posterior import Posterior
+from prompt_recovery.storage import fingerprint
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The prompts of the k nearest training examples stand for election under MBR, and vote.
+    """The prompts of the k nearest training examples join the samples under MBR.
 
     A kNN-LM (Khandelwal et al., ICLR 2020) mixes neighbours into each token's distribution; here
-    they are mixed into the distribution over whole answers, which MBR reads.
+    they are mixed into the posterior over whole answers, from which MBR chooses.
 
     Attributes:
         space: where near is; as for `Neighbours`.
         k: how many neighbours, ≥ 1.
-        weight: of all their votes together, as a multiple of all samples' votes, > 0.
+        weight: of their posterior, as a multiple of that of all samples together, > 0.
         examples: at most so many training examples are embedded, ≥ 1.
     """
 
@@ -39,40 +42,46 @@ class Retrieval:
                 f"retrieval.examples={self.examples} ≥ 1"
             )
 
-    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "Voters":
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "RetrievedPrompts":
         """Embeds the training examples, or as many of them as it may."""
         chosen = sorted(examples, key=lambda e: hashlib.sha256(ascii(e.id).encode()).digest())
         neighbours = Neighbours(self.space, self.k).fit(chosen[: self.examples], scs)
-        return Voters(neighbours, self.weight)
+        return RetrievedPrompts(neighbours, self.weight)
 
 
 @dataclass(frozen=True)
-class Voters:
-    """Neighbours that vote; made by `Retrieval.fit`.
+class RetrievedPrompts:
+    """The prompts of a pair's neighbours, as a source of posteriors; made by `Retrieval.fit`.
 
     Attributes:
         neighbours: to choose from.
-        weight: of all votes of a pair's neighbours, as a multiple of all samples' votes.
+        weight: as that of `Retrieval`.
     """
 
     neighbours: NeighboursRecoverer
     weight: float
 
-    def votes(self, pairs: Sequence[Pair], samples: float) -> dict[int, Samples]:
-        """What the neighbours of each usable pair say.
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return "neighbours"
 
-        Args:
-            pairs: n of them.
-            samples: how many votes a pair's samples have together.
-
-        Returns:
-            Index of a pair → its neighbours' prompts.
-        """
-        usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
-        if not usable:
-            return {}
-        prompts = self.neighbours.nearest([pairs[i] for i in usable])
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The retrieval's settings and a digest of the prompts."""
         return {
-            i: Samples(texts, [None] * len(texts), self.weight * samples / len(texts))
-            for i, texts in zip(usable, prompts, strict=True)
+            "retrieval": asdict(self.neighbours.settings) | {"weight": self.weight},
+            "neighbours": fingerprint(self.neighbours.prompts),
         }
+
+    def posteriors(
+        self,
+        pairs: Sequence[Pair],
+        decoding: Decoding,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> dict[int, Posterior]:
+        """The prompts of the neighbours of each usable pair, one vote each."""
+        usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
+        prompts = self.neighbours.nearest([pairs[i] for i in usable]) if usable else []
+        progress(len(pairs))
+        return {i: Posterior.of_texts(texts) for i, texts in zip(usable, prompts, strict=True)}

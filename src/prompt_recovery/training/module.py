@@ -15,7 +15,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.mean_scs import SCSMetric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Objective, ScoredCompletions
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.training.datamodule import Batch
 from prompt_recovery.training.optimizer import MasterAdamW
 from prompt_recovery.training.sharding import FullySharded, gathered, sharded_like
@@ -63,27 +63,33 @@ class RecovererModule(L.LightningModule):
     """Trains the adapter of a recoverer.
 
     Args:
-        recoverer: a `ModelRecoverer` around a `PeftModel`; also answers in validation.
+        writer: around a `PeftModel`; also answers in validation, greedily.
         objective: a function of `ScoredCompletions`.
         scs: the metric of validation.
         optimisation: optimiser and schedule.
         fingerprint: of data, tokens and backbone; a checkpoint made with others is refused.
+        max_new_tokens: most tokens of an answer in validation.
+        fallback: what counts as the answer where the model says nothing.
     """
 
     def __init__(
         self,
-        recoverer: ModelRecoverer,
+        writer: Writer,
         objective: Objective,
         scs: SCS,
         optimisation: Optimisation,
         fingerprint: str,
+        max_new_tokens: int,
+        fallback: str,
     ) -> None:
         super().__init__()
-        self.model = recoverer.model
-        self.recoverer = recoverer
+        self.model = writer.model
+        self.writer = writer
         self.objective = objective
         self.optimisation = optimisation
         self.fingerprint = fingerprint
+        self.max_new_tokens = max_new_tokens
+        self.fallback = fallback
         self.val_scs = SCSMetric(scs)
         self.val_nll = MeanMetric()
         self.sharded = False
@@ -155,8 +161,8 @@ class RecovererModule(L.LightningModule):
         """Logs `val/nll` of the true prompts and `val/scs` of those the model really writes."""
         scores = score_completions(self.model, batch.trees)
         self.val_nll.update(-scores.mean_log_probability[: batch.real])
-        answers = self.recoverer.complete(batch.prompts, self._all_done)[: batch.real]
-        predictions = [answer or self.recoverer.fallback for answer in answers]
+        answers = self.writer.write_greedily(batch.prompts, self.max_new_tokens, self._all_done)
+        predictions = [answer.text or self.fallback for answer in answers[: batch.real]]
         self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples[: batch.real]])
         options = {"prog_bar": True, "on_epoch": True, "batch_size": max(batch.real, 1)}
         self.log("val/nll", self.val_nll, **options)

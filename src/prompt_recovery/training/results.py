@@ -14,7 +14,8 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.metrics.statistics import bootstrap_interval
 from prompt_recovery.recovery.interface import ConstantRecoverer, Recoverer, pairs_of
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import (
@@ -31,21 +32,25 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_run(
-    job: TrainingJob, recoverer: ModelRecoverer, start_weights: dict[str, torch.Tensor]
+    job: TrainingJob, writer: Writer, fallback: str, start_weights: dict[str, torch.Tensor]
 ) -> list[Evaluation]:
     """On the test split: the trained recoverer, what it started from, and the baselines."""
     examples, scs = job.splits.test, job.scs
-    evaluations = evaluate_recoverers([recoverer], examples, scs)
+
+    def recoverer(writer: Writer) -> PosteriorRecoverer:
+        return PosteriorRecoverer.of_writer(writer, job.decoding, fallback, scs)
+
+    evaluations = evaluate_recoverers([recoverer(writer)], examples, scs)
     if start_weights:
         with torch.no_grad():
-            for name, parameter in recoverer.model.named_parameters():
+            for name, parameter in writer.model.named_parameters():
                 if name in start_weights:
                     parameter.copy_(start_weights[name])
-        start = replace(recoverer, name="before " + job.objective.name)
-        evaluations += evaluate_recoverers([start], examples, scs)
-    zero_shot = replace(recoverer, adapter=False, name=f"{job.backbone.name} zero-shot")
-    constant = ConstantRecoverer(recoverer.fallback)
-    return evaluations + evaluate_recoverers([zero_shot, constant], examples, scs)
+        start = replace(writer, name="before " + job.objective.name)
+        evaluations += evaluate_recoverers([recoverer(start)], examples, scs)
+    zero_shot = replace(writer, adapter=False, name=f"{job.backbone.name} zero-shot")
+    baselines: list[Recoverer] = [recoverer(zero_shot), ConstantRecoverer(fallback)]
+    return evaluations + evaluate_recoverers(baselines, examples, scs)
 
 
 def evaluate_recoverers(

@@ -23,7 +23,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.recorded import metric_record
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.processes import agreed, fitting, is_first, local_rank, together
@@ -95,8 +95,8 @@ def train(job: TrainingJob) -> dict[str, float]:
         return metrics
     evaluations: list[Evaluation] = []
     if job.evaluate:
-        recoverer = _with_weights(job, ready, best.weights)
-        evaluations = evaluate_run(job, recoverer, ready.start_weights)
+        writer = _with_weights(job, ready, best.weights)
+        evaluations = evaluate_run(job, writer, ready.fallback, ready.start_weights)
         metrics |= test_metrics(evaluations)
     metrics["seconds"] = time.perf_counter() - started + job.seconds_before
     metrics["peak_memory_bytes"] = peak_memory_bytes()
@@ -111,7 +111,8 @@ class _Ready:
     """What training needs, made from files.
 
     Attributes:
-        recoverer: around the backbone with the adapter that training starts from.
+        writer: around the backbone with the adapter that training starts from.
+        fallback: the mean prompt of the training split.
         data: the tokens.
         module: the Lightning module.
         location: of the backbone's files.
@@ -120,7 +121,8 @@ class _Ready:
         start_weights: of the adapter that training starts from; empty for a new one.
     """
 
-    recoverer: ModelRecoverer
+    writer: Writer
+    fallback: str
     data: RecoveryData
     module: RecovererModule
     location: Location
@@ -138,16 +140,14 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
     model = _model(job, location, precision.dtype)
     if job.start is not None:
         log.info("starts from the adapter in %s; its settings hold, not adapter=…", job.start)
-    recoverer = ModelRecoverer(
+    writer = Writer(
         model=model,
         tokenizer=tokenizer,
         template=job.template,
-        decoding=job.decoding,
         max_prompt_tokens=job.batching.max_prompt_tokens,
-        fallback=mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train]),
         name=f"{job.backbone.name} {job.objective.name}",
-        scs=job.scs,
     )
+    fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
     started_with = fingerprint(
         location.identity,
         str(precision.dtype),
@@ -156,7 +156,7 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
     )
     if not sharded or job.objective.completions != "truth":
         model.to(device)  # else it gets there sharded, layer by layer
-    training = training_trees(job, recoverer, started_with)
+    training = training_trees(job, writer, started_with)
     sharing = trees_share_rows(causal_lm_of(model))
     data = RecoveryData(
         job.splits, job.template, tokenizer, job.batching, job.seed, training, sharing
@@ -175,14 +175,19 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and job.start is not None
     }
-    module = RecovererModule(recoverer, job.objective, job.scs, job.optim, identity)
-    return _Ready(recoverer, data, module, location, precision, device, start_weights)
+    module = _module(job, writer, fallback, identity)
+    return _Ready(writer, fallback, data, module, location, precision, device, start_weights)
+
+
+def _module(job: TrainingJob, writer: Writer, fallback: str, identity: str) -> RecovererModule:
+    length = job.decoding.max_new_tokens
+    return RecovererModule(writer, job.objective, job.scs, job.optim, identity, length, fallback)
 
 
 def _fit(job: TrainingJob, ready: _Ready, trainer: Any, best: BestAdapter) -> dict[str, float]:
     """Trains and returns the metrics of training."""
-    trainable, total = count_parameters(ready.recoverer.model)
-    ready.recoverer.model.train()  # loaded in evaluation mode; dropout is for training
+    trainable, total = count_parameters(ready.writer.model)
+    ready.writer.model.train()  # loaded in evaluation mode; dropout is for training
     started = time.perf_counter()
     with together(trainer):
         trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
@@ -206,19 +211,17 @@ def _fit(job: TrainingJob, ready: _Ready, trainer: Any, best: BestAdapter) -> di
     }
 
 
-def _with_weights(
-    job: TrainingJob, ready: _Ready, weights: dict[str, torch.Tensor]
-) -> ModelRecoverer:
-    """The recoverer with the best weights; its model is loaded anew if it was sharded."""
+def _with_weights(job: TrainingJob, ready: _Ready, weights: dict[str, torch.Tensor]) -> Writer:
+    """The writer with the best weights; its model is loaded anew if it was sharded."""
     module = ready.module
     if module.sharded:
         module.cpu()
         model = _model(job, ready.location, ready.precision.dtype)
-        recoverer = replace(module.recoverer, model=model)
-        module = RecovererModule(recoverer, job.objective, job.scs, job.optim, module.fingerprint)
+        writer = replace(module.writer, model=model)
+        module = _module(job, writer, ready.fallback, module.fingerprint)
     module.load_trained_weights(weights)
     module.model.to(ready.device)
-    return module.recoverer
+    return module.writer
 
 
 def _device(options: dict[str, Any]) -> torch.device:
@@ -336,10 +339,10 @@ def _recoverer_record(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
         "backbone": asdict(job.backbone),
         "backbone_identity": ready.location.identity,
         "four_bit": job.adapter.four_bit,
-        "template": asdict(ready.recoverer.template),
+        "template": asdict(ready.writer.template),
         "decoding": record(job.decoding),
         "max_prompt_tokens": job.batching.max_prompt_tokens,
-        "fallback": ready.recoverer.fallback,
+        "fallback": ready.fallback,
         "objective": job.objective.name,
         "metric": metric_record(job.scs),
         "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},

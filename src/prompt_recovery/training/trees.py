@@ -7,15 +7,13 @@ from rich.progress import Progress
 
 from prompt_recovery.preferences import prepare_preferences
 from prompt_recovery.preferences.reference import reference_log_probabilities
-from prompt_recovery.recovery.recoverer import ModelRecoverer
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.training.datamodule import TrainingTrees, preference_trees
 from prompt_recovery.training.job import TrainingJob
 
 
-def training_trees(
-    job: TrainingJob, recoverer: ModelRecoverer, started_with: str
-) -> TrainingTrees | None:
+def training_trees(job: TrainingJob, writer: Writer, started_with: str) -> TrainingTrees | None:
     """The preferences of an objective that needs them, with reference log-probabilities."""
     objective = job.objective
     if objective.completions == "truth":
@@ -24,7 +22,7 @@ def training_trees(
         job.preferences,
         job.dataset.name,
         job.splits,
-        recoverer,
+        writer,
         job.scs,
         started_with,
         group=objective.completions == "group",
@@ -35,21 +33,21 @@ def training_trees(
         preferences,
         job.splits.train,
         job.template,
-        recoverer.tokenizer,
+        writer.tokenizer,
         job.batching.max_prompt_tokens,
     )
     if objective.uses_reference:
-        recoverer.model.eval()
+        writer.model.eval()
         with (
             Progress(transient=True, disable=not is_first()) as progress,
-            _reference(recoverer.model, job),
+            _reference(writer.model, job),
         ):
             task = progress.add_task("reference log-probabilities", total=len(training.rows))
             training.reference = reference_log_probabilities(
-                recoverer.model,
+                writer.model,
                 training.trees(),
                 started_with,
-                int(recoverer.tokenizer.pad_token_id),
+                int(writer.tokenizer.pad_token_id),
                 job.batching.batch_tokens,
                 lambda n: progress.advance(task, n),
             )

@@ -99,10 +99,11 @@ def test_the_regressor_answers_from_its_bank(three_kinds, scs):
 def test_few_shot_shows_solved_examples_first(three_kinds, scs, tokenizer):
     baseline = FewShot(TINY, TEMPLATE, Greedy(4), 60, "fp32", 3)
     few, zero = baseline.fit(three_kinds, scs), BASELINES[5].fit(three_kinds, scs)
+    few_writer, zero_writer = few.sources[0][0].writer, zero.sources[0][0].writer
     pair = pairs_of(three_kinds)[0]
     shots = choose_shots(three_kinds, 3, 0)
-    ids = few.prompt_tokens(pair)
-    own = zero.prompt_tokens(pair)
+    ids = few_writer.prompt_tokens(pair)
+    own = zero_writer.prompt_tokens(pair)
     assert ids[-len(own) :] == own
     for shot in shots:
         answer = completion_tokens(shot.rewrite_prompt, tokenizer)

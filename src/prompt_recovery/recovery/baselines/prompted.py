@@ -11,7 +11,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.decoding import Decoding
-from prompt_recovery.recovery.interface import Recoverer
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.templates import Template, for_tokenizer
 
 
@@ -38,7 +38,7 @@ class ZeroShot:
         """In tables."""
         return f"{self.backbone.name} zero-shot"
 
-    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> Recoverer:
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> PosteriorRecoverer:
         """Loads the backbone; learns the fallback only."""
         return FewShot(
             self.backbone, self.template, self.decoding, self.max_prompt_tokens, self.precision, 0
@@ -76,30 +76,29 @@ class FewShot:
         """In tables."""
         return f"{self.backbone.name} {f'{self.shots}-shot' if self.shots else 'zero-shot'}"
 
-    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> Recoverer:
+    def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> PosteriorRecoverer:
         """Chooses the examples and loads the backbone."""
         # These load torch and transformers, which the settings do without.
         import torch
 
         from prompt_recovery.backbones.load import load_model, load_tokenizer
         from prompt_recovery.backbones.precision import choose_precision
-        from prompt_recovery.recovery.recoverer import ModelRecoverer
+        from prompt_recovery.recovery.writer import Writer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         location = locate(self.backbone)
         dtype = choose_precision(self.precision, device).dtype
         tokenizer = load_tokenizer(self.backbone, location)
-        return ModelRecoverer(
+        writer = Writer(
             model=load_model(self.backbone, location, dtype).to(device),
             tokenizer=tokenizer,
             template=for_tokenizer(self.template, tokenizer),
-            decoding=self.decoding,
             max_prompt_tokens=self.max_prompt_tokens,
-            fallback=mean_prompt(scs, [e.rewrite_prompt for e in examples]),
             name=self.name,
-            scs=scs,
             shots=choose_shots(examples, self.shots, self.seed),
         )
+        fallback = mean_prompt(scs, [e.rewrite_prompt for e in examples])
+        return PosteriorRecoverer.of_writer(writer, self.decoding, fallback, scs)
 
 
 def choose_shots(examples: Sequence[RewriteExample], count: int, seed: int) -> list[RewriteExample]:

@@ -12,10 +12,11 @@ from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.assemble import Recipe, assemble
+from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.baselines.base import Baseline
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.load import adapter_folder, weights_digest
+from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.storage import fingerprint
 
 Kind = Literal["recoverer", "baseline", "predictions"]

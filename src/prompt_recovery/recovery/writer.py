@@ -1,0 +1,233 @@
+"""From tokenised prompts to texts with log-probabilities: a model that writes answers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prompt_recovery.backbones.load import end_token_ids
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.tokens import completion_tokens, prompt_tokens
+from prompt_recovery.recovery.cleaning import clean_prompt
+from prompt_recovery.recovery.interface import Pair, is_usable
+from prompt_recovery.recovery.posterior import Completion
+from prompt_recovery.templates import Template
+from prompt_recovery.trees import Sample, sample_completions
+
+T = TypeVar("T")
+
+
+@dataclass
+class Writer:
+    """A causal LM, adapted or not, that writes prompts after reading the two texts.
+
+    It knows nothing of how an answer is chosen among those that it writes.
+
+    Attributes:
+        model: a `transformers` causal LM or a `PeftModel`; None where only prompts are made.
+        tokenizer: its tokenizer.
+        template: the recovery template.
+        max_prompt_tokens: longer inputs have the middle of their texts cut out.
+        adapter: use the adapter of a `PeftModel`; without it the answers are the backbone's own.
+        name: in tables.
+        batch_tokens: most tokens that are in memory at a time, those still to be written included.
+        shots: solved examples that every input begins with.
+    """
+
+    model: Any
+    tokenizer: Any
+    template: Template
+    max_prompt_tokens: int
+    adapter: bool = True
+    name: str = "recoverer"
+    batch_tokens: int = 16384
+    shots: Sequence[RewriteExample] = ()
+
+    def prompt_tokens(self, pair: Pair | RewriteExample) -> list[int]:
+        """The model's input for a pair of usable texts.
+
+        The solved examples come first, each as the model would meet and answer it.
+        """
+        ids: list[int] = []
+        for shot in self.shots:
+            ids += self._prompt(shot, first=not ids)
+            ids += completion_tokens(shot.rewrite_prompt, self.tokenizer)
+        return ids + self._prompt(pair, first=not ids)
+
+    def _prompt(self, pair: Pair | RewriteExample, first: bool) -> list[int]:
+        ids, _ = prompt_tokens(
+            pair.original_text,
+            pair.rewritten_text,
+            self.template,
+            self.tokenizer,
+            self.max_prompt_tokens,
+        )
+        begins = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
+        return ids if first or not begins else ids[1:]
+
+    def in_batches(
+        self,
+        pairs: Sequence[Pair],
+        new_tokens: int,
+        answer: Callable[[Sequence[Sequence[int]], Sequence[str]], list[T]],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> dict[int, T]:
+        """Asks about all usable pairs, in batches of similar length that fit into memory.
+
+        Args:
+            pairs: unusable ones have no answer.
+            new_tokens: most tokens that will be written for a pair, all answers together.
+            answer: gets the tokenised prompts and the ids of a batch.
+            progress: called with the number of pairs just done.
+
+        Returns:
+            Index of a pair → its answer.
+        """
+        found: dict[int, T] = {}
+        usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
+        progress(len(pairs) - len(usable))
+        prompts = {i: self.prompt_tokens(pairs[i]) for i in usable}
+        lengths = {i: len(prompts[i]) + new_tokens for i in usable}
+        for batch in batches(lengths, self.batch_tokens):
+            rows = answer([prompts[i] for i in batch], [pairs[i].id for i in batch])
+            found.update(zip(batch, rows, strict=True))
+            progress(len(batch))
+        return found
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        temperatures: Sequence[float],
+        uniforms: NDArray[np.float64] | None,
+        max_new_tokens: int,
+        all_done: Callable[[bool], bool] = bool,
+    ) -> list[list[Completion]]:
+        """Writes N answers to each of R tokenised prompts; a prompt is read once.
+
+        Args:
+            prompts: token ids, as one batch.
+            temperatures: N of them, one an answer; 0 is greedy.
+            uniforms: fp64 [R, N, max_new_tokens], in [0, 1); None where all are greedy.
+            max_new_tokens: most tokens of an answer.
+            all_done: as for `sample_completions`.
+
+        Returns:
+            The answers as they come: they may be blank or repeat. Log-probabilities are those at
+            temperature 1.
+        """
+        rows = self.sample_tokens(prompts, temperatures, uniforms, max_new_tokens, all_done)
+        return [
+            [
+                self._completion(
+                    s.tokens,
+                    s.log_probability,
+                    s.log_probability / max(len(s.tokens) + s.finished, 1),
+                )
+                for s in row
+            ]
+            for row in rows
+        ]
+
+    def write_greedily(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        all_done: Callable[[bool], bool] = bool,
+    ) -> list[Completion]:
+        """The greedy answer to each tokenised prompt, as one batch; arguments as for `write`."""
+        rows = self.write(prompts, [0.0], None, max_new_tokens, all_done)
+        return [row[0] for row in rows]
+
+    def write_beams(
+        self, prompts: Sequence[Sequence[int]], beams: int, max_new_tokens: int
+    ) -> list[list[Completion]]:
+        """The best answers to tokenised prompts by beam search; they may be blank.
+
+        Args:
+            prompts: token ids, as one batch.
+            beams: hypotheses kept, and answers to each prompt.
+            max_new_tokens: most tokens of an answer.
+        """
+        width = max(map(len, prompts))
+        pad = int(self.tokenizer.pad_token_id)
+        filled = [[pad] * (width - len(p)) + list(p) for p in prompts]
+        seen = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+        device = self.model.device
+        with self._ready(), torch.inference_mode():
+            found = self.model.generate(
+                input_ids=torch.tensor(filled, device=device),
+                attention_mask=torch.tensor(seen, device=device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=beams,
+                num_return_sequences=beams,
+                length_penalty=1.0,
+                eos_token_id=(ends := end_token_ids(self.model, self.tokenizer)),
+                pad_token_id=pad,
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+        scores = found.sequences_scores.tolist() if beams > 1 else [0.0] * len(prompts)
+        answers = []
+        for tokens, score in zip(found.sequences[:, width:].tolist(), scores, strict=True):
+            length = next((n + 1 for n, t in enumerate(tokens) if t in ends), len(tokens))
+            answers.append(self._completion(tokens[:length], score * length, score))
+        return [answers[i : i + beams] for i in range(0, len(answers), beams)]
+
+    def sample_tokens(
+        self,
+        prompts: Sequence[Sequence[int]],
+        temperatures: Sequence[float],
+        uniforms: NDArray[np.float64] | None,
+        max_new_tokens: int,
+        all_done: Callable[[bool], bool] = bool,
+    ) -> list[list[Sample]]:
+        """The answers as tokens; arguments as for `write`."""
+        with self._ready():
+            return sample_completions(
+                self.model,
+                prompts,
+                temperatures,
+                None if uniforms is None else torch.from_numpy(uniforms),
+                max_new_tokens,
+                end_token_ids(self.model, self.tokenizer),
+                int(self.tokenizer.pad_token_id),
+                all_done,
+            )
+
+    def _completion(self, tokens: Sequence[int], total: float, mean: float) -> Completion:
+        raw = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return Completion(raw, clean_prompt(raw), total, mean)
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """The model in evaluation mode, with or without its adapter."""
+        off = not self.adapter and hasattr(self.model, "disable_adapter")
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self.model.disable_adapter() if off else nullcontext():
+                yield
+        finally:
+            self.model.train(was_training)
+
+
+def batches(lengths: Mapping[int, int], limit: int) -> Iterator[list[int]]:
+    """Keys in groups of similar length, the longest first.
+
+    Args:
+        lengths: key → tokens.
+        limit: most tokens of a group, padding included; a longer member is alone in its group.
+    """
+    batch: list[int] = []
+    for key in sorted(lengths, key=lambda k: -lengths[k]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > limit:
+            yield batch
+            batch = []
+        batch.append(key)
+    if batch:
+        yield batch
