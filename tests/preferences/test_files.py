@@ -274,7 +274,7 @@ def test_we_train_on_a_file_of_trl(tmp_path, examples, scs):
         for n in range(12)
     ]
     path = jsonl(tmp_path / "theirs.jsonl", *theirs)
-    changes = {"objective": DPO(), "preferences": Preferences(str(path))}
+    changes = {"objective": DPO(sft_weight=0.0), "preferences": Preferences(str(path))}
     slowly = Optimisation(learning_rate=1e-6)
     metrics = train(make_job(tmp_path / "run", examples, scs, optim=slowly, **changes))
     assert metrics["train/steps"] == 2
