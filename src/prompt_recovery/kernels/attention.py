@@ -1,11 +1,11 @@
-"""Attention that skips what a completion tree hides.
+"""Attention that skips the keys that a completion tree hides.
 
-On a CPU, a row of trees is cut into pieces of queries, and a piece multiplies with just the keys
-that some of its queries can see: no product with a sibling tree is made, whatever the row's length.
-The products are plain ones, one for each group of query heads (keys and values are never repeated):
-in bf16, the backward pass of PyTorch's fused CPU attention is several times slower than they are,
-and so is its decoding step. On a GPU, FlexAttention does the skipping. Where there is no tree, this
-is SDPA.
+On a CPU, the queries of a row of trees are cut into pieces, and a piece is multiplied only with
+keys that some of its queries can see. No product with a sibling tree is computed, however long the
+row is. There is one plain matrix product per group of query heads, and keys and values are never
+repeated. In bf16, both the backward pass and the decoding step of PyTorch's fused CPU attention are
+several times slower than these products. On a GPU, FlexAttention skips the hidden blocks. Where
+there is no tree, the attention is SDPA.
 """
 
 import logging
@@ -24,22 +24,23 @@ from transformers.masking_utils import sdpa_mask
 log = logging.getLogger(__name__)
 
 NAME = "prompt_recovery"
-_QUERIES = 128  # the most of one piece
-_GAP = 64  # hidden keys between visible ones that are multiplied with rather than left out
+_QUERIES = 128  # the largest number of queries in a piece
+_GAP = 64  # up to so many hidden keys between visible ones are computed and masked
 
 Ranges = tuple[tuple[int, int], ...]  # (start, end) of columns, in order
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some neighbouring queries and the keys that they see.
+    """Consecutive queries and the keys that they see.
 
     Attributes:
-        start: the first query.
-        end: the last query + 1.
-        keys: which of the run's columns, counted from its first.
-        clear: so many of the keys, from the first, are seen by all queries.
-        mask: [end - start, keys - clear], -inf where a query doesn't see a key and 0 elsewhere.
+        start: The first query.
+        end: The last query + 1.
+        keys: The ranges of keys, as indices into the run's columns.
+        clear: The number of keys, counted from the first, that all of the queries see.
+        mask: The mask of the other keys [end - start, keys - clear]: -inf where a query doesn't
+            see a key and 0 elsewhere.
     """
 
     start: int
@@ -51,11 +52,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring queries of one tree.
+    """Consecutive queries of one tree.
 
     Attributes:
-        columns: what some of them see; its keys and values are brought together once.
-        pieces: the queries.
+        columns: The columns that some of the queries see; their keys and values are gathered once.
+        pieces: The queries, in pieces.
     """
 
     columns: Ranges
@@ -63,8 +64,11 @@ class Run:
 
 
 class PlannedMask(Tensor):
-    """Stands where `transformers` wants a mask; its values are NaN, so that whoever reads them
-    instead of the plan spoils the result for all to see."""
+    """A plan in the place of the mask that `transformers` expects.
+
+    Its values are NaN, so that code that reads them instead of the plan gives NaN, not a result
+    that is wrong without notice.
+    """
 
     runs: tuple[Run, ...]
 
@@ -80,14 +84,15 @@ def planned_mask(runs: tuple[Run, ...], length: int, dtype: torch.dtype) -> Plan
 def plan(
     until: Tensor, position: Tensor, tree: Tensor, window: int | None, dtype: torch.dtype
 ) -> tuple[Run, ...]:
-    """Cuts a row of L tokens into runs of one tree, and these into pieces.
+    """Cuts a row of L tokens into runs of one tree each, and the runs into pieces.
 
     Args:
-        until: int64 [L]; token k is seen by the tokens k … until[k] - 1.
-        position: int64 [L].
-        tree: int64 [L]; a run has one value.
-        window: tokens that far away or farther, in positions, are not seen; None is no limit.
-        dtype: of the scores.
+        until: Token k is seen by the tokens k … until[k] - 1; int64 [L].
+        position: The position of each token, int64 [L].
+        tree: The tree of each token, int64 [L].
+        window: The sliding window: a token at this distance in positions or farther isn't seen.
+            None is no limit.
+        dtype: The dtype of the attention scores.
     """
     length = len(until)
     column = torch.arange(length)
@@ -108,7 +113,7 @@ def plan(
 
 
 def _piece(first: int, start: int, seen: Tensor, dtype: torch.dtype) -> Piece:
-    """A piece that begins `start` queries after a run's first; bool `seen` [queries, columns]."""
+    """The piece that begins `start` queries into a run; `seen` is bool [queries, columns]."""
     keys = _ranges(seen.any(0).nonzero().flatten(), _GAP)
     hidden = ~torch.cat([seen[:, a:b] for a, b in keys], 1)
     partly = hidden.any(0).nonzero().flatten()
@@ -119,7 +124,7 @@ def _piece(first: int, start: int, seen: Tensor, dtype: torch.dtype) -> Piece:
 
 
 def _ranges(columns: Tensor, gap: int) -> Ranges:
-    """Ascending columns as ranges, with the gaps between them that are no longer than `gap`."""
+    """Ranges that cover ascending columns and the gaps of at most `gap` between them."""
     breaks = ((columns[1:] - columns[:-1]) > 1 + gap).nonzero().flatten()
     starts = [int(columns[0]), *columns[breaks + 1].tolist()]
     ends = [*(columns[breaks] + 1).tolist(), int(columns[-1]) + 1]
@@ -130,7 +135,7 @@ def suits(model: Any) -> bool:
     """Whether a freshly loaded model can use this module's attention."""
     config = model.config.get_text_config()
     chosen = model.config._attn_implementation
-    capped = getattr(config, "attn_logit_softcapping", None)  # SDPA can't, and isn't chosen
+    capped = getattr(config, "attn_logit_softcapping", None)  # then SDPA isn't chosen
     if not (chosen == "sdpa" or (chosen == "eager" and capped)):
         return False
     if getattr(config, "attention_dropout", 0.0):
@@ -165,22 +170,24 @@ def attention(
     softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The attention of `transformers`' interface.
+    """The attention function, with the interface that `transformers` defines.
 
     Args:
-        module: the layer.
-        query: [B, H, T, D].
-        key: [B, K, S, D], H a multiple of K, S ≥ T; query t stands at position S − T + t.
-        value: [B, K, S, D].
-        attention_mask: a `PlannedMask` (B is 1 then), a `BlockMask`, bool (True is visible) or
-            additive [B, 1, T, S]; None is causal.
-        dropout: of the weights; there is none where there is a plan.
-        scaling: of the products; 1/√D if not given.
-        softcap: c in c·tanh(product / c), before the mask (Gemma 2); None is without.
-        options: of SDPA.
+        module: The attention layer.
+        query: The queries [B, H, T, D].
+        key: The keys [B, K, S, D], where H is a multiple of K and S ≥ T; query t is at position
+            S − T + t.
+        value: The values [B, K, S, D].
+        attention_mask: A `PlannedMask` (with B = 1), a `BlockMask`, or a mask [B, 1, T, S] that is
+            additive or bool (True is visible). None is the causal mask.
+        dropout: The dropout of the attention weights; ignored if there is a plan.
+        scaling: The factor of the products; 1/√D by default.
+        softcap: c in c·tanh(product / c), which is applied before the mask (Gemma 2). None applies
+            none.
+        options: Further arguments of SDPA.
 
     Returns:
-        [B, T, H, D] and None.
+        The outputs [B, T, H, D] and None in place of the attention weights.
     """
     scaling = 1 / math.sqrt(query.shape[3]) if scaling is None else scaling
     if isinstance(attention_mask, PlannedMask):
@@ -205,7 +212,7 @@ def attention(
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """bool [R, T, S] → [R, 1, T, S] with 0 where visible and the lowest number elsewhere."""
+    """An additive mask [R, 1, T, S] of bool [R, T, S]: 0 where visible, else the lowest number."""
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
@@ -218,7 +225,7 @@ def _products(
     scaling: float,
     softcap: float | None,
 ) -> Tensor:
-    """softmax(mask(s·Q Kᵀ)) V without repeating keys and values; [B, T, H, D]."""
+    """softmax(mask(s·Q Kᵀ)) V as [B, T, H, D], without repeating keys and values."""
     (batch, heads, length, size), (groups, width) = query.shape, key.shape[1:3]
     rows = (query * scaling).reshape(batch, groups, -1, size)
     scores = (rows @ key.transpose(2, 3)).view(batch, groups, -1, length, width)
@@ -235,9 +242,9 @@ def _products(
 
 
 class _PlannedAttention(torch.autograd.Function):
-    """softmax(mask(s·Q Kᵀ)) V, run by run of one row, piece by piece of a run.
+    """softmax(mask(s·Q Kᵀ)) V for the runs of one row, one piece at a time.
 
-    Inside, queries and outputs are [K, L · H/K, D]: a piece of them is a view.
+    Queries and outputs have the inner shape [K, L · H/K, D], in which a piece is a view.
     """
 
     @staticmethod
@@ -310,7 +317,7 @@ class _PlannedAttention(torch.autograd.Function):
 
 
 def _by_group(values: Tensor, groups: int) -> Tensor:
-    """[H, L, D] → a copy [K, L · H/K, D]."""
+    """Copies [H, L, D] to [K, L · H/K, D]."""
     heads, length, size = values.shape
     copy = values.new_empty(groups, length, heads // groups, size)
     copy.copy_(values.view(groups, -1, length, size).transpose(1, 2))
@@ -318,13 +325,13 @@ def _by_group(values: Tensor, groups: int) -> Tensor:
 
 
 def _taken(values: Tensor, ranges: Ranges) -> Tensor:
-    """Some columns of [K, L, D]."""
+    """Gathers some columns of [K, L, D]."""
     parts = [values[:, start:end] for start, end in ranges]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _give(gradient: Tensor, ranges: Ranges, left: Tensor, right: Tensor) -> None:
-    """Adds leftᵀ right to some columns of a gradient [K, L, D]."""
+    """Adds leftᵀ · right to some columns of a gradient [K, L, D]."""
     if len(ranges) == 1:
         gradient[:, ranges[0][0] : ranges[0][1]].baddbmm_(left.transpose(1, 2), right)
     else:

@@ -1,8 +1,9 @@
-"""Products with frozen weights that were packed once.
+"""Matrix products with frozen weights that are packed once.
 
-On a CPU, a bf16 product spends part of its time on bringing the weights into the order that the
-kernels read. Frozen weights need that once: a training step's products get 8 to 25 % faster (and no
-longer depend on where the weights lie in memory), a decoding step's 1.3 to 2 times.
+On a CPU, a bf16 product spends part of its time bringing the weights into the order in which the
+kernels read them. Frozen weights need this only once, which makes the products of a training step
+8 to 25 % faster (and independent of where the weights lie in memory) and those of a decoding step
+1.3 to 2 times as fast.
 """
 
 from functools import cache
@@ -12,17 +13,20 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-_MEMORY = 0.25  # of what is free, at most, for packed copies
+_MEMORY = 0.25  # the largest share of the free memory for packed copies
 
 
 def pack_linears(model: Any) -> int:
-    """Makes a frozen bf16 model's linear layers multiply as `FrozenProduct`; returns how many.
+    """Makes the linear layers of a frozen bf16 model compute with `FrozenProduct`.
 
-    Nothing is packed before it is used. Weights, names and files stay as they are. Models whose
-    packed copies would take more than a quarter of the free memory are left alone.
+    A layer is packed when it is first used. Weights, names and files don't change. A model whose
+    packed copies would take more than a quarter of the free memory is left as it is.
+
+    Returns:
+        The number of layers that were changed.
     """
     layers = [m for m in model.modules() if type(m) is nn.Linear and _can_be_packed(m.weight)]
-    size = 2 * sum(m.weight.nbytes for m in layers)  # forwards and backwards
+    size = 2 * sum(m.weight.nbytes for m in layers)  # for the forward and the backward pass
     if not layers or size > _MEMORY * psutil.virtual_memory().available or not _packs_work():
         return 0
     for layer in layers:
@@ -31,17 +35,17 @@ def pack_linears(model: Any) -> int:
 
 
 def product_of(layer: nn.Linear) -> "FrozenProduct":
-    """The products of a linear layer; packed ones if `pack_linears` changed it."""
+    """The product of a linear layer, with packed weights if `pack_linears` changed it."""
     forward = layer.forward
     return forward.product if isinstance(forward, _Forward) else FrozenProduct(layer, pack=False)
 
 
 class FrozenProduct:
-    """x Wᵀ + bias and, for the backward pass, g W.
+    """Computes x Wᵀ + bias and, in the backward pass, g W.
 
     Args:
-        layer: W [o, i] and the bias, frozen. A packed copy is made anew when W is another.
-        pack: whether to keep packed copies.
+        layer: The frozen layer with W [o, i] and the bias. W is packed again if it has changed.
+        pack: Whether to keep packed copies of W.
     """
 
     def __init__(self, layer: nn.Linear, pack: bool = True) -> None:
@@ -50,14 +54,14 @@ class FrozenProduct:
         self._copies: dict[str, tuple[tuple[int, int], Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, o] of [n, i]."""
+        """x Wᵀ + bias, [n, o], of x [n, i]."""
         weight, bias = self.layer.weight, self.layer.bias
         if self._is_packed(x):
             return _product(x, self._copy("forward", weight), bias)
         return nn.functional.linear(x, weight, bias)
 
     def backward(self, g: Tensor) -> Tensor:
-        """[n, i] of [n, o]."""
+        """g W, [n, i], of g [n, o]."""
         weight = self.layer.weight
         if self._is_packed(g):
             return _product(g, self._copy("backward", weight), None)
@@ -78,18 +82,18 @@ class FrozenProduct:
         return known[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_copies": {}}  # packed tensors can be neither copied nor pickled
+        return {**vars(self), "_copies": {}}  # packed tensors can neither be copied nor pickled
 
 
 class _Forward:
-    """A layer's forward method."""
+    """The replacement of a layer's forward method."""
 
     def __init__(self, product: FrozenProduct) -> None:
         self.product = product
 
     def __call__(self, x: Tensor) -> Tensor:
         layer = self.product.layer
-        if any(p.requires_grad for p in layer.parameters(recurse=False)):  # not frozen any more
+        if any(p.requires_grad for p in layer.parameters(recurse=False)):  # no longer frozen
             return nn.functional.linear(x, layer.weight, layer.bias)
         y: Tensor = _FrozenLinear.apply(x, self.product)
         return y
@@ -123,7 +127,7 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 @cache
 def _packs_work() -> bool:
-    """Whether this PyTorch and this processor multiply with packed bf16 weights, correctly."""
+    """Whether products with packed bf16 weights work, and are right, on this processor."""
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
     generator = torch.Generator().manual_seed(0)

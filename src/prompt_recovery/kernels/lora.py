@@ -1,8 +1,8 @@
-"""The LoRA layer's arithmetic with fewer passes over memory.
+"""LoRA layers with fewer passes over memory.
 
-PEFT computes W x + s·B(A x) as five operations, three of which read and write a tensor as large as
-the layer's output, and the backward pass does the same. Accumulating the low-rank product into the
-output in place leaves one. The parameters, their names and the files stay PEFT's.
+PEFT computes W x + s·B(A x) in five operations, three of which read and write a tensor as large as
+the layer's output, and so does its backward pass. Adding the low-rank product to the output in
+place leaves one of the three. The parameters, their names and the files remain those of PEFT.
 """
 
 from typing import Any
@@ -15,10 +15,13 @@ from prompt_recovery.kernels.linear import FrozenProduct, product_of
 
 
 def fuse_lora(model: Any) -> int:
-    """Makes plain LoRA layers of a `PeftModel` compute as `LoraProduct`; returns how many.
+    """Makes the plain LoRA layers of a `PeftModel` compute with `LoraProduct`.
 
-    Layers that are something else (DoRA, dropout, quantised weights, several adapters) are left to
-    PEFT, as is any fused layer while its adapter is off or merged.
+    Other layers (DoRA, dropout, quantised weights, several adapters) are left to PEFT, and so is a
+    fused layer while its adapter is disabled or merged.
+
+    Returns:
+        The number of layers that were changed.
     """
     fused = 0
     for layer in model.modules():
@@ -41,7 +44,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 class _Forward:
-    """A layer's forward method."""
+    """The replacement of a layer's forward method."""
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -60,7 +63,7 @@ class _Forward:
 class LoraProduct(torch.autograd.Function):
     """y = x Wᵀ + bias + s·(x Aᵀ) Bᵀ with W and the bias frozen (LoRA, arXiv 2106.09685, eq. 3).
 
-    Shapes: x [..., i], W [o, i], A [r, i], B [o, r], y [..., o], all of one dtype.
+    Shapes: x [..., i], W [o, i], A [r, i], B [o, r], y [..., o], all of the same dtype.
     """
 
     @staticmethod

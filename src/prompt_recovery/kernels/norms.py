@@ -1,7 +1,7 @@
 """RMSNorm with fewer passes over memory.
 
-Written as `transformers` writes it, the layer and its gradient touch the activations some twenty
-times, in fp32; the formula needs a third of that. Weights, names and files stay as they are.
+As `transformers` computes it, the layer and its gradient read or write the activations about twenty
+times, in fp32; a third of that is enough. Weights, names and files don't change.
 """
 
 from typing import Any
@@ -11,10 +11,14 @@ from torch import Tensor
 
 
 def fuse_norms(model: Any) -> int:
-    """Makes a frozen model's RMSNorm layers compute as `NormProduct`; returns how many.
+    """Makes the RMSNorm layers of a frozen model compute with `NormProduct`.
 
-    Classes differ in whether they multiply by the weight or by 1 + weight, and in where they round.
-    A layer is changed only if one of the two ways gives, on random input, what it gives itself.
+    RMSNorm classes differ in whether they multiply by the weight or by 1 + weight, and in where
+    they round. A layer is changed only if one of the two variants gives the layer's own results on
+    random input.
+
+    Returns:
+        The number of layers that were changed.
     """
     fused = 0
     with torch.no_grad():
@@ -40,7 +44,7 @@ def _found(layer: Any) -> Any:
 
 
 class _Forward:
-    """A layer's forward method."""
+    """The replacement of a layer's forward method."""
 
     def __init__(self, layer: Any, epsilon: float, one_plus: bool) -> None:
         self.layer = layer
@@ -53,8 +57,9 @@ class _Forward:
 
 
 class NormProduct(torch.autograd.Function):
-    """y = w · x / √(mean x² + ε) with w frozen (RMSNorm, Zhang and Sennrich, arXiv 1910.07467, eq.
-    4), in fp32; Gemma's is (1 + w) ·.
+    """y = w · x / √(mean x² + ε) in fp32, with w frozen (Zhang and Sennrich, arXiv 1910.07467).
+
+    Gemma has 1 + w in place of w.
 
     Shapes: x [..., d], w [d]. With x̂ = r x and r = 1 / √(mean x² + ε), the gradient of x is
     r (g w − x̂ · mean(g w x̂)).
@@ -77,7 +82,7 @@ class NormProduct(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> Any:  # noqa: D102
         x, scale, weight = ctx.saved_tensors
         factor = 1.0 + weight.float() if ctx.one_plus else weight.float()
-        unit = x.float() * scale  # of one dtype: products of mixed ones are slow
+        unit = x.float() * scale  # products of mixed dtypes are slow
         g = outputs[0].float() * factor
         mean = torch.linalg.vecdot(g, unit).unsqueeze(-1).div_(-x.shape[-1])
         return g.addcmul_(unit, mean).mul_(scale).to(x.dtype), None, None, None

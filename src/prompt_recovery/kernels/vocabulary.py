@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens without keeping the logits of a whole vocabulary."""
+"""Log-probabilities of tokens, without keeping the logits of the whole vocabulary."""
 
 from typing import Any
 
@@ -6,24 +6,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-_LOGITS = 1 << 25  # fp32 logits that exist at one time: 128 MiB
+_LOGITS = 1 << 25  # the largest number of fp32 logits in memory at a time: 128 MiB
 
 
 def token_log_probabilities(causal_lm: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """log p of each target token; differentiable.
+    """Computes log p of each target token; differentiable.
 
-    A model that reads 262,144 words (Gemma) would need a gigabyte of logits for a thousand
-    completion tokens. They are made in pieces. With a plain frozen output layer, the gradient with
-    respect to `hidden` is made together with the value, so that nothing is computed twice and no
-    logit outlives its piece; with any other, the backward pass makes the logits again.
+    With a vocabulary of 262,144 tokens (Gemma), a thousand completion tokens would need a gigabyte
+    of logits, so the logits are computed in chunks. If the output layer is plain and frozen, the
+    gradient with respect to `hidden` is computed together with the value: nothing is computed
+    twice, and the logits of a chunk are freed with it. Otherwise the backward pass computes the
+    logits again.
 
     Args:
-        causal_lm: the model whose output layer (and soft cap) is used.
-        hidden: [N, d], the decoder's outputs that predict the targets.
-        targets: int64 [N].
+        causal_lm: The model whose output layer (and soft cap) is used.
+        hidden: The decoder's outputs that predict the targets, [N, d].
+        targets: The token ids, int64 [N].
 
     Returns:
-        fp32 [N].
+        The log-probabilities, fp32 [N].
     """
     head = causal_lm.get_output_embeddings()
     cap = _soft_cap(causal_lm)
@@ -46,7 +47,7 @@ def token_log_probabilities(causal_lm: Any, hidden: Tensor, targets: Tensor) -> 
 
 
 def vocabulary_logits(causal_lm: Any, hidden: Tensor) -> Tensor:
-    """fp32 [..., V] of hidden states [..., d], soft cap included."""
+    """The logits of hidden states [..., d], with the soft cap, fp32 [..., V]."""
     head = causal_lm.get_output_embeddings()
     return _capped(head(hidden.contiguous()).float(), _soft_cap(causal_lm))
 
@@ -56,7 +57,7 @@ def _soft_cap(causal_lm: Any) -> float | None:
 
 
 def _values(head: Any, hidden: Tensor, targets: Tensor, cap: float | None) -> Tensor:
-    """fp32 [n]: log p of each target."""
+    """log p of each target, fp32 [n]."""
     logits = _capped(head(hidden).float(), cap)
     return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
 
@@ -66,9 +67,9 @@ def _capped(logits: Tensor, cap: float | None) -> Tensor:
 
 
 class _FrozenHead(torch.autograd.Function):
-    """log p = z_t − log Σ exp z with z = W h has the gradient W_t − Σ_v p_v W_v.
+    """log p = z_t − log Σ exp z with z = W h, whose gradient is W_t − Σ_v p_v W_v.
 
-    With a soft cap, each word's share is multiplied by 1 − (z/cap)².
+    With a soft cap, each token's term is multiplied by 1 − (z/cap)².
     """
 
     @staticmethod

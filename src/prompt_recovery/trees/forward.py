@@ -1,4 +1,4 @@
-"""Log-probabilities of completions, from one pass over packed trees."""
+"""Log-probabilities of completions from one forward pass over packed trees."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from prompt_recovery.trees.pack import TreeBatch
 
 @dataclass(frozen=True)
 class CompletionScores:
-    """What a model says of C completions.
+    """The log-probabilities of C completions under a model.
 
     Attributes:
-        log_probability: fp32 [C], log p(completion | prompt), the sum over its tokens.
-        length: fp32 [C], the number of tokens of each completion.
+        log_probability: log p(completion | prompt), the sum over the tokens, fp32 [C].
+        length: The number of tokens of each completion, fp32 [C].
     """
 
     log_probability: Tensor
@@ -27,25 +27,25 @@ class CompletionScores:
 
     @property
     def mean_log_probability(self) -> Tensor:
-        """fp32 [C], per token."""
+        """The mean log-probability per token, fp32 [C]."""
         return self.log_probability / self.length
 
 
 def causal_lm_of(model: Any) -> Any:
-    """The `transformers` causal LM itself or inside a `PeftModel`; its adapter stays in force."""
+    """The `transformers` causal LM itself or inside a `PeftModel`; its adapter stays active."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def score_completions(model: Any, batch: TreeBatch) -> CompletionScores:
     """Scores every completion of a batch of trees; differentiable.
 
-    Each value equals the one-by-one forward pass over prompt + completion: a completion sees its
-    prompt and itself, never its siblings, at the positions it would have alone. The vocabulary
-    projection runs at completion tokens only.
+    Each value equals that of a separate forward pass over the prompt and the completion: a
+    completion sees its prompt and itself but not its siblings, and has the positions that it would
+    have alone. Logits are computed only where they predict a completion token.
 
     Args:
-        model: a `transformers` causal LM, or a `PeftModel` around one.
-        batch: the trees, on the model's device.
+        model: A `transformers` causal LM, or a `PeftModel` around one.
+        batch: The trees, on the model's device.
     """
     causal_lm = causal_lm_of(model)
     with _last_layer_at(causal_lm, batch.predictors):
@@ -66,15 +66,15 @@ def score_completions(model: Any, batch: TreeBatch) -> CompletionScores:
 
 @contextmanager
 def _last_layer_at(causal_lm: Any, rows: Tensor) -> Iterator[None]:
-    """Has the last layer's feed-forward part compute only some tokens, and give 0 for the others.
+    """Lets the last layer's feed-forward part compute only some tokens, and give 0 for the others.
 
-    Nothing reads the others: no layer follows, and only these tokens' hidden states are used. With
-    gradient checkpointing the backward pass computes the layer again, when this is over, so that
-    there it computes all.
+    The others aren't needed: no layer follows, and only the hidden states of these tokens are used.
+    With gradient checkpointing, all tokens are computed, because the backward pass computes the
+    layer again after this context has ended.
 
     Args:
-        causal_lm: the model.
-        rows: int64 [N], tokens of the flattened batch.
+        causal_lm: The model.
+        rows: The tokens, as indices into the flattened batch, int64 [N].
     """
     mlp = getattr(causal_lm.get_decoder().layers[-1], "mlp", None)
     if not isinstance(mlp, nn.Module) or causal_lm.is_activation_checkpointing:

@@ -1,4 +1,4 @@
-"""Who sees whom in a completion tree."""
+"""Attention masks of completion trees."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from prompt_recovery.trees.pack import TreeBatch
 
 
 def trees_share_rows(causal_lm: Any) -> bool:
-    """Whether the model's attention skips what a tree hides, so that one row serves all trees."""
+    """Whether the model's attention skips hidden keys, so that all trees can share one row."""
     return bool(causal_lm.config._attn_implementation == attention.NAME)
 
 
 def attention_mask(causal_lm: Any, batch: TreeBatch) -> Any:
-    """What `transformers` takes as `attention_mask` for a batch of trees.
+    """The `attention_mask` argument of `transformers` for a batch of trees.
 
-    A token sees the tokens before it from which it grows: its own completion's and its prompt's; in
-    layers with a sliding window, those less than the window away. Distances are of positions, not
-    of columns.
+    A token sees itself and the earlier tokens of its own completion and its prompt. In layers with
+    a sliding window, it sees those whose distance is less than the window, where distances are
+    between positions, not columns.
 
     Returns:
-        None where the plain causal mask, which the model makes itself, is the tree mask. Otherwise
-        an additive mask [R, 1, L, L], or what our attention reads in its place: a plan on a CPU, a
-        `BlockMask` on a GPU. In a dict by kind of layer where a model has two kinds.
+        None if the tree mask is the plain causal mask, which the model makes itself. Otherwise an
+        additive mask [R, 1, L, L] or, for this package's attention, a plan on a CPU and a
+        `BlockMask` on a GPU. If the model has two kinds of layers, a dict with one for each kind.
     """
     if batch.is_causal and not _planned(causal_lm, batch):
         return None
@@ -67,7 +67,7 @@ def _mask(causal_lm: Any, batch: TreeBatch, window: int | None) -> Any:
 
 
 def visible(batch: TreeBatch, window: int | None) -> Tensor:
-    """bool [R, L, L]: whether a query (first L) sees a key (second L)."""
+    """Whether a query (first L) sees a key (second L), bool [R, L, L]."""
     column = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
     seen = (column[:, None] >= column) & (column[:, None] < batch.until[:, None, :])
     if window is not None:
@@ -77,7 +77,7 @@ def visible(batch: TreeBatch, window: int | None) -> Tensor:
 
 
 def block_mask(batch: TreeBatch, window: int | None) -> Any:
-    """The same for FlexAttention, which skips blocks that nobody sees."""
+    """The mask for FlexAttention, which skips blocks that no query sees."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     until, position = batch.until, batch.position_ids

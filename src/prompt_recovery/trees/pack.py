@@ -1,4 +1,4 @@
-"""Laying completion trees out in rows of tokens."""
+"""Packs completion trees into rows of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WORTH_SHARING = 8  # tokens
+_WORTH_SHARING = 8  # the shortest common beginning, in tokens, that is shared
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The token ids of one prompt and of its completions, none of them empty."""
+    """The token ids of a prompt and of its completions, none of which is empty."""
 
     prompt: Sequence[int]
     completions: Sequence[Sequence[int]]
@@ -24,23 +24,26 @@ class Tree:
 
 @dataclass
 class TreeBatch:
-    """Trees as tensors. R rows of L tokens, C completions in all, N completion tokens in all.
+    """Trees as tensors: R rows of L tokens with C completions and N completion tokens in total.
 
-    A row lists its tokens depth first, so one number says who sees a token: those from the token
-    itself to the end of what grows from it.
+    The tokens of a row are in depth-first order, so one number per token is enough to say which
+    tokens see it: those from the token itself to the end of its subtree.
 
     Attributes:
-        input_ids: int64 [R, L].
-        position_ids: int64 [R, L]; they go on after the prompt for every completion.
-        until: int64 [R, L]; token k is seen by the tokens of its row in columns k … until - 1.
-        tree: int64 [R, L], the tree a token belongs to; -1 for padding and for what several share.
-        predictors: int64 [N], the flat positions (row * L + column) whose output predicts a
-            completion token: for the first token of a completion, the prompt's last position.
-        targets: int64 [N], the token each of them predicts.
-        completion: int64 [N], the completion in 0 … C-1 that the target belongs to.
-        tree_of_completion: int64 [C].
-        tokens: of all trees, so that what several share counts for each of them.
-        is_causal: whether the plain causal mask is the tree mask, as for one completion a row.
+        input_ids: The token ids, int64 [R, L].
+        position_ids: The positions, which continue after the prompt in every completion, int64
+            [R, L].
+        until: The token in column k is seen by those of its row in columns k … until - 1, int64
+            [R, L].
+        tree: The tree of each token; -1 for padding and for tokens that trees share, int64 [R, L].
+        predictors: The flat indices (row * L + column) of the tokens whose outputs predict the
+            completion tokens, int64 [N]. The first token of a completion is predicted at the last
+            token of the prompt.
+        targets: The token that each of them predicts, int64 [N].
+        completion: The completion, 0 … C-1, of each target, int64 [N].
+        tree_of_completion: The tree of each completion, int64 [C].
+        tokens: The number of tokens of all trees; shared tokens count for each of their trees.
+        is_causal: Whether the tree mask is the plain causal mask, as with one completion per row.
     """
 
     input_ids: Tensor
@@ -66,16 +69,16 @@ class TreeBatch:
 
 
 def pack(trees: Sequence[Tree], pad_token_id: int, together: bool = False) -> TreeBatch:
-    """Lays trees out, in order.
+    """Packs trees into rows, in order.
 
     Args:
-        trees: at least one tree; each has a prompt and at least one completion, all non-empty.
-        pad_token_id: fills rows on the right.
-        together: all trees share one row, in which the beginning that the prompts of neighbours
-            have in common stands once. Otherwise each has a row of its own.
+        trees: At least one tree; each has a prompt and at least one completion, all non-empty.
+        pad_token_id: The token that fills rows on the right.
+        together: Whether all trees share one row, in which a common beginning of the prompts of
+            neighbours appears only once. Otherwise each tree has a row of its own.
 
     Raises:
-        ValueError: an empty prompt or completion, or no tree.
+        ValueError: If there is no tree, or a prompt or a completion is empty.
     """
     if not trees:
         raise ValueError("no trees to pack")
@@ -104,7 +107,7 @@ def pack(trees: Sequence[Tree], pad_token_id: int, together: bool = False) -> Tr
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the beginning that two sequences have in common."""
+    """The length of the longest common prefix of two sequences."""
     ends = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return next(ends, min(len(a), len(b)))
 
@@ -115,7 +118,7 @@ def _filled(rows: list[list[int]], padding: list[int], value: int) -> Tensor:
 
 @dataclass
 class _Row:
-    """The tokens of one row, depth first."""
+    """The tokens of one row, in depth-first order."""
 
     trees: Sequence[Tree]
     members: Sequence[int]
@@ -129,11 +132,11 @@ class _Row:
         self._lay(self.members, 0)
 
     def _lay(self, members: Sequence[int], depth: int) -> None:
-        """Lays trees whose first `depth` prompt tokens stand in the row already."""
+        """Adds trees whose first `depth` prompt tokens are in the row already."""
 
         def beginning(index: int) -> tuple[int, ...]:
             prompt = self.trees[index].prompt
-            # A tree keeps a token of its own, which predicts its completions.
+            # A tree keeps at least one token of its own, which predicts its completions.
             if len(prompt) <= depth + _WORTH_SHARING:
                 return (-1, index)
             return tuple(prompt[depth : depth + _WORTH_SHARING])
@@ -144,7 +147,7 @@ class _Row:
                 self._lay_tree(run[0], depth)
                 continue
             prompts = [list(self.trees[i].prompt[:-1]) for i in run]
-            shared = _common(min(prompts), max(prompts))  # of all, if the outermost have it
+            shared = _common(min(prompts), max(prompts))  # shared by all between
             start = self._append(prompts[0][depth:shared], depth, -1)
             self._lay(run, shared)
             self._close(start, start + shared - depth)
@@ -161,7 +164,7 @@ class _Row:
         self._close(start, split)
 
     def _append(self, tokens: Sequence[int], position: int, tree: int) -> int:
-        """The column of the first of them."""
+        """Appends tokens, and returns the column of the first of them."""
         start = len(self.ids)
         self.ids += tokens
         self.positions += range(position, position + len(tokens))
@@ -170,5 +173,5 @@ class _Row:
         return start
 
     def _close(self, start: int, end: int) -> None:
-        """What grows from the tokens start … end - 1 ends here."""
+        """Ends the subtrees of the tokens start … end - 1."""
         self.until[start:end] = [len(self.ids)] * (end - start)

@@ -1,4 +1,4 @@
-"""Sampling several completions of a prompt, which is read once."""
+"""Samples several completions of a prompt, whose keys and values are computed once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from prompt_recovery.kernels.vocabulary import vocabulary_logits
 from prompt_recovery.trees.forward import causal_lm_of
 from prompt_recovery.trees.masks import windows
 
-_BLOCK = 256  # words
+_BLOCK = 256  # tokens of the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion: its token ids without the end-of-text token, and log p at temperature 1.
+    """A completion: its token ids without the end-of-text token, and log p at temperature 1.
 
-    The log-probability includes the end-of-text token's where the completion came to an end.
+    The log-probability includes that of the end-of-text token if the completion is finished.
     """
 
     tokens: list[int]
@@ -39,23 +39,23 @@ def sample_completions(
     pad_token_id: int,
     all_done: Callable[[bool], bool] = bool,
 ) -> list[list[Sample]]:
-    """Draws N completions of each of R prompts: a completion tree that grows by a token a branch.
+    """Samples N completions of each of R prompts, as trees that grow by a token per branch.
 
-    A row holds the prompt's keys and values once, for all of its branches; each step feeds one
-    token of each branch, under a mask that hides its siblings. The draws come from outside, so
+    A row has the prompt's keys and values once for all of its branches. Each step feeds one token
+    of each branch, with a mask that hides its siblings. The draws come from outside, so
     that a row's samples don't depend on the other rows of its batch.
 
     Args:
-        model: a `transformers` causal LM or a `PeftModel`, in evaluation mode.
-        prompts: token ids, R of them, none empty.
+        model: A `transformers` causal LM or a `PeftModel`, in evaluation mode.
+        prompts: The token ids of R prompts, none of which is empty.
         temperatures: N of them, one a branch; 0 takes the likeliest token.
         draws: fp64 [R, N, ≥ max_new_tokens], uniform in [0, 1); the token is where the cumulative
             distribution passes the draw. None where every temperature is 0.
-        max_new_tokens: most tokens of a completion.
-        end_token_ids: any of them ends a completion.
-        pad_token_id: fills the rows.
-        all_done: asked before each step whether to stop; under a sharded model it must answer for
-            all processes.
+        max_new_tokens: The largest number of tokens in a completion.
+        end_token_ids: The tokens that end a completion.
+        pad_token_id: The token that fills the rows.
+        all_done: Called before each step to ask whether to stop. With a sharded model, its answer
+            must be the same in all processes.
     """
     causal_lm = causal_lm_of(model)
     device = causal_lm.device
@@ -68,7 +68,7 @@ def sample_completions(
     count = causal_lm.config.get_text_config().num_hidden_layers
     capacity = width + branches * max_new_tokens
     cache = Cache(layers=[_TreeLayer(capacity) for _ in range(count)])
-    # Padding stands on the right, where the causal mask hides it from every prompt token.
+    # Padding is on the right, where the causal mask hides it from every prompt token.
     hidden = causal_lm.get_decoder()(
         input_ids=input_ids,
         position_ids=torch.arange(width, device=device).expand(rows, -1),
@@ -83,10 +83,12 @@ def sample_completions(
     ends = torch.tensor(sorted(set(end_token_ids)), device=device)
     uniform = None if draws is None else draws.to(device)
     state = _State.start(rows, branches, max_new_tokens, device)
-    active = torch.arange(rows, device=device)  # rows that some branch still writes in
-    live = torch.arange(branches, device=device).repeat(rows, 1)  # the branches fed in each of them
+    active = torch.arange(rows, device=device)  # rows with unfinished branches
+    live = torch.arange(branches, device=device).repeat(
+        rows, 1
+    )  # the branches that are fed, by row
     owner = live[:, :0]  # the branch that wrote each column after the prompt
-    written: list[int] = []  # and the step
+    written: list[int] = []  # and in which step
     for step in range(max_new_tokens):
         logits = vocabulary_logits(causal_lm, hidden)
         share = None if uniform is None else uniform[active[:, None], live, step]
@@ -100,7 +102,7 @@ def sample_completions(
             active, live, tokens = active[still], live[still], tokens[still]
             owner, finished = owner[still], finished[still]
             cache.batch_select_indices(still.nonzero().squeeze(1))
-        # Every row feeds as many branches as the fullest one still has, its unfinished ones first.
+        # Every row feeds as many branches as the one with the most unfinished; its own come first.
         fed = max(int((~finished).sum(1).max()), 1)
         order = finished.to(torch.uint8).argsort(dim=1, stable=True)[:, :fed]
         live, tokens, finished = (t.gather(1, order) for t in (live, tokens, finished))
@@ -128,8 +130,8 @@ def choose(logits: Tensor, heat: Tensor, share: Tensor | None) -> Tensor:
 def _passed(probabilities: Tensor, share: Tensor) -> Tensor:
     """int64 [...]: where the cumulative sum of fp32 [..., V] passes a share of the whole sum.
 
-    First the block of words, then the word in it: a cumulative sum over 262,144 words is slow, and
-    inexact in fp32.
+    This finds first the block of tokens and then the token in it: a cumulative sum over 262,144
+    tokens is slow, and inexact in fp32.
     """
     missing = -probabilities.shape[-1] % _BLOCK
     if missing:
@@ -148,7 +150,7 @@ def _passed(probabilities: Tensor, share: Tensor) -> Tensor:
 
 @dataclass
 class _State:
-    """What has been written: [R, N, T] tokens, [R, N] log-probabilities and lengths."""
+    """The completions so far: tokens [R, N, T], log-probabilities and lengths [R, N]."""
 
     tokens: Tensor
     log_probability: Tensor
@@ -168,7 +170,7 @@ class _State:
     def add(
         self, row: Tensor, branch: Tensor, step: int, tokens: Tensor, logits: Tensor, ends: Tensor
     ) -> None:
-        """Adds a token to each of some branches: [r, 1] rows, [r, n] branches of each."""
+        """Adds a token to some branches, given by rows [r, 1] and branches [r, n]."""
         writing = ~self.finished[row, branch]
         value = logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
         self.log_probability[row, branch] += (value * writing).double()
@@ -190,17 +192,18 @@ class _State:
 def _step_mask(
     causal_lm: Any, lengths: Tensor, width: int, live: Tensor, owner: Tensor, written: list[int]
 ) -> Any:
-    """Additive [R, 1, N, width + K]: a branch sees its prompt and its own tokens.
+    """The additive mask [R, 1, N, width + K]: a branch sees its prompt and its own tokens.
 
-    In a dict by kind of layer where a model has two kinds.
+    If the model has two kinds of layers, this is a dict with a mask for each kind.
 
     Args:
-        causal_lm: the model.
-        lengths: int64 [R], of the prompts.
-        width: columns of the prompts.
-        live: int64 [R, N], the branches that are fed.
-        owner: int64 [R, K], the branch that wrote each column after the prompts.
-        written: K steps at which they did, rising; the last one is this step.
+        causal_lm: The model.
+        lengths: The lengths of the prompts, int64 [R].
+        width: The number of columns of the prompts.
+        live: The branches that are fed, int64 [R, N].
+        owner: The branch that wrote each column after the prompts, int64 [R, K].
+        written: The step in which each of the K columns was written, ascending; the last one is
+            this step.
     """
     column = torch.arange(width, device=lengths.device)
     prompt = column < lengths[:, None]
@@ -223,9 +226,9 @@ def _step_mask(
 
 
 class _TreeLayer(DynamicLayer):
-    """Keys and values in a buffer as long as they will get, so that no step copies them.
+    """Keys and values in a buffer of their final length, so that no step copies them.
 
-    Windowed layers keep everything too: the masks know about windows.
+    Layers with a sliding window keep everything, too; the masks apply the window.
     """
 
     def __init__(self, capacity: int) -> None:
