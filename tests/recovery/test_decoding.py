@@ -1,11 +1,16 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery import decoding as decoding_module
 from prompt_recovery.recovery.decoding import (
     MBR,
     Beam,
+    Decoding,
     Greedy,
     Sampling,
     distinct,
@@ -14,7 +19,7 @@ from prompt_recovery.recovery.decoding import (
     uniforms,
 )
 from prompt_recovery.recovery.interface import Pair
-from prompt_recovery.recovery.posterior import Completion
+from prompt_recovery.recovery.posterior import Completion, Posterior
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.writer import Writer, batches
 from prompt_recovery.templates import Template
@@ -140,3 +145,21 @@ def test_batches_hold_similar_lengths_within_the_budget():
         assert len(batch) * longest <= 200
     ordered = [lengths[k] for batch in found for k in batch]
     assert ordered == sorted(ordered, reverse=True)
+
+
+def test_a_new_decoding_is_one_class():
+    @dataclass(frozen=True)
+    class Shortest(Decoding):
+        name: ClassVar[str] = "shortest"
+        max_new_tokens: int = 4
+        branches: ClassVar[int] = 2
+
+        def ask(self, writer, prompts, ids, member=0):
+            rows = writer.write_beams(prompts, self.branches, self.max_new_tokens)
+            return [Posterior.of_completions(row) for row in rows]
+
+    try:
+        assert record(Shortest(3)) == {"name": "shortest", "max_new_tokens": 3}
+        assert from_record({"name": "shortest", "max_new_tokens": 3}) == Shortest(3)
+    finally:
+        del decoding_module._KNOWN["shortest"]

@@ -1,10 +1,15 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.cleaning import clean_prompt
-from prompt_recovery.recovery.decoding import Greedy
+from prompt_recovery.recovery.confidence import Calibration
+from prompt_recovery.recovery.decoding import MBR, Greedy
 from prompt_recovery.recovery.interface import ConstantRecoverer, Pair, Prediction, pairs_of
+from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.reporting.evaluation.scores import evaluate
@@ -96,3 +101,48 @@ def test_evaluation(scs, examples):
 def test_a_recoverer_never_sees_the_truth(examples):
     assert not hasattr(pairs_of(examples)[0], "rewrite_prompt")
     assert ConstantRecoverer("c").recover(pairs_of(examples))[3] == Prediction("row-3", "c")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A source that says the same of every pair."""
+
+    name: str
+    texts: tuple[str, ...]
+
+    def posteriors(self, pairs, decoding, progress=lambda _: None):
+        usable = [i for i, pair in enumerate(pairs) if pair.original_text]
+        progress(len(pairs))
+        return {i: Posterior.of_texts(self.texts) for i in usable}
+
+
+POEMS = Known("poems", ("Make it a poem", "Turn it into a poem"))
+RECIPES = Known("recipes", ("Add three recipes", "Add some recipes"))
+PAIRS = [Pair("1", "a", "b"), Pair("2", "", "b")]
+
+
+def test_sources_choose_together_by_their_weights(scs):
+    done = []
+    for weights, words in (((1.0, 3.0), "recipes"), ((3.0, 1.0), "poem")):
+        sources = list(zip((POEMS, RECIPES), weights, strict=True))
+        recoverer = PosteriorRecoverer(sources, MBR(), "Improve it", scs)
+        assert recoverer.name == "poems + recipes"
+        chosen, unusable = recoverer.recover(PAIRS, done.append)
+        assert words in chosen.rewrite_prompt
+        assert {c.text for c in chosen.candidates} == {*POEMS.texts, *RECIPES.texts}
+        assert unusable == Prediction("2", "Improve it", fallback=True)
+    assert sum(done) == 2 * len(PAIRS), "a pair is done when all sources are"
+
+
+def test_log_probabilities_of_several_sources_are_not_compared(scs):
+    recoverer = PosteriorRecoverer([(POEMS, 1.0), (RECIPES, 1.0)], Greedy(), "Improve it", scs)
+    with pytest.raises(PromptRecoveryError, match="decoding=mbr only"):
+        recoverer.recover(PAIRS)
+
+
+def test_a_calibration_is_for_the_recoverers_own_decoding(scs):
+    calibration = Calibration((0.0, 1.0), (0.25, 0.25), 9)
+    recoverer = PosteriorRecoverer([(POEMS, 1.0)], MBR(), "Improve it", scs, calibration)
+    assert recoverer.recover(PAIRS)[0].confidence == 0.25
+    assert recoverer.recover(PAIRS, decoding=MBR())[0].confidence == 0.25
+    assert recoverer.recover(PAIRS, decoding=MBR(samples=4))[0].confidence is None
