@@ -36,7 +36,7 @@ def test_answers_are_those_of_trees(architecture, temperature):
     found = decoded(model, asked, temperature=temperature)
     for p in asked:
         [[sample]] = sample_completions(
-            model, [p.tokens], [temperature], p.draws[None, None], STEPS, END, PAD
+            model, [p.tokens], [temperature], p.uniforms[None, None], STEPS, END, PAD
         )
         assert found[p.key] == (sample.tokens, sample.finished)
     assert {finished for _, finished in found.values()} == {True, False} or temperature == 0

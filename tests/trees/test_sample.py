@@ -16,7 +16,7 @@ def prompts(*lengths):
     return [torch.randint(10, 500, (n,), generator=generator).tolist() for n in lengths]
 
 
-def draws(rows, branches, seed=0):
+def uniforms(rows, branches, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(rows, branches, STEPS, generator=generator, dtype=torch.float64)
 
@@ -46,8 +46,8 @@ def test_greedy_equals_the_library(architecture):
 def test_log_probabilities_are_those_of_the_tree(architecture):
     model = tiny_model(architecture)
     rows = prompts(30, 7, 19)
-    heat = [0.0, 0.5, 1.0, 2.0]
-    sampled = sample_completions(model, rows, heat, draws(3, 4), STEPS, [END], PAD)
+    temperatures = [0.0, 0.5, 1.0, 2.0]
+    sampled = sample_completions(model, rows, temperatures, uniforms(3, 4), STEPS, [END], PAD)
     for prompt, row in zip(rows, sampled, strict=True):
         texts = [[*s.tokens, END] if s.finished else s.tokens for s in row]
         with torch.no_grad():
@@ -58,11 +58,11 @@ def test_log_probabilities_are_those_of_the_tree(architecture):
 
 def test_a_row_does_not_depend_on_the_others():
     model = tiny_model("gemma2")
-    rows, heat, uniform = prompts(30, 7, 19), [0.7, 1.0, 1.3], draws(3, 3)
-    together = sample_completions(model, rows, heat, uniform, STEPS, [END], PAD)
+    rows, temperatures, uniform = prompts(30, 7, 19), [0.7, 1.0, 1.3], uniforms(3, 3)
+    together = sample_completions(model, rows, temperatures, uniform, STEPS, [END], PAD)
     for number, row in enumerate(rows):
         [alone] = sample_completions(
-            model, [row], heat, uniform[number : number + 1], STEPS, [END], PAD
+            model, [row], temperatures, uniform[number : number + 1], STEPS, [END], PAD
         )
         assert [s.tokens for s in alone] == [s.tokens for s in together[number]]
 

@@ -50,12 +50,12 @@ def evaluate(config: DictConfig) -> float:
             second = instantiate(config.second_metric)
             said = second.encoder.name
             if second.encoder.identity == scs.encoder.identity:
-                second, said = None, "no gaming check: it is the first one"
+                second, said = None, "no metric-hacking check: it is the first one"
                 logging.getLogger(__name__).warning(
                     "second_metric: has the encoder of metric, which is no second opinion"
                 )
         except InstantiationException as error:
-            said = f"no gaming check: {error.__cause__}"
+            said = f"no metric-hacking check: {error.__cause__}"
             logging.getLogger(__name__).warning(said)
     contenders = []
     for entry in config.recoverers:

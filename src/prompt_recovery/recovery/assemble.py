@@ -107,7 +107,7 @@ def _joining_source(
     try:
         examples = splits_of(folder).train
     except PromptRecoveryError as error:
-        log.warning("no neighbours vote: %s", error)
+        log.warning("no %s vote: %s", recipe.retrieval.name, error)
         return None
     return recipe.retrieval.fit(examples, scs)
 

@@ -42,6 +42,11 @@ class Retrieval:
                 f"retrieval.examples={self.examples} ≥ 1"
             )
 
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return "neighbours"
+
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "RetrievedPrompts":
         """Embeds the training examples, or as many of them as it may."""
         chosen = sorted(examples, key=lambda e: hashlib.sha256(ascii(e.id).encode()).digest())

@@ -49,14 +49,17 @@ class FittedSource(Source, Protocol):
 
 
 class SourceSettings(Protocol):
-    """Settings from which a source is made that joins a recoverer's own samples.
-
-    Attributes:
-        weight: of its posterior, as a multiple of that of all samples together, > 0.
-    """
+    """Settings from which a source is made that joins a recoverer's own samples."""
 
     @property
-    def weight(self) -> float: ...  # noqa: D102
+    def name(self) -> str:
+        """In tables."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Of its posterior, as a multiple of that of all samples together, > 0."""
+        ...
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> FittedSource:
         """Learns from training examples, at least one."""

@@ -174,7 +174,7 @@ class _Writing:
 
     index: int
     prompt: list[int]
-    draws: NDArray[np.float64]
+    uniforms: NDArray[np.float64]
     tokens: list[int] = field(default_factory=list)
     finished: bool = False
 
@@ -239,7 +239,7 @@ class _Session:
             chosen = _choose(
                 self._logits([place for _, place in asked]),
                 sampling.temperature,
-                np.array([writing[r].draws[len(writing[r].tokens)] for r, _ in asked]),
+                np.array([writing[r].uniforms[len(writing[r].tokens)] for r, _ in asked]),
             )
             for (row, _), token in zip(asked, chosen, strict=True):
                 w = writing[row]
@@ -280,14 +280,14 @@ class _Session:
 
 
 def _choose(
-    logits: NDArray[np.float32], temperature: float, draws: NDArray[np.float64]
+    logits: NDArray[np.float32], temperature: float, uniforms: NDArray[np.float64]
 ) -> list[int]:
-    """The token of each row where the cumulative distribution passes the draw."""
+    """The token of each row where the cumulative distribution passes its uniform number."""
     if temperature == 0:
         return [int(t) for t in logits.argmax(1)]
-    heat = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
-    passed = heat.cumsum(1, dtype=np.float64)
+    unnormalised = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
+    passed = unnormalised.cumsum(1, dtype=np.float64)
     return [
-        min(int(np.searchsorted(row, draw * row[-1], side="right")), len(row) - 1)
-        for row, draw in zip(passed, draws, strict=True)
+        min(int(np.searchsorted(row, uniform * row[-1], side="right")), len(row) - 1)
+        for row, uniform in zip(passed, uniforms, strict=True)
     ]

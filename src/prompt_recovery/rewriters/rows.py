@@ -24,12 +24,12 @@ class Prompt:
     Attributes:
         key: comes back with the answer.
         tokens: ids, not empty.
-        draws: fp64 [most tokens of an answer], uniform in [0, 1).
+        uniforms: fp64 [most tokens of an answer], uniform in [0, 1).
     """
 
     key: int
     tokens: Sequence[int]
-    draws: Tensor
+    uniforms: Tensor
 
 
 @dataclass(slots=True)
@@ -59,9 +59,9 @@ def decode(
 ) -> Iterator[Written]:
     """Samples an answer to each prompt, longest prompts first; yields each when it is written.
 
-    An answer depends on nothing but its prompt and its draws, to the last bit as far as the
-    kernels allow: a prompt is read by itself, a step is always one of `rows` rows (idle ones are
-    filled with padding), and a row's keys stand from column 0 on, whoever its neighbours are.
+    An answer depends on nothing but its prompt and its uniform numbers, to the last bit as far as
+    the kernels allow: a prompt is read by itself, a step is always one of `rows` rows (idle ones
+    are filled with padding), and a row's keys stand from column 0 on, whoever its neighbours are.
 
     Args:
         causal_lm: a `transformers` causal LM in evaluation mode.
@@ -81,7 +81,7 @@ def decode(
         rows, 1, causal_lm.get_output_embeddings().weight.shape[1],
         dtype=causal_lm.dtype, device=device,
     )  # fmt: skip
-    heat = torch.tensor([temperature], device=device)
+    temperatures = torch.tensor([temperature], device=device)
     ends = frozenset(end_token_ids)
     writing: list[Written | None] = [None] * rows
     while True:
@@ -91,10 +91,10 @@ def decode(
                 hidden[row, 0] = cache.read(row, writing[row].prompt.tokens)  # type: ignore[union-attr]
         if not any(writing):
             return
-        draws = [w.prompt.draws[len(w.tokens)] if w else 0.0 for w in writing]
-        uniform = torch.tensor(draws, dtype=torch.float64, device=device)[:, None]
+        drawn = [w.prompt.uniforms[len(w.tokens)] if w else 0.0 for w in writing]
+        uniform = torch.tensor(drawn, dtype=torch.float64, device=device)[:, None]
         logits = vocabulary_logits(causal_lm, hidden)
-        chosen = choose(logits, heat, uniform).squeeze(1).tolist()
+        chosen = choose(logits, temperatures, uniform).squeeze(1).tolist()
         for row, token in enumerate(chosen):
             written = writing[row]
             if written is None:

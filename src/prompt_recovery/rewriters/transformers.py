@@ -88,8 +88,8 @@ class TransformersRewriter:
             return
         prompts = []
         for index, tokens, seed in within:
-            draws = np.random.default_rng(seed).random(self.sampling.max_new_tokens)
-            prompts.append(Prompt(index, tokens, torch.from_numpy(draws)))
+            uniforms = np.random.default_rng(seed).random(self.sampling.max_new_tokens)
+            prompts.append(Prompt(index, tokens, torch.from_numpy(uniforms)))
         for written in decode(
             self._model,
             prompts,

@@ -33,7 +33,7 @@ def sample_completions(
     model: Any,
     prompts: Sequence[Sequence[int]],
     temperatures: Sequence[float],
-    draws: Tensor | None,
+    uniforms: Tensor | None,
     max_new_tokens: int,
     end_token_ids: Sequence[int],
     pad_token_id: int,
@@ -42,15 +42,15 @@ def sample_completions(
     """Samples N completions of each of R prompts, as trees that grow by a token per branch.
 
     A row has the prompt's keys and values once for all of its branches. Each step feeds one token
-    of each branch, with a mask that hides its siblings. The draws come from outside, so
-    that a row's samples don't depend on the other rows of its batch.
+    of each branch, with a mask that hides its siblings. The uniform numbers come from outside,
+    so that a row's samples don't depend on the other rows of its batch.
 
     Args:
         model: A `transformers` causal LM or a `PeftModel`, in evaluation mode.
         prompts: The token ids of R prompts, none of which is empty.
         temperatures: N of them, one a branch; 0 takes the likeliest token.
-        draws: fp64 [R, N, ≥ max_new_tokens], uniform in [0, 1); the token is where the cumulative
-            distribution passes the draw. None where every temperature is 0.
+        uniforms: fp64 [R, N, ≥ max_new_tokens], in [0, 1); the token is where the cumulative
+            distribution passes the number. None where every temperature is 0.
         max_new_tokens: The largest number of tokens in a completion.
         end_token_ids: The tokens that end a completion.
         pad_token_id: The token that fills the rows.
@@ -79,9 +79,9 @@ def sample_completions(
         -1, branches, -1
     )
 
-    heat = torch.tensor(list(temperatures), device=device)
+    temperature = torch.tensor(list(temperatures), device=device)
     ends = torch.tensor(sorted(set(end_token_ids)), device=device)
-    uniform = None if draws is None else draws.to(device)
+    uniforms = None if uniforms is None else uniforms.to(device)
     state = _State.start(rows, branches, max_new_tokens, device)
     active = torch.arange(rows, device=device)  # rows with unfinished branches
     live = torch.arange(branches, device=device).repeat(
@@ -91,8 +91,8 @@ def sample_completions(
     written: list[int] = []  # and in which step
     for step in range(max_new_tokens):
         logits = vocabulary_logits(causal_lm, hidden)
-        share = None if uniform is None else uniform[active[:, None], live, step]
-        tokens = choose(logits, heat[live], share)
+        share = None if uniforms is None else uniforms[active[:, None], live, step]
+        tokens = choose(logits, temperature[live], share)
         state.add(active[:, None], live, step, tokens, logits, ends)
         finished = state.finished[active[:, None], live]
         still = ~finished.all(1)
@@ -118,13 +118,13 @@ def sample_completions(
     return state.samples()
 
 
-def choose(logits: Tensor, heat: Tensor, share: Tensor | None) -> Tensor:
+def choose(logits: Tensor, temperature: Tensor, share: Tensor | None) -> Tensor:
     """int64 [R, N]: the token where the cumulative distribution passes a share of its sum."""
     likeliest = logits.argmax(-1)
     if share is None:
         return likeliest
-    probabilities = (logits / heat.clamp(min=1e-6)[..., None]).softmax(-1)
-    return torch.where(heat > 0, _passed(probabilities, share), likeliest)
+    probabilities = (logits / temperature.clamp(min=1e-6)[..., None]).softmax(-1)
+    return torch.where(temperature > 0, _passed(probabilities, share), likeliest)
 
 
 def _passed(probabilities: Tensor, share: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
-from prompt_recovery.reporting.evaluation.metric_hacking import GamingCheck
+from prompt_recovery.reporting.evaluation.metric_hacking import MetricHackingCheck
 from prompt_recovery.reporting.evaluation.page import report_page
 from prompt_recovery.reporting.evaluation.report import (
     CATEGORIES,
@@ -23,12 +23,12 @@ from tests.reporting.html.test_page import ATTACK, Checked
 
 
 def check(n, kept, interval):
-    return GamingCheck(np.full(n, 0.01, np.float32), np.full(n, 0.1), kept, interval)
+    return MetricHackingCheck(np.full(n, 0.01, np.float32), np.full(n, 0.1), kept, interval)
 
 
 @pytest.fixture
 def report(examples, scs):
-    """The best knows half of the truths; the last is gaming; texts attack."""
+    """The best knows half of the truths; the last hacks the metric; texts attack."""
     truths = [e.rewrite_prompt for e in examples]
     answers = {
         "good": [t if n % 2 else ATTACK for n, t in enumerate(truths)],

@@ -86,7 +86,7 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     if name is None:
         name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
         name += f", {recipe.decoding.name}" if recipe.decoding else ""
-        name += ", neighbours" if recipe.retrieval else ""
+        name += f", {recipe.retrieval.name}" if recipe.retrieval else ""
         name += ", channel" if recipe.channel else ""
     weights = [(weights_digest(f), (f / "recoverer.yaml").read_text("utf-8")) for f in folders]
     settings = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "runs"}

@@ -40,8 +40,9 @@ class EvaluationJob:
         examples: the rows that are evaluated.
         contenders: at least one, of distinct names.
         scs: the metric that decides.
-        second: the same with another encoder; None leaves out the gaming check.
-        honest_prompts: prompts that people wrote, beside the true ones, for the gaming check.
+        second: the same with another encoder; None leaves out the metric-hacking check.
+        honest_prompts: prompts that people wrote, for the metric-hacking check, beside the true
+            ones.
         folder: where the report goes, and the predictions that are kept for the next time.
         about: what else the report says of its making: name → value.
     """

@@ -21,7 +21,7 @@ _ENOUGH = 0.5
 
 
 @dataclass(frozen=True)
-class GamingCheck:
+class MetricHackingCheck:
     """One recoverer's n predictions under a second encoder.
 
     Attributes:
@@ -96,7 +96,7 @@ class Agreement:
 
     def check(
         self, scs: NDArray[np.float32], predicted: Sequence[str], truths: Sequence[str]
-    ) -> GamingCheck:
+    ) -> MetricHackingCheck:
         """Checks n predictions, given their SCS under the first encoder."""
         cosine = (self._vectors(predicted) * self._vectors(truths)).sum(axis=1)
         there = self._sharpened(cosine)
@@ -113,7 +113,7 @@ class Agreement:
             left = there[rows].mean(axis=1) - self.chance + rng.normal(0, offset, len(rows))
             low, high = np.quantile(left / np.maximum(promises, 1e-9), [0.025, 0.975])
             interval = (float(low), float(high))
-        return GamingCheck(there.astype(np.float32), expected, kept, interval)
+        return MetricHackingCheck(there.astype(np.float32), expected, kept, interval)
 
     def _vectors(self, texts: Sequence[str]) -> NDArray[np.float64]:
         vectors = self._second.encoder.embed(texts).astype(np.float64) - self._centre

@@ -9,7 +9,7 @@ import numpy as np
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.statistics import PairedGain, holm, paired_gain
-from prompt_recovery.reporting.evaluation.metric_hacking import GamingCheck
+from prompt_recovery.reporting.evaluation.metric_hacking import MetricHackingCheck
 from prompt_recovery.reporting.evaluation.scores import (
     CalibrationBin,
     Evaluation,
@@ -34,7 +34,7 @@ class SecondOpinion:
 
     encoder: str
     chance: float
-    checks: Sequence[GamingCheck]
+    checks: Sequence[MetricHackingCheck]
 
 
 @dataclass(frozen=True)
