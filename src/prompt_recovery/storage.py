@@ -109,8 +109,7 @@ def write_json(path: Path, value: Any, indent: int = 2) -> None:
         PromptRecoveryError: it cannot be written.
     """
     with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_text(_json_text(value, indent) + "\n", encoding="utf-8")
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -132,7 +131,17 @@ def write_jsonl(path: Path, values: Iterable[Any]) -> None:
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for value in values:
-            file.write(json.dumps(value) + "\n")
+            file.write(_json_text(value) + "\n")
+
+
+def _json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that people can read; escaped where a text holds half a surrogate pair."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def _unchanged(value: Any) -> Any:
@@ -364,8 +373,8 @@ def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
         raise PromptRecoveryError(refusal or f"{path}.lock is held") from error
     except OSError as error:
         raise PromptRecoveryError(
-            f"cannot write {path}.lock ({error.strerror}): make the folder writable, or set "
-            "PROMPT_RECOVERY_CACHE to another"
+            f"cannot write {path}.lock ({error.strerror}): make the folder writable, or choose "
+            "another (PROMPT_RECOVERY_CACHE, where it is the cache)"
         ) from error
     try:
         yield

@@ -1,6 +1,7 @@
 """`prompt-recovery train`, and what `train.py` runs."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from prompt_recovery.commands.entry import command, in_multirun
-from prompt_recovery.runs.folder import checkpoint, point_latest_at, resumed_run
+from prompt_recovery.runs.folder import RunFolder, checkpoint, resumed_run
 from prompt_recovery.runs.multirun import run_trial
 from prompt_recovery.runs.processes import is_first
-from prompt_recovery.runs.trials import end_with_parent, is_trial, metrics_of
+from prompt_recovery.runs.trials import end_with_parent, is_trial
 
 
 @command
@@ -23,37 +24,43 @@ def train(config: DictConfig) -> Any:
     end_with_parent()
     if not is_first():
         logging.getLogger("prompt_recovery").setLevel(logging.ERROR)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    run = resumed_run(config.ckpt_path, folder)
+    run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    # A trial waits for the one before it, whose multirun was killed: it is about to end.
+    with run.held(wait=is_trial()) if is_first() else nullcontext():
+        return _train_in(run, config)
+
+
+def _train_in(run: RunFolder, config: DictConfig) -> float:
+    """Trains all stages of a run."""
+    stopped = resumed_run(config.ckpt_path, run)
     start = None if config.start is None else Path(config.start).expanduser()
     seconds_before = 0.0
     if config.first_stage is not None:
-        start, seconds_before = _first_stage(config, folder, run)
-        # A run that was stopped in its first stage has no checkpoint of the second.
-        run = run if run and (run / "checkpoints" / "last.ckpt").is_file() else None
-    resume = checkpoint(config.ckpt_path, run)
-    return _train(config, folder, start, resume, seconds_before=seconds_before)
+        start, seconds_before = _first_stage(config, run, stopped)
+    resume = checkpoint(config.ckpt_path, stopped)
+    return _train(config, run, start, resume, seconds_before=seconds_before)
 
 
-def _first_stage(config: DictConfig, folder: Path, stopped: Path | None) -> tuple[Path, float]:
+def _first_stage(
+    config: DictConfig, run: RunFolder, stopped: RunFolder | None
+) -> tuple[Path, float]:
     """Trains the stage before the main one, unless it is finished; its folder and its seconds."""
-    from prompt_recovery.training.stages import FIRST, finished_stage, stage_config, take_over
+    from prompt_recovery.training.stages import finished_stage, stage_config
 
-    stage, own = stage_config(config), folder / FIRST
-    finished = finished_stage(stage, folder, stopped)
+    stage, own = stage_config(config), run.first_stage
+    finished = finished_stage(stage, run, stopped)
     if finished is None:
-        checkpoint = stopped and stopped / FIRST / "checkpoints" / "last.ckpt"
-        resume = str(checkpoint) if checkpoint and checkpoint.is_file() else None
+        resume = checkpoint("last", stopped and stopped.first_stage)
         _train(stage, own, None, resume, evaluate=False)
     elif is_first():
-        take_over(finished, own)
+        own.take_over(finished)
     trained = finished or own
-    return trained, (metrics_of(trained) or {}).get("train/seconds", 0.0)
+    return trained.path, (trained.metrics() or {}).get("train/seconds", 0.0)
 
 
 def _train(
     config: DictConfig,
-    folder: Path,
+    run: RunFolder,
     start: Path | None,
     resume: str | None,
     evaluate: bool = True,
@@ -91,7 +98,7 @@ def _train(
         optim=Optimisation(**config.optim),
         decoding=instantiate(config.decoding),
         trainer=dict(config.trainer),
-        folder=folder,
+        folder=run.path,
         precision=config.precision,
         seed=config.seed,
         logger=config.logger.kind,
@@ -110,8 +117,7 @@ def _train(
         config=resolved,  # type: ignore[arg-type]
     )
     if is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
+        run.write_config(resolved)  # type: ignore[arg-type]
         if not is_trial():
-            point_latest_at(folder if evaluate else folder.parent)
+            (run if evaluate else RunFolder(run.path.parent)).point_latest()
     return run_training(job)["val/scs"]

@@ -1,4 +1,8 @@
-"""Sources of datasets. Each is a function that returns a validated `Dataset`."""
+"""Sources of datasets. Each is a function that returns a validated `Dataset`.
+
+To add one, write a function here, mark it with `@data_source`, and add a file to `conf/data/`. A
+run that was trained on it then finds its examples again.
+"""
 
 import csv
 import gzip
@@ -6,10 +10,10 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TextIO
+from typing import Any, ParamSpec, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +23,38 @@ from prompt_recovery.errors import PromptRecoveryError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
 _COLUMNS = ColumnNames()
+_SOURCES: dict[str, Callable[..., Dataset]] = {}
+P = ParamSpec("P")
 
 
+def data_source(function: Callable[P, Dataset]) -> Callable[P, Dataset]:
+    """Marks a source that the record of a run may name."""
+    _SOURCES[f"{function.__module__}.{function.__name__}"] = function
+    return function
+
+
+def recorded_dataset(record: Mapping[str, Any]) -> Dataset:
+    """The dataset that a run's configuration names under `data`.
+
+    A record is data from a stranger: its `_target_` is looked up among the sources of this module,
+    and never imported.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record names no source of ours, or options that the
+            source does not have.
+        PromptRecoveryError: whatever the source raises.
+    """
+    options = dict(record)
+    source = _SOURCES[options.pop("_target_")]
+    if options.get("columns", ...) is None:
+        del options["columns"]
+    if "columns" in options:
+        names = {k: v for k, v in options["columns"].items() if k != "_target_"}
+        options["columns"] = ColumnNames(**names)
+    return source(**options)
+
+
+@data_source
 def starter() -> Dataset:
     """The dataset shipped with this package; its card is `data/starter/README.md`."""
     with resources.as_file(resources.files("prompt_recovery.data") / "starter") as folder:
@@ -28,6 +62,7 @@ def starter() -> Dataset:
         return validate(read_rows(path), "starter", ColumnNames())
 
 
+@data_source
 def file(path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool = False) -> Dataset:
     """Reads one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
 
@@ -43,6 +78,7 @@ def file(path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool =
     return validate(read_rows(path), path.name, columns, drop_invalid)
 
 
+@data_source
 def folder(
     path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool = False
 ) -> Dataset:
@@ -66,6 +102,7 @@ def _is_generated(path: Path) -> bool:
     return (path / "generation.json").is_file() and (path / "data").is_dir()
 
 
+@data_source
 def hub(
     repo: str,
     split: str = "train",

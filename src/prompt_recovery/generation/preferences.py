@@ -1,6 +1,5 @@
 """Candidates, scores and preferences for a dataset that was just made."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from prompt_recovery.preferences import Preferences, prepare_preferences
 from prompt_recovery.preferences.build import candidate_sources
 from prompt_recovery.preferences.candidates import Answers, ask
 from prompt_recovery.recovery.writer import Writer
+from prompt_recovery.runs.folder import adapter_folder, weights_digest
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import Template
 
@@ -51,15 +51,11 @@ class Guesser:
     @property
     def adapter(self) -> Path | None:
         """The adapter's folder."""
-        if self.start is None:
-            return None
-        path = Path(self.start).expanduser()
-        return path / "adapter" if (path / "adapter").is_dir() else path
+        return None if self.start is None else adapter_folder(self.start)
 
     def identity(self) -> str:
         """Changes when anything changes that its guesses depend on."""
-        weights = self.adapter and self.adapter / "adapter_model.safetensors"
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
+        digest = None if self.adapter is None else weights_digest(self.adapter)
         return fingerprint(locate(self.backbone).identity, self.precision, digest)
 
     def writer(self, with_model: bool) -> Writer:

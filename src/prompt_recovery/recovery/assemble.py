@@ -14,17 +14,12 @@ from prompt_recovery.recovery.confidence import Calibration, calibrate, keep, ke
 from prompt_recovery.recovery.decoding import Decoding, from_record, record
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.recovery.likelihood import load_likelihood
-from prompt_recovery.recovery.load import (
-    adapter_folder,
-    load_writer,
-    read_record,
-    splits_of,
-    weights_digest,
-)
+from prompt_recovery.recovery.load import load_writer, read_record, splits_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.sources import FittedSource, Source, WriterSource
 from prompt_recovery.recovery.writer import Writer
+from prompt_recovery.runs.folder import recoverer_folder, weights_digest
 from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
@@ -59,7 +54,7 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         PromptRecoveryError: as `load_recoverer`; or a channel has one candidate to choose from, or
             its weight is to be fitted and there is no validation split.
     """
-    folders = [adapter_folder(run) for run in recipe.runs]  # all of them, before one is loaded
+    folders = [recoverer_folder(run) for run in recipe.runs]  # all of them, before one is loaded
     records = [read_record(folder) for folder in folders]
     decoding = recipe.decoding or from_record(records[0]["decoding"])
     if recipe.channel is not None and decoding.branches == 1:

@@ -6,7 +6,6 @@ recoverer = load_recoverer("runs/latest")
 [prediction] = recoverer.recover([Pair("1", original_text, rewritten_text)], decoding=MBR())
 """
 
-import hashlib
 import logging
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,9 +18,7 @@ from prompt_recovery.backbones.adapters import load_adapter
 from prompt_recovery.backbones.load import four_bit_obstacle, load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.precision import choose_precision
-from prompt_recovery.data import sources
-from prompt_recovery.data.examples import ColumnNames
-from prompt_recovery.data.splits import Splits, split
+from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource
 from prompt_recovery.metrics.recorded import recorded_metric
@@ -29,33 +26,10 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import Decoding, from_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.writer import Writer
+from prompt_recovery.runs.folder import RunFolder, recoverer_file, recoverer_folder
 from prompt_recovery.templates import Template
 
 log = logging.getLogger(__name__)
-
-_SOURCES = {f"{s.__module__}.{s.__name__}": s for s in
-            (sources.starter, sources.file, sources.folder, sources.hub)}  # fmt: skip
-
-
-def adapter_folder(path: str | Path) -> Path:
-    """The adapter folder that a path means: itself, or that of a run.
-
-    Raises:
-        PromptRecoveryError: no such folder, or no adapter of a recoverer in it.
-    """
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        raise PromptRecoveryError(
-            f"run={path}: no such folder; give a run or an adapter folder, or train one first "
-            "(prompt-recovery train)"
-        )
-    folder = path / "adapter" if (path / "adapter").is_dir() else path
-    if not (folder / "recoverer.yaml").is_file():
-        raise PromptRecoveryError(
-            f"run={path}: holds no adapter/recoverer.yaml; the run may have been stopped before "
-            "its first validation"
-        )
-    return folder
 
 
 def load_recoverer(
@@ -80,7 +54,7 @@ def load_recoverer(
         PromptRecoveryError: no such folder, no recoverer in it, another backbone than the
             adapter's, or a damaged file; the message names it.
     """
-    saved = read_record(adapter_folder(path))
+    saved = read_record(recoverer_folder(path))
     decoding = decoding or from_record(saved["decoding"])
     writer = load_writer(path, precision, backbone_path, trust_remote_code)
     scs = scs or recorded_metric(saved["metric"])
@@ -94,7 +68,7 @@ def load_writer(
     trust_remote_code: bool = False,
 ) -> Writer:
     """The model of a trained recoverer; arguments and errors as for `load_recoverer`."""
-    folder = adapter_folder(path)
+    folder = recoverer_folder(path)
     saved = read_record(folder)
     backbone = replace(Backbone(**saved["backbone"]), trust_remote_code=trust_remote_code)
     if backbone_path is not None:
@@ -133,7 +107,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         PromptRecoveryError: it is damaged or lacks something.
     """
-    path = folder / "recoverer.yaml"
+    path = recoverer_file(folder)
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
         missing = _RECORD - set(saved)
@@ -154,38 +128,11 @@ _RECORD = {"backbone", "template", "decoding", "max_prompt_tokens", "fallback", 
            "metric"}  # fmt: skip
 
 
-def weights_digest(folder: Path) -> str:
-    """Changes when the weights of an adapter change."""
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
-
-
 def splits_of(folder: Path) -> Splits:
-    """What the run that made an adapter was trained and validated on.
-
-    The run's `config.yaml` is read as data: nothing in it is called but this package's sources.
+    """What the run that made an adapter was trained, validated and tested on.
 
     Raises:
         PromptRecoveryError: the run's configuration or its data cannot be had, or has changed.
     """
-    path = folder.parent / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        options = dict(config["data"])
-        source: Any = _SOURCES[options.pop("_target_")]
-        shares = dict(config["split"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise PromptRecoveryError(
-            f"{path} does not say what the run was trained on ({type(error).__name__}); give the "
-            "run folder as it was left"
-        ) from error
-    if options.get("columns") is not None:
-        names = {k: v for k, v in options["columns"].items() if k != "_target_"}
-        options["columns"] = ColumnNames(**names)
-    dataset = source(**options)
     recorded = read_record(folder).get("data", {}).get("fingerprint")
-    if recorded != dataset.fingerprint():
-        raise PromptRecoveryError(
-            f"{dataset.name} is no longer what the run was trained on: examples it has not seen "
-            "cannot be told from those that it has"
-        )
-    return split(dataset, **shares)
+    return RunFolder.of_adapter(folder).splits(recorded)

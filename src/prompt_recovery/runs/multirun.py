@@ -11,17 +11,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.runs.tables import outcome_table, show_outcomes
 from prompt_recovery.runs.trials import (
     Outcome,
     Trial,
-    metrics_of,
     threads_each,
     trial_id,
-    unfinished,
 )
-from prompt_recovery.storage import locked
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +45,14 @@ def _run(config: DictConfig) -> Outcome:
     label = " ".join(overrides)
     if not is_first():  # of several processes of one trial (SLURM)
         return _started(config, label, folder, overrides).wait()
-    with locked(folder / "trial"):
-        metrics = metrics_of(folder)
+    files = RunFolder(folder)
+    with files.held_for_trial():
+        metrics = files.metrics()
         if metrics is not None:
             log.info("#%d finished before", hydra.job.num)
             return Outcome(label, folder, "finished", metrics, "finished before")
-        verb = "goes on" if unfinished(folder) else "starts"
-        log.info("#%d %s; what it says: %s", hydra.job.num, verb, folder / "output.log")
+        verb = "goes on" if files.is_unfinished else "starts"
+        log.info("#%d %s; what it says: %s", hydra.job.num, verb, files.output)
         outcome = _started(config, label, folder, overrides).wait()
     if outcome.state == "failed":
         log.warning("#%d failed: %s", hydra.job.num, outcome.reason)
@@ -70,7 +69,7 @@ def _started(config: DictConfig, label: str, folder: Path, overrides: Sequence[s
             command += ["--config-dir", source.path]
     command += ["--config-name", str(hydra.job.config_name), *overrides]
     command += [f"hydra.run.dir={_quoted(folder)}", f"group={_quoted(config.group)}"]
-    if unfinished(folder) and "ckpt_path" not in " ".join(overrides):
+    if RunFolder(folder).is_unfinished and "ckpt_path" not in " ".join(overrides):
         command.append("ckpt_path=last")
     jobs = hydra.launcher.get("n_jobs", 1)  # of joblib
     return Trial(label, folder, command, threads_each(jobs) if jobs > 0 else 1)

@@ -19,14 +19,12 @@ from typing import Any
 import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.tables import outcome_table, show_outcomes
 from prompt_recovery.runs.trials import (
     Outcome,
     Trial,
-    curve_of,
-    metrics_of,
     threads_each,
-    unfinished,
 )
 from prompt_recovery.storage import Journal, atomic_write, fingerprint, locked
 
@@ -127,7 +125,7 @@ class Sweep:
         self.trials: list[_Known] = []
         self._record = Journal(folder / "trials.jsonl", self._replay, in_order=True)
         for trial in self.trials:  # one that ended while nobody looked
-            if trial.outcome is None and metrics_of(trial.folder) is not None:
+            if trial.outcome is None and RunFolder(trial.folder).is_finished:
                 self._over(trial, self._outcome(trial, "finished", ""))
 
     def run(self, count: int | None, parallel: int) -> list[Outcome]:
@@ -220,7 +218,7 @@ class Sweep:
                 name=str(t.number),
                 config={name: {"value": value} for name, value in t.parameters.items()},
                 state=engine.RunState(states[t.outcome.state if t.outcome else None]),
-                history=[p for p in curve_of(t.folder) if self.metric in p],
+                history=[p for p in RunFolder(t.folder).curve() if self.metric in p],
                 summaryMetrics=dict(t.outcome.metrics) if t.outcome else {},
             )
             for t in self.trials
@@ -246,7 +244,7 @@ class Sweep:
         command.append(f"hydra.run.dir='{trial.folder.resolve()}'")
         if not any(part.startswith("group=") for part in command):
             command.append(f"group={self.folder.name}")
-        if unfinished(trial.folder):
+        if RunFolder(trial.folder).is_unfinished:
             command.append("ckpt_path=last")
         return command
 
@@ -270,9 +268,10 @@ class Sweep:
             trial.outcome = self._outcome(trial, event["state"], event["reason"])
 
     def _outcome(self, trial: _Known, state: Any, reason: str) -> Outcome:
-        metrics = metrics_of(trial.folder)
+        run = RunFolder(trial.folder)
+        metrics = run.metrics()
         if metrics is None:
-            values = [p[self.metric] for p in curve_of(trial.folder) if self.metric in p]
+            values = [p[self.metric] for p in run.curve() if self.metric in p]
             best = max if self.goal == "maximize" else min
             metrics = {self.metric: best(values)} if values else {}
         return Outcome(trial.label, trial.folder, state, metrics, reason)

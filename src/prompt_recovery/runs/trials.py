@@ -4,7 +4,6 @@ A process of its own is what keeps trials apart: one that fails, or is killed fo
 alone; none inherits random states, threads, peak memory or a W&B run from the one before.
 """
 
-import json
 import math
 import os
 import signal
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.storage import fingerprint
 
 State = Literal["finished", "stopped", "failed"]
@@ -26,7 +26,6 @@ _COSMETIC = ("name", "group", "tags", "logger", "ckpt_path", "checkpoint_minutes
 _PARENT = "PROMPT_RECOVERY_TRIAL_OF"
 INTERRUPTED = 130  # exit status of a process that was asked to end, as shells have it
 _SIGNAL_LATENCY_S = 5.0
-_CURVE, _METRICS, _OUTPUT = "curve.jsonl", "metrics.json", "output.log"
 
 
 @dataclass(frozen=True)
@@ -96,23 +95,6 @@ def end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def metrics_of(folder: Path) -> dict[str, float] | None:
-    """`metrics.json`, the last file that a run writes; None if it isn't there."""
-    try:
-        return dict(json.loads((folder / _METRICS).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def curve_of(folder: Path) -> list[dict[str, float]]:
-    """What each validation of a run measured so far: `step` and the metrics, in order."""
-    try:
-        text = (folder / _CURVE).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines()]
-
-
 class Trial:
     """A trial's process, started at once.
 
@@ -134,7 +116,7 @@ class Trial:
         environment.pop("PROMPT_RECOVERY_START", None)
         if threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
-        with (folder / _OUTPUT).open("ab") as output:
+        with RunFolder(folder).output.open("ab") as output:
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
@@ -173,7 +155,7 @@ class Trial:
 
     def outcome(self) -> Outcome:
         """Of a trial that has ended by itself."""
-        code, metrics = self._process.returncode, metrics_of(self.folder)
+        code, metrics = self._process.returncode, RunFolder(self.folder).metrics()
         if code == 0 and metrics is not None:
             return Outcome(self.label, self.folder, "finished", metrics)
         if code < 0:
@@ -185,7 +167,7 @@ class Trial:
         return Outcome(self.label, self.folder, "failed", {}, reason)
 
     def _last_words(self) -> str:
-        text = (self.folder / _OUTPUT).read_text(encoding="utf-8", errors="replace")
+        text = RunFolder(self.folder).output.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if lines and "HYDRA_FULL_ERROR" in lines[-1]:  # Hydra's hint, after the exception
             lines.pop()
@@ -196,11 +178,3 @@ class Trial:
 def threads_each(parallel: int) -> int | None:
     """Threads of computation for each of several trials that share this machine."""
     return None if parallel == 1 else max((os.cpu_count() or 1) // parallel, 1)
-
-
-def unfinished(folder: Path) -> bool:
-    """Whether a trial was begun there, and left a checkpoint to go on from."""
-    return any(
-        (stage / "checkpoints" / "last.ckpt").is_file()
-        for stage in (folder, folder / "first_stage")
-    )

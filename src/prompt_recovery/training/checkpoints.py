@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.folder import recoverer_file
 from prompt_recovery.storage import atomic_write
 
 
@@ -132,7 +133,7 @@ def save_adapter(
     scratch = folder.with_name(f".{folder.name}.new")
     model.save_pretrained(scratch, state_dict=weights, safe_serialization=True)
     (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    with (scratch / "recoverer.yaml").open("w", encoding="utf-8") as file:
+    with recoverer_file(scratch).open("w", encoding="utf-8") as file:
         yaml.safe_dump(recoverer, file, allow_unicode=True, sort_keys=False)
     for path in sorted(scratch.iterdir()):
         with atomic_write(folder / path.name) as temporary:

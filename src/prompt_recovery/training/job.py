@@ -12,6 +12,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Objective
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.templates import Template
 from prompt_recovery.training.datamodule import Batching
 from prompt_recovery.training.module import Optimisation
@@ -81,3 +82,8 @@ class TrainingJob:
     preferences: Preferences = field(default_factory=Preferences)
     evaluate: bool = True
     config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def run(self) -> RunFolder:
+        """The run's files."""
+        return RunFolder(self.folder)

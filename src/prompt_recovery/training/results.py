@@ -1,6 +1,5 @@
 """What a run leaves behind: evaluations, tables, files, and the logger's last words."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
@@ -24,7 +22,6 @@ from prompt_recovery.reporting.evaluation.tables import (
     sample_table,
 )
 from prompt_recovery.runs.environment import environment
-from prompt_recovery.storage import atomic_write
 from prompt_recovery.tables import print_tables
 from prompt_recovery.training.job import TrainingJob
 
@@ -99,17 +96,10 @@ def leave_behind(
     """Writes predictions, chart, environment and, last, `metrics.json`; prints the tables."""
     test = job.splits.test
     if evaluations:
-        with (
-            atomic_write(job.folder / "predictions.jsonl") as temporary,
-            temporary.open("w", encoding="utf-8") as file,
-        ):
-            for row in _predictions(test, evaluations):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        result_chart(evaluations, curve, job.folder / "results.png")
-    with atomic_write(job.folder / "environment.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(environment(), sort_keys=False), encoding="utf-8")
-    with atomic_write(job.folder / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        job.run.write_predictions(_predictions(test, evaluations))
+        result_chart(evaluations, curve, job.run.chart)
+    job.run.write_environment(environment())
+    job.run.write_metrics(metrics)
     if evaluations:
         print_tables(
             sample_table(evaluations[0], test),
@@ -169,7 +159,7 @@ def log_results(
             import wandb
 
             artifact = wandb.Artifact(f"adapter-{logger.experiment.id}", type="model")
-            artifact.add_dir(str(job.folder / "adapter"))
+            artifact.add_dir(str(job.run.adapter))
             logger.experiment.log_artifact(artifact)
         logger.experiment.finish()
     else:

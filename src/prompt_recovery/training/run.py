@@ -1,14 +1,11 @@
 """One training run, from files to the table at the end."""
 
-import hashlib
-import json
 import logging
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -26,8 +23,9 @@ from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.environment import peak_memory_bytes
+from prompt_recovery.runs.folder import RunFolder, adapter_folder, weights_digest
 from prompt_recovery.runs.processes import agreed, fitting, is_first, local_rank, together
-from prompt_recovery.storage import atomic_write, fingerprint
+from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import for_tokenizer
 from prompt_recovery.training.checkpoints import BestAdapter, WholeCheckpointIO, last_checkpoint
 from prompt_recovery.training.datamodule import RecoveryData
@@ -73,9 +71,9 @@ def train(job: TrainingJob) -> dict[str, float]:
     logger = is_first() and make_logger(
         job.logger, job.folder, job.project, job.name, job.group, _logged(job, ready), job.tags
     )
-    best = BestAdapter(job.folder / "adapter", _recoverer_record(job, ready))
-    curve = _Curve(job.folder / "curve.jsonl")
-    checkpoints = last_checkpoint(job.folder / "checkpoints", job.checkpoint_minutes)
+    best = BestAdapter(job.run.adapter, _recoverer_record(job, ready))
+    curve = _Curve(job.run)
+    checkpoints = last_checkpoint(job.run.checkpoints, job.checkpoint_minutes)
     callbacks: list[Callback] = [best, curve, checkpoints]
     if options.get("enable_progress_bar", True):
         callbacks.append(RichProgressBar(leave=False))
@@ -152,7 +150,7 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
         location.identity,
         str(precision.dtype),
         job.adapter.four_bit,
-        None if job.start is None else _weights_digest(adapter_folder(job.start)),
+        None if job.start is None else weights_digest(adapter_folder(job.start)),
     )
     if not sharded or job.objective.completions != "truth":
         model.to(device)  # else it gets there sharded, layer by layer
@@ -258,29 +256,17 @@ def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
     return load_adapter(model, adapter_folder(job.start), dtype)
 
 
-def adapter_folder(path: Path) -> Path:
-    """The adapter folder that `start=` means: itself, or that of a run."""
-    return path / "adapter" if (path / "adapter").is_dir() else path
-
-
-def _weights_digest(folder: Path) -> str:
-    weights = folder / "adapter_model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else ""
-
-
 class _Curve(Callback):
     """Remembers (step, val/scs), and keeps them in a file that says how training goes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
         self.points: list[tuple[int, float]] = []
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self.points.append((trainer.global_step, float(trainer.callback_metrics["val/scs"])))
         if trainer.is_global_zero:
-            lines = [json.dumps({"step": s, "val/scs": v}) + "\n" for s, v in self.points]
-            with atomic_write(self.path) as temporary:
-                temporary.write_text("".join(lines), encoding="utf-8")
+            self.run.write_curve(self.points)
 
     def state_dict(self) -> dict[str, Any]:
         return {"points": [list(p) for p in self.points]}

@@ -1,19 +1,15 @@
 """A stage of training before the main one, such as SFT before DPO."""
 
 import logging
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from prompt_recovery.runs.trials import is_trial, metrics_of, trial_id
+from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.runs.trials import is_trial, trial_id
 
 log = logging.getLogger(__name__)
-
-FIRST = "first_stage"
 
 
 def stage_config(config: DictConfig) -> DictConfig:
@@ -23,11 +19,13 @@ def stage_config(config: DictConfig) -> DictConfig:
     if "objective" in config.first_stage:
         stage.objective = {}  # replaced, not merged: another objective has other options
     stage.merge_with(config.first_stage)
-    stage.merge_with({FIRST: None, "name": f"{config.name}_first"})
+    stage.merge_with({"first_stage": None, "name": f"{config.name}_first"})
     return stage
 
 
-def finished_stage(stage: DictConfig, run: Path, stopped: Path | None) -> Path | None:
+def finished_stage(
+    stage: DictConfig, run: RunFolder, stopped: RunFolder | None
+) -> RunFolder | None:
     """Where this stage has been finished: by the run that is gone on with, or by another trial.
 
     Trials of a multirun that begin alike train their beginning once; a trial that has no more than
@@ -35,39 +33,29 @@ def finished_stage(stage: DictConfig, run: Path, stopped: Path | None) -> Path |
 
     Args:
         stage: its configuration.
-        run: the folder of the run that needs it.
+        run: what needs it.
         stopped: the run that is gone on with, if any.
     """
-    if stopped is not None and metrics_of(stopped / FIRST) is not None:
-        return stopped / FIRST
+    if stopped is not None and stopped.first_stage.is_finished:
+        return stopped.first_stage
     if not is_trial():
         return None
     wanted = trial_id(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
-    for folder in _trained_beside(run):
-        if wanted == trial_id(_config_of(folder)):
-            log.info("the first stage was trained before, in %s", folder)
-            return folder
+    for other in _trained_beside(run):
+        if wanted == trial_id(_config_of(other)):
+            log.info("the first stage was trained before, in %s", other.path)
+            return other
     return None
 
 
-def take_over(finished: Path, own: Path) -> None:
-    """Copies a finished stage into the run that starts from it: the other may go."""
-    if finished == own:
-        return
-    own.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(finished / "adapter", own / "adapter", dirs_exist_ok=True)
-    for name in ("config.yaml", "curve.jsonl", "environment.yaml", "metrics.json"):
-        if (finished / name).is_file():
-            shutil.copy(finished / name, own)
+def _trained_beside(run: RunFolder) -> Iterator[RunFolder]:
+    beside = sorted(f for f in run.path.parent.iterdir() if f.is_dir() and f != run.path)
+    for trial in map(RunFolder, beside):
+        yield from (f for f in (trial, trial.first_stage) if f.is_finished)
 
 
-def _trained_beside(run: Path) -> Iterator[Path]:
-    for trial in sorted(f for f in run.parent.iterdir() if f.is_dir() and f != run):
-        yield from (f for f in (trial, trial / FIRST) if metrics_of(f) is not None)
-
-
-def _config_of(run: Path) -> dict[str, Any]:
+def _config_of(run: RunFolder) -> dict[str, Any]:
     try:
-        return dict(yaml.safe_load((run / "config.yaml").read_text("utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return run.config()
+    except (OSError, ValueError):
         return {}

@@ -27,7 +27,7 @@ def training_trees(job: TrainingJob, writer: Writer, started_with: str) -> Train
         started_with,
         group=objective.completions == "group",
         seed=job.seed,
-        folder=job.folder / "preferences",
+        folder=job.run.preferences,
     )
     training = preference_trees(
         preferences,

@@ -4,16 +4,15 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob  # of whole paths, absolute ones too
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.runs.trials import curve_of, metrics_of
+from prompt_recovery.runs.folder import RunFolder, runs_in
+from prompt_recovery.storage import MALFORMED
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,10 @@ def from_folders(patterns: Sequence[str]) -> tuple[list[Run], list[Apart]]:
     Raises:
         PromptRecoveryError: a pattern matches nothing, or no run is in what it matches.
     """
-    folders: dict[Path, None] = {}
+    folders: dict[RunFolder, None] = {}
     for pattern in patterns:
         matched = sorted(glob(str(Path(pattern).expanduser())))  # noqa: PTH207
-        found = [run for path in matched for run in _run_folders(Path(path))]
+        found = [run for path in matched for run in runs_in(Path(path))]
         if not found:
             what = "no run is there" if matched else "no such folder"
             raise PromptRecoveryError(f"runs: {pattern}: {what}; give run folders or patterns")
@@ -81,35 +80,24 @@ def from_folders(patterns: Sequence[str]) -> tuple[list[Run], list[Apart]]:
     return runs, apart
 
 
-def _run_folders(path: Path) -> Iterator[Path]:
-    if (path / "config.yaml").is_file():
-        yield path.resolve()
-        return
-    for config in sorted(path.rglob("config.yaml")):
-        parts = config.relative_to(path).parts[:-1]
-        if not {".hydra", "first_stage", "wandb", "files"} & set(parts):
-            yield config.parent.resolve()
-
-
-def _from_folder(folder: Path) -> Run | Apart:
+def _from_folder(run: RunFolder) -> Run | Apart:
+    folder = run.path
     name = str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
-    metrics, predictions = metrics_of(folder), folder / "predictions.jsonl"
-    if metrics is None or not predictions.is_file():
+    metrics = run.metrics()
+    if metrics is None or not run.is_evaluated:
         return Apart(name, "is not finished (no metrics.json)")
     try:
-        record = yaml.safe_load((folder / "adapter" / "recoverer.yaml").read_text("utf-8"))
-        config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-        rows = [json.loads(line) for line in predictions.read_text("utf-8").splitlines()]
+        rows = run.predictions()
         return Run(
             name=name,
-            config=config,
+            config=run.config(),
             metrics=metrics,
             scores={row["id"]: float(row["scs"]) for row in rows},
             categories={row["id"]: row.get("category") or "(none)" for row in rows},
-            curve=[(p["step"], p["val/scs"]) for p in curve_of(folder)] or _csv_curve(folder),
-            **_compared_by(record),
+            curve=[(p["step"], p["val/scs"]) for p in run.curve()],
+            **_compared_by(run.recoverer()),
         )
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, *MALFORMED) as error:
         return Apart(name, f"cannot be read ({type(error).__name__}: {error})")
 
 
@@ -119,18 +107,6 @@ def _compared_by(record: Mapping[str, Any]) -> dict[str, Any]:
         "data": (str(data["name"]), str(data["fingerprint"])),
         "metric": (str(metric["encoder"]), float(metric["exponent"])),
     }
-
-
-def _csv_curve(folder: Path) -> list[tuple[float, float]]:
-    """Of a run with logger=csv that kept no curve of its own."""
-    import csv
-
-    path = folder / "csv" / "metrics.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r.get("val/scs") and not r.get("test/scs")]
-    return [(float(r["step"]), float(r["val/scs"])) for r in rows]
 
 
 def from_wandb(project: str) -> tuple[list[Run], list[Apart]]:

@@ -15,8 +15,13 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.baselines.base import Baseline
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
-from prompt_recovery.recovery.load import adapter_folder, weights_digest
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.runs.folder import (
+    RunFolder,
+    recoverer_file,
+    recoverer_folder,
+    weights_digest,
+)
 from prompt_recovery.storage import fingerprint
 
 Kind = Literal["recoverer", "baseline", "predictions"]
@@ -82,13 +87,13 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     Raises:
         PromptRecoveryError: no such folder, or no recoverer in it.
     """
-    folders = [adapter_folder(run) for run in recipe.runs]
+    folders = [recoverer_folder(run) for run in recipe.runs]
     if name is None:
         name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
         name += f", {recipe.decoding.name}" if recipe.decoding else ""
         name += f", {recipe.retrieval.name}" if recipe.retrieval else ""
         name += ", channel" if recipe.channel else ""
-    weights = [(weights_digest(f), (f / "recoverer.yaml").read_text("utf-8")) for f in folders]
+    weights = [(weights_digest(f), recoverer_file(f).read_text("utf-8")) for f in folders]
     settings = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "runs"}
     if recipe.retrieval is None:
         del settings["retrieval"]
@@ -112,7 +117,8 @@ def _assembled(recipe: Recipe) -> Recoverer:
 def _run_name(folder: Path) -> str:
     """A run's name without its date; of an adapter folder inside a run, that of the run."""
     folder = folder.expanduser().resolve()
-    name = folder.parent.name if folder.name == "adapter" else folder.name
+    run = RunFolder.of_adapter(folder)
+    name = (run.path if folder == run.adapter else folder).name
     return re.sub(r"^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_", "", name) or name
 
 

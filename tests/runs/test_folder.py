@@ -1,0 +1,294 @@
+"""What lies where in a run folder, whose it is, and what it was trained on."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+
+from prompt_recovery.data import sources
+from prompt_recovery.data.examples import COLUMNS, Dataset
+from prompt_recovery.data.splits import split
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.folder import (
+    RunFolder,
+    adapter_folder,
+    checkpoint,
+    recoverer_folder,
+    resumed_run,
+    run_folders,
+    runs_in,
+    weights_digest,
+)
+from tests.command_line import assert_one_line
+from tests.runs.conftest import QUICK, command
+
+SHARES = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
+
+
+def with_checkpoint(run):
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / "last.ckpt").write_bytes(b"")
+    return run
+
+
+def test_folders_are_made_exclusively(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: RunFolder.create(tmp_path / "new", "a").path, range(16)))
+    assert sorted(p.name for p in made) == sorted(["a", *(f"a_{n}" for n in range(2, 17))])
+    assert set(made) == set((tmp_path / "new").iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for parent, name in ((tmp_path / "file", "a"), (tmp_path, "file")):
+        with pytest.raises(PromptRecoveryError, match=r"hydra\.run\.dir"):
+            RunFolder.create(parent, name)
+
+
+def test_a_run_is_finished_when_it_has_metrics_and_unfinished_with_a_checkpoint(tmp_path):
+    run = RunFolder(tmp_path)
+    assert not run.is_finished and not run.is_unfinished and run.metrics() is None
+    with_checkpoint(run.first_stage)
+    assert run.is_unfinished and run.last_checkpoint is None
+    with_checkpoint(run)
+    assert run.last_checkpoint == run.checkpoints / "last.ckpt"
+    for odd in ("", "[1]", '{"a":', "null"):
+        (tmp_path / "metrics.json").write_text(odd)
+        assert not run.is_finished
+    run.write_metrics({"val/scs": 0.5})
+    assert run.is_finished and run.metrics() == {"val/scs": 0.5}
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    odd = "a\u2028b\x85c\x0bd 🐝"
+    run.write_config({"name": odd, "seed": 1, "optim": {"learning_rate": 1e-5, "note": "1e-5"}})
+    run.write_curve([(1, 0.25), (2, 0.5)])
+    run.write_predictions([{"id": "1", "prediction": odd}, {"id": "2", "prediction": "\ud83d"}])
+    run.write_environment({"python": "3"})
+    assert run.config() == {
+        "name": odd, "seed": 1, "optim": {"learning_rate": 1e-5, "note": "1e-5"},
+    }  # fmt: skip
+    assert run.curve() == [{"step": 1, "val/scs": 0.25}, {"step": 2, "val/scs": 0.5}]
+    assert [row["prediction"] for row in run.predictions()] == [odd, "\ud83d"]
+    assert run.is_evaluated and not run.first_stage.is_evaluated
+    assert {p.name for p in run.path.iterdir()} == {
+        "config.yaml", "curve.jsonl", "predictions.jsonl", "environment.yaml",
+    }  # fmt: skip
+
+
+def test_a_run_without_a_curve_has_the_one_of_its_csv_logger(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.curve() == []
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "metrics.csv").write_text(
+        "step,val/scs,test/scs\n1,,\n2,0.5,\n4,0.75,\n4,0.75,0.1\n"
+    )
+    assert run.curve() == [{"step": 2, "val/scs": 0.5}, {"step": 4, "val/scs": 0.75}]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "a: [", "!!python/object/apply:os.system ['false']"])
+def test_a_damaged_configuration_is_a_value_error(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="is no YAML mapping"):
+        RunFolder(tmp_path).config()
+
+
+def test_a_finished_run_is_taken_over(tmp_path):
+    one, other = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b").first_stage
+    one.adapter.mkdir(parents=True)
+    (one.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    one.write_config({"seed": 1})
+    one.write_curve([(1, 0.5)])
+    one.write_metrics({"train/seconds": 3.0})
+    with_checkpoint(one)
+    other.take_over(one)
+    other.take_over(other)
+    assert other.is_finished and other.curve() == one.curve() and other.config() == one.config()
+    assert weights_digest(other.adapter) == weights_digest(one.adapter) != ""
+    assert not other.checkpoints.exists()
+
+
+def test_runs_are_found_below_a_folder_and_their_parts_are_none(tmp_path):
+    for path in ("b", "a", "a/first_stage", "a/.hydra", "a/wandb/offline-run-1/files", "c/d"):
+        RunFolder(tmp_path / path).write_config({})
+    names = [str(run.path.relative_to(tmp_path)) for run in runs_in(tmp_path)]
+    assert names == ["a", "b", "c/d"]
+    assert list(runs_in(tmp_path / "a")) == [RunFolder(tmp_path / "a")]
+
+
+def test_an_adapter_is_that_of_a_run_or_itself(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(PromptRecoveryError, match="no such folder"):
+        recoverer_folder(run.path)
+    run.adapter.mkdir(parents=True)
+    with pytest.raises(PromptRecoveryError, match=r"holds no adapter/recoverer\.yaml"):
+        recoverer_folder(run.path)
+    (run.adapter / "recoverer.yaml").write_text("data: {name: d}")
+    assert adapter_folder(run.path) == adapter_folder(run.adapter) == run.adapter
+    assert recoverer_folder(run.path) == recoverer_folder(run.adapter) == run.adapter
+    assert run.recoverer() == {"data": {"name": "d"}}
+    assert RunFolder.of_adapter(run.adapter) == run
+    assert weights_digest(run.adapter) == ""
+
+
+def test_latest_is_the_run_that_was_pointed_at_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PromptRecoveryError, match="there is no runs/latest here"):
+        run_folders("latest")
+    for name in ("b", "a"):
+        RunFolder.create(tmp_path / "runs" / "train", name).point_latest()
+        [latest] = run_folders("latest")
+        assert latest.resolve() == tmp_path / "runs" / "train" / name
+    assert [str(p) for p in run_folders(["latest", "x"])] == ["runs/latest", "x"]
+    RunFolder.create(tmp_path / "elsewhere", "c").point_latest()
+    assert run_folders("latest")[0].resolve().name == "a"
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"train", "latest"}
+
+
+def test_what_a_run_goes_on_with(tmp_path):
+    new = RunFolder.create(tmp_path, "3")
+    assert resumed_run(None, new) is None
+    with pytest.raises(PromptRecoveryError, match="no run in .* has left a checkpoint"):
+        resumed_run("last", new)
+    first, second = (RunFolder.create(tmp_path, name) for name in "12")
+    with_checkpoint(first)
+    assert resumed_run("last", new) == first
+    with_checkpoint(second.first_stage)
+    assert resumed_run("last", new) == second
+    assert checkpoint("last", second) is None
+    assert checkpoint("last", first) == str(first.last_checkpoint)
+    assert checkpoint(str(first.last_checkpoint), None) == str(first.last_checkpoint)
+    assert checkpoint(None, None) is None
+    with pytest.raises(PromptRecoveryError, match="no such file"):
+        checkpoint(str(tmp_path / "none"), None)
+    with_checkpoint(new)
+    assert resumed_run("last", new) == new
+
+
+@pytest.fixture
+def recorded(tmp_path, examples):
+    """A run's folder and its dataset; call it with what the configuration says under `data`."""
+    path = tmp_path / "data.jsonl"
+    rows = [{name: getattr(e, name) for name in e.__slots__} for e in examples]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def record(data, dataset):
+        config = {"data": data, "split": SHARES}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        return RunFolder(tmp_path).splits(dataset.fingerprint())
+
+    return record
+
+
+def test_a_run_finds_its_data_again(recorded, tmp_path):
+    path = tmp_path / "data.jsonl"
+    dataset = sources.file(path)
+    ours = "prompt_recovery.data."
+    columns = {"_target_": f"{ours}examples.ColumnNames", **{c: c for c in COLUMNS}}
+    for options in ({}, {"columns": None}, {"columns": columns, "drop_invalid": False}):
+        found = recorded({"_target_": f"{ours}sources.file", "path": str(path), **options}, dataset)
+        assert found == split(dataset, **SHARES)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "1.jsonl").write_bytes(path.read_bytes())
+    found = recorded({"_target_": f"{ours}sources.folder", "path": str(shards)}, dataset)
+    assert found == split(dataset, **SHARES)
+    starter = sources.starter()
+    assert recorded({"_target_": f"{ours}sources.starter"}, starter) == split(starter, **SHARES)
+
+
+def test_every_source_that_the_configuration_offers_can_be_recorded():
+    from prompt_recovery.settings.folder import config_folder
+
+    options = (config_folder() / "data").glob("*.yaml")
+    targets = {yaml.safe_load(path.read_text("utf-8"))["_target_"] for path in options}
+    assert targets and targets <= set(sources._SOURCES)
+
+
+def test_a_new_source_is_a_marked_function(recorded, examples, monkeypatch):
+    monkeypatch.setattr(sources, "_SOURCES", dict(sources._SOURCES))
+
+    @sources.data_source
+    def repeated(times):
+        return Dataset("r", examples[:times])
+
+    data = {"_target_": f"{__name__}.repeated", "times": 30}
+    assert recorded(data, repeated(30)) == split(repeated(30), **SHARES)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"_target_": "os.system", "command": "touch pwned"},
+        {"_target_": "prompt_recovery.data.sources.read_rows", "path": "x"},
+        {"path": "x"},
+        {"_target_": "prompt_recovery.data.sources.file", "pfad": "x"},
+        {"_target_": "prompt_recovery.data.sources.file", "path": 7},
+        {"_target_": "prompt_recovery.data.sources.file", "path": "x", "columns": ["id"]},
+        None,
+        [],
+    ],
+)
+def test_a_record_that_names_no_source_of_ours_is_refused(
+    recorded, data, examples, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PromptRecoveryError, match=r"config\.yaml does not say what") as raised:
+        recorded(data, Dataset("d", examples))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_data_that_has_changed_is_refused(recorded, examples, tmp_path):
+    data = {"_target_": "prompt_recovery.data.sources.file", "path": str(tmp_path / "data.jsonl")}
+    with pytest.raises(PromptRecoveryError, match="no longer what the run was trained on"):
+        recorded(data, Dataset("d", examples[:-1]))
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from prompt_recovery.runs.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_a_live_folder_is_refused_in_one_line_and_a_dead_one_is_free(folder):
+    run = RunFolder(folder / "mine")
+    words = [sys.executable, "-c", HOLDER, str(run.path)]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        result = command("train", *QUICK, f"hydra.run.dir={run.path}", cwd=folder)
+        assert_one_line(result, "another process trains in this run folder", str(run.path))
+        assert not run.adapter.exists() and not (run.path / "config.yaml").exists()
+        with pytest.raises(PromptRecoveryError, match="another process"), run.held():
+            pass
+    finally:
+        holder.kill()
+    with run.held(wait=True):
+        pass
+    holder.communicate()
+    with run.held():
+        pass
+
+
+def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path, monkeypatch):
+    from prompt_recovery.runs import resolvers
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resolvers, "_start_time", lambda: "2026-01-31_12-00-00")
+    monkeypatch.delenv("PROMPT_RECOVERY_RUN_FOLDER", raising=False)
+    made = [resolvers._run_folder.__wrapped__("runs/train", "tiny_sft") for _ in range(2)]
+    monkeypatch.delenv("PROMPT_RECOVERY_RUN_FOLDER")
+    name = "runs/train/2026-01-31_12-00-00_tiny_sft"
+    assert made == [name, f"{name}_2"]
+    assert all((tmp_path / path).is_dir() for path in made)
