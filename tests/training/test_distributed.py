@@ -170,7 +170,8 @@ def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path,
     steps = [json.loads((run / "metrics.json").read_text())["train/steps"] for run in runs]
     assert steps == [10, 20]
     files = {"adapter", "checkpoints", "config.yaml", "environment.yaml", "metrics.json",
-             "curve.jsonl", "predictions.jsonl", "results.png", "train.log", ".hydra", ".run.lock"}  # fmt: skip
+             "curve.jsonl", "predictions.jsonl", "results.png", "train.log",
+             ".hydra", ".run.lock"}  # fmt: skip
     assert [{p.name for p in run.iterdir()} - {"csv", "wandb"} for run in runs] == [files, files]
     assert len(list(runs[0].glob("csv/*"))) == len(list(runs[1].glob("wandb/offline-run-*"))) == 1
     assert (runs[0] / "train.log").read_text().count("precision float32") == 1
