@@ -49,7 +49,8 @@ def ours(count: int, model_name: str, dtype: str, completions: int) -> dict[str,
     """Seconds of the reference pass and after each epoch, and the losses of all steps."""
     import torch
 
-    from prompt_recovery.backbones.adapters import Adapter, add_adapter
+    from prompt_recovery.backbones.adapters import add_adapter
+    from prompt_recovery.backbones.low_rank import Adapter
 
     model, tokenizer, rows = prepared(count, model_name, dtype)
     model = add_adapter(model, Adapter(rank=RANK, alpha=ALPHA), getattr(torch, dtype))
@@ -238,7 +239,8 @@ def cuda(shape: str) -> dict[str, Any]:
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
-    from prompt_recovery.backbones.adapters import Adapter, add_adapter
+    from prompt_recovery.backbones.adapters import add_adapter
+    from prompt_recovery.backbones.low_rank import Adapter
     from prompt_recovery.trees import Tree
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -33,7 +33,8 @@ BATCH = 8
 def ours(count: int) -> dict[str, float]:
     import torch
 
-    from prompt_recovery.backbones.adapters import Adapter, add_adapter
+    from prompt_recovery.backbones.adapters import add_adapter
+    from prompt_recovery.backbones.low_rank import Adapter
     from prompt_recovery.objectives import SFT, ScoredCompletions
     from prompt_recovery.training.optimizer import MasterAdamW
     from prompt_recovery.trees import Tree, causal_lm_of, pack, score_completions, trees_share_rows

@@ -22,10 +22,10 @@ from prompt_recovery.kernels.lora import fuse_lora
 def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
     """Wraps a frozen model in a `PeftModel` whose adapter weights have `dtype`.
 
-    The adapter computes in `dtype` too; an fp32 master copy is the optimiser's business.
+    The adapter also computes in `dtype`; the optimiser keeps an fp32 master copy.
 
     Raises:
-        PromptRecoveryError: no layer of the model is called as `target_modules` says.
+        PromptRecoveryError: If no layer of the model has a name in `target_modules`.
     """
     targets: Any = adapter.target_modules
     targets = targets if isinstance(targets, str) else list(targets)
@@ -50,10 +50,11 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
 
 
 def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Wraps a frozen model in a `PeftModel` with the adapter of a folder; it can be trained.
+    """Wraps a frozen model in a `PeftModel` with the adapter in a folder, ready to be trained.
 
     Raises:
-        PromptRecoveryError: the folder holds no adapter, a damaged one, or one of another backbone.
+        PromptRecoveryError: If the folder holds no adapter, a damaged one, or one of another
+            backbone.
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise PromptRecoveryError(
@@ -71,7 +72,7 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
         raise PromptRecoveryError(
             f"{folder}: is damaged, or not an adapter of this backbone ({first_line})"
         ) from error
-    if theirs != set(get_peft_model_state_dict(peft_model)):  # PEFT only warns
+    if theirs != set(get_peft_model_state_dict(peft_model)):  # PEFT only warns of this
         raise PromptRecoveryError(
             f"{folder}: is not an adapter of this backbone (its layers are others)"
         )
@@ -95,6 +96,6 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
-    """(trainable, total) numbers of parameters; 4-bit weights count as what they stand for."""
+    """The numbers of trainable and of all parameters, without regard to 4-bit packing."""
     trainable, total = model.get_nb_trainable_parameters()
     return int(trainable), int(total)

@@ -1,4 +1,4 @@
-"""Loading weights and tokenizer."""
+"""Loads the weights and the tokenizer of a backbone."""
 
 import logging
 import shutil
@@ -21,7 +21,7 @@ from prompt_recovery.storage import cache_dir
 
 
 def load_tokenizer(backbone: Backbone, location: Location) -> Any:
-    """The backbone's tokenizer, with a padding token (the end-of-text token if it has none)."""
+    """The backbone's tokenizer; if it has no padding token, that is the end-of-text token."""
     folder = _converted(location)
     tokenizer = _loaded(AutoTokenizer, folder, trust_remote_code=backbone.trust_remote_code)
     if tokenizer.pad_token is None:
@@ -37,14 +37,14 @@ def load_model(
     """The backbone's frozen weights, in evaluation mode, on the CPU (or the GPU if `four_bit`).
 
     Args:
-        backbone: which model.
-        location: its files, from `locate`.
-        dtype: of weights and computation.
-        four_bit: quantise the linear layers to NF4 with double quantisation (QLoRA, Dettmers et
-            al., arXiv 2305.14314). CUDA only.
+        backbone: The backbone.
+        location: Its files, from `locate`.
+        dtype: The dtype of the weights and of the computation.
+        four_bit: Whether to quantise the linear layers to NF4 with double quantisation (QLoRA,
+            Dettmers et al., arXiv 2305.14314), which needs CUDA.
 
     Raises:
-        PromptRecoveryError: the files are unusable, or 4-bit without CUDA.
+        PromptRecoveryError: If the files are unusable, or `four_bit` is asked for without CUDA.
     """
     options: dict[str, Any] = {}
     if four_bit:
@@ -66,8 +66,8 @@ def load_model(
     )
     if attention.suits(model):
         model.set_attn_implementation(attention.NAME)
-    # A slice of the hidden states (the last position, in generation) is not contiguous; on the CPU
-    # its product with the vocabulary would then copy the whole matrix once for every row.
+    # A slice of the hidden states (in generation, the last position) is not contiguous. On the CPU,
+    # its product with the output weights would then copy these once for every row.
     model.get_output_embeddings().register_forward_pre_hook(
         lambda _module, inputs: (inputs[0].contiguous(),)
     )
@@ -78,14 +78,14 @@ def load_model(
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, and those of the model's chat format."""
+    """All tokens that end an answer: the tokenizer's, and those of the model's chat format."""
     theirs = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     theirs = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
     return sorted({int(tokenizer.eos_token_id), *map(int, theirs)})
 
 
 def quiet() -> None:
-    """Silences what libraries say on the terminal while a model is loaded; it takes a second."""
+    """Silences progress bars and warnings of libraries while a model is loaded."""
     disable_progress_bar()
     # PEFT asks for it by its old name.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated.*")
@@ -93,7 +93,7 @@ def quiet() -> None:
 
 
 def four_bit_obstacle() -> str | None:
-    """Why 4-bit weights cannot work here, and the mend; None if they can."""
+    """The reason why 4-bit weights cannot be used here, and what to do; None if they can."""
     if not torch.cuda.is_available():
         return "adapter=qlora needs a CUDA GPU and there is none: use adapter=lora"
     if find_spec("bitsandbytes") is None:
@@ -102,7 +102,7 @@ def four_bit_obstacle() -> str | None:
 
 
 def require_four_bit() -> None:
-    """Raises unless 4-bit weights can work here."""
+    """Raises a `PromptRecoveryError` unless 4-bit weights can be used here."""
     obstacle = four_bit_obstacle()
     if obstacle is not None:
         raise PromptRecoveryError(obstacle)
@@ -113,7 +113,7 @@ def _loaded(auto: Any, folder: Path, **options: Any) -> Any:
         return auto.from_pretrained(folder, local_files_only=True, **options)
     except PromptRecoveryError:
         raise
-    except Exception as error:  # any defect of files that the user gave
+    except Exception as error:  # any defect in files that the user gave
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
             f"cannot load {folder} ({first_line}): the folder may be cut short; fetch it again"
@@ -138,7 +138,7 @@ def _converted(location: Location) -> Path:
             f"cannot read {location.folder / location.gguf_file} ({first_line}): "
             "reinstall the package that carries it"
         ) from error
-    # Dequantised by now, but the model still says that it is GGUF and then refuses to be saved.
+    # It is dequantised, but still says that it is GGUF, and such a model refuses to be saved.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -150,7 +150,7 @@ def _converted(location: Location) -> Path:
         scratch.chmod(0o755)
         scratch.rename(target)
     except OSError as error:
-        if not (target / "config.json").is_file():  # else another process was first: the same files
+        if not (target / "config.json").is_file():  # otherwise another process made the same files
             raise PromptRecoveryError(
                 f"cannot write {target} ({error.strerror}): free some space, or set "
                 "PROMPT_RECOVERY_CACHE to another folder"

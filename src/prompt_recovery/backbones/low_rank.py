@@ -1,4 +1,4 @@
-"""Which low-rank adapter is trained; `adapters` puts it on a model."""
+"""The settings of a low-rank adapter; `adapters` adds it to a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,16 @@ class Adapter:
     """A low-rank adapter (LoRA: Hu et al., arXiv 2106.09685; DoRA: Liu et al., arXiv 2402.09353).
 
     Attributes:
-        name: what records call it.
-        rank: of the update, ≥ 1.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input, in [0, 1).
-        target_modules: which layers; "all-linear" is every linear layer but the output head.
-        layers: share of the decoder layers, counted from the output, that are adapted, in (0, 1].
-            Below the first of them no gradient flows: 0.4 saves 30 % of a training step.
-        dora: learn magnitude and direction apart.
-        four_bit: keep the frozen weights in NF4 (QLoRA). CUDA only.
+        name: The name in records.
+        rank: The rank of the update, ≥ 1.
+        alpha: The update is scaled by alpha / rank.
+        dropout: The dropout of the adapter's input, in [0, 1).
+        target_modules: The names of the layers to adapt; "all-linear" means every linear layer
+            except the output head.
+        layers: The share of the decoder layers, counted from the output, that are adapted, in
+            (0, 1]. No gradient flows below the first of them, so 0.4 saves 30 % of a training step.
+        dora: Whether to learn the magnitude and the direction separately.
+        four_bit: Whether to keep the frozen weights in NF4 (QLoRA), which needs CUDA.
     """
 
     name: str = "lora"

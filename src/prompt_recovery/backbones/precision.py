@@ -1,4 +1,4 @@
-"""bf16 where it really is faster, fp32 otherwise."""
+"""Chooses bf16 where it is really faster, and fp32 otherwise."""
 
 import time
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ import torch
 
 from prompt_recovery.errors import PromptRecoveryError
 
-_WORTH_IT = 1.2  # bf16 costs accuracy; a smaller gain is not worth it
+_WORTH_IT = 1.2  # bf16 costs accuracy, which a smaller speed-up is not worth
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A floating-point type and why it was chosen."""
+    """A floating-point type and the reason why it was chosen."""
 
     dtype: torch.dtype
     reason: str
@@ -26,7 +26,7 @@ def choose_precision(precision: str, device: str) -> Precision:
         device: "cpu" or "cuda".
 
     Raises:
-        PromptRecoveryError: another word than these three.
+        PromptRecoveryError: If `precision` is none of these three.
     """
     if precision == "fp32":
         return Precision(torch.float32, "asked for")

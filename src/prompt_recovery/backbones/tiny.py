@@ -1,4 +1,4 @@
-"""Tiny random models of every architecture the project names, with a real tokenizer."""
+"""Tiny random models of all architectures that the project names, with a real tokenizer."""
 
 import os
 import shutil
@@ -47,15 +47,15 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def tiny_backbone(architecture: str, seed: int = 0) -> Path:
-    """A folder in Hub format with random weights (about 100k parameters), made once and cached.
+    """A cached folder in Hub format with random weights (about 100,000 parameters).
 
     Args:
-        architecture: one of `ARCHITECTURES`; sliding windows (of 16 tokens), grouped heads and
-            soft caps are as in the real ones.
-        seed: of the weights.
+        architecture: One of `ARCHITECTURES`. The model has the sliding windows (of 16 tokens), the
+            grouped heads and the soft caps of the architecture.
+        seed: The seed of the weights.
 
     Raises:
-        PromptRecoveryError: an unknown architecture.
+        PromptRecoveryError: If the architecture is unknown.
     """
     if architecture not in ARCHITECTURES:
         raise PromptRecoveryError(
@@ -69,7 +69,7 @@ def tiny_backbone(architecture: str, seed: int = 0) -> Path:
         _make(architecture, seed, scratch)
         scratch.rename(target)
     except OSError:
-        if not (target / "config.json").is_file():  # else another process was first
+        if not (target / "config.json").is_file():  # otherwise another process made it
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -103,7 +103,7 @@ def _make(architecture: str, seed: int, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():  # the default initialisation makes every next token nearly alike
+    with torch.no_grad():  # the default initialisation makes all next tokens almost equally likely
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4)

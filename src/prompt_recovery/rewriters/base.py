@@ -1,4 +1,4 @@
-"""What the pipeline wants of a model that answers chats."""
+"""The interface of models that answer chats."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,16 @@ Chat = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one chat.
+    """The answer to a chat.
 
     Attributes:
-        text: the answer; empty where the request failed.
-        error: empty, or why the request failed for good: `timeout`, `http_400`, `too_long`, …
-        finished: False where the answer was cut off at the most tokens allowed.
-        prompt_tokens: tokens of the chat, as the model counts them; 0 where that isn't known.
-        completion_tokens: tokens of the answer, likewise.
-        cost: US dollars, from the prices in the configuration; 0 for local models.
+        text: The answer; empty if the request failed.
+        error: The reason why the request failed for good, such as `timeout`, `http_400` or
+            `too_long`; empty if it didn't.
+        finished: False if the answer was cut off at the largest number of tokens.
+        prompt_tokens: The number of tokens in the chat, as the model counts them; 0 if unknown.
+        completion_tokens: The number of tokens in the answer; 0 if unknown.
+        cost: The cost in US dollars, from the prices in the configuration; 0 for local models.
     """
 
     text: str
@@ -30,44 +31,45 @@ class Answer:
 
 
 class Rewriter(Protocol):
-    """A model that answers chats, wherever it runs."""
+    """A model that answers chats, locally or behind an endpoint."""
 
     @property
     def identity(self) -> str:
-        """Changes when anything changes that decides the answers: files, template, decoding."""
+        """A hash that changes with all that determines the answers: files, template, decoding."""
         ...
 
     @property
     def name(self) -> str:
-        """The model, as the dataset's column `rewriter` says it."""
+        """The model's name in the dataset's column `rewriter`."""
         ...
 
     def card(self) -> dict[str, str]:
-        """What a dataset's card says of it: model, backend, chat template, decoding, licence."""
+        """The entries of a dataset's card: model, backend, chat template, decoding, licence."""
         ...
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
-        """Answers chats and yields each answer when it is there.
+        """Answers chats, and yields each answer as soon as it is complete.
 
         Args:
-            chats: the requests.
-            seeds: one for each chat, ≥ 0. An answer is a function of its chat and seed and of
-                nothing else, as far as the backend can keep that.
+            chats: The chats to answer.
+            seeds: A seed ≥ 0 for each chat. An answer depends only on its chat and its seed, as far
+                as the backend can guarantee that.
 
         Yields:
-            The index of a chat and its answer, in any order, every index once.
+            The index of a chat and its answer, in any order and every index once.
 
         Raises:
-            PromptRecoveryError: nothing can be answered: no such model, a refused key, …
+            PromptRecoveryError: If nothing can be answered, for example because there is no such
+                model or the key is refused.
         """
         ...
 
     def close(self) -> None:
-        """Gives back memory, threads and connections. The rewriter is of no use afterwards."""
+        """Frees memory, threads and connections. The rewriter cannot be used afterwards."""
         ...
 
 
 def in_order(rewriter: Rewriter, chats: Sequence[Chat], seeds: Sequence[int]) -> list[Answer]:
-    """The answers to chats, in their order."""
+    """The answers to chats, in the order of the chats."""
     found = dict(rewriter.answers(chats, seeds))
     return [found[index] for index in range(len(chats))]

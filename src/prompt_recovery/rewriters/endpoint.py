@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint: many requests at once, none lost, none asked twice."""
+"""A client of OpenAI-compatible endpoints: concurrent requests, retries and rate limits."""
 
 import asyncio
 import contextlib
@@ -19,27 +19,28 @@ from prompt_recovery.rewriters.base import Answer
 Request = dict[str, Any]
 """The fields of a chat completion request but its model: messages, temperature, max_tokens, …"""
 
-_LONGEST_WAIT_S = 600.0  # an endpoint that asks for more is out of order, not busy
-_IN_A_ROW = 20  # so many requests that fail one after another are the endpoint's fault
-_OF_ONE_REQUEST = ("too_long", "content_filter")  # and say nothing about the next one
+_LONGEST_WAIT_S = 600.0  # seconds; an endpoint that asks for more is broken, not busy
+_IN_A_ROW = 20  # after so many failures one after another, the endpoint is at fault
+_OF_ONE_REQUEST = ("too_long", "content_filter")  # errors that say nothing about the next request
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where requests go, and how fast. The key is `$OPENAI_API_KEY`, never a setting.
+    """An endpoint and its limits. The key is read from `$OPENAI_API_KEY` and is never a setting.
 
     Attributes:
-        base_url: such as http://localhost:8080/v1; None is OpenAI's own.
-        concurrency: requests under way at one time.
-        retries: of a request that fails (429, 5xx, a cut connection, a timeout, broken JSON), with
-            backoff and jitter; a `Retry-After` header is honoured, by all requests.
-        timeout_s: of one try, in seconds.
-        requests_per_minute: evenly spaced; None is no limit.
-        tokens_per_minute: of requests and answers together, likewise.
-        prompt_price: US dollars for a million tokens of requests.
-        completion_price: US dollars for a million tokens of answers.
-        request: more fields for every request; null leaves one out (`max_tokens: null`).
+        base_url: The URL, such as http://localhost:8080/v1; None is OpenAI.
+        concurrency: The largest number of requests at a time.
+        retries: How often a failed request is tried again (429, 5xx, a lost connection, a timeout,
+            broken JSON), with backoff and jitter. All requests respect a `Retry-After` header.
+        timeout_s: The timeout of each try, in seconds.
+        requests_per_minute: The largest rate of requests, which are spaced evenly; None is no
+            limit.
+        tokens_per_minute: The same for the tokens of requests and answers together.
+        prompt_price: The price of a million tokens in requests, in US dollars.
+        completion_price: The price of a million tokens in answers, in US dollars.
+        request: Further fields of every request; null leaves a field out (`max_tokens: null`).
     """
 
     base_url: str | None = None
@@ -53,7 +54,7 @@ class Endpoint:
     request: Mapping[str, Any] = field(default_factory=dict)
     _pace: "_Pace" = field(init=False, repr=False, compare=False)
 
-    SETTING: ClassVar[str] = "rewriter.backend"  # what messages call an endpoint's settings
+    SETTING: ClassVar[str] = "rewriter.backend"  # the name of these settings in messages
     MODEL_SETTING: ClassVar[str] = "rewriter.model.served"
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """The endpoint for messages and records, without a password that the URL may carry."""
+        """The address in messages and records, without a password that the URL may contain."""
         if self.base_url is None:
             return "OpenAI"
         url = urlsplit(self.base_url)
@@ -80,19 +81,20 @@ class Endpoint:
         return f"{url.scheme}://{url.hostname}{port}{url.path}"
 
     def ask(self, model: str, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Asks a model, and yields each answer when it is there.
+        """Sends requests to a model, and yields each answer as soon as it arrives.
 
-        It runs in a thread of its own, so it works where an event loop runs already (a notebook).
-        Closing the iterator cancels what is under way.
+        The requests are sent from a thread of their own, so this also works where an event loop is
+        running, as in a notebook. Closing the iterator cancels the requests in progress.
 
         Yields:
-            The index of a request and its answer, every index once. A request that fails for good
-            has an answer with an error: `timeout`, `connection`, `broken_json`, `no_completion`,
+            The index of a request and its answer, every index once. The answer to a request that
+            failed for good has an error: `timeout`, `connection`, `broken_json`, `no_completion`,
             `too_long`, `content_filter`, `http_<status>`.
 
         Raises:
-            PromptRecoveryError: the extra or the key is missing or refused, there is no such model,
-                or the endpoint fails whatever it is asked. What was answered before is yielded.
+            PromptRecoveryError: If the extra is not installed, the key is missing or refused,
+                there is no such model, or the endpoint fails at every request. Earlier answers are
+                yielded before.
         """
         try:
             import openai
@@ -121,19 +123,19 @@ class Endpoint:
             yield from _from_thread(run)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """US dollars."""
+        """The price of a request and its answer, in US dollars."""
         prompt, completion = self.prompt_price, self.completion_price
         return (prompt_tokens * prompt + completion_tokens * completion) / 1e6
 
 
 class _TryError(Exception):
-    """One try that came to nothing.
+    """A failed try of a request.
 
     Attributes:
-        reason: an answer's error.
-        again: whether another try may help.
-        after: seconds that the endpoint asks to wait before it.
-        detail: what the endpoint said, on one line.
+        reason: The value of `Answer.error`.
+        again: Whether another try may succeed.
+        after: The seconds that the endpoint asks to wait before that.
+        detail: The endpoint's message, on one line.
     """
 
     def __init__(
@@ -166,7 +168,7 @@ class _Run:
                 if self._trouble:
                     return
 
-        # In trouble nothing new is asked, but what is under way is waited for: it may be paid.
+        # After an error nothing new is sent, but answers in progress are awaited: they cost money.
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._endpoint.concurrency, len(requests))):
                 group.create_task(work())
@@ -190,14 +192,14 @@ class _Run:
             answer: Answer = await tries(self._try, fields)
         except _TryError as failure:
             if self._trouble and failure.again:
-                raise self._trouble from None  # it might have come yet: it isn't answered
+                raise self._trouble from None  # another run may get the answer
             self._note(failure)
             return Answer("", failure.reason)
         self._answered, self._failed_in_a_row = True, 0
         return answer
 
     def _note(self, failure: _TryError) -> None:
-        """Raises where a failure says that the next requests will fail too."""
+        """Raises an error if a failure means that the next requests will fail, too."""
         where, setting = self._endpoint.address, self._endpoint.SETTING
         if failure.reason in _OF_ONE_REQUEST:
             return
@@ -226,7 +228,7 @@ class _Run:
         guess = _tokens(fields)
         await pace.turn(guess)
         try:
-            # The client's own timeout is one of silence; a slow trickle would never meet it.
+            # The client's own timeout starts anew with every byte, so a slow trickle never ends.
             async with asyncio.timeout(self._endpoint.timeout_s):
                 reply = await self._client.chat.completions.create(**fields)
         except (TimeoutError, openai.APITimeoutError):
@@ -248,7 +250,7 @@ class _Run:
         return answer
 
     def _refused(self, error: Any) -> _TryError:
-        """What an HTTP status means; raises where no other request would fare better."""
+        """The meaning of an HTTP status; raises an error if all other requests would fail, too."""
         where, status = self._endpoint.address, error.status_code
         code, detail = str(error.code or ""), self._one_line(error.message)
         if status == 401 or (status == 403 and not self._answered):
@@ -280,7 +282,7 @@ class _Run:
         return _TryError(f"http_{status}", again=again, after=after, detail=detail)
 
     def _read(self, reply: Any) -> Answer:
-        # What isn't JSON comes as a text, and an error with status 200 without choices.
+        # The client returns non-JSON as a string, and an error with status 200 without choices.
         choices = getattr(reply, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
             raise _TryError("no_completion", again=True, detail=self._one_line(_error_in(reply)))
@@ -289,7 +291,7 @@ class _Run:
         prompt, completion = (
             int(getattr(usage, f"{name}_tokens", 0) or 0) for name in ("prompt", "completion")
         )
-        # JSON can hold half a surrogate pair, which no file and no tokenizer takes.
+        # JSON can hold half of a surrogate pair, which no file and no tokenizer accepts.
         text = (choices[0].message.content or "").encode(errors="replace").decode()
         return Answer(
             text=text,
@@ -301,7 +303,7 @@ class _Run:
         )
 
     def _one_line(self, said: str) -> str:
-        """The endpoint's own words, without the key that some repeat."""
+        """The endpoint's message without the key, which some endpoints repeat."""
         return " ".join(said.replace(self._key, "…").split())[:200]
 
 
@@ -319,7 +321,7 @@ class _Pace:
         self._next_request = self._next_token = 0.0  # on the monotonic clock
 
     async def turn(self, tokens: int) -> None:
-        """Waits until a request of so many tokens, answer included, may go."""
+        """Waits until a request of so many tokens, including its answer, may be sent."""
         while (wait := max(self._next_request, self._next_token) - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         now = time.monotonic()
@@ -327,23 +329,23 @@ class _Pace:
         self._next_token = now + tokens * self._token_s
 
     def correct(self, guess: int, tokens: int) -> None:
-        """Takes back what was guessed and counts what was used."""
+        """Replaces an estimate by the number of tokens that were used."""
         self._next_token += (tokens - guess) * self._token_s
 
     def hold(self, seconds: float) -> None:
-        """Lets nothing go for a while."""
+        """Stops all requests for some seconds."""
         self._next_request = max(self._next_request, time.monotonic() + seconds)
 
 
 def _tokens(fields: Request) -> int:
-    """About how many tokens a request and the longest answer to it have."""
+    """An estimate of the tokens of a request and its longest possible answer."""
     said = sum(len(str(message["content"])) for message in fields["messages"])
     limit = fields.get("max_tokens") or fields.get("max_completion_tokens") or 0
     return said // 4 + int(limit)
 
 
 def _wait(state: Any) -> float:
-    """Seconds before another try."""
+    """The seconds to wait before another try."""
     from tenacity import wait_exponential_jitter
 
     failure = state.outcome.exception()
@@ -353,7 +355,7 @@ def _wait(state: Any) -> float:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from a number or a date."""
+    """The seconds of a `Retry-After` header, which is a number or a date."""
     value = headers.get("retry-after")
     if value is None:
         return None
@@ -365,7 +367,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _error_in(reply: Any) -> str:
-    """What an error with status 200 says."""
+    """The message of an error with status 200."""
     error = getattr(reply, "error", None)
     return str(error.get("message", "") if isinstance(error, dict) else error or "")
 
@@ -373,7 +375,7 @@ def _error_in(reply: Any) -> str:
 def _from_thread(
     work: Callable[[Callable[[_T], None]], Coroutine[Any, Any, None]],
 ) -> Iterator[_T]:
-    """Yields what a coroutine puts, from an event loop in a thread; raises what it raises."""
+    """Runs a coroutine in a thread of its own; yields what it puts, and raises what it raises."""
     items: queue.SimpleQueue[tuple[_T] | None] = queue.SimpleQueue()
     loop = asyncio.new_event_loop()
     task = loop.create_task(work(lambda item: items.put((item,))))
@@ -393,6 +395,6 @@ def _from_thread(
             yield item[0]
         task.result()
     finally:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is under way
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing is running
             loop.call_soon_threadsafe(task.cancel)
         thread.join(timeout=10)

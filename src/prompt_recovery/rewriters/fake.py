@@ -1,4 +1,4 @@
-"""A rewriter that needs no model, to try the pipeline with."""
+"""A rewriter without a model, for trying out the pipeline."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -27,10 +27,10 @@ _WORDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class FakeRewriter:
-    """Answers at once with sentences of common words, the same ones for the same chat and seed.
+    """Answers immediately, with sentences of common words that depend on the chat and the seed.
 
     Attributes:
-        words: about how many.
+        words: The approximate number of words.
     """
 
     words: int = 60
@@ -38,11 +38,11 @@ class FakeRewriter:
 
     @property
     def identity(self) -> str:
-        """Of the number of words."""
+        """A hash of the number of words."""
         return fingerprint("fake", self.words)
 
     def card(self) -> dict[str, str]:
-        """Says that nothing was rewritten."""
+        """States that nothing was rewritten."""
         return {"model": "none: common words, drawn at random", "licence": "cc0-1.0"}
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
@@ -66,4 +66,4 @@ class FakeRewriter:
             )
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Does nothing: there is nothing to free."""

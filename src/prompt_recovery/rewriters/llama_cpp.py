@@ -1,4 +1,4 @@
-"""Rewriting with llama.cpp, on GGUF files."""
+"""A rewriter that runs GGUF files with llama.cpp."""
 
 import os
 from collections import deque
@@ -25,21 +25,21 @@ from prompt_recovery.rewriters.model import (
 )
 from prompt_recovery.storage import fingerprint
 
-_UBATCH = 512  # tokens that llama.cpp computes at one time
+_UBATCH = 512  # tokens that llama.cpp computes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaCppRewriter:
-    """A quantised model in this process (extra `[llama_cpp]`). Nothing is loaded before it is used.
+    """A quantised model in this process, which is loaded when first used (extra `[llama_cpp]`).
 
-    Its kernels round differently for batches of different sizes: the same chats with the same seeds
-    get the same answers, but an answer may change with the chats beside it.
+    The kernels of llama.cpp round differently for batches of different sizes: the same chats with
+    the same seeds get the same answers, but an answer may depend on the other chats.
 
     Attributes:
-        model: which model.
-        sampling: how answers are chosen.
-        rows: chats answered at one time.
-        gpu_layers: layers on the GPU, where llama.cpp was built for one; -1 is all.
+        model: The model.
+        sampling: The settings of sampling.
+        rows: The number of chats that are answered at a time.
+        gpu_layers: The number of layers on the GPU if llama.cpp was built for one; -1 means all.
     """
 
     model: Model
@@ -53,7 +53,7 @@ class LlamaCppRewriter:
 
     @property
     def identity(self) -> str:
-        """Of the file, which holds the chat template too, and the sampling."""
+        """A hash of the file, which contains the chat template, and the sampling."""
         file = self._file
         return fingerprint(
             "llama_cpp",
@@ -64,11 +64,11 @@ class LlamaCppRewriter:
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """The model's name."""
         return self.model.name
 
     def card(self) -> dict[str, str]:
-        """Model, licence, sampling, file and version."""
+        """The model, its licence and file, the sampling, and the version of llama.cpp."""
         version = getattr(_llama_cpp(), "__version__", "")
         return card(
             self.model,
@@ -79,7 +79,7 @@ class LlamaCppRewriter:
         )
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
-        """Answers in the order in which they are finished."""
+        """Yields answers in the order in which they are finished."""
         sampling = self.sampling
         within, beyond = within_limit(chats, seeds, self._tokens, sampling.max_prompt_tokens)
         yield from beyond
@@ -106,7 +106,7 @@ class LlamaCppRewriter:
                 )
 
     def close(self) -> None:
-        """Lets go of the model."""
+        """Frees the model."""
         llama = self.__dict__.pop("_llama", None)
         if llama is not None:
             llama.close()
@@ -124,7 +124,7 @@ class LlamaCppRewriter:
     @cached_property
     def _llama(self) -> Any:
         try:
-            # Only its model and tokenizer are used: its own context holds one text at a time.
+            # Only the model and tokenizer are used, as its own context takes one text at a time.
             llama = _llama_cpp().Llama(
                 str(self._file), n_ctx=32, n_gpu_layers=self.gpu_layers, verbose=False
             )
@@ -170,7 +170,7 @@ def _llama_cpp() -> Any:
 
 @dataclass(slots=True)
 class _Writing:
-    """An answer so far."""
+    """An unfinished answer."""
 
     index: int
     prompt: list[int]
@@ -181,7 +181,7 @@ class _Writing:
 
 @contextmanager
 def _session(llama: Any, rows: int, length: int) -> Iterator["_Session"]:
-    """A context of llama.cpp for so many sequences of so many tokens."""
+    """A context of llama.cpp for `rows` sequences of at most `length` tokens."""
     api = _llama_cpp()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     tokens = length + rows
@@ -206,14 +206,14 @@ def _session(llama: Any, rows: int, length: int) -> Iterator["_Session"]:
 
 @dataclass
 class _Session:
-    """Rows of llama.cpp's sequences; one that ends makes room for the next prompt."""
+    """Sequences of llama.cpp, in rows; a finished one makes room for the next prompt."""
 
     api: Any
     llama: Any
     context: Any
     batch: Any
     rows: int
-    capacity: int  # tokens of a batch
+    capacity: int  # the largest number of tokens in a batch
 
     def run(self, waiting: "deque[_Writing]", sampling: Sampling) -> Iterator[_Writing]:
         memory = self.api.llama_get_memory(self.context)
@@ -252,12 +252,12 @@ class _Session:
                     yield w
 
     def _room(self, tokens: int) -> bool:
-        """Whether a prompt joins this batch; a long batch would keep the other rows waiting."""
+        """Whether a prompt may join the batch; a long one would keep the other rows waiting."""
         used = self.batch.n_tokens
         return used + tokens <= self.capacity and (used <= self.rows or used + tokens <= _UBATCH)
 
     def _add(self, row: int, start: int, tokens: Sequence[int]) -> None:
-        """Adds consecutive tokens of a row; logits are wanted at the last."""
+        """Adds consecutive tokens of a row; logits are computed for the last one."""
         batch = self.batch
         for place, token in enumerate(tokens, batch.n_tokens):
             batch.token[place] = token
@@ -269,7 +269,7 @@ class _Session:
         batch.logits[batch.n_tokens - 1] = True
 
     def _logits(self, places: Sequence[int]) -> NDArray[np.float32]:
-        """[places, V], copied: llama.cpp uses the memory again."""
+        """A copy of the logits [places, V], whose memory llama.cpp will reuse."""
         words = self.llama.n_vocab()
         return np.stack(
             [

@@ -1,4 +1,4 @@
-"""Which model answers, how it chooses its words, and what runs it."""
+"""The model of a rewriter, its sampling, and the choice of a backend."""
 
 import os
 import re
@@ -16,16 +16,16 @@ _HUB_TIMEOUT_S = 4
 
 @dataclass(frozen=True)
 class Model(Backbone):
-    """A model under the names that the backends know it by.
+    """A model, with its names in the different backends.
 
     Attributes:
-        path: a local folder in Hub format; for llama.cpp, a GGUF file.
-        gguf_repo: a Hub repository of GGUF files, for llama.cpp.
-        gguf_file: the file in it.
-        served: what an endpoint calls the model.
-        licence: an SPDX identifier, or the licence's name; it is said on the dataset's card.
-        system_role: whether its chat template knows a system role. Where it doesn't (Gemma), the
-            system message opens the user's.
+        path: A local folder in Hub format; for llama.cpp, a GGUF file.
+        gguf_repo: A repository of GGUF files on the Hub, for llama.cpp.
+        gguf_file: The file in that repository.
+        served: The model's name at an endpoint.
+        licence: The SPDX identifier or the name of the licence, for the dataset's card.
+        system_role: Whether its chat template has a system role. If it has none (Gemma), the user's
+            message begins with the system message.
     """
 
     gguf_repo: str | None = None
@@ -35,7 +35,7 @@ class Model(Backbone):
     system_role: bool = True
 
     def chat(self, chat: Chat) -> Chat:
-        """A chat as this model takes it."""
+        """A chat in the form that this model accepts."""
         if self.system_role or not chat or chat[0]["role"] != "system":
             return list(chat)
         system, user, *others = chat
@@ -45,13 +45,13 @@ class Model(Backbone):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are chosen.
+    """The settings of sampling.
 
     Attributes:
-        temperature: of the samples, in [0, 2]; 0 takes the likeliest word.
-        max_new_tokens: most tokens of an answer.
-        max_prompt_tokens: a longer chat fails as `too_long`; it bounds the memory. Endpoints have
-            limits of their own.
+        temperature: The temperature, in [0, 2]; 0 takes the most likely token.
+        max_new_tokens: The largest number of tokens in an answer.
+        max_prompt_tokens: The largest number of tokens in a chat, which limits the memory. A longer
+            chat fails with the error `too_long`. Endpoints have their own limits.
     """
 
     temperature: float = 0.7
@@ -76,21 +76,23 @@ _SAMPLING = Sampling()
 def make(
     model: Model, backend: Callable[..., Rewriter], sampling: Sampling = _SAMPLING
 ) -> Rewriter:
-    """A rewriter from its three parts: what `rewriter=<model> rewriter/backend=<backend>` means.
+    """Makes a rewriter of a model, a backend and the sampling.
+
+    This is what `rewriter=<model> rewriter/backend=<backend>` does.
 
     Args:
-        model: which model.
-        backend: a rewriter's class with its own options filled in.
-        sampling: how answers are chosen.
+        model: The model.
+        backend: The class of a rewriter, with its own options filled in.
+        sampling: The settings of sampling.
     """
     return backend(model=model, sampling=sampling)
 
 
 def located(model: Model) -> Location:
-    """`locate`, with messages that speak of the rewriter's settings.
+    """Calls `locate`, with error messages that name the rewriter's settings.
 
     Raises:
-        PromptRecoveryError: the files cannot be had.
+        PromptRecoveryError: If the files cannot be found or downloaded.
     """
     try:
         return locate(model)
@@ -104,7 +106,7 @@ def gguf(model: Model) -> Path:
     """The model's GGUF file: `path`, in its package, or from the Hub.
 
     Raises:
-        PromptRecoveryError: within seconds, if there is none to be had.
+        PromptRecoveryError: Within seconds, if it cannot be found or downloaded.
     """
     if model.path is not None:
         file = Path(model.path).expanduser()
@@ -127,7 +129,7 @@ def gguf(model: Model) -> Path:
 
     try:
         return Path(hf_hub_download(model.gguf_repo, model.gguf_file))
-    except Exception as error:  # network, offline mode, gated, wrong name: one thing to a user
+    except Exception as error:  # network, offline mode, a gated model or a wrong name
         raise PromptRecoveryError(
             f"cannot get {model.gguf_file} of '{model.gguf_repo}' from the Hugging Face Hub "
             f"({type(error).__name__}): check the name and the network, or give a local copy with "
@@ -136,7 +138,7 @@ def gguf(model: Model) -> Path:
 
 
 def card(model: Model, sampling: Sampling, **more: str) -> dict[str, str]:
-    """What a dataset's card says of a rewriter."""
+    """The entries of a dataset's card about a rewriter."""
     source = model.repo or model.package or model.architecture or ""
     record = {
         "model": model.name,
@@ -150,10 +152,10 @@ def card(model: Model, sampling: Sampling, **more: str) -> dict[str, str]:
 
 
 def prompt_text(model: Model, chat: Chat, render: Callable[[Chat], Any]) -> str:
-    """A chat as the model's chat template writes it.
+    """The text that the model's chat template makes of a chat.
 
     Raises:
-        PromptRecoveryError: the template refuses it.
+        PromptRecoveryError: If the template refuses the chat.
     """
     try:
         return str(render(model.chat(chat)))
@@ -171,16 +173,17 @@ def within_limit(
     tokens_of: Callable[[Chat], list[int]],
     limit: int,
 ) -> tuple[list[tuple[int, list[int], int]], list[tuple[int, Answer]]]:
-    """Chats as tokens, apart from those that are too long.
+    """Tokenises chats, and separates those that are too long.
 
     Args:
-        chats: what is asked.
-        seeds: one for each.
-        tokens_of: a chat as tokens, up to where the answer begins.
-        limit: the most tokens of a chat.
+        chats: The chats.
+        seeds: The seed of each chat.
+        tokens_of: Tokenises a chat up to the beginning of the answer.
+        limit: The largest number of tokens in a chat.
 
     Returns:
-        (index, tokens, seed) of those that are within the limit, and the answers to the others.
+        The index, the tokens and the seed of each chat within the limit; and the answers to the
+        other chats, with the error `too_long`.
     """
     within: list[tuple[int, list[int], int]] = []
     beyond: list[tuple[int, Answer]] = []
@@ -197,7 +200,7 @@ def chat_tokenizer(model: Model, location: Location) -> Any:
     """The model's `transformers` tokenizer.
 
     Raises:
-        PromptRecoveryError: it has no chat template.
+        PromptRecoveryError: If it has no chat template.
     """
     from prompt_recovery.backbones.load import load_tokenizer
 
@@ -211,7 +214,7 @@ def chat_tokenizer(model: Model, location: Location) -> Any:
 
 
 def chat_tokens(model: Model, tokenizer: Any, chat: Chat) -> list[int]:
-    """A chat as tokens, up to where the answer begins."""
+    """Tokenises a chat up to the beginning of the answer."""
     text = prompt_text(
         model,
         chat,

@@ -1,4 +1,4 @@
-"""Rewriting by a model behind an OpenAI-compatible endpoint."""
+"""A rewriter behind an OpenAI-compatible endpoint."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +14,8 @@ class OpenAIRewriter(Endpoint):
     """A hosted API, or the server of Ollama, vLLM or llama.cpp (extra `[api]`).
 
     Attributes:
-        model: which model; `model.served` is what the endpoint calls it.
-        sampling: how answers are chosen. The seed is sent too; not every endpoint heeds it.
+        model: The model; `model.served` is its name at the endpoint.
+        sampling: The settings of sampling. The seed is sent, too, but some endpoints ignore it.
     """
 
     model: Model
@@ -24,7 +24,7 @@ class OpenAIRewriter(Endpoint):
 
     @property
     def identity(self) -> str:
-        """Of the endpoint, its model, and all that requests hold but the chat."""
+        """A hash of the endpoint, the model, and all fields of requests except the chat."""
         return fingerprint(
             "openai",
             self.address,
@@ -36,11 +36,11 @@ class OpenAIRewriter(Endpoint):
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """The model's name."""
         return self.model.name or self.model.served
 
     def card(self) -> dict[str, str]:
-        """Model, licence, sampling, and which endpoint."""
+        """The model, its licence, the sampling and the endpoint."""
         return card(
             self.model,
             self.sampling,
@@ -50,7 +50,7 @@ class OpenAIRewriter(Endpoint):
         )
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
-        """Answers in the order in which they come; see `Endpoint.ask` for their errors."""
+        """Yields answers in the order in which they arrive; see `Endpoint.ask` for the errors."""
         requests = [
             {
                 "messages": self.model.chat(chat),
@@ -63,4 +63,4 @@ class OpenAIRewriter(Endpoint):
         return self.ask(self.model.served, requests)
 
     def close(self) -> None:
-        """There is nothing to give back: connections last as long as one call of `answers`."""
+        """Does nothing: connections are closed at the end of each call of `answers`."""

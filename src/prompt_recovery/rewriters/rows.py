@@ -1,4 +1,4 @@
-"""Decoding side by side: a row that ends makes room for the next prompt."""
+"""Batched decoding in which a finished row makes room for the next prompt."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from prompt_recovery.kernels.vocabulary import vocabulary_logits
 from prompt_recovery.trees.masks import windows
 from prompt_recovery.trees.sample import choose
 
-_BLOCK = 64  # columns by which rows get longer
+_BLOCK = 64  # rows are lengthened by so many columns
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one answer is a function of.
+    """All that an answer depends on.
 
     Attributes:
-        key: comes back with the answer.
-        tokens: ids, not empty.
+        key: A key that is returned with the answer.
+        tokens: The token ids, at least one.
         uniforms: fp64 [most tokens of an answer], uniform in [0, 1).
     """
 
@@ -34,12 +34,12 @@ class Prompt:
 
 @dataclass(slots=True)
 class Written:
-    """An answer so far.
+    """A finished or unfinished answer.
 
     Attributes:
-        prompt: what it answers.
-        tokens: ids, without the token that ends it.
-        finished: whether it came to its own end.
+        prompt: The prompt that it answers.
+        tokens: The token ids, without the token that ends the answer.
+        finished: Whether the answer ended with such a token.
     """
 
     prompt: Prompt
@@ -57,20 +57,20 @@ def decode(
     end_token_ids: Sequence[int],
     pad_token_id: int,
 ) -> Iterator[Written]:
-    """Samples an answer to each prompt, longest prompts first; yields each when it is written.
+    """Samples an answer to each prompt, the longest prompts first, and yields each when complete.
 
     An answer depends on nothing but its prompt and its uniform numbers, to the last bit as far as
     the kernels allow: a prompt is read by itself, a step is always one of `rows` rows (idle ones
     are filled with padding), and a row's keys stand from column 0 on, whoever its neighbours are.
 
     Args:
-        causal_lm: a `transformers` causal LM in evaluation mode.
-        prompts: any number of them.
-        rows: answers written at one time.
-        temperature: 0 takes the likeliest token.
-        max_new_tokens: most tokens of an answer.
-        end_token_ids: any of them ends an answer.
-        pad_token_id: of idle rows.
+        causal_lm: A `transformers` causal LM in evaluation mode.
+        prompts: Any number of prompts.
+        rows: The number of answers that are decoded at a time.
+        temperature: The temperature; 0 takes the most likely token.
+        max_new_tokens: The largest number of tokens in an answer.
+        end_token_ids: The tokens that end an answer.
+        pad_token_id: The token that fills idle rows.
     """
     device = causal_lm.device
     waiting = deque(sorted(prompts, key=lambda p: (-len(p.tokens), p.key)))
@@ -112,19 +112,19 @@ def decode(
 
 
 class _RowCache:
-    """Keys and values of rows that are at different places, and the passes that fill them."""
+    """The keys and values of rows of different lengths, and the forward passes that fill them."""
 
     def __init__(self, causal_lm: Any, rows: int) -> None:
         self._causal_lm = causal_lm
         self._device = causal_lm.device
-        # The column that each row writes next; an idle row writes into its first.
+        # The column that each row writes next; an idle row writes into its first column.
         self._next = torch.zeros(rows, dtype=torch.int64)
         count = causal_lm.config.get_text_config().num_hidden_layers
         self._layers = [_RowLayer(rows) for _ in range(count)]
         self._cache = Cache(layers=self._layers)
 
     def read(self, row: int, tokens: Sequence[int]) -> Tensor:
-        """Reads a prompt into a row; [d], the last token's hidden state."""
+        """Reads a prompt into a row, and returns the hidden state [d] of its last token."""
         cache = DynamicCache()
         hidden: Tensor = self._causal_lm.get_decoder()(
             input_ids=torch.tensor([list(tokens)], device=self._device),
@@ -144,7 +144,7 @@ class _RowCache:
         self._next[row] = 0
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """Adds a token to every row; [R, 1, d], their hidden states."""
+        """Adds a token to every row, and returns their hidden states [R, 1, d]."""
         place, width = self._next.to(self._device), self._width()
         for layer in self._layers:
             layer.widen(width, layer.keys, layer.values)
@@ -160,11 +160,11 @@ class _RowCache:
         return hidden
 
     def _width(self) -> int:
-        """Columns that hold every row and the token that it gets next, in whole blocks."""
+        """The number of columns, in whole blocks, for all rows and their next tokens."""
         return (int(self._next.max()) // _BLOCK + 1) * _BLOCK
 
     def _mask(self, place: Tensor, width: int) -> Any:
-        """Additive [R, 1, 1, width]; in a dict by kind of layer where there are two kinds."""
+        """The additive mask [R, 1, 1, width]; a dict with one for each kind of layer if two."""
         age = place[:, None] - torch.arange(width, device=self._device)
 
         def mask(window: int | None) -> Tensor:
@@ -178,9 +178,9 @@ class _RowCache:
 
 
 class _RowLayer(DynamicLayer):
-    """One layer's keys and values [R, K, width, D]; windowed layers keep everything too.
+    """One layer's keys and values [R, K, width, D], complete even with a sliding window.
 
-    They are no wider than they must be, and never sliced: products with slices copy them first.
+    They are as narrow as possible instead of being sliced, since products with slices copy them.
     """
 
     def __init__(self, rows: int) -> None:
@@ -189,7 +189,7 @@ class _RowLayer(DynamicLayer):
         self.place: Tensor
 
     def widen(self, width: int, keys: Tensor, values: Tensor) -> None:
-        """Changes the width; keys and values [·, K, ·, D] say what the first are like."""
+        """Changes the width; `keys` and `values` [·, K, ·, D] give the shape and dtype at first."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
             self.all_rows = self.all_rows.to(keys.device)
@@ -199,7 +199,7 @@ class _RowLayer(DynamicLayer):
         self.keys, self.values = (self._copied(x, width) for x in (self.keys, self.values))
 
     def _copied(self, old: Tensor, width: int) -> Tensor:
-        # Zeros, as what is masked is still multiplied by 0.
+        # Zeros, because masked values are still multiplied by 0.
         new = old.new_zeros(len(self.all_rows), old.shape[1], width, old.shape[3])
         kept = min(width, old.shape[2])
         new[: len(old), :, :kept] = old[:, :, :kept]

@@ -1,4 +1,4 @@
-"""Rewriting with `transformers`, many chats side by side."""
+"""A rewriter that runs a model with `transformers`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,13 +28,13 @@ from prompt_recovery.storage import fingerprint
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersRewriter:
-    """A model in this process, on the GPU where there is one. Nothing is loaded before it is used.
+    """A model in this process, on the GPU if there is one. It is loaded when first used.
 
     Attributes:
-        model: which model.
-        sampling: how answers are chosen.
-        rows: chats answered at one time.
-        precision: auto, bf16 or fp32.
+        model: The model.
+        sampling: The settings of sampling.
+        rows: The number of chats that are answered at a time.
+        precision: "auto", "bf16" or "fp32".
     """
 
     model: Model
@@ -48,7 +48,7 @@ class TransformersRewriter:
 
     @property
     def identity(self) -> str:
-        """Of the weights, the chat template and the sampling."""
+        """A hash of the weights, the chat template and the sampling."""
         return fingerprint(
             "transformers",
             self._location.identity,
@@ -60,11 +60,11 @@ class TransformersRewriter:
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """The model's name."""
         return self.model.name
 
     def card(self) -> dict[str, str]:
-        """Model, licence, sampling, chat template and version."""
+        """The model, its licence and chat template, the sampling, and the library's version."""
         import transformers
 
         return card(
@@ -75,7 +75,7 @@ class TransformersRewriter:
         )
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
-        """Answers in the order in which they are finished."""
+        """Yields answers in the order in which they are finished."""
         tokenizer = self._tokenizer
         within, beyond = within_limit(
             chats,
@@ -110,7 +110,7 @@ class TransformersRewriter:
             )
 
     def close(self) -> None:
-        """Lets go of the model."""
+        """Frees the model."""
         if self.__dict__.pop("_model", None) is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -1,4 +1,4 @@
-"""Rewriting with vLLM, on NVIDIA GPUs."""
+"""A rewriter that runs a model with vLLM, on NVIDIA GPUs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,16 +22,16 @@ from prompt_recovery.storage import fingerprint
 
 @dataclass(frozen=True, kw_only=True)
 class VllmRewriter:
-    """A model in vLLM's offline engine (extra `[vllm]`). Nothing is loaded before it is used.
+    """A model in vLLM's offline engine, which is loaded when first used (extra `[vllm]`).
 
-    vLLM draws by each request's seed, but rounds differently beside other requests: an answer may
-    change with them.
+    vLLM samples with the seed of each request, but its rounding depends on the other requests, so
+    an answer may change with them.
 
     Attributes:
-        model: which model.
-        sampling: how answers are chosen.
-        chunk: chats handed over at one time; their answers come together.
-        engine: more of vLLM's engine arguments, such as `tensor_parallel_size`.
+        model: The model.
+        sampling: The settings of sampling.
+        chunk: The number of chats that are given to vLLM at a time; their answers come together.
+        engine: Further engine arguments of vLLM, such as `tensor_parallel_size`.
     """
 
     model: Model
@@ -45,7 +45,7 @@ class VllmRewriter:
 
     @property
     def identity(self) -> str:
-        """Of the weights, the chat template, the sampling and the engine's arguments."""
+        """A hash of the weights, the chat template, the sampling and the engine arguments."""
         return fingerprint(
             "vllm",
             self._location.identity,
@@ -57,11 +57,11 @@ class VllmRewriter:
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """The model's name."""
         return self.model.name
 
     def card(self) -> dict[str, str]:
-        """Model, licence, sampling, chat template and version."""
+        """The model, its licence and chat template, the sampling, and the library's version."""
         return card(
             self.model,
             self.sampling,
@@ -70,7 +70,7 @@ class VllmRewriter:
         )
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
-        """Answers in order, a chunk at a time."""
+        """Yields answers in order, a chunk at a time."""
         wanted, beyond = within_limit(
             chats,
             seeds,
@@ -82,7 +82,7 @@ class VllmRewriter:
             yield from self._answered(wanted[start : start + self.chunk])
 
     def close(self) -> None:
-        """Lets go of the engine and its GPU memory."""
+        """Frees the engine and its GPU memory."""
         self.__dict__.pop("_engine", None)
 
     def _answered(
@@ -123,7 +123,7 @@ class VllmRewriter:
     @cached_property
     def _engine(self) -> Any:
         api = _vllm()
-        # A GGUF file has been converted by now: the tokenizer stands beside its weights.
+        # A GGUF file has been converted by now, and the tokenizer is in the same folder.
         folder = self._tokenizer.name_or_path
         length = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
         arguments = {
@@ -134,7 +134,7 @@ class VllmRewriter:
         }
         try:
             return api.LLM(folder, **arguments)
-        except Exception as error:  # no GPU, too little memory, an unknown argument
+        except Exception as error:  # no GPU, too little memory or an unknown argument
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PromptRecoveryError(
                 f"vLLM cannot run '{self.model.name}' ({reason}): it needs Linux and an NVIDIA GPU "
