@@ -5,7 +5,8 @@ from peft import LoraConfig, get_peft_model
 from prompt_recovery.backbones.adapters import Adapter, add_adapter
 from prompt_recovery.kernels.lora import fuse_lora
 from prompt_recovery.trees import pack, score_completions
-from tests.trees.test_forward import PAD, random_trees, tiny_model
+from tests.closeness import assert_close
+from tests.trees.test_forward import PAD, ROUNDING, random_trees, tiny_model
 
 
 def randomised(model):
@@ -31,9 +32,9 @@ def test_values_and_gradients_are_pefts(architecture):
     for module in fused:
         del module.forward  # PEFT's own comes back
     theirs, their_gradients = result(model)
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=ROUNDING)
     for a, b in zip(our_gradients, their_gradients, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
+        assert_close(a, b, rtol=2e-5)
 
 
 def test_an_adapter_that_is_off_or_merged_is_left_to_peft():
@@ -47,7 +48,7 @@ def test_an_adapter_that_is_off_or_merged_is_left_to_peft():
         model.merge_adapter()
         merged = score_completions(model, batch).log_probability
     torch.testing.assert_close(off, plain)
-    torch.testing.assert_close(merged, on, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(merged, on, atol=0, rtol=ROUNDING)
     assert (on - off).abs().max() > 0.1
 
 

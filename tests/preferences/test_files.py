@@ -260,7 +260,7 @@ def test_trl_trains_on_our_file(chat, tokenizer, tmp_path):
     assert [a.strip() for a in answers] == ["Be merry 3</s>", "Nothing</s>"]
     trainer.train()
     assert trainer.state.global_step == 2
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
     changed = [p for n, p in trainer.model.named_parameters() if "lora_B.default" in n]
     assert any(p.abs().max() > 0 for p in changed)
 

@@ -11,7 +11,7 @@ from prompt_recovery.backbones.adapters import Adapter, add_adapter
 from prompt_recovery.preferences import reference
 from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.trees import Tree
-from tests.trees.test_forward import PAD, one_by_one, random_trees, tiny_model
+from tests.trees.test_forward import PAD, ROUNDING, one_by_one, random_trees, tiny_model
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["prompt_recovery.preferences", "prompt_recovery.backbones.load"])
@@ -59,7 +59,7 @@ def test_equals_the_one_by_one_pass_without_the_adapter(model, calls):
     with torch.no_grad(), model.disable_adapter():
         expected = one_by_one(model, TREES)
     flat = torch.tensor([v for row in said for v in row])
-    torch.testing.assert_close(flat, expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(flat, expected, atol=0, rtol=ROUNDING)
     with torch.no_grad():
         assert (one_by_one(model, TREES) - expected).abs().max() > 0.1
     assert sum(done) == len(TREES)
@@ -72,7 +72,7 @@ def test_the_batch_does_not_matter(batch_tokens, model):
     said = values(model, batch_tokens=batch_tokens, identity=str(batch_tokens))
     alone = [values(model, [tree], identity=f"alone {batch_tokens}")[0] for tree in TREES]
     for row, expected in zip(said, alone, strict=True):
-        assert row == pytest.approx(expected, abs=1e-4)
+        assert row == pytest.approx(expected, rel=ROUNDING)
 
 
 def test_the_second_time_nothing_is_computed(model, monkeypatch):
@@ -164,5 +164,5 @@ def test_where_a_prompt_ends_matters(model):
     said = values(model, trees)
     with torch.no_grad(), model.disable_adapter():
         expected = one_by_one(model, trees)
-    torch.testing.assert_close(torch.tensor(said).flatten(), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor(said).flatten(), expected, atol=0, rtol=ROUNDING)
     assert [values(model, [tree]) for tree in trees] == [[row] for row in said]

@@ -14,6 +14,7 @@ from prompt_recovery.commands.main import main
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs import processes
 from prompt_recovery.storage import locked
+from tests.closeness import assert_close
 from tests.conftest import ROOT
 from tests.training import together
 
@@ -66,10 +67,25 @@ def adapter(run):
     return load_file(run / "adapter" / "adapter_model.safetensors")
 
 
+def assert_same_curve(ours, theirs):
+    """Each metric up to the rounding of its largest value.
+
+    Log-probabilities near -50 round by 2e-6 in fp32, the gradients that the processes share in
+    another order bring as much, and what a margin is the difference of is larger than itself.
+    """
+    assert ours.keys() == theirs.keys()
+    for name in {name for _, name in theirs}:
+        steps = [key for key in theirs if key[1] == name]
+        assert_close([ours[key] for key in steps], [theirs[key] for key in steps], rtol=5e-6)
+
+
 def assert_same_adapter(ours, theirs):
+    """AdamW divides each gradient by its own size, and so makes the rounding of small ones large:
+    no single weight is as well determined as all together."""
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=0)
+        assert (ours[name] - theirs[name]).norm() < 1e-5 * theirs[name].norm(), name
+        assert_close(ours[name], theirs[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
@@ -77,7 +93,7 @@ def assert_same_adapter(ours, theirs):
 def test_two_processes_are_one_with_the_same_global_batch(folder, strategy, objective):
     one, two = folder / f"one_{objective}", folder / f"{strategy}_{objective}"
     theirs = curve(one)
-    assert curve(two) == pytest.approx(theirs, abs=1e-5)
+    assert_same_curve(curve(two), theirs)
     losses = [value for (_, name), value in sorted(theirs.items()) if name == "train/loss"]
     assert losses[-1] < losses[0] - 0.1
     assert_same_adapter(adapter(two), adapter(one))
@@ -85,7 +101,7 @@ def test_two_processes_are_one_with_the_same_global_batch(folder, strategy, obje
     metrics = [json.loads((folder / f"{two.name}.{rank}.json").read_text()) for rank in (0, 1)]
     alone = json.loads((folder / f"{one.name}.0.json").read_text())
     for name in ("val/scs", "train/loss", "train/steps"):
-        assert [m[name] for m in metrics] == pytest.approx([alone[name]] * 2, abs=1e-5)
+        assert [m[name] for m in metrics] == pytest.approx([alone[name]] * 2, rel=5e-6)
     tokens = [m["train/tokens_per_second"] * m["train/seconds"] for m in (*metrics, alone)]
     assert tokens == pytest.approx([tokens[0]] * 3)
 
@@ -98,7 +114,7 @@ def test_a_checkpoint_is_for_any_strategy_and_number_of_processes(folder, change
     resumed = curve(folder / change)
     assert 0 < len(resumed) < len(curve(folder / "one_dpo"))
     whole = {key: v for key, v in curve(folder / "one_dpo").items() if key in resumed}
-    assert resumed == pytest.approx(whole, abs=1e-5)
+    assert_same_curve(resumed, whole)
     assert_same_adapter(adapter(folder / change), adapter(folder / "one_dpo"))
 
 

@@ -44,7 +44,7 @@ def test_it_runs_on_tiny_weights(architecture, arguments, tmp_path, examples):
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs" / "latest"
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["test/scs"] == pytest.approx(metrics["test/cosine"], abs=1e-6)
+    assert metrics["test/scs"] == pytest.approx(metrics["test/cosine"], rel=1e-6)
     record = yaml.safe_load((run / "adapter" / "recoverer.yaml").read_text())
     assert record["metric"]["exponent"] == 1.0
     assert record["backbone"]["name"] == architecture

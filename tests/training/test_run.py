@@ -32,6 +32,7 @@ from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import Optimisation
 from prompt_recovery.training.run import train
 from prompt_recovery.trees import forward
+from tests.closeness import assert_close
 from tests.conftest import ROOT
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
@@ -121,7 +122,7 @@ def test_gradient_checkpointing_changes_memory_not_results(
     (once, expected), (twice, found) = weights
     assert twice - once == 2 * 2  # layers · steps, made again
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5)
+        assert_close(found[name], weight, rtol=1e-5)
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_adapter(tmp_path, examples, scs):
@@ -139,7 +140,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_adapter(tmp_path, examples,
     losses = [float(v["val/nll"]) for v in values if v.get("val/nll")]
     assert losses[-1] < losses[0] - 0.5
     scores = [float(v["val/scs"]) for v in values if v.get("val/scs")]
-    assert metrics["val/scs"] == pytest.approx(max(scores), abs=1e-6)
+    assert metrics["val/scs"] == pytest.approx(max(scores), rel=1e-6)
 
 
 def test_accumulated_batches_are_one_of_their_size(tmp_path, examples, scs):
@@ -171,7 +172,7 @@ def test_accumulated_batches_are_one_of_their_size(tmp_path, examples, scs):
     whole, accumulated = weights
     assert any(w.abs().max() > 0.01 for name, w in whole.items() if "lora_B" in name)
     for name, weight in whole.items():
-        torch.testing.assert_close(accumulated[name], weight, atol=1e-4, rtol=0)
+        assert_close(accumulated[name], weight, rtol=1e-5)
 
 
 def test_checkpoints_hold_only_what_is_trained(tmp_path, examples, scs):

@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
 from prompt_recovery.trees import Tree, pack, sample_completions, score_completions
 from prompt_recovery.trees.sample import _passed
-from tests.trees.test_forward import PAD, tiny_model
+from tests.trees.test_forward import PAD, ROUNDING, tiny_model
 
 STEPS = 24  # more than the tiny models' window of 16
 END = 1
@@ -53,7 +53,7 @@ def test_log_probabilities_are_those_of_the_tree(architecture):
         with torch.no_grad():
             scores = score_completions(model, pack([Tree(prompt, texts)], PAD))
         expected = torch.tensor([s.log_probability for s in row], dtype=torch.float32)
-        torch.testing.assert_close(scores.log_probability, expected, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(scores.log_probability, expected, atol=0, rtol=ROUNDING)
 
 
 def test_a_row_does_not_depend_on_the_others():

@@ -54,8 +54,8 @@ def test_strings_that_please_one_encoder_fall_under_the_other(agreement, scs):
 
 def test_the_truth_keeps_everything(agreement, scs):
     truth = checked(agreement, scs, [(t, t) for t, _ in HONEST])
-    assert truth.kept == pytest.approx(1, abs=1e-4)
-    assert truth.scs == pytest.approx(1, abs=1e-5)
+    assert truth.kept == pytest.approx(1, rel=1e-5)
+    assert truth.scs == pytest.approx(1, rel=1e-5)
 
 
 def test_honest_constants_are_rarely_suspected(agreement, scs, prompts):
@@ -76,4 +76,4 @@ def test_too_little_promised_is_not_judged(agreement, scs, prompts):
 
 def test_embeddings_are_of_length_one_whatever_the_text(second):
     vectors = second.encoder.embed(["", "a \ud83d b", "nul \0 byte", "x " * 200_000, "字🐈"])
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-4)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, rel=1e-5)

@@ -1,0 +1,15 @@
+"""Floats that are computed in two ways, on any processor."""
+
+import torch
+
+
+def assert_close(ours, theirs, rtol):
+    """No number of `ours` is further from that of `theirs` than `rtol` times the largest of them.
+
+    Sums round in proportion to their largest terms, and each processor adds in an order of its
+    own: a sum that nearly cancels is right to a share of its terms, not of what is left, and an
+    absolute tolerance holds only for the numbers that one machine has seen.
+    """
+    ours, theirs = (torch.as_tensor(values).detach().double() for values in (ours, theirs))
+    scale = theirs.abs().max().item()
+    torch.testing.assert_close(ours, theirs, atol=rtol * scale, rtol=0)
