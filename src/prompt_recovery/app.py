@@ -141,7 +141,7 @@ def answer_html(prediction: Prediction, ready: Assembled) -> str:
         parts.append(f'<div class="pr-quiet">{"; ".join(notes)}</div>')
     others = prediction.candidates[1:_ALTERNATIVES]
     if others:
-        heading = "agreement" if ready.calibration is None else "expected SCS"
+        heading = "agreement" if ready.recoverer.calibration is None else "expected SCS"
         rows = "".join(
             f"<tr><td>{escape(c.text)}</td><td>{_value(c.score, ready):.2f}</td></tr>"
             for c in others
@@ -154,7 +154,7 @@ def answer_html(prediction: Prediction, ready: Assembled) -> str:
 
 
 def _value(score: float, ready: Assembled) -> float:
-    return score if ready.calibration is None else ready.calibration(score)
+    return score if ready.recoverer.calibration is None else ready.recoverer.calibration(score)
 
 
 def difference_html(original_text: str, rewritten_text: str) -> str:

@@ -3,7 +3,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import decoding as decoding_module
@@ -21,9 +20,8 @@ from prompt_recovery.recovery.decoding import (
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.posterior import Completion, Posterior
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
-from prompt_recovery.recovery.writer import Writer, batches
+from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
-from prompt_recovery.trees import Tree, pack, score_completions
 from tests.trees.test_forward import tiny_model
 
 ALL = [Greedy(5), Beam(2, 5), Sampling(3, 0.5, 5, 1), MBR(5, 0.9, 5, True, 2)]
@@ -102,49 +100,10 @@ def test_mbr_answers_with_the_consensus(recoverer, writer, scs):
     assert prediction.candidates[0].score == pytest.approx(max(means.values()), abs=1e-5)
 
 
-def test_beam_search_finds_likelier_answers_than_greedy(recoverer, writer):
-    pair = Pair("1", "one text", "another text")
-    prompt = writer.prompt_tokens(pair)
-    [greedy] = recoverer.recover([pair], decoding=Greedy(6))
-    rows = writer.write_beams([prompt, prompt[:-1]], 4, 6)
-    assert [len(row) for row in rows] == [4, 4]
-    assert rows[0][0].mean_log_probability >= greedy.candidates[0].score - 1e-4
-    [alone] = writer.write_beams([prompt], 4, 6)
-    assert [c.text for c in alone] == [c.text for c in rows[0]]
-
-
-def test_log_probabilities_are_the_models(writer):
-    pair = Pair("1", "one text", "another text")
-    prompt = writer.prompt_tokens(pair)
-    drawn = uniforms([("k",)], 3, 6)
-    [row] = writer.sample_tokens([prompt], [1.0] * 3, drawn, 6)
-    [written] = writer.write([prompt], [1.0] * 3, drawn, 6)
-    texts = [[*s.tokens, 1] if s.finished else s.tokens for s in row]
-    with torch.no_grad():
-        scores = score_completions(writer.model, pack([Tree(prompt, texts)], 2))
-    for answer, value, mean in zip(
-        written, scores.log_probability, scores.mean_log_probability, strict=True
-    ):
-        assert answer.log_probability == pytest.approx(float(value), abs=1e-3)
-        assert answer.mean_log_probability == pytest.approx(float(mean), abs=1e-3)
-
-
 def test_mbr_needs_a_metric(writer):
     bare = PosteriorRecoverer.of_writer(writer, MBR(), "f")
     with pytest.raises(PromptRecoveryError, match="MBR needs a metric"):
         bare.recover([Pair("1", "a", "b")])
-
-
-def test_batches_hold_similar_lengths_within_the_budget():
-    lengths = {n: 10 + (n * 37) % 50 for n in range(40)} | {99: 500}
-    found = list(batches(lengths, 200))
-    assert sorted(k for batch in found for k in batch) == sorted(lengths)
-    assert found[0] == [99]
-    for batch in found[1:]:
-        longest = max(lengths[k] for k in batch)
-        assert len(batch) * longest <= 200
-    ordered = [lengths[k] for batch in found for k in batch]
-    assert ordered == sorted(ordered, reverse=True)
 
 
 def test_a_new_decoding_is_one_class():

@@ -1,11 +1,9 @@
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.baselines import mean_prompt
-from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.confidence import Calibration
 from prompt_recovery.recovery.decoding import MBR, Greedy
 from prompt_recovery.recovery.interface import ConstantRecoverer, Pair, Prediction, pairs_of
@@ -44,38 +42,6 @@ def test_batching_does_not_change_answers(recoverer, tokenizer):
     alone = [recoverer.recover([pair])[0] for pair in pairs]
     for a, b in zip(together, alone, strict=True):
         assert a.rewrite_prompt == b.rewrite_prompt
-
-
-def test_greedy_takes_the_likeliest_token(tokenizer):
-    model = tiny_model("llama")
-    prompt = [7, 8, 9, 10]
-    writer = Writer(model, tokenizer, TEMPLATE, 60)
-    [[answer]] = writer.sample_tokens([prompt], [0.0], None, 5)
-    expected = []
-    with torch.no_grad():
-        for _ in range(5):
-            token = int(model(torch.tensor([[*prompt, *expected]])).logits[0, -1].argmax())
-            if token == tokenizer.eos_token_id:
-                break
-            expected.append(token)
-    assert answer.tokens == expected
-
-
-@pytest.mark.parametrize(
-    ("raw", "clean"),
-    [
-        ("Make it rhyme", "Make it rhyme"),
-        ('"Make it rhyme"', "Make it rhyme"),
-        ("**Make it rhyme**", "Make it rhyme"),
-        ("The rewrite prompt was: Make it rhyme", "Make it rhyme"),
-        ("Sure! Here is the instruction:\n\n“Make it\nrhyme”\n\nHope that helps", "Make it rhyme"),
-        ("Write it as a recipe: short, spicy", "Write it as a recipe: short, spicy"),
-        ("  \n ", ""),
-        ('"', '"'),
-    ],
-)
-def test_clean_prompt(raw, clean):
-    assert clean_prompt(raw) == clean
 
 
 def test_mean_prompt_is_the_best_constant(scs):

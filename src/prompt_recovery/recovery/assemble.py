@@ -1,4 +1,4 @@
-"""What answers: one run or several, with a channel or without, with confidence or without."""
+"""Builds the recoverer that a recipe describes: loads its runs and fits what has to be fitted."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,7 +10,13 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.channel import NoisyChannel, fit_channel, judge
-from prompt_recovery.recovery.confidence import Calibration, calibrate, keep, kept
+from prompt_recovery.recovery.confidence import (
+    CalibratedRecoverer,
+    Calibration,
+    calibrate,
+    keep,
+    kept,
+)
 from prompt_recovery.recovery.decoding import Decoding, from_record, record
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.recovery.likelihood import load_likelihood
@@ -25,36 +31,36 @@ from prompt_recovery.storage import fingerprint
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, the number of pairs just done, and that of all."""
+"""Called with the title of a step, the number of pairs just done, and the number of all pairs."""
 
 
 @dataclass
 class Assembled:
-    """What answers, ready.
+    """A recoverer that is ready to answer.
 
     Attributes:
-        recoverer: it.
-        fallback: the mean prompt of its first run.
-        identity: changes when anything changes that its predictions depend on.
-        calibration: from a candidate's score to its expected SCS; None without confidence.
+        recoverer: The recoverer, with its calibration.
+        fallback: The mean prompt of its first run.
+        identity: A fingerprint of everything that its predictions depend on.
     """
 
-    recoverer: Recoverer
+    recoverer: CalibratedRecoverer
     fallback: str
     identity: str
-    calibration: Calibration | None
 
 
 def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
-    """Loads what answers, and fits what is to be fitted unless it was before.
+    """Loads a recoverer, and fits its calibration unless one is kept from an earlier call.
 
-    Where a run's validation split cannot be had, a warning says why and there is no confidence.
+    If the validation split of the first run isn't available, a warning says why and predictions
+    have no confidence.
 
     Raises:
-        PromptRecoveryError: as `load_recoverer`; or a channel has one candidate to choose from, or
-            its weight is to be fitted and there is no validation split.
+        PromptRecoveryError: A run cannot be loaded (see `load_recoverer`), a channel has only one
+            candidate to choose from, or the weight of a channel has to be fitted and there is no
+            validation split.
     """
-    folders = [recoverer_folder(run) for run in recipe.runs]  # all of them, before one is loaded
+    folders = [recoverer_folder(run) for run in recipe.runs]  # check all paths before loading
     records = [read_record(folder) for folder in folders]
     decoding = recipe.decoding or from_record(records[0]["decoding"])
     if recipe.channel is not None and decoding.branches == 1:
@@ -86,17 +92,17 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
     if recipe.channel is not None:
         noisy = _with_channel(recipe, recoverer, scs, folders, key, progress)
         identity = fingerprint(key, str(noisy.calibration), noisy.weight)
-        return Assembled(noisy, recoverer.fallback, identity, noisy.calibration)
+        return Assembled(noisy, recoverer.fallback, identity)
     if recipe.confidence:
         recoverer.calibration = _calibration(recoverer, scs, folders, key, progress)
     identity = fingerprint(key, str(recoverer.calibration), None)
-    return Assembled(recoverer, recoverer.fallback, identity, recoverer.calibration)
+    return Assembled(recoverer, recoverer.fallback, identity)
 
 
 def _joining_source(
     recipe: Recipe, decoding: Decoding, folder: Path, scs: SCS
 ) -> FittedSource | None:
-    """What joins the runs' samples; nothing where the training examples cannot be had."""
+    """The source that joins the runs' samples, or None if training examples aren't available."""
     if recipe.retrieval is None or not decoding.uses_metric:
         return None
     try:
@@ -110,7 +116,7 @@ def _joining_source(
 def _weighted_sources(
     recipe: Recipe, writers: Sequence[Writer], joining: Source | None
 ) -> list[tuple[Source, float]]:
-    """The writers' weights are 1 on average."""
+    """All sources of the recipe; the weights of the writers are 1 on average."""
     weights = list(recipe.weights) or [1.0] * len(writers)
     mean = sum(weights) / len(weights)
     sources: list[tuple[Source, float]] = [
@@ -187,7 +193,7 @@ def _calibration(
 
 
 def _validation(folders: Sequence[Path]) -> Any:
-    """The validation examples of the first run, if no other run was trained on them."""
+    """The validation examples of the first run, which no other run may have been trained on."""
     examples = splits_of(folders[0]).val
     for folder in folders[1:]:
         theirs = {e.id for e in splits_of(folder).val}
@@ -202,4 +208,4 @@ def _keep(folder: Path, key: str, values: dict[str, Any]) -> None:
     try:
         keep(folder, key, values)
     except PromptRecoveryError as error:
-        log.warning("what was fitted is not kept: %s", error)
+        log.warning("the calibration could not be kept: %s", error)

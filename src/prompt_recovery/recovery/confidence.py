@@ -1,9 +1,9 @@
-"""How sure a recoverer is: the SCS that its answer may be expected to have."""
+"""Confidence: the SCS that an answer can be expected to have."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,12 +17,12 @@ FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """A rising function from the score of an answer to its expected SCS, linear between knots.
+    """A piecewise linear function from the score of an answer to its expected SCS.
 
     Attributes:
-        scores: k ≥ 1 of them, rising; beyond the outermost the function is constant.
-        expected: SCS at each, in [-1, 1].
-        examples: how many it was fitted on.
+        scores: k ≥ 1 knots in ascending order; the function is constant outside their range.
+        expected: The expected SCS at each knot, in [-1, 1], in ascending order.
+        examples: The number of examples that it was fitted on.
     """
 
     scores: tuple[float, ...]
@@ -31,7 +31,7 @@ class Calibration:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Calibration":
-        """From plain values, as they are kept."""
+        """From plain values, as `asdict` gives them."""
         return cls(tuple(values["scores"]), tuple(values["expected"]), int(values["examples"]))
 
     def __call__(self, score: float) -> float:
@@ -39,16 +39,28 @@ class Calibration:
         return float(np.interp(score, self.scores, self.expected))
 
 
+class CalibratedRecoverer(Recoverer, Protocol):
+    """A recoverer whose scores may have a calibration.
+
+    Attributes:
+        calibration: From the score of a candidate to its expected SCS; None if predictions have no
+            confidence.
+    """
+
+    calibration: Calibration | None
+
+
 def fit(scores: Sequence[float], actual: Sequence[float]) -> Calibration:
     """The least-squares line of the actual SCS on the score (Mincer and Zarnowitz, 1969).
 
-    Under MBR a score is the SCS that the model itself expects, and the line says how far to trust
-    it. It never falls, nor below 0. Isotonic regression has more freedom than some hundred
-    examples can fill: fitted on validation, its squared error on test answers was 5 % higher.
+    Under MBR the score is the SCS that the model itself expects, and the line says how far to trust
+    it. Its slope is never negative and its values are never below 0. Isotonic regression has too
+    much freedom for a few hundred examples: fitted on validation, its squared error on test
+    answers was 5 % higher.
 
     Args:
-        scores: n ≥ 1 of them.
-        actual: the SCS of each against the truth.
+        scores: The scores of n ≥ 1 answers.
+        actual: The SCS of each answer against the truth.
     """
     score, scs = np.asarray(scores, np.float64), np.asarray(actual, np.float64)
     spread = float(np.mean((score - score.mean()) ** 2))
@@ -71,9 +83,9 @@ def calibrate(
     scs: SCS,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Calibration | None:
-    """Fits the confidence of a recoverer's answers on examples that it was not trained on.
+    """Fits a calibration on examples that the recoverer was not trained on.
 
-    None if it chose no answer to any of them.
+    Returns None if the recoverer chose no answer to any of them.
     """
     predictions = recoverer.recover(pairs_of(examples), progress)
     scored = [
@@ -88,8 +100,7 @@ def calibrate(
 
 
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was fitted and kept beside an adapter, by key; nothing if there is no such file, or a
-    damaged one."""
+    """The calibrations kept beside an adapter, by key; empty if the file is missing or damaged."""
     values = read_json(folder / FILE)
     try:
         for entry in values.values():
@@ -100,10 +111,10 @@ def kept(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
-    """Adds something fitted to what is kept beside an adapter.
+    """Adds a fitted calibration to those kept beside an adapter.
 
     Raises:
-        PromptRecoveryError: the file cannot be written.
+        PromptRecoveryError: The file cannot be written.
     """
     write_json(folder / FILE, kept(folder) | {key: values}, indent=1)
 
@@ -111,7 +122,7 @@ def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
 def with_mean_prompt(
     predictions: Sequence[Prediction], threshold: float, mean_prompt: str
 ) -> list[Prediction]:
-    """Lets the mean prompt answer where the confidence is below a threshold, as a fallback."""
+    """Replaces predictions whose confidence is below a threshold by the mean prompt."""
     return [
         replace(p, rewrite_prompt=mean_prompt, fallback=True)
         if p.confidence is not None and p.confidence < threshold

@@ -1,4 +1,4 @@
-"""Decodings: what a writer is asked for, and how an answer is chosen among what it says.
+"""Decodings: how a writer is asked for answers, and how one of them is chosen.
 
 A new decoding is one class here and one YAML file in `conf/decoding/`.
 """
@@ -25,13 +25,13 @@ _KNOWN: dict[str, "type[Decoding]"] = {}
 
 
 class Decoding(ABC):
-    """How answers are made and chosen. Subclasses are frozen dataclasses of plain values.
+    """How answers are written and chosen. Subclasses are frozen dataclasses of plain values.
 
     Attributes:
-        name: in settings and records.
-        uses_metric: whether candidates are ranked by SCS, which makes the answers of several
-            sources comparable, in place of their log-probability under one model.
-        max_new_tokens: most tokens of an answer.
+        name: The name in settings and records.
+        uses_metric: Whether candidates are ranked by SCS. Scores of candidates from different
+            sources are then comparable, while log-probabilities under different models aren't.
+        max_new_tokens: The largest number of tokens of an answer.
     """
 
     name: ClassVar[str]
@@ -44,7 +44,7 @@ class Decoding(ABC):
     @property
     @abstractmethod
     def branches(self) -> int:
-        """How many answers to a prompt are written at a time."""
+        """The number of answers to a prompt that are written at the same time."""
 
     @abstractmethod
     def ask(
@@ -54,28 +54,28 @@ class Decoding(ABC):
         ids: Sequence[str],
         member: int = 0,
     ) -> list[Posterior]:
-        """What a writer says to each tokenised prompt; nothing where all its answers are blank.
+        """The posterior of a writer for each tokenised prompt.
 
-        It depends on the prompt, its id, the seed and the member, never on the rest of the batch.
+        It depends on the prompt, its id, the seed and the member, but not on the rest of the batch.
 
         Args:
-            writer: the model.
-            prompts: token ids, as one batch.
-            ids: of their pairs.
-            member: the writer's number in an ensemble, whose members draw different samples.
+            writer: The model.
+            prompts: The token ids of the prompts, which are one batch.
+            ids: The ids of their pairs.
+            member: The number of the writer in an ensemble; each member draws different samples.
         """
 
     def choose(self, posteriors: Sequence[Posterior], scs: SCS | None) -> list[list[Candidate]]:
-        """The candidates of each posterior, the best first: here by log-probability per token."""
+        """The candidates of each posterior, the best first: by log-probability per token."""
         return [_likeliest(posterior) for posterior in posteriors]
 
 
 @dataclass(frozen=True)
 class Greedy(Decoding):
-    """The likeliest token, step by step.
+    """Greedy decoding: the likeliest token at each step.
 
     Attributes:
-        max_new_tokens: most tokens of an answer.
+        max_new_tokens: The largest number of tokens of an answer.
     """
 
     name: ClassVar[str] = "greedy"
@@ -86,7 +86,7 @@ class Greedy(Decoding):
 
     @property
     def branches(self) -> int:
-        """One."""
+        """One answer."""
         return 1
 
     def ask(
@@ -103,11 +103,11 @@ class Greedy(Decoding):
 
 @dataclass(frozen=True)
 class Beam(Decoding):
-    """Beam search; hypotheses are compared by log-probability per token.
+    """Beam search, with hypotheses compared by their log-probability per token.
 
     Attributes:
-        beams: hypotheses kept, and candidates.
-        max_new_tokens: most tokens of an answer.
+        beams: The number of hypotheses that are kept, and of candidates.
+        max_new_tokens: The largest number of tokens of an answer.
     """
 
     name: ClassVar[str] = "beam"
@@ -119,7 +119,7 @@ class Beam(Decoding):
 
     @property
     def branches(self) -> int:
-        """The beams."""
+        """The number of beams."""
         return self.beams
 
     def ask(
@@ -136,13 +136,13 @@ class Beam(Decoding):
 
 @dataclass(frozen=True)
 class Sampling(Decoding):
-    """Samples, of which the one with the highest log-probability per token answers.
+    """Sampling: the sample with the highest log-probability per token is the answer.
 
     Attributes:
-        samples: of each prompt.
-        temperature: > 0.
-        max_new_tokens: most tokens of an answer.
-        seed: with a pair's id, determines its samples.
+        samples: The number of samples for each prompt.
+        temperature: The temperature, > 0.
+        max_new_tokens: The largest number of tokens of an answer.
+        seed: Determines the samples of a pair together with its id.
     """
 
     name: ClassVar[str] = "sampling"
@@ -156,7 +156,7 @@ class Sampling(Decoding):
 
     @property
     def branches(self) -> int:
-        """The samples."""
+        """The number of samples."""
         return self.samples
 
     def ask(
@@ -172,16 +172,17 @@ class Sampling(Decoding):
 
 @dataclass(frozen=True)
 class MBR(Decoding):
-    """Minimum Bayes risk: the text with the highest expected SCS under the posterior answers.
+    """Minimum Bayes risk: the text with the highest expected SCS under the posterior is the answer.
 
     Needs a metric.
 
     Attributes:
-        samples: of each prompt, ≥ 2.
-        temperature: > 0.
-        max_new_tokens: most tokens of an answer.
-        by_probability: samples count by their probability under the model, in place of once each.
-        seed: with a pair's id, determines its samples.
+        samples: The number of samples for each prompt, ≥ 2.
+        temperature: The temperature, > 0.
+        max_new_tokens: The largest number of tokens of an answer.
+        by_probability: Weigh distinct samples by their probability under the model, instead of
+            counting each sample once.
+        seed: Determines the samples of a pair together with its id.
     """
 
     name: ClassVar[str] = "mbr"
@@ -199,7 +200,7 @@ class MBR(Decoding):
 
     @property
     def branches(self) -> int:
-        """The samples."""
+        """The number of samples."""
         return self.samples
 
     def ask(
@@ -225,15 +226,15 @@ class MBR(Decoding):
 
 
 def record(decoding: Decoding) -> dict[str, Any]:
-    """A decoding as plain values, for `recoverer.yaml`."""
+    """The decoding as plain values, for `recoverer.yaml`."""
     return {"name": decoding.name, **asdict(decoding)}  # type: ignore[call-overload]
 
 
 def from_record(values: dict[str, Any]) -> Decoding:
-    """The opposite of `record`; one without a name is greedy, as all were once.
+    """The decoding of a record; old records have no name, and mean greedy decoding.
 
     Raises:
-        PromptRecoveryError: another name, or a value that is out of range.
+        PromptRecoveryError: The name is unknown, or a value is out of range.
     """
     kind: Any = _KNOWN.get(values.get("name", "greedy"))
     if kind is None:
@@ -246,9 +247,9 @@ def from_record(values: dict[str, Any]) -> Decoding:
 
 
 def distinct(completions: Iterable[Completion]) -> list[Completion]:
-    """Those that say something, the best first; of equal texts the one that is likeliest per token.
+    """The distinct answers that aren't blank, by descending log-probability per token.
 
-    The best has the highest log-probability per token.
+    Of several answers with the same text, the one with the highest log-probability per token stays.
     """
     best: dict[str, Completion] = {}
     for completion in completions:
@@ -261,7 +262,10 @@ def distinct(completions: Iterable[Completion]) -> list[Completion]:
 
 
 def uniforms(keys: Sequence[Sequence[Any]], branches: int, tokens: int) -> NDArray[np.float64]:
-    """fp64 [len(keys), branches, tokens], uniform in [0, 1); each row depends on its key alone."""
+    """Random numbers in [0, 1), fp64 [len(keys), branches, tokens].
+
+    Each row depends on its key only.
+    """
     rows = []
     for key in keys:
         digest = hashlib.sha256("\0".join(map(str, key)).encode("utf-8", "surrogatepass")).digest()
@@ -285,13 +289,13 @@ def _sampled(
 
 
 def _of_distinct(completions: Sequence[Completion]) -> Posterior:
-    """Distinct answers, weighted by their probability."""
+    """The posterior over the distinct answers, weighted by their probability."""
     found = distinct(completions)
     return Posterior.of_completions(found or completions, by_probability=True)
 
 
 def _likeliest(posterior: Posterior) -> list[Candidate]:
-    """The texts that a model wrote, the one with the highest log-probability per token first."""
+    """The texts that a model wrote, by descending log-probability per token."""
     rows = zip(
         posterior.texts, posterior.log_probabilities, posterior.mean_log_probabilities, strict=True
     )

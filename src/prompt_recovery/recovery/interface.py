@@ -1,4 +1,4 @@
-"""What all recoverers share: pairs go in, predictions come out."""
+"""The interface of all recoverers: pairs of texts go in, predictions come out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,11 @@ class Candidate:
     """One possible answer.
 
     Attributes:
-        text: cleaned of chatter, never empty.
-        log_probability: log p of all its tokens under the model, ≤ 0; None for what no model said.
-        score: what candidates are ranked by, the higher the better: under MBR the expected SCS, in
-            [-1, 1]; otherwise the log-probability per token.
+        text: The prompt, cleaned of chatter and never empty.
+        log_probability: The log-probability of all its tokens under the model, ≤ 0; None if no
+            model wrote it.
+        score: What candidates are ranked by, higher is better: the expected SCS in [-1, 1] under
+            MBR, the log-probability per token otherwise.
     """
 
     text: str
@@ -37,11 +38,11 @@ class Prediction:
     """A predicted prompt.
 
     Attributes:
-        id: the pair's.
-        rewrite_prompt: never empty.
-        fallback: whether it is not the recoverer's own answer.
-        candidates: what there was to choose from, the best first; empty where nothing was chosen.
-        confidence: the expected SCS, in [-1, 1]; None where it was not calibrated.
+        id: The id of the pair.
+        rewrite_prompt: The predicted prompt, never empty.
+        fallback: Whether the prompt is the fallback, because the recoverer had no answer.
+        candidates: All candidates, the best first; empty if there was nothing to choose from.
+        confidence: The expected SCS, in [-1, 1]; None without a calibration.
     """
 
     id: str
@@ -52,17 +53,17 @@ class Prediction:
 
 
 class Recoverer(Protocol):
-    """Whatever answers for pairs; one prediction each, in order, never empty."""
+    """Predicts one prompt for each pair, in order."""
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Its name in tables."""
         ...
 
     def recover(
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = ...
     ) -> list[Prediction]:
-        """Predicts the prompts; calls `progress` with the number of pairs just done."""
+        """Predicts the prompts, and calls `progress` with the number of pairs just done."""
         ...
 
 
@@ -76,13 +77,13 @@ class ConstantRecoverer:
     def recover(
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
     ) -> list[Prediction]:
-        """The constant, once for each pair."""
+        """The same prediction for each pair."""
         progress(len(pairs))
         return [Prediction(pair.id, self.prompt) for pair in pairs]
 
 
 def pairs_of(examples: Sequence[RewriteExample]) -> list[Pair]:
-    """What a recoverer may see of examples: everything but the truth."""
+    """The examples without their prompts, as a recoverer sees them."""
     return [Pair(e.id, e.original_text, e.rewritten_text) for e in examples]
 
 

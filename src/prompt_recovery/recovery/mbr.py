@@ -21,14 +21,14 @@ def expected_scs(
 
     Args:
         texts: n ≥ 1 distinct texts.
-        votes: [n], how much each stands for, > 0: how often it was sampled, or its probability.
-        scs: the utility.
-        own: [n], how many of its votes a text may not give to itself: those of one appearance, 1
-            where nothing else is said.
+        votes: [n], the weight of each text, > 0: how often it was sampled, or its probability.
+        scs: The utility.
+        own: [n], the votes of each text that don't count for the text itself, since they come from
+            the same sample; 1 by default.
 
     Returns:
-        fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j, without a text's own votes. A lone text
-        has nobody to agree with: 0.
+        fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j, without the text's own votes; 0 for a
+        single text with no other votes.
     """
     weights = np.asarray(votes, np.float64)
     kept_out = np.minimum(weights, 1.0 if own is None else np.asarray(own, np.float64))
@@ -42,7 +42,8 @@ def expected_scs(
 def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
     """The texts of a posterior with their expected SCS as scores, the best first.
 
-    Of texts that score the same, the likelier comes first, and what no model wrote comes last.
+    Texts with equal scores are ordered by their log-probability; texts that no model wrote come
+    last.
     """
     if not posterior.texts:
         return []

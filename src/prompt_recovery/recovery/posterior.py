@@ -1,4 +1,4 @@
-"""What is believed about the prompt of a pair: texts with weights.
+"""Posteriors over the prompt of a pair: texts with weights.
 
 A model's samples, the prompts of similar examples, and sums of these are all posteriors.
 """
@@ -16,10 +16,10 @@ class Completion:
     """One answer of a model.
 
     Attributes:
-        raw: as the model wrote it.
-        text: cleaned of chatter; may be blank.
-        log_probability: log p of all its tokens under the model, ≤ 0.
-        mean_log_probability: the same per token, the end of the answer included.
+        raw: The answer as the model wrote it.
+        text: The answer cleaned of chatter; may be blank.
+        log_probability: The log-probability of all its tokens under the model, ≤ 0.
+        mean_log_probability: The log-probability per token, with the end of the answer counted.
     """
 
     raw: str
@@ -30,19 +30,19 @@ class Completion:
 
 @dataclass(frozen=True)
 class Posterior:
-    """The belief about one pair's prompt: texts with weights that sum to 1.
+    """A distribution over the prompt of one pair: texts with weights that sum to 1.
 
-    The weights are kept as votes, of which a sample has one. MBR needs to know how many votes stand
-    behind a text, because a text must not vote for itself.
+    The weights are stored as votes, one for each sample, since MBR has to leave out one vote: a
+    sample must not vote for itself.
 
     Attributes:
-        texts: n ≥ 0 distinct texts, none of them blank.
-        votes: [n], how much each text counts, > 0.
-        own: [n], the votes of one appearance of each text, which it may not give to itself.
+        texts: n ≥ 0 distinct texts, none of which is blank.
+        votes: [n], the votes of each text, > 0.
+        own: [n], the votes of a single sample of each text, which don't count for that text.
         log_probabilities: [n], the highest log-probability of each text under a model that wrote
-            it; None for what no model wrote.
-        mean_log_probabilities: [n], the same per token.
-        size: all votes, those of blank answers included, > 0.
+            it; None if no model wrote it.
+        mean_log_probabilities: [n], the highest log-probability per token, likewise.
+        size: The number of all votes, including those of blank answers, > 0.
     """
 
     texts: tuple[str, ...]
@@ -62,13 +62,12 @@ class Posterior:
     def of_completions(
         cls, completions: Sequence[Completion], by_probability: bool = False
     ) -> "Posterior":
-        """What one model's answers to a pair say about its prompt.
+        """The posterior of a model that wrote these answers to a pair.
 
         Args:
-            completions: at least one, blank and repeated ones included.
-            by_probability: a text counts by its share of the probability of all distinct texts, in
-                place of the number of times that it was written. There are as many votes in all as
-                completions.
+            completions: At least one answer; blank and repeated answers are allowed.
+            by_probability: Weigh each distinct text by its probability under the model, instead of
+                the number of times that it was written.
         """
         known: dict[str, tuple[float | None, float | None]] = {}
         for c in completions:
@@ -94,10 +93,10 @@ class Posterior:
 
     @classmethod
     def of_texts(cls, texts: Sequence[str]) -> "Posterior":
-        """Texts that no model wrote, one vote each; repeated texts get more.
+        """A posterior over texts that no model wrote, with one vote for each occurrence.
 
         Args:
-            texts: at least one.
+            texts: At least one text; repeated texts are allowed.
         """
         counts = Counter(text for text in texts if text.strip())
         nothing = (None,) * len(counts)
@@ -111,7 +110,7 @@ class Posterior:
         )
 
     def scaled(self, factor: float) -> "Posterior":
-        """The same belief with `factor` times the votes; factor > 0."""
+        """The same posterior with all votes multiplied by `factor` > 0."""
         return Posterior(
             self.texts,
             tuple(vote * factor for vote in self.votes),
@@ -126,8 +125,8 @@ def weighted_sum(parts: Iterable[tuple[Posterior, float]]) -> Posterior:
     """The weighted sum of posteriors, such as those of an ensemble's members.
 
     Args:
-        parts: at least one posterior with its weight > 0. A posterior of twice the weight has twice
-            as many votes, whatever the sizes of the two.
+        parts: At least one posterior, each with a weight > 0. The weight is that of all votes of
+            the posterior together, however many there are.
     """
     parts = list(parts)
     size = parts[0][0].size

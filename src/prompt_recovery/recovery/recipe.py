@@ -1,4 +1,4 @@
-"""What answers, as settings: which runs, and how they choose."""
+"""The settings of a recoverer: which runs it loads, and how it chooses an answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from prompt_recovery.recovery.sources import SourceSettings
 
 @dataclass(frozen=True)
 class Recipe:
-    """What answers.
+    """Describes a recoverer.
 
     Attributes:
-        runs: run or adapter folders; several are an ensemble.
-        decoding: how answers are chosen; None is as the run did.
-        weights: how much each run's samples count in an ensemble, > 0; empty is alike.
-        channel: rescore candidates by a rewriter model.
-        retrieval: under MBR, what joins the runs' samples: the prompts of similar training examples
-            of the first run.
-        confidence: say what SCS to expect; fitted on the first run's validation split and kept
-            beside its adapter.
+        runs: Run or adapter folders; several of them are an ensemble.
+        decoding: How answers are chosen; None means as in the run.
+        weights: The weight of each run in an ensemble, > 0; empty means equal weights.
+        channel: Rescores the candidates with a rewriter model.
+        retrieval: A source that joins the runs' samples under MBR, such as the prompts of similar
+            training examples of the first run.
+        confidence: Whether predictions have a confidence. The calibration is fitted on the
+            validation split of the first run and kept beside its adapter.
         precision: auto, bf16 or fp32.
-        backbone_path: where the backbone is now, if not where the run found it.
-        trust_remote_code: run Python code that comes with a backbone.
+        backbone_path: Where the backbone is now, if it isn't where the run found it.
+        trust_remote_code: Run Python code that comes with a backbone.
     """
 
     runs: Sequence[Path]

@@ -1,4 +1,4 @@
-"""What answers: posteriors from one or several sources, a decoding that chooses, a calibration."""
+"""The recoverer: it adds up the posteriors of its sources and lets a decoding choose from them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class PosteriorRecoverer:
-    """Answers with what a decoding chooses from the weighted sum of its sources' posteriors.
+    """Answers with the candidate that a decoding chooses from the weighted sum of posteriors.
 
-    One writer is a single model, several are an ensemble, and the prompts of similar training
-    examples may join either.
+    With one writer as its source it is a single model; with several it is an ensemble. A retriever
+    can be a further source of either.
 
     Attributes:
-        sources: at least one, with its weight > 0; only a decoding that uses the metric can choose
-            from several.
-        decoding: how the answer is chosen.
-        fallback: the answer for a pair with a blank or unusable text, or when no source says
-            anything.
-        scs: the metric, for decodings that use it.
-        calibration: from the score of an answer to its expected SCS, under this decoding.
-        name: in tables; made of the sources' names if not given.
+        sources: At least one source, each with a weight > 0. Only a decoding that uses the metric
+            can choose from several.
+        decoding: How the answer is chosen.
+        fallback: The answer for pairs with a blank or unusable text, and for pairs about which no
+            source says anything.
+        scs: The metric, for decodings that use it.
+        calibration: From the score of an answer to its expected SCS, with this decoding.
+        name: Its name in tables; by default the names of the sources.
     """
 
     sources: Sequence[tuple[Source, float]]
@@ -48,7 +48,7 @@ class PosteriorRecoverer:
     def of_writer(
         cls, writer: "Writer", decoding: Decoding, fallback: str, scs: SCS | None = None
     ) -> "PosteriorRecoverer":
-        """A single model's recoverer."""
+        """The recoverer of a single model."""
         return cls([(WriterSource(writer), 1.0)], decoding, fallback, scs)
 
     def recover(
@@ -60,12 +60,15 @@ class PosteriorRecoverer:
         """One prediction for each pair, in order.
 
         Args:
-            pairs: with distinct ids, which determine samples together with the decoding's seed.
-            progress: called with the number of pairs just done.
-            decoding: another than the recoverer's own, for which nothing was calibrated.
+            pairs: Pairs with distinct ids. The id and the seed of the decoding determine a pair's
+                samples.
+            progress: Called with the number of pairs just done.
+            decoding: Used instead of the recoverer's own. Predictions then have no confidence,
+                since the calibration is for the recoverer's own decoding.
 
         Raises:
-            PromptRecoveryError: the decoding needs a metric, or cannot choose from several sources.
+            PromptRecoveryError: The decoding needs a metric and there is none, or it cannot choose
+                from several sources.
         """
         calibration = self.calibration if decoding in (None, self.decoding) else None
         decoding = decoding or self.decoding
@@ -91,9 +94,9 @@ class PosteriorRecoverer:
         decoding: Decoding,
         progress: Callable[[int], None] = lambda _: None,
     ) -> dict[int, Posterior]:
-        """Index of a usable pair → the weighted sum of its posteriors; takes what `recover` takes.
+        """The weighted sum of the posteriors of each pair, by its index.
 
-        A pair of unusable texts has none.
+        Takes the arguments of `recover`. Pairs with unusable texts have no posterior.
         """
         shared = _SharedProgress(progress, len(self.sources))
         parts: dict[int, list[tuple[Posterior, float]]] = {}
@@ -104,7 +107,7 @@ class PosteriorRecoverer:
 
 
 class _SharedProgress:
-    """The progress of several sources as that of one: a pair is done when it is done by all."""
+    """Counts a pair as done when all sources are done with it."""
 
     def __init__(self, progress: Callable[[int], None], sources: int) -> None:
         self._progress, self._sources = progress, sources
@@ -120,7 +123,7 @@ class _SharedProgress:
 def _predicted(
     id_: str, candidates: Sequence[Candidate], fallback: str, calibration: Calibration | None
 ) -> Prediction:
-    """The best of a pair's candidates, or the fallback if there are none."""
+    """The best candidate of a pair, or the fallback if there is none."""
     if not candidates:
         return Prediction(id_, fallback, fallback=True)
     best = candidates[0]

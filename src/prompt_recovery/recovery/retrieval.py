@@ -1,4 +1,4 @@
-"""Training examples that are like a pair, and whose prompts join a recoverer's samples."""
+"""Retrieval of similar training examples, whose prompts join the samples of a model."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ class Retrieval:
     they are mixed into the posterior over whole answers, from which MBR chooses.
 
     Attributes:
-        space: where near is; as for `Neighbours`.
-        k: how many neighbours, ≥ 1.
-        weight: of their posterior, as a multiple of that of all samples together, > 0.
-        examples: at most so many training examples are embedded, ≥ 1.
+        space: The space in which neighbours are found; see `Neighbours`.
+        k: The number of neighbours, ≥ 1.
+        weight: The weight of their posterior relative to that of all samples together, > 0.
+        examples: The largest number of training examples that are embedded, ≥ 1.
     """
 
     space: Space = "difference"
@@ -44,11 +44,11 @@ class Retrieval:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Its name in tables."""
         return "neighbours"
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "RetrievedPrompts":
-        """Embeds the training examples, or as many of them as it may."""
+        """Embeds the training examples, or a fixed choice of `examples` of them."""
         chosen = sorted(examples, key=lambda e: hashlib.sha256(ascii(e.id).encode()).digest())
         neighbours = Neighbours(self.space, self.k).fit(chosen[: self.examples], scs)
         return RetrievedPrompts(neighbours, self.weight)
@@ -56,11 +56,11 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class RetrievedPrompts:
-    """The prompts of a pair's neighbours, as a source of posteriors; made by `Retrieval.fit`.
+    """A source whose posteriors are the prompts of a pair's neighbours; made by `Retrieval.fit`.
 
     Attributes:
-        neighbours: to choose from.
-        weight: as that of `Retrieval`.
+        neighbours: The embedded training examples.
+        weight: The weight of `Retrieval`.
     """
 
     neighbours: NeighboursRecoverer
@@ -68,7 +68,7 @@ class RetrievedPrompts:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Its name in tables."""
         return "neighbours"
 
     @property
@@ -85,7 +85,7 @@ class RetrievedPrompts:
         decoding: Decoding,
         progress: Callable[[int], None] = lambda _: None,
     ) -> dict[int, Posterior]:
-        """The prompts of the neighbours of each usable pair, one vote each."""
+        """The prompts of the neighbours of each usable pair, with one vote each."""
         usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
         prompts = self.neighbours.nearest([pairs[i] for i in usable]) if usable else []
         progress(len(pairs))

@@ -1,4 +1,4 @@
-"""Sources of posteriors: whatever knows something about the prompts of pairs.
+"""Sources of posteriors: models that write prompts, retrievers that find them.
 
 A new source is one class with `posteriors`, the settings that `fit` it, and one YAML file in
 `conf/retrieval/`.
@@ -19,60 +19,61 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Whatever has a posterior for each usable pair."""
+    """Gives a posterior for each usable pair."""
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Its name in tables."""
         ...
 
     def posteriors(
         self, pairs: Sequence[Pair], decoding: Decoding, progress: Callable[[int], None] = ...
     ) -> dict[int, Posterior]:
-        """Index of a pair → its posterior; a pair of unusable texts has none.
+        """The posterior of each pair by its index; pairs with unusable texts have none.
 
         Args:
-            pairs: with distinct ids.
-            decoding: says how many answers are asked for, and of which length.
-            progress: called with the number of pairs just done; `len(pairs)` in all.
+            pairs: Pairs with distinct ids.
+            decoding: The decoding that will choose from the posteriors; a source that writes
+                answers asks it how.
+            progress: Called with the number of pairs just done, which add up to `len(pairs)`.
         """
         ...
 
 
 class FittedSource(Source, Protocol):
-    """A source that learnt from training examples."""
+    """A source that was fitted on training examples."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """All that its posteriors depend on, but the pairs, as plain values."""
+        """Everything that its posteriors depend on besides the pairs, as plain values."""
         ...
 
 
 class SourceSettings(Protocol):
-    """Settings from which a source is made that joins a recoverer's own samples."""
+    """The settings of a source that joins the samples of the recoverer's models."""
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Its name in tables."""
         ...
 
     @property
     def weight(self) -> float:
-        """Of its posterior, as a multiple of that of all samples together, > 0."""
+        """The weight of its posterior relative to that of all samples together, > 0."""
         ...
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> FittedSource:
-        """Learns from training examples, at least one."""
+        """Fits the source on at least one training example."""
         ...
 
 
 @dataclass(frozen=True)
 class WriterSource:
-    """What a writer says when a decoding asks it.
+    """The answers that a writer gives when a decoding asks it.
 
     Attributes:
-        writer: the model.
-        member: its number in an ensemble.
+        writer: The model.
+        member: The number of the writer in an ensemble.
     """
 
     writer: "Writer"
@@ -80,7 +81,7 @@ class WriterSource:
 
     @property
     def name(self) -> str:
-        """The writer's."""
+        """The name of the writer."""
         return self.writer.name
 
     def posteriors(
@@ -89,7 +90,7 @@ class WriterSource:
         decoding: Decoding,
         progress: Callable[[int], None] = lambda _: None,
     ) -> dict[int, Posterior]:
-        """Asks in batches that fit into memory."""
+        """Asks the writer about all usable pairs, in batches that fit into memory."""
         return self.writer.in_batches(
             pairs,
             decoding.branches * decoding.max_new_tokens,

@@ -1,4 +1,4 @@
-"""From tokenised prompts to texts with log-probabilities: a model that writes answers."""
+"""The writer: a model that turns tokenised prompts into texts with log-probabilities."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,19 +23,20 @@ T = TypeVar("T")
 
 @dataclass
 class Writer:
-    """A causal LM, adapted or not, that writes prompts after reading the two texts.
+    """A causal LM, with or without an adapter, that reads two texts and writes the prompt.
 
-    It knows nothing of how an answer is chosen among those that it writes.
+    It only writes; a `Decoding` chooses among the answers.
 
     Attributes:
-        model: a `transformers` causal LM or a `PeftModel`; None where only prompts are made.
-        tokenizer: its tokenizer.
-        template: the recovery template.
-        max_prompt_tokens: longer inputs have the middle of their texts cut out.
-        adapter: use the adapter of a `PeftModel`; without it the answers are the backbone's own.
-        name: in tables.
-        batch_tokens: most tokens that are in memory at a time, those still to be written included.
-        shots: solved examples that every input begins with.
+        model: A `transformers` causal LM or a `PeftModel`; None if only inputs are tokenised.
+        tokenizer: The tokenizer of the model.
+        template: The recovery template.
+        max_prompt_tokens: The middle of the texts is cut out of longer inputs.
+        adapter: Use the adapter of a `PeftModel`; without it, the backbone itself answers.
+        name: Its name in tables.
+        batch_tokens: The largest number of tokens in memory at a time, including those that are
+            still to be written.
+        shots: Solved examples that every input begins with.
     """
 
     model: Any
@@ -50,7 +51,7 @@ class Writer:
     def prompt_tokens(self, pair: Pair | RewriteExample) -> list[int]:
         """The model's input for a pair of usable texts.
 
-        The solved examples come first, each as the model would meet and answer it.
+        The solved examples come first, in the same format, each followed by its prompt.
         """
         ids: list[int] = []
         for shot in self.shots:
@@ -76,16 +77,18 @@ class Writer:
         answer: Callable[[Sequence[Sequence[int]], Sequence[str]], list[T]],
         progress: Callable[[int], None] = lambda _: None,
     ) -> dict[int, T]:
-        """Asks about all usable pairs, in batches of similar length that fit into memory.
+        """Calls a function with all usable pairs, in batches that fit into memory.
+
+        A batch holds pairs of similar length.
 
         Args:
-            pairs: unusable ones have no answer.
-            new_tokens: most tokens that will be written for a pair, all answers together.
-            answer: gets the tokenised prompts and the ids of a batch.
-            progress: called with the number of pairs just done.
+            pairs: The pairs; those with unusable texts are skipped.
+            new_tokens: The largest number of tokens that are written for a pair, in all answers.
+            answer: Takes the tokenised inputs and the ids of a batch, and returns one value each.
+            progress: Called with the number of pairs just done.
 
         Returns:
-            Index of a pair → its answer.
+            The value of each usable pair, by its index.
         """
         found: dict[int, T] = {}
         usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
@@ -106,18 +109,19 @@ class Writer:
         max_new_tokens: int,
         all_done: Callable[[bool], bool] = bool,
     ) -> list[list[Completion]]:
-        """Writes N answers to each of R tokenised prompts; a prompt is read once.
+        """Writes N answers to each of R tokenised prompts; each prompt is read only once.
 
         Args:
-            prompts: token ids, as one batch.
-            temperatures: N of them, one an answer; 0 is greedy.
-            uniforms: fp64 [R, N, max_new_tokens], in [0, 1); None where all are greedy.
-            max_new_tokens: most tokens of an answer.
-            all_done: as for `sample_completions`.
+            prompts: The token ids of R prompts, which are one batch.
+            temperatures: The temperature of each of the N answers; 0 means greedy.
+            uniforms: fp64 [R, N, max_new_tokens], random numbers in [0, 1); None if all answers
+                are greedy.
+            max_new_tokens: The largest number of tokens of an answer.
+            all_done: As for `sample_completions`.
 
         Returns:
-            The answers as they come: they may be blank or repeat. Log-probabilities are those at
-            temperature 1.
+            The N answers to each prompt, which may be blank or repeated. Their log-probabilities
+            are those at temperature 1.
         """
         rows = self.sample_tokens(prompts, temperatures, uniforms, max_new_tokens, all_done)
         return [
@@ -138,19 +142,19 @@ class Writer:
         max_new_tokens: int,
         all_done: Callable[[bool], bool] = bool,
     ) -> list[Completion]:
-        """The greedy answer to each tokenised prompt, as one batch; arguments as for `write`."""
+        """The greedy answer to each tokenised prompt; takes the arguments of `write`."""
         rows = self.write(prompts, [0.0], None, max_new_tokens, all_done)
         return [row[0] for row in rows]
 
     def write_beams(
         self, prompts: Sequence[Sequence[int]], beams: int, max_new_tokens: int
     ) -> list[list[Completion]]:
-        """The best answers to tokenised prompts by beam search; they may be blank.
+        """The best answers to each tokenised prompt by beam search; they may be blank.
 
         Args:
-            prompts: token ids, as one batch.
-            beams: hypotheses kept, and answers to each prompt.
-            max_new_tokens: most tokens of an answer.
+            prompts: The token ids of the prompts, which are one batch.
+            beams: The number of hypotheses that are kept, and of answers to each prompt.
+            max_new_tokens: The largest number of tokens of an answer.
         """
         width = max(map(len, prompts))
         pad = int(self.tokenizer.pad_token_id)
@@ -186,7 +190,7 @@ class Writer:
         max_new_tokens: int,
         all_done: Callable[[bool], bool] = bool,
     ) -> list[list[Sample]]:
-        """The answers as tokens; arguments as for `write`."""
+        """The answers as tokens; takes the arguments of `write`."""
         with self._ready():
             return sample_completions(
                 self.model,
@@ -205,7 +209,7 @@ class Writer:
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """The model in evaluation mode, with or without its adapter."""
+        """Puts the model into evaluation mode, and switches its adapter off if it isn't used."""
         off = not self.adapter and hasattr(self.model, "disable_adapter")
         was_training = self.model.training
         self.model.eval()
@@ -217,11 +221,12 @@ class Writer:
 
 
 def batches(lengths: Mapping[int, int], limit: int) -> Iterator[list[int]]:
-    """Keys in groups of similar length, the longest first.
+    """Groups keys of similar length, the longest first.
 
     Args:
-        lengths: key → tokens.
-        limit: most tokens of a group, padding included; a longer member is alone in its group.
+        lengths: The number of tokens of each key.
+        limit: The largest number of tokens of a group, padding included. A key that is longer
+            than this is a group of its own.
     """
     batch: list[int] = []
     for key in sorted(lengths, key=lambda k: -lengths[k]):
