@@ -1,22 +1,13 @@
-"""Commands as a user runs them, in a process of their own.
+"""Commands as a user runs them, in a process of their own."""
 
-A new interpreter takes seconds to import torch and its friends, and there are a hundred commands:
-those that run to their end are forks of a server that has imported them already.
-"""
-
-import atexit
-import multiprocessing
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["prompt_recovery.training.run", "prompt_recovery.reporting.evaluation.job"]
-)
+from tests.forks import Fork
+
 _TIMEOUT_S = 280
 
 
@@ -25,24 +16,28 @@ def command(name, *arguments):
     return [sys.executable, "-m", "prompt_recovery", name, *map(str, arguments)]
 
 
-def run(name, *arguments, cwd):
+def run(name, *arguments, cwd, **environment):
     """`prompt-recovery …` to its end; a CompletedProcess, its output as text."""
-    return run_script(Path(sys.executable).with_name("prompt-recovery"), name, *arguments, cwd=cwd)
+    script = Path(sys.executable).with_name("prompt-recovery")
+    return run_script(script, name, *arguments, cwd=cwd, **environment)
 
 
-def run_script(path, *arguments, cwd):
-    """`python path …` to its end."""
-    words = [str(path), *map(str, arguments)]
+def run_script(path, *arguments, cwd, forks_trials=True, **environment):
+    """`python path …` to its end, in a fork, and so are the trials that it starts."""
+    words = [sys.executable, str(path), *map(str, arguments)]
+    environment = {**os.environ, **environment}
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = _SERVER.Process(target=_child, args=(words, str(cwd), dict(os.environ), files))
-        process.start()
-        process.join(_TIMEOUT_S)
-        if process.is_alive():
+        with files[0].open("w") as out, files[1].open("w") as err:
+            process = Fork(
+                words, cwd, environment, stdout=out, stderr=err, forks_trials=forks_trials
+            )
+        try:
+            process.wait(_TIMEOUT_S)
+        finally:
             process.kill()
-            raise subprocess.TimeoutExpired(words, _TIMEOUT_S)
         out, err = (file.read_text(encoding="utf-8") for file in files)
-        return subprocess.CompletedProcess(words, process.exitcode, out, err)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def run_anew(words, cwd, **environment):
@@ -57,19 +52,6 @@ def run_anew(words, cwd, **environment):
         timeout=_TIMEOUT_S,
         check=False,
     )
-
-
-def _child(words, cwd, environment, files):
-    for number, file in enumerate(files, 1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = words
-    try:
-        runpy.run_path(words[0], run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # an interpreter does at its end, and a fork doesn't
 
 
 def assert_one_line(result, *parts):

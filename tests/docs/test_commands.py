@@ -177,10 +177,7 @@ def test_commands_run(needs, line, laptop):
 
 
 def finished(folder, name, overrides):
-    if "-m" in overrides:
-        result = command_line.run_anew(command_line.command(name, *overrides), folder)
-    else:
-        result = command_line.run(name, *overrides, cwd=folder)
+    result = command_line.run(name, *overrides, cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
     return result
 

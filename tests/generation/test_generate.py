@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -21,14 +20,10 @@ from prompt_recovery.generation.generate import generate
 from prompt_recovery.generation.job import GenerationJob, InstructionSettings, SplitSettings
 from prompt_recovery.generation.originals import CreatedOriginals, Original, Originals
 from prompt_recovery.templates import Template
+from tests.forks import PROCESSES
 from tests.generation.fakes import FakeRewriter
 
 TEMPLATE = Template("t", "{{ rewrite_prompt }}\n\n{{ original_text }}")
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["prompt_recovery.generation.generate", "matplotlib.backends.backend_agg", "pytest", __name__]
-)
-
 
 BANK = str(Path(__file__).parent / "instructions.csv")
 PASSAGES = Originals(

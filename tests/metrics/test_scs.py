@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -13,6 +12,7 @@ from prompt_recovery.metrics.mean_scs import SCSMetric
 from prompt_recovery.metrics.scs import SCS, sharpen
 from prompt_recovery.metrics.statistics import bootstrap_interval
 from tests.closeness import assert_close
+from tests.forks import PROCESSES
 
 A = ["Rewrite this as a poem", "Make it formal", "Add emojis"]
 B = ["Turn the text into a poem", "Make it formal", "Translate to pirate speak"]
@@ -72,15 +72,23 @@ def _rank(rank, world, address, results):
     metric = SCSMetric(scs)
     mine = slice(0, 2) if rank == 0 else slice(2, 3)  # uneven on purpose
     metric.update(A[mine], B[mine])
-    results[rank] = float(metric.compute())
+    results.put(float(metric.compute()))
     torch.distributed.destroy_process_group()
 
 
 def test_metric_is_the_mean_over_two_processes(scs, tmp_path):
     expected = float(scs(A, B).mean())
-    results = mp.get_context("spawn").Manager().dict()
-    mp.spawn(_rank, (2, tmp_path / "store", results), nprocs=2)
-    assert results[0] == results[1] == pytest.approx(expected, rel=1e-5)  # batches of other lengths
+    results = PROCESSES.Queue()
+    ranks = [
+        PROCESSES.Process(target=_rank, args=(rank, 2, tmp_path / "store", results))
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    first, second = (results.get(timeout=120) for _ in ranks)
+    for process in ranks:
+        process.join()
+    assert first == second == pytest.approx(expected, rel=1e-5)  # batches of other lengths
 
 
 def test_mistakes(scs, tmp_path):

@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -25,10 +24,8 @@ from prompt_recovery.preferences.candidates import (
 )
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
+from tests.forks import PROCESSES
 from tests.trees.test_forward import tiny_model
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["prompt_recovery.preferences", "pytest", __name__])
 
 
 def rows(count):

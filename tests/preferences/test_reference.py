@@ -1,6 +1,5 @@
 """Reference log-probabilities: right, and computed once."""
 
-import multiprocessing
 import os
 import time
 
@@ -11,10 +10,9 @@ from prompt_recovery.backbones.adapters import Adapter, add_adapter
 from prompt_recovery.preferences import reference
 from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.trees import Tree
+from tests.forks import PROCESSES
 from tests.trees.test_forward import PAD, ROUNDING, one_by_one, random_trees, tiny_model
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["prompt_recovery.preferences", "prompt_recovery.backbones.load"])
 TREES = random_trees(
     prompts=(40, 7, 23, 11, 30), completions=((5, 30, 1), (9,), (3, 4), (2, 2), (6, 7))
 )

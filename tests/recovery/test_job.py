@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -28,9 +27,7 @@ from prompt_recovery.recovery.job import (
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings.folder import config_folder
 from tests import command_line
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["prompt_recovery.recovery.job", "pytest", __name__])
+from tests.forks import PROCESSES
 
 TEXTS = [
     "",

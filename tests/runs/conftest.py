@@ -32,7 +32,7 @@ def folder(tmp_path, examples):
 
 
 def started(*arguments, cwd):
-    """`prompt-recovery …` in a process."""
+    """`prompt-recovery …` in a new interpreter, and so are its trials."""
     return subprocess.Popen(
         command_line.command(*arguments),
         cwd=cwd,
@@ -43,6 +43,11 @@ def started(*arguments, cwd):
     )
 
 
-def command(*arguments, cwd, **environment):
-    """The same, to its end."""
-    return command_line.run_anew(command_line.command(*arguments), cwd, **_WIDE, **environment)
+def command(*arguments, cwd, **options):
+    """`prompt-recovery …` to its end, it and its trials in forks."""
+    return command_line.run(*arguments, cwd=cwd, **_WIDE, **options)
+
+
+def command_anew(*arguments, cwd):
+    """The same in new interpreters, for launchers that start some of their own."""
+    return command_line.run_anew(command_line.command(*arguments), cwd, **_WIDE)

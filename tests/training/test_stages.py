@@ -3,7 +3,7 @@
 import json
 import os
 import random
-import subprocess
+import signal
 import sys
 import time
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
+from tests.forks import Fork
 
 SETTINGS = (
     "+experiment=sft_then_dpo",
@@ -35,26 +36,25 @@ SETTINGS = (
 
 
 def start(folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *SETTINGS, *arguments],
-        cwd=folder,
-        env={**os.environ, "PROMPT_RECOVERY_CACHE": str(folder / "cache")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with (folder / "stderr").open("w") as file:
+        return Fork(
+            [sys.executable, str(ROOT / "train.py"), *SETTINGS, *arguments],
+            cwd=folder,
+            env={**os.environ, "PROMPT_RECOVERY_CACHE": str(folder / "cache")},
+            stderr=file,
+        )
 
 
-def kill_when(happened, process, timeout=150):
+def kill_when(happened, process, said, timeout=150):
     """SIGKILL at a random moment soon after something happened."""
     deadline = time.monotonic() + timeout
     while not happened():
-        assert process.poll() is None, f"it ended too early: {process.stderr.read()}"
+        assert process.poll() is None, f"it ended too early: {said.read_text()}"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     time.sleep(random.uniform(0, 0.05))
     process.kill()
-    assert process.wait() < 0, "it ended before it could be killed"
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 
 def processed(checkpoint):
@@ -72,8 +72,7 @@ def test_a_two_stage_run_killed_in_every_stage_ends_as_one_that_was_not(tmp_path
         folder.mkdir()
         (folder / "own.jsonl").write_text(rows)
 
-    process = start(whole)
-    assert process.wait() == 0, process.stderr.read()
+    assert start(whole).wait() == 0, (whole / "stderr").read_text()
 
     def newest(pattern):
         return max(killed.glob(f"runs/train/*/{pattern}"), default=None)
@@ -81,15 +80,16 @@ def test_a_two_stage_run_killed_in_every_stage_ends_as_one_that_was_not(tmp_path
     def candidates():
         return sum(len(f.read_bytes()) for f in killed.glob("cache/candidates/*.jsonl"))
 
+    said = killed / "stderr"
     first = "first_stage/checkpoints/last.ckpt"
-    kill_when(lambda: (p := newest(first)) and processed(p) >= 5, start(killed))
-    kill_when(lambda: candidates() > 0, start(killed, "ckpt_path=last"))
+    kill_when(lambda: (p := newest(first)) and processed(p) >= 5, start(killed), said)
+    kill_when(lambda: candidates() > 0, start(killed, "ckpt_path=last"), said)
     done = candidates()
     second = "checkpoints/last.ckpt"
-    kill_when(lambda: (p := newest(second)) and processed(p) >= 3, start(killed, "ckpt_path=last"))
-    assert candidates() >= done  # nothing is sampled twice: see below
     process = start(killed, "ckpt_path=last")
-    assert process.wait() == 0, process.stderr.read()
+    kill_when(lambda: (p := newest(second)) and processed(p) >= 3, process, said)
+    assert candidates() >= done  # nothing is sampled twice: see below
+    assert start(killed, "ckpt_path=last").wait() == 0, said.read_text()
 
     runs = sorted((killed / "runs" / "train").iterdir())
     assert len(runs) == 4

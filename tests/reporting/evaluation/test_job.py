@@ -1,9 +1,7 @@
 """`prompt-recovery evaluate`, as a library and as a user meets it."""
 
 import json
-import os
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from functools import partial
@@ -13,7 +11,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from prompt_recovery.data.examples import Dataset
+from prompt_recovery.data.sources import starter
+from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.interface import ConstantRecoverer
 from prompt_recovery.reporting.evaluation.contenders import Contender, from_column, from_file
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples, run_evaluation
@@ -21,6 +22,7 @@ from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.command_line import assert_one_line
 from tests.conftest import ROOT
+from tests.forks import Fork
 
 SPLIT = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
 
@@ -58,7 +60,6 @@ OWN = [
 ]  # fmt: skip
 
 
-command = partial(command_line.command, "evaluate")
 run = partial(command_line.run, "evaluate")
 
 
@@ -184,12 +185,16 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     assert "theirs" in result.stdout
 
 
-def test_the_starter_is_evaluated_on_its_test_split(tmp_path):
+def test_the_starter_is_evaluated_on_its_test_split(tmp_path, scs):
     result = run("baselines=[{mean_prompt: {rounds: 0}}]", "second_metric=null", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "runs/evaluate/starter/report.json").read_text())
     assert record["examples"] == 203
-    assert record["recoverers"][0]["scs"] == pytest.approx(0.0217, abs=1e-3)
+    parts = split(starter(), val=0.06, test=0.13)
+    constant = mean_prompt(scs, [e.rewrite_prompt for e in parts.train])
+    expected = scs([constant] * 203, [e.rewrite_prompt for e in parts.test]).mean()
+    assert record["recoverers"][0]["scs"] == pytest.approx(expected, rel=1e-5)
+    assert 0.02 < expected < 0.025, "as the documentation says"
 
 
 @pytest.mark.parametrize(
@@ -213,18 +218,15 @@ def test_a_killed_evaluation_goes_on(own):
     arguments = [*OWN, "name=own", "baselines=[{mean_prompt: {rounds: 1, proposals: 4}},zero_shot]",
                  "model=tiny", "precision=fp32", "decoding.max_new_tokens=64",
                  "second_metric=null"]  # fmt: skip
-    process = subprocess.Popen(
-        command(*arguments), cwd=own, env=dict(os.environ), stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Fork(command_line.command("evaluate", *arguments), cwd=own)
     kept = own / "runs" / "evaluate" / "own" / "predictions"
     deadline = time.monotonic() + 150
     while not list(kept.glob("mean-prompt-*.jsonl")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     [first] = kept.glob("mean-prompt-*.jsonl")
     before = first.stat().st_mtime_ns
     result = run(*arguments, cwd=own)
