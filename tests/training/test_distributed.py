@@ -1,8 +1,10 @@
 """Several processes train what one would: real ones, on the CPU, with gloo."""
 
+import contextlib
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -18,20 +20,28 @@ from tests.closeness import assert_close
 from tests.conftest import ROOT
 from tests.training import together
 
+PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 
 
 def start(*arguments, cwd=ROOT, timeout=110):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
+    words = [sys.executable, *map(str, arguments)]
+    with subprocess.Popen(
+        words,
         cwd=cwd,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # with those that it has started
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
