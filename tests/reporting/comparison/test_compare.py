@@ -75,6 +75,16 @@ def write_run(
     return folder
 
 
+def test_texts_that_hold_other_line_breaks_are_compared(tmp_path):
+    path = write_run(tmp_path / "run", "small", "sft", 0, 0.0) / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
+    texts = [{**row, "prediction": "a\u2028b\u2029c\x85d"} for row in rows]
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in texts)
+    path.write_text("".join(lines), "utf-8")
+    [run], apart = from_folders([str(tmp_path)])
+    assert len(run.scores) == len(rows) and not apart
+
+
 @pytest.fixture
 def ablation(tmp_path):
     """2 backbones × 2 objectives × 3 seeds: the backbone is worth 0.03, the objective nothing."""
