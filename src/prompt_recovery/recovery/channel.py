@@ -1,4 +1,4 @@
-"""Noisy-channel rescoring: a good candidate also explains the rewrite.
+"""Noisy-channel rescoring: a good candidate also explains the rewritten text.
 
 Bayes' rule turned p(prompt | texts) around for translation (Brown et al., Computational Linguistics
 1993; with neural models: Yu et al., ICLR 2017): here a rewriter model says how likely it would have
@@ -20,23 +20,23 @@ from prompt_recovery.recovery.interface import Candidate, Pair, Prediction, Reco
 from prompt_recovery.templates import Template
 
 GRID = tuple(n / 20 for n in range(21))
-"""Weights of the channel that are tried."""
+"""The weights of the channel that are tried on validation."""
 
 Channel = Callable[[Pair, Sequence[str]], list[float]]
-"""How well prompts explain the rewritten text of a usable pair; see `RewriteLikelihood`."""
+"""Scores how well prompts explain the rewritten text of a pair; see `RewriteLikelihood`."""
 
 
 @dataclass(frozen=True)
 class ChannelSettings:
-    """Which rewriter model judges, and how much it counts.
+    """The settings of a channel: which rewriter model scores candidates, and its weight.
 
     Attributes:
-        backbone: the model; the nearer to the one that wrote the texts, the better.
-        template: the rewrite template. Where it has the original text before the prompt, the
-            candidates of a pair share the work on that text.
-        weight: of the channel, in [0, 1]; None is fitted on validation.
-        candidates: so many of a pair's best are rescored, ≥ 1.
-        max_text_tokens: most tokens of either text; the rest is cut off.
+        backbone: The rewriter model; ideally the one that wrote the texts.
+        template: The rewrite template. If the original text comes before the prompt, it is read
+            only once for all candidates of a pair.
+        weight: The weight of the channel, in [0, 1]; None fits it on validation.
+        candidates: The number of best candidates that are rescored, ≥ 1.
+        max_text_tokens: The largest number of tokens of either text; the rest is cut off.
     """
 
     backbone: Backbone
@@ -55,18 +55,18 @@ class ChannelSettings:
 
 @dataclass
 class NoisyChannel:
-    """Ranks candidates by a recoverer's own score and by how well they explain the rewrite.
+    """Ranks the candidates of a recoverer by their own scores and the scores of a channel.
 
-    A candidate's score is (1 - w) · own + w · (channel - the channel's mean over the pair's
-    candidates): how likely a rewrite is at all depends on the texts, and says nothing here.
+    The new score of a candidate is (1 - w) · own + w · (channel - mean of the channel over the
+    candidates of the pair). The mean is subtracted since it depends on the texts only.
 
     Attributes:
-        recoverer: proposes candidates; most at home are the scores of MBR, in [-1, 1].
-        channel: judges them.
+        recoverer: Proposes the candidates; its scores should be those of MBR, in [-1, 1].
+        channel: Scores the candidates.
         weight: w, in [0, 1].
-        candidates: so many of a pair's best are rescored.
-        calibration: from the score of an answer to its expected SCS.
-        name: in tables.
+        candidates: The number of best candidates that are rescored.
+        calibration: From the score of an answer to its expected SCS.
+        name: Its name in tables.
     """
 
     recoverer: Recoverer
@@ -94,7 +94,7 @@ class NoisyChannel:
 
 
 Judged = tuple[Prediction, list[float]]
-"""A prediction and the channel's value for each of its first candidates."""
+"""A prediction, and the channel's score of each of its first candidates."""
 
 
 def judge(
@@ -104,7 +104,7 @@ def judge(
     candidates: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[Judged]:
-    """Asks recoverer and channel about pairs, in order."""
+    """Lets the recoverer predict and the channel score its candidates, pair by pair."""
     predictions = recoverer.recover(pairs)
     judged = []
     for pair, prediction in zip(pairs, predictions, strict=True):
@@ -115,12 +115,12 @@ def judge(
 
 
 def rescored(prediction: Prediction, values: Sequence[float], weight: float) -> Prediction:
-    """A prediction with its first candidates ranked anew; the others are left out.
+    """The prediction with its first candidates ranked by their new scores, and no others.
 
     Args:
-        prediction: with candidates, or the fallback.
-        values: the channel's, of the first candidates.
-        weight: of the channel, in [0, 1].
+        prediction: A prediction with candidates, or the fallback.
+        values: The channel's scores of the first candidates.
+        weight: The weight of the channel, in [0, 1].
     """
     if not values:
         return replace(prediction, confidence=None)
@@ -137,7 +137,7 @@ def rescored(prediction: Prediction, values: Sequence[float], weight: float) -> 
 
 @dataclass(frozen=True)
 class ChannelFit:
-    """What validation says: the weight, the mean SCS with it and without, and the confidence."""
+    """A weight fitted on validation, the mean SCS with and without it, and the calibration."""
 
     weight: float
     scs: float
@@ -151,16 +151,16 @@ def fit_channel(
     scs: SCS,
     weight: float | None = None,
 ) -> ChannelFit | None:
-    """Chooses the weight with the highest mean SCS, the smallest of equally good ones.
+    """Chooses the weight with the highest mean SCS, and the smallest of equally good weights.
 
     Args:
-        judged: what `judge` gave for the examples, in order.
-        examples: that the recoverer was not trained on.
-        scs: the metric.
-        weight: a given one.
+        judged: What `judge` returned for the examples, in order.
+        examples: Examples that the recoverer was not trained on.
+        scs: The metric.
+        weight: A fixed weight, if it should not be chosen.
 
     Returns:
-        None if no example has a candidate.
+        The fit, or None if no example has a candidate.
     """
     known = [(p, v, e) for (p, v), e in zip(judged, examples, strict=True) if v]
     if not known:

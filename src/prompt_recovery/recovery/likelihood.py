@@ -1,4 +1,4 @@
-"""How likely a rewriter model would have written a text, had a prompt been the instruction."""
+"""The likelihood of a rewritten text under a rewriter model, given the original and a prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class RewriteLikelihood:
     """log p(rewritten text | original text, candidate) under a rewriter model.
 
     Attributes:
-        model: a `transformers` causal LM.
-        tokenizer: its tokenizer.
-        template: the rewrite template.
-        max_text_tokens: most tokens of either text.
+        model: A `transformers` causal LM.
+        tokenizer: The tokenizer of the model.
+        template: The rewrite template.
+        max_text_tokens: The largest number of tokens of either text.
     """
 
     model: Any
@@ -62,10 +62,10 @@ class RewriteLikelihood:
 
 
 def load_likelihood(settings: ChannelSettings, precision: str = "auto") -> RewriteLikelihood:
-    """The rewriter model, on the GPU if there is one.
+    """Loads the rewriter model, on the GPU if there is one.
 
     Raises:
-        PromptRecoveryError: it cannot be had.
+        PromptRecoveryError: The model cannot be found or loaded.
     """
     location = locate(settings.backbone)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Trained recoverers from what a run left behind.
+"""Loads trained recoverers from run folders.
 
 from prompt_recovery.recovery import MBR, Pair, load_recoverer
 
@@ -43,16 +43,16 @@ def load_recoverer(
     """A trained recoverer, on the GPU if there is one.
 
     Args:
-        path: a run folder (`runs/latest`) or an adapter folder.
-        decoding: how answers are chosen; as the run did, if not given.
+        path: A run folder such as `runs/latest`, or an adapter folder.
+        decoding: How answers are chosen; by default as in the run.
         precision: auto, bf16 or fp32.
-        scs: the metric for MBR; the one it was trained with, if not given.
-        backbone_path: where the backbone is now, if not where the run found it.
-        trust_remote_code: run Python code that comes with the backbone; a record cannot ask for it.
+        scs: The metric for MBR; by default the one that the recoverer was trained with.
+        backbone_path: Where the backbone is now, if it isn't where the run found it.
+        trust_remote_code: Run Python code that comes with the backbone. Records cannot ask for it.
 
     Raises:
-        PromptRecoveryError: no such folder, no recoverer in it, another backbone than the
-            adapter's, or a damaged file; the message names it.
+        PromptRecoveryError: The folder doesn't exist, holds no recoverer or a damaged file, or the
+            backbone isn't the one that the adapter was trained on.
     """
     saved = read_record(recoverer_folder(path))
     decoding = decoding or from_record(saved["decoding"])
@@ -67,7 +67,7 @@ def load_writer(
     backbone_path: str | None = None,
     trust_remote_code: bool = False,
 ) -> Writer:
-    """The model of a trained recoverer; arguments and errors as for `load_recoverer`."""
+    """The model of a trained recoverer; takes the arguments of `load_recoverer`."""
     folder = recoverer_folder(path)
     saved = read_record(folder)
     backbone = replace(Backbone(**saved["backbone"]), trust_remote_code=trust_remote_code)
