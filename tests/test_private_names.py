@@ -264,10 +264,12 @@ def own_names(trees: list[ast.Module]) -> set[str]:
 
 def foreign_uses(tree: ast.Module, own: set[str]) -> Iterator[str]:
     """Private attributes and modules of others that a module uses."""
+    here = own_names([tree])  # a module may use its own classes' names
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and private(node.attr):
             of_self = ast.unparse(node).startswith(("self.", "cls."))
-            if not (of_self and node.attr in own) and ast.unparse(node) not in PUBLIC:
+            is_own = node.attr in here or (of_self and node.attr in own)
+            if not is_own and ast.unparse(node) not in PUBLIC:
                 yield node.attr
         if isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
             if any(map(private, node.module.split("."))) or node.module.startswith(UNDOCUMENTED):
