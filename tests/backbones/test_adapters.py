@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from prompt_recovery.backbones.adapters import Adapter, add_adapter
+from prompt_recovery.backbones.adapters import add_adapter
+from prompt_recovery.backbones.low_rank import Adapter
 
 
 @pytest.mark.parametrize(

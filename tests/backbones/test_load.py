@@ -3,9 +3,10 @@ import json
 import pytest
 import torch
 
-from prompt_recovery.backbones.adapters import Adapter, add_adapter, count_parameters
+from prompt_recovery.backbones.adapters import add_adapter, count_parameters
 from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
 from prompt_recovery.backbones.locate import Backbone, Location, locate
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.errors import PromptRecoveryError

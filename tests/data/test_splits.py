@@ -70,7 +70,7 @@ def test_case_and_punctuation_do_not_make_another_prompt():
     [
         ({"by": "row"}, "must be prompt, text or both"),
         ({"val": 0.6, "test": 0.5}, "must add up to less than 1"),
-        ({"val": -0.1}, "must add up"),
+        ({"val": -0.1}, r"split.val=-0.1: must be in \[0, 1\)"),
     ],
 )
 def test_bad_settings(options, message):

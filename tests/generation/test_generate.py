@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from prompt_recovery.data import sources
-from prompt_recovery.data.splits import normalise, split
+from prompt_recovery.data.splits import SplitSettings, normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.filters import CHECKS, Filters
 from prompt_recovery.generation.generate import generate
-from prompt_recovery.generation.job import GenerationJob, InstructionSettings, SplitSettings
+from prompt_recovery.generation.job import GenerationJob, InstructionSettings
 from prompt_recovery.generation.originals import CreatedOriginals, Original, Originals
 from prompt_recovery.templates import Template
 from tests.forks import PROCESSES

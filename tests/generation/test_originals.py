@@ -246,7 +246,7 @@ def test_no_usable_answer_is_an_error():
     [
         ({"count": 0}, "originals.count=0: must be ≥ 1"),
         ({"count": 1, "words": []}, r"originals\.words=\[\]: must be"),
-        ({"count": 1, "words": [90, 5]}, "lengths of ≥ 20 words"),
+        ({"count": 1, "words": [90, 5]}, r"originals.words=\[90, 5\]: must be .* ≥ 20"),
     ],
 )
 def test_settings_are_checked(settings, message):

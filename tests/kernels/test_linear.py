@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from prompt_recovery.backbones.adapters import Adapter, add_adapter
+from prompt_recovery.backbones.adapters import add_adapter
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.kernels import linear
 from prompt_recovery.kernels.linear import FrozenProduct, pack_linears, product_of
 from prompt_recovery.trees import pack, score_completions

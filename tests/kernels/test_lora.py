@@ -2,7 +2,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from prompt_recovery.backbones.adapters import Adapter, add_adapter
+from prompt_recovery.backbones.adapters import add_adapter
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.kernels.lora import fuse_lora
 from prompt_recovery.trees import pack, score_completions
 from tests.closeness import assert_close

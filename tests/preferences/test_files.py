@@ -22,7 +22,7 @@ from prompt_recovery.preferences import (
     read_preferences,
     write_preferences,
 )
-from prompt_recovery.training.module import Optimisation
+from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.run import train
 from tests.training.test_run import make_job
 

@@ -110,7 +110,7 @@ def test_random_choices_vary_with_example_and_seed_only():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "luck"}, "pairing.strategy=luck: must be one of truth_best, truth_worst"),
+        ({"strategy": "luck"}, "pairing.strategy=luck: must be truth_best, truth_worst"),
         ({"margin": -0.1}, "pairing.margin=-0.1: must be ≥ 0"),
         ({"size": 1}, "pairing.size=1: must be ≥ 2"),
     ],

@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from prompt_recovery.backbones.adapters import Adapter, add_adapter
+from prompt_recovery.backbones.adapters import add_adapter
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.preferences import reference
 from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.trees import Tree

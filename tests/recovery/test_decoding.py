@@ -49,10 +49,10 @@ def test_records_are_plain_and_come_back(decoding):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Greedy(0), "max_new_tokens=0: must be > 0"),
+        (lambda: Greedy(0), "max_new_tokens=0: must be ≥ 1"),
         (lambda: Beam(0), "beams=0"),
         (lambda: Sampling(1, 0.0), "temperature=0.0"),
-        (lambda: MBR(1), "samples=1: MBR needs at least 2"),
+        (lambda: MBR(1), "samples=1: must be ≥ 2"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

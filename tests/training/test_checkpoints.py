@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from prompt_recovery.metrics.mean_scs import SCSMetric
-from prompt_recovery.training.module import Optimisation
+from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.run import train
 from tests.training.test_run import make_job
 

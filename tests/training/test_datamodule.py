@@ -5,7 +5,8 @@ import pytest
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.data.tokens import TokenisedExample
 from prompt_recovery.templates import Template
-from prompt_recovery.training.datamodule import Batching, RecoveryData, TrainingTrees
+from prompt_recovery.training.datamodule import RecoveryData, TrainingTrees
+from prompt_recovery.training.job import Batching
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
 

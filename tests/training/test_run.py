@@ -12,9 +12,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from prompt_recovery.backbones.adapters import Adapter
 from prompt_recovery.backbones.load import load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import Splits, split
@@ -26,9 +26,7 @@ from prompt_recovery.objectives import SFT
 from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.templates import Template
-from prompt_recovery.training.datamodule import Batching
-from prompt_recovery.training.job import TrainingJob
-from prompt_recovery.training.module import Optimisation
+from prompt_recovery.training.job import Batching, Logging, Optimisation, TrainingJob
 from prompt_recovery.training.run import train
 from prompt_recovery.trees import forward
 from tests.closeness import assert_close
@@ -133,7 +131,11 @@ def test_training_lowers_the_loss_and_keeps_the_best_adapter(tmp_path, examples,
         "accumulate_grad_batches": 2,
         "enable_progress_bar": False,
     }
-    changes = {"trainer": trainer, "optim": Optimisation(learning_rate=2e-2), "logger": "csv"}
+    changes = {
+        "trainer": trainer,
+        "optim": Optimisation(learning_rate=2e-2),
+        "logger": Logging("csv"),
+    }
     metrics = train(make_job(tmp_path, examples, scs, adapter=Adapter(rank=8), **changes))
     log = [line.split(",") for line in (tmp_path / "csv" / "metrics.csv").read_text().split()]
     values = [dict(zip(log[0], row, strict=True)) for row in log[1:]]

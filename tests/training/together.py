@@ -9,15 +9,15 @@ from tests.conftest import SCS, EncoderSource, RewriteExample, SentenceEncoder
 from tests.training.test_run import make_job
 
 # isort: split
-from prompt_recovery.backbones.adapters import Adapter
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.commands.entry import one_line_errors
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import DPO, SFT
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.runs.processes import local_rank
 from prompt_recovery.training.checkpoints import WholeCheckpointIO
-from prompt_recovery.training.datamodule import Batching
-from prompt_recovery.training.module import Optimisation, RecovererModule
+from prompt_recovery.training.job import Batching, Logging, Optimisation
+from prompt_recovery.training.module import RecovererModule
 from prompt_recovery.training.run import train
 
 ROWS = [
@@ -62,7 +62,7 @@ def run(folder, objective, strategy=None, name=None, **changes):
             "enable_progress_bar": False,
             **({"devices": "auto", "strategy": strategy} if strategy else {}),
         },
-        "logger": "csv",
+        "logger": Logging("csv"),
         "checkpoint_minutes": 0,
         "evaluate": False,
     }

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from prompt_recovery.backbones.adapters import Adapter, add_adapter
+from prompt_recovery.backbones.adapters import add_adapter
 from prompt_recovery.backbones.load import load_model
 from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
 from prompt_recovery.kernels import attention, vocabulary
 from prompt_recovery.trees import Tree, pack, score_completions

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings import LocalPath
 from prompt_recovery.storage import fingerprint
 
 OFFLINE_MODELS = "model=smollm2, model=gemma3_270m and model=tiny work offline"
@@ -33,7 +34,7 @@ class Backbone:
     """
 
     name: str
-    path: str | None = None
+    path: LocalPath | None = None
     package: str | None = None
     architecture: str | None = None
     repo: str | None = None

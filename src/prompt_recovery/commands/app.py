@@ -1,16 +1,35 @@
 """`prompt-recovery app`: a web page to try a recoverer."""
 
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Le
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.commands.recover import recipe_of
+from prompt_recovery.commands.recover import AnswererSettings
+from prompt_recovery.settings.checking import check, make
+
+
+@dataclass(kw_only=True, frozen=True)
+class AppSettings(AnswererSettings):
+    """The settings of `conf/app.yaml`.
+
+    Attributes:
+        host: 0.0.0.0 lets other machines ask, too.
+        port: where the page is served.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Ge(1), Le(65535)] = 7860
 
 
 @command
 def app(config: DictConfig) -> None:
     """Serves a web page until Ctrl-C."""
-    recipe = recipe_of(config)
+    given: AppSettings = make(check(config, AppSettings), AppSettings)
+    recipe = given.recipe()
 
     from prompt_recovery.app import serve
 
-    serve(recipe, config.host, config.port)
+    serve(recipe, given.host, given.port)

@@ -1,60 +1,80 @@
 """`prompt-recovery generate`: make a dataset."""
 
-from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.generation.cluster import Launcher
+from prompt_recovery.generation.job import GenerationJob, GenerationOptions, Guessing
+from prompt_recovery.generation.originals import CreatedOriginals, Originals
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.preferences import Preferences
+from prompt_recovery.rewriters import Rewriter
+from prompt_recovery.settings import LocalPath
+from prompt_recovery.settings.checking import check, make
+from prompt_recovery.templates import Template
+
+
+@dataclass(kw_only=True, frozen=True)
+class GenerateSettings(GenerationOptions):
+    """The settings of `conf/generate.yaml`; its groups are chosen there.
+
+    Attributes:
+        name: of the dataset.
+        output: its folder; started again with the same settings, a run goes on there.
+        originals: texts, or how to have them created.
+        rewriter: answers the requests.
+        template: the rewrite template.
+        cluster: where the work is done.
+        preferences: candidates of the training split, scored and paired; None makes none.
+        metric: their score.
+        candidates: whose guesses at the prompts they are.
+    """
+
+    name: str
+    output: LocalPath
+    originals: Originals | CreatedOriginals
+    rewriter: Rewriter
+    template: Template
+    cluster: Launcher
+    preferences: Preferences | None = None
+    metric: SCS
+    candidates: Guessing
 
 
 @command
 def generate(config: DictConfig) -> int:
     """Makes a dataset; returns how many rows it has."""
-    from functools import partial
+    job = job_of(check(config, GenerateSettings))
 
-    from hydra.utils import instantiate
-
-    from prompt_recovery.generation.filters import Filters
     from prompt_recovery.generation.generate import generate as make_dataset
-    from prompt_recovery.generation.job import GenerationJob, InstructionSettings, SplitSettings
 
-    def made(part: DictConfig) -> Callable[[], Any]:
-        """Makes a part where it is needed, in another process of a cluster too."""
-        return partial(instantiate, OmegaConf.to_container(part, resolve=True))
-
-    launcher = instantiate(config.cluster)
-    originals = instantiate(config.originals)
-    template = instantiate(config.template)
-    rewriter = launcher.rewriter(made(config.rewriter))
-    preferences = None
-    if "preferences" in config:
-        from prompt_recovery.generation.preferences import Guesser, PreferenceStage
-
-        guesser = Guesser(**{name: instantiate(part) if isinstance(part, DictConfig) else part
-                             for name, part in config.candidates.items()})  # fmt: skip
-        preferences = PreferenceStage(
-            instantiate(config.preferences), guesser, made(config.metric), launcher, config.seed
-        )
-    job = GenerationJob(
-        originals=originals,
-        rewriter=rewriter,
-        template=template,
-        output=Path(config.output).expanduser(),
-        instructions=InstructionSettings(**config.instructions),
-        filters=Filters(**config.filters),
-        split=SplitSettings(**config.split),
-        rows=config.rows,
-        seed=config.seed,
-        chunk=launcher.chunk,
-        scs=cache(made(config.metric)),
-        preferences=preferences,
-        overwrite=config.overwrite,
-        push_to_hub=config.push_to_hub,
-    )
     try:
         return make_dataset(job).kept
     finally:
-        rewriter.close()
+        job.rewriter.close()
+
+
+def job_of(config: dict[str, Any]) -> GenerationJob:
+    """The job that checked settings ask for; workers make their own rewriter and metric."""
+    given: Any = make(config, GenerateSettings, late=("rewriter", "metric"))
+    stage = None
+    if given.preferences is not None:
+        from prompt_recovery.generation.preferences import Guesser, PreferenceStage
+
+        guesser = Guesser(**vars(given.candidates))
+        stage = PreferenceStage(given.preferences, guesser, given.metric, given.cluster, given.seed)
+    return GenerationJob(
+        originals=given.originals,
+        rewriter=given.cluster.rewriter(given.rewriter),
+        template=given.template,
+        output=Path(given.output).expanduser(),
+        chunk=given.cluster.chunk,
+        scs=cache(given.metric),
+        preferences=stage,
+        **{f.name: getattr(given, f.name) for f in fields(GenerationOptions)},
+    )

@@ -4,7 +4,6 @@ import sys
 from importlib import import_module
 
 from prompt_recovery.runs.processes import is_first
-from prompt_recovery.settings.folder import config_folder
 
 COMMANDS = ("train", "generate", "evaluate", "recover", "app", "sweep", "compare")
 _HELP = """\
@@ -33,17 +32,4 @@ def main() -> None:
         print(_HELP if asked else f"error: unknown command '{sys.argv[1]}'\n\n{_HELP}", end="")
         raise SystemExit(0 if asked else 2)
     command = sys.argv.pop(1)
-    if command == "recover":
-        from prompt_recovery.commands.recover import take_texts
-
-        sys.argv[1:] = take_texts(sys.argv[1:])
-    sys.argv[1:] = map(_without_group, sys.argv[1:])
     getattr(import_module(f"prompt_recovery.commands.{command}"), command)()
-
-
-def _without_group(argument: str) -> str:
-    """`group=null` as Hydra's grammar has it (`~group`); it would answer with a traceback."""
-    name, _, value = argument.partition("=")
-    if value == "null" and name and (config_folder() / name.split("@")[0]).is_dir():
-        return f"~{name}"
-    return argument

@@ -1,62 +1,81 @@
 """`prompt-recovery recover`: find the prompts of pairs of texts."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.recovery.pairs import PairColumns
+from prompt_recovery.recovery.recipe import Recipe, RecipeOptions, RunNames
 from prompt_recovery.runs.folder import run_folders
+from prompt_recovery.settings import LocalPath, Positive
+from prompt_recovery.settings.checking import check, make
 
-_TEXTS: dict[str, str] = {}
+
+@dataclass(kw_only=True, frozen=True)
+class AnswererSettings(RecipeOptions):
+    """What answers, for `recover` and `app`.
+
+    Attributes:
+        run: a run or an adapter folder, or a list of them that choose together; `latest` is the
+            newest run below runs/.
+        weights: how much each of several runs counts, such as [2,1]; None is alike.
+    """
+
+    run: RunNames = "latest"
+    weights: Sequence[Positive] | None = None
+
+    def recipe(self) -> Recipe:
+        """With the folders found."""
+        options = {f.name: getattr(self, f.name) for f in fields(RecipeOptions)}
+        return Recipe(runs=run_folders(self.run), weights=list(self.weights or []), **options)
+
+
+@dataclass(kw_only=True, frozen=True)
+class RecoverSettings(AnswererSettings):
+    """The settings of `conf/recover.yaml`.
+
+    Attributes:
+        input: pairs to recover: CSV, JSONL or Parquet, also .csv.gz and .jsonl.gz.
+        output: .csv is id,rewrite_prompt; .jsonl and .parquet also have candidates and confidence.
+        original: or, in place of a file, one text.
+        rewritten: and what a model made of it.
+        columns: what the input calls its columns; columns.id=null numbers the rows from 0.
+        threshold: where the expected SCS is lower, the mean prompt answers.
+    """
+
+    input: LocalPath | None = None
+    output: LocalPath = "submission.csv"
+    original: str | None = None
+    rewritten: str | None = None
+    columns: PairColumns = field(default_factory=PairColumns)
+    threshold: float | None = None
 
 
 @command
 def recover(config: DictConfig) -> None:
     """Recovers the prompts of a file of pairs, or of one pair."""
-    recipe = recipe_of(config)
-    from prompt_recovery.recovery.job import RecoveryJob
+    given = make(check(config, RecoverSettings), RecoverSettings)
+    recipe = given.recipe()
+
     from prompt_recovery.recovery.job import recover as recover_prompts
-    from prompt_recovery.recovery.pairs import PairColumns
 
-    job = RecoveryJob(
+    recover_prompts(job_of(given, recipe))
+
+
+def job_of(given: RecoverSettings, recipe: Recipe) -> Any:
+    """The job that settings ask for."""
+    from prompt_recovery.recovery.job import RecoveryJob
+
+    return RecoveryJob(
         recipe=recipe,
-        input=None if config.input is None else Path(config.input),
-        output=Path(config.output),
-        columns=PairColumns(**config.columns),
-        original=_TEXTS.get("original", config.original),
-        rewritten=_TEXTS.get("rewritten", config.rewritten),
-        threshold=config.threshold,
+        input=None if given.input is None else Path(given.input),
+        output=Path(given.output),
+        columns=given.columns,
+        original=given.original,
+        rewritten=given.rewritten,
+        threshold=given.threshold,
     )
-    recover_prompts(job)
-
-
-def recipe_of(config: DictConfig) -> Any:
-    """What answers, for `recover` and `app`."""
-    from hydra.utils import instantiate
-
-    folders = run_folders(config.run)
-
-    from prompt_recovery.recovery.recipe import Recipe
-
-    return Recipe(
-        runs=folders,
-        decoding=instantiate(config.decoding),
-        weights=list(config.weights or []),
-        channel=instantiate(config.channel) if "channel" in config else None,
-        retrieval=instantiate(config.retrieval) if "retrieval" in config else None,
-        **{name: config[name] for name in
-           ("confidence", "precision", "backbone_path", "trust_remote_code")},
-    )  # fmt: skip
-
-
-def take_texts(arguments: list[str]) -> list[str]:
-    """Takes the texts of one pair out of the arguments: Hydra would read them as its grammar."""
-    left = []
-    for argument in arguments:
-        name, _, text = argument.partition("=")
-        if name in ("original", "rewritten"):
-            _TEXTS[name] = text
-        else:
-            left.append(argument)
-    return left

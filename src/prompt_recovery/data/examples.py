@@ -1,7 +1,7 @@
 """Rewrite examples: the rows of every dataset, and their validation."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,11 +55,13 @@ class Dataset:
         name: The name that messages and run records use.
         examples: The examples.
         dropped: The number of rows that were left out, by reason. Nothing is dropped silently.
+        also: The further columns that were asked for: name → id → text, blank where a row has none.
     """
 
     name: str
     examples: list[RewriteExample]
     dropped: dict[str, int] = field(default_factory=dict)
+    also: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """A hash that changes with any text or id, but not with the order of the rows."""
@@ -86,7 +88,11 @@ def problem_with_text(value: Any) -> str | None:
 
 
 def validate(
-    rows: Iterable[Row], name: str, columns: ColumnNames, drop_invalid: bool = False
+    rows: Iterable[Row],
+    name: str,
+    columns: ColumnNames,
+    drop_invalid: bool = False,
+    also: Sequence[str] = (),
 ) -> Dataset:
     """Turns raw rows into a dataset.
 
@@ -96,6 +102,7 @@ def validate(
         columns: The source's names of the columns.
         drop_invalid: Whether to leave out rows with an unusable text and count them by reason,
             instead of raising an error at the first one. Duplicate ids always raise an error.
+        also: Further columns to keep, such as somebody's predictions.
 
     Raises:
         PromptRecoveryError: If a column is missing, a text is unusable or an id is used twice. The
@@ -104,6 +111,7 @@ def validate(
     examples: list[RewriteExample] = []
     dropped: dict[str, int] = {}
     seen: dict[str, str] = {}
+    further: dict[str, dict[str, str]] = {column: {} for column in also}
     for row in rows:
         _require_columns(row, columns)
         problem = _problem_with_row(row, columns)
@@ -127,10 +135,12 @@ def validate(
             )
         seen[id_] = row.place
         examples.append(RewriteExample(id=id_, **texts, **others))
+        for column, values in further.items():
+            values[id_] = _optional(row.values.get(column))
     if not examples:
         reason = f" (left out: {dropped})" if dropped else ""
         raise PromptRecoveryError(f"{name}: holds no usable rows{reason}; check the file")
-    return Dataset(name, examples, dropped)
+    return Dataset(name, examples, dropped, further)
 
 
 def _require_columns(row: Row, columns: ColumnNames) -> None:

@@ -10,21 +10,23 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, ParamSpec, TextIO
+from typing import Annotated, Any, ParamSpec, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prompt_recovery.data.examples import ColumnNames, Dataset, Row, validate
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.declared import IsPath
 
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
 _COLUMNS = ColumnNames()
 _SOURCES: dict[str, Callable[..., Dataset]] = {}
 P = ParamSpec("P")
+DataPath = Annotated[str | Path, IsPath()]
 
 
 def data_source(function: Callable[P, Dataset]) -> Callable[P, Dataset]:
@@ -63,7 +65,12 @@ def starter() -> Dataset:
 
 
 @data_source
-def file(path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool = False) -> Dataset:
+def file(
+    path: DataPath,
+    columns: ColumnNames = _COLUMNS,
+    drop_invalid: bool = False,
+    also: Sequence[str] = (),
+) -> Dataset:
     """Reads one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
 
     A folder that `prompt-recovery generate` made is read as one dataset, too.
@@ -74,13 +81,16 @@ def file(path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool =
     """
     path = Path(path).expanduser()
     if _is_generated(path):
-        return folder(path, columns, drop_invalid)
-    return validate(read_rows(path), path.name, columns, drop_invalid)
+        return folder(path, columns, drop_invalid, also)
+    return validate(read_rows(path), path.name, columns, drop_invalid, also)
 
 
 @data_source
 def folder(
-    path: str | Path, columns: ColumnNames = _COLUMNS, drop_invalid: bool = False
+    path: DataPath,
+    columns: ColumnNames = _COLUMNS,
+    drop_invalid: bool = False,
+    also: Sequence[str] = (),
 ) -> Dataset:
     """Reads all data files directly in a folder, in the order of their names, as one dataset.
 
@@ -95,7 +105,7 @@ def folder(
     if not shards:
         raise PromptRecoveryError(f"{path}: holds no data file ({', '.join(SUFFIXES)})")
     rows = (row for shard in shards for row in read_rows(shard))
-    return validate(rows, path.name, columns, drop_invalid)
+    return validate(rows, path.name, columns, drop_invalid, also)
 
 
 def _is_generated(path: Path) -> bool:
@@ -109,6 +119,7 @@ def hub(
     revision: str | None = None,
     columns: ColumnNames = _COLUMNS,
     drop_invalid: bool = False,
+    also: Sequence[str] = (),
 ) -> Dataset:
     """Reads one split of a dataset on the Hugging Face Hub (extra `[hub]`).
 
@@ -117,7 +128,7 @@ def hub(
             `validate` refuses a row.
     """
     rows = hub_rows(repo, split, revision, "data")
-    return validate(rows, repo, columns, drop_invalid)
+    return validate(rows, repo, columns, drop_invalid, also)
 
 
 def hub_rows(repo: str, split: str, revision: str | None, group: str) -> Iterator[Row]:

@@ -5,10 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings import checked
 
 GroupBy = Literal["prompt", "text", "both"]
 Side = Literal["train", "val", "test"]
@@ -31,13 +34,55 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower())) or text.strip()
 
 
+@checked("split")
+@dataclass(frozen=True)
+class SplitSettings:
+    """How a dataset is split.
+
+    Attributes:
+        by: What must not be in two splits: the normalised `rewrite_prompt` ("prompt"), the
+            normalised `original_text` ("text"), or either of them ("both", where the groups are
+            the connected components of rows that share a prompt or a text).
+        val: The expected share of the groups in the validation split, in [0, 1).
+        test: The expected share of the groups in the test split, in [0, 1).
+        seed: The seed; another seed gives another split.
+    """
+
+    by: GroupBy = "prompt"
+    val: Annotated[float, Ge(0), Lt(1)] = 0.06
+    test: Annotated[float, Ge(0), Lt(1)] = 0.13
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.val + self.test >= 1:
+            raise PromptRecoveryError(
+                f"split.val={self.val} and split.test={self.test} must add up to less than 1"
+            )
+
+
+@checked("split")
+@dataclass(frozen=True)
+class TrainingSplit(SplitSettings):
+    """How a dataset is split for training.
+
+    Attributes:
+        train_share: The expected share of the training groups that are kept, in (0, 1], to measure
+            the effect of the amount of data. A larger share keeps all that a smaller one keeps.
+    """
+
+    train_share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+
+_SPLIT = TrainingSplit()
+
+
 def split(
     dataset: Dataset,
-    by: GroupBy = "prompt",
-    val: float = 0.06,
-    test: float = 0.13,
-    seed: int = 0,
-    train_share: float = 1.0,
+    by: GroupBy = _SPLIT.by,
+    val: float = _SPLIT.val,
+    test: float = _SPLIT.test,
+    seed: int = _SPLIT.seed,
+    train_share: float = _SPLIT.train_share,
 ) -> Splits:
     """Splits a dataset by group.
 
@@ -47,20 +92,16 @@ def split(
 
     Args:
         dataset: The dataset to split.
-        by: What must not be in two splits: the normalised `rewrite_prompt` ("prompt"), the
-            normalised `original_text` ("text"), or either of them ("both", where the groups are
-            the connected components of rows that share a prompt or a text).
-        val: The expected share of the groups in the validation split, in [0, 1).
-        test: The expected share of the groups in the test split, in [0, 1).
+        by: As in `TrainingSplit`, like all that follow.
+        val: The share of the groups in the validation split.
+        test: The share of the groups in the test split.
         seed: The seed; another seed gives another split.
-        train_share: The expected share of the training groups that are kept, in (0, 1], to measure
-            the effect of the amount of data. A larger share keeps all that a smaller one keeps.
+        train_share: The share of the training groups that are kept.
 
     Raises:
         PromptRecoveryError: If a share is out of range, or a split that should have rows has none.
     """
-    if not 0 < train_share <= 1:
-        raise PromptRecoveryError(f"split.train_share={train_share}: must be in (0, 1]")
+    TrainingSplit(by, val, test, seed, train_share)
     splits = Splits([], [], [])
     chosen = sides(dataset.examples, by, val, test, seed)
     # The points of training groups are the largest.
@@ -89,12 +130,7 @@ def sides(
     Raises:
         PromptRecoveryError: If `by` is unknown or a share is out of range.
     """
-    if by not in ("prompt", "text", "both"):
-        raise PromptRecoveryError(f"split.by={by}: must be prompt, text or both")
-    if val < 0 or test < 0 or val + test >= 1:
-        raise PromptRecoveryError(
-            f"split.val={val} and split.test={test} must add up to less than 1"
-        )
+    SplitSettings(by, val, test, seed)
     return [
         "test" if point < test else "val" if point < test + val else "train"
         for point in _points(examples, by, seed)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
+from prompt_recovery.settings import AtLeastOne, NotNegative, Positive, checked
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,6 +47,7 @@ class Launcher(Protocol):
         ...
 
 
+@checked("cluster")
 @dataclass(frozen=True)
 class Local:
     """Work in this process.
@@ -54,7 +56,7 @@ class Local:
         chunk: how many requests are in memory at one time, ≥ 1.
     """
 
-    chunk: int = 1024
+    chunk: AtLeastOne = 1024
 
     def each(
         self,
@@ -70,6 +72,7 @@ class Local:
         return make()
 
 
+@checked("cluster")
 @dataclass(frozen=True)
 class RayCluster:
     """Work on a Ray cluster (extra `[ray]`), as a Ray Data stage with an actor for each worker.
@@ -88,20 +91,11 @@ class RayCluster:
     """
 
     address: str | None = None
-    workers: int = 2
-    cpus: float = 1.0
-    gpus: float = 0.0
-    block: int = 64
-    chunk: int = 50_000
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "block"):
-            if getattr(self, name) < 1:
-                raise PromptRecoveryError(f"cluster.{name}={getattr(self, name)}: must be ≥ 1")
-        if self.cpus <= 0 or self.gpus < 0:
-            raise PromptRecoveryError(
-                f"cluster.cpus={self.cpus} must be > 0, and cluster.gpus={self.gpus} ≥ 0"
-            )
+    workers: AtLeastOne = 2
+    cpus: Positive = 1.0
+    gpus: NotNegative = 0.0
+    block: AtLeastOne = 64
+    chunk: AtLeastOne = 50_000
 
     def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
         """A rewriter that has the workers answer."""

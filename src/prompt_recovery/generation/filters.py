@@ -5,12 +5,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Gt, Le
 
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings import Cosine, Count, NotNegative, checked
+
+_Threshold = Annotated[float, Gt(0), Le(1)]  # 1 is off
 
 
+@checked("filters")
 @dataclass(frozen=True)
 class Filters:
     """Thresholds.
@@ -27,27 +33,18 @@ class Filters:
             duplicate; None asks no sentence encoder. The same words are always a duplicate.
     """
 
-    copy: float = 0.9
-    looping: float = 0.5
-    min_words: int = 2
-    min_ratio: float = 0.03
-    max_ratio: float = 6.0
-    duplicate_scs: float | None = None
+    copy: _Threshold = 0.9
+    looping: _Threshold = 0.5
+    min_words: Count = 2
+    min_ratio: NotNegative = 0.03
+    max_ratio: NotNegative = 6.0
+    duplicate_scs: Cosine | None = None
 
     def __post_init__(self) -> None:
-        for name in ("copy", "looping"):
-            if not 0 < getattr(self, name) <= 1:
-                raise PromptRecoveryError(
-                    f"filters.{name}={getattr(self, name)}: must be in (0, 1]; 1 is off"
-                )
-        if not 0 <= self.min_ratio < self.max_ratio:
+        if self.min_ratio >= self.max_ratio:
             raise PromptRecoveryError(
                 f"filters.min_ratio={self.min_ratio} and filters.max_ratio={self.max_ratio}: must "
                 "be 0 ≤ min_ratio < max_ratio"
-            )
-        if self.duplicate_scs is not None and not -1 <= self.duplicate_scs <= 1:
-            raise PromptRecoveryError(
-                f"filters.duplicate_scs={self.duplicate_scs}: must be in [-1, 1], or null"
             )
 
 

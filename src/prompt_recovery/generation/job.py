@@ -7,12 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prompt_recovery.data.splits import GroupBy, Splits, sides
+from prompt_recovery.backbones.locate import Backbone
+from prompt_recovery.data.splits import Splits, SplitSettings
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.generation.cluster import Local
 from prompt_recovery.generation.filters import Filters
 from prompt_recovery.generation.instructions import Instruction
 from prompt_recovery.generation.originals import CreatedOriginals, Originals
 from prompt_recovery.rewriters.base import Rewriter
+from prompt_recovery.settings import AtLeastOne, Cosine, Count, LocalPath, Precision, checked
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import Template
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from prompt_recovery.metrics.scs import SCS
 
 
+@checked("instructions")
 @dataclass(frozen=True)
 class InstructionSettings:
     """Which instructions there are to choose from.
@@ -32,28 +36,10 @@ class InstructionSettings:
             [-1, 1]; None keeps all.
     """
 
-    bank: str | None = None
-    composed: int = 0
-    variations: int = 0
-    near_duplicate_scs: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("composed", "variations"):
-            if getattr(self, name) < 0:
-                raise PromptRecoveryError(f"instructions.{name}={getattr(self, name)}: must be ≥ 0")
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """How rows are split: the arguments of `data.splits.split`."""
-
-    by: GroupBy = "prompt"
-    val: float = 0.06
-    test: float = 0.13
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        sides([], self.by, self.val, self.test, self.seed)
+    bank: LocalPath | None = None
+    composed: Count = 0
+    variations: Count = 0
+    near_duplicate_scs: Cosine | None = None
 
 
 class Preparation(Protocol):
@@ -68,8 +54,52 @@ class Preparation(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """What the configuration of `generate` and its job share.
+
+    Attributes:
+        instructions: which there are.
+        filters: which rewrites stay.
+        split: how rows are split.
+        rows: of the dataset, rejected ones included; None is one an original.
+        seed: of choices and of the rewriter's answers.
+        overwrite: replace a dataset that was made with other settings; finished requests stay.
+        push_to_hub: a repository `user/name` to upload the dataset to, private, with the token in
+            $HF_TOKEN; None uploads nothing.
+    """
+
+    instructions: InstructionSettings = field(default_factory=InstructionSettings)
+    filters: Filters = field(default_factory=Filters)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    rows: AtLeastOne | None = None
+    seed: Count = 0
+    overwrite: bool = False
+    push_to_hub: str | None = None
+
+
 @dataclass(frozen=True)
-class GenerationJob:
+class Guessing:
+    """The model whose guesses at the prompts become candidates.
+
+    Attributes:
+        backbone: which model.
+        template: the recovery template.
+        start: an adapter folder, or a run that has one; None is the backbone alone.
+        max_prompt_tokens: longer inputs have the middle of their texts cut out.
+        precision: fp32, bf16 or auto (what is faster where it runs).
+    """
+
+    backbone: Backbone
+    template: Template
+    start: LocalPath | None = None
+    max_prompt_tokens: AtLeastOne = 512
+    precision: Precision = "fp32"
+
+
+@checked("")
+@dataclass(frozen=True)
+class GenerationJob(GenerationOptions):
     """Everything a run needs.
 
     Attributes:
@@ -77,38 +107,20 @@ class GenerationJob:
         rewriter: answers the requests.
         template: the rewrite template.
         output: the folder; made if needed.
-        instructions: which there are.
-        filters: which rewrites stay.
-        split: how rows are split.
-        rows: of the dataset, rejected ones included; None is one an original.
-        seed: of choices and of the rewriter's answers.
         chunk: how many requests the rewriter gets at one time, ≥ 1; only these are in memory.
         scs: the metric, made when it is needed.
         preferences: makes candidates, scores and pairs, where they are wanted.
-        overwrite: replace a dataset that was made with other settings.
-        push_to_hub: a repository `user/name` to upload the dataset to; None uploads nothing.
     """
 
     originals: Originals | CreatedOriginals
     rewriter: Rewriter
     template: Template
     output: Path
-    instructions: InstructionSettings = field(default_factory=InstructionSettings)
-    filters: Filters = field(default_factory=Filters)
-    split: SplitSettings = field(default_factory=SplitSettings)
-    rows: int | None = None
-    seed: int = 0
-    chunk: int = 1024
+    chunk: int = Local.chunk
     scs: "Callable[[], SCS] | None" = None
     preferences: Preparation | None = None
-    overwrite: bool = False
-    push_to_hub: str | None = None
 
     def __post_init__(self) -> None:
-        if self.rows is not None and self.rows < 1:
-            raise PromptRecoveryError(
-                f"rows={self.rows}: must be ≥ 1, or null for one row an original"
-            )
         if self.chunk < 1:
             raise PromptRecoveryError(f"cluster.chunk={self.chunk}: must be ≥ 1")
         if not self.template.chat or self.template.prefill:

@@ -9,15 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, MinLen
 
 from prompt_recovery.data.examples import Row, problem_with_text
-from prompt_recovery.data.sources import SUFFIXES, hub_rows, read_rows, starter
+from prompt_recovery.data.sources import SUFFIXES, DataPath, hub_rows, read_rows, starter
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.filters import Draft, Filters, clean_rewrite, reason_to_reject
 from prompt_recovery.generation.instructions import read_parts
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter, in_order
+from prompt_recovery.settings import AtLeastOne, Count, checked
 from prompt_recovery.storage import fingerprint
 
 
@@ -81,7 +84,7 @@ def starter_originals() -> Originals:
 
 
 def file_originals(
-    path: str | Path,
+    path: DataPath,
     columns: OriginalColumns = _COLUMNS,
     drop_invalid: bool = False,
     licence: str = "",
@@ -105,7 +108,7 @@ def file_originals(
 
 
 def folder_originals(
-    path: str | Path,
+    path: DataPath,
     columns: OriginalColumns = _COLUMNS,
     drop_invalid: bool = False,
     licence: str = "",
@@ -255,6 +258,7 @@ class TextRequest:
         return [{"role": "user", "content": content}]
 
 
+@checked("originals")
 @dataclass(frozen=True)
 class CreatedOriginals:
     """Texts that an LLM writes: topics × forms × lengths.
@@ -269,19 +273,11 @@ class CreatedOriginals:
         forms: a file with one form a line, article included; None is the shipped list.
     """
 
-    count: int = 200
-    words: Sequence[int] = (60, 90, 120)
-    seed: int = 0
-    topics: str | Path | None = None
-    forms: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise PromptRecoveryError(f"originals.count={self.count}: must be ≥ 1")
-        if not self.words or min(self.words) < 20:
-            raise PromptRecoveryError(
-                f"originals.words={list(self.words)}: must be one or more lengths of ≥ 20 words"
-            )
+    count: AtLeastOne = 200
+    words: Annotated[Sequence[Annotated[int, Ge(20)]], MinLen(1)] = (60, 90, 120)
+    seed: Count = 0
+    topics: DataPath | None = None
+    forms: DataPath | None = None
 
     def requests(self) -> Iterator[TextRequest]:
         """Requests without end, a pure function of the settings but `count`.

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from prompt_recovery.backbones.adapters import load_adapter
 from prompt_recovery.backbones.load import load_model, load_tokenizer
-from prompt_recovery.backbones.locate import Backbone, locate
+from prompt_recovery.backbones.locate import locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.generation.cluster import Launcher, Work
+from prompt_recovery.generation.job import Guessing
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.preferences import Preferences, prepare_preferences
 from prompt_recovery.preferences.build import candidate_sources
@@ -24,29 +25,14 @@ from prompt_recovery.preferences.candidates import Answers, ask
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.folder import adapter_folder, weights_digest
 from prompt_recovery.storage import fingerprint
-from prompt_recovery.templates import Template
 
 T = TypeVar("T")
 _PAIRS = 1024  # that a worker scores at one time
 
 
 @dataclass(frozen=True)
-class Guesser:
-    """The model whose guesses at the prompts become candidates.
-
-    Attributes:
-        backbone: which model.
-        template: the recovery template.
-        start: an adapter folder, or a run that has one; None is the backbone alone.
-        max_prompt_tokens: longer inputs have the middle of their texts cut out.
-        precision: fp32, bf16 or auto (what is faster where it runs).
-    """
-
-    backbone: Backbone
-    template: Template
-    start: str | None = None
-    max_prompt_tokens: int = 512
-    precision: str = "fp32"
+class Guesser(Guessing):
+    """The model of `Guessing`, with what it takes to sample it."""
 
     @property
     def adapter(self) -> Path | None:

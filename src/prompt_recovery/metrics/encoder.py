@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings import LocalPath
 from prompt_recovery.storage import KeyValueStore, fingerprint
 
 _BATCH = 128
@@ -29,7 +30,7 @@ class EncoderSource:
         install: The command that installs `package`, for the message when it is missing.
     """
 
-    path: str | None = None
+    path: LocalPath | None = None
     package: str | None = None
     repo: str | None = None
     install: str | None = None

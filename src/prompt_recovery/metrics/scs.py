@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.metrics.encoder import Encoder
+from prompt_recovery.settings import Positive
 
 
 def sharpen(cosine: Any, exponent: float = 3.0) -> Any:
@@ -25,7 +26,7 @@ class SCS:
         exponent: The exponent, > 0; 1 gives the plain cosine.
     """
 
-    def __init__(self, encoder: Encoder, exponent: float = 3.0) -> None:
+    def __init__(self, encoder: Encoder, exponent: Positive = 3.0) -> None:
         if exponent <= 0:
             raise ValueError(f"exponent must be positive, not {exponent}")
         self.encoder = encoder

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from annotated_types import Gt, Le, MinLen
 from rich.progress import Progress
 
 from prompt_recovery.data.examples import RewriteExample
@@ -32,6 +33,7 @@ from prompt_recovery.preferences.files import (
 )
 from prompt_recovery.preferences.pairing import PERFECT, Pairing
 from prompt_recovery.preferences.scoring import score_candidates
+from prompt_recovery.settings import AtLeastOne, Count, LocalPath, checked
 from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.templates import chat_messages, chat_prompt
 
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "preferences.parquet"
 
 
+@checked("preferences.mix")
 @dataclass(frozen=True)
 class Mix:
     """How many candidates of each example come from where.
@@ -56,34 +59,20 @@ class Mix:
         max_new_tokens: most tokens of a sample.
     """
 
-    sampled: int = 6
-    zero_shot: int = 0
-    corrupted: int = 1
-    others: int = 1
-    api: int = 0
-    temperatures: Sequence[float] = (0.5, 0.7, 1.0)
-    max_new_tokens: int = 24
-
-    def __post_init__(self) -> None:
-        for name in ("sampled", "zero_shot", "corrupted", "others", "api"):
-            if getattr(self, name) < 0:
-                raise PromptRecoveryError(
-                    f"preferences.mix.{name}={getattr(self, name)}: must be ≥ 0"
-                )
-        if self.max_new_tokens < 1:
-            raise PromptRecoveryError(
-                f"preferences.mix.max_new_tokens={self.max_new_tokens}: must be ≥ 1"
-            )
-        if not self.temperatures or not all(0 < t <= 2 for t in self.temperatures):
-            raise PromptRecoveryError(
-                f"preferences.mix.temperatures={list(self.temperatures)}: each must be in (0, 2]"
-            )
+    sampled: Count = 6
+    zero_shot: Count = 0
+    corrupted: Count = 1
+    others: Count = 1
+    api: Count = 0
+    temperatures: Annotated[Sequence[Annotated[float, Gt(0), Le(2)]], MinLen(1)] = (0.5, 0.7, 1.0)
+    max_new_tokens: AtLeastOne = 24
 
     def in_turn(self, count: int) -> list[float]:
         """The temperatures of `count` samples."""
         return [self.temperatures[i % len(self.temperatures)] for i in range(count)]
 
 
+@checked("preferences")
 @dataclass(frozen=True)
 class Preferences:
     """Where preferences come from.
@@ -96,7 +85,7 @@ class Preferences:
         api: the endpoint of `mix.api`.
     """
 
-    path: str | None = "auto"
+    path: LocalPath | None = "auto"
     mix: Mix = field(default_factory=Mix)
     pairing: Pairing = field(default_factory=Pairing)
     api: ChatApi = field(default_factory=ChatApi)

@@ -8,9 +8,11 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Chat
 from prompt_recovery.rewriters.endpoint import Endpoint
+from prompt_recovery.settings import checked
 from prompt_recovery.templates import Template, render
 
 
+@checked("preferences.api")
 @dataclass(frozen=True, kw_only=True)
 class ChatApi(Endpoint):
     """An endpoint that is asked for candidates.

@@ -7,16 +7,23 @@ Each is a function of one example's truth and candidates that returns groups of 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from prompt_recovery.data.splits import normalise
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.preferences.candidates import Candidate, seeded_random
+from prompt_recovery.settings import NotNegative, checked
 
 Scored = tuple[str, float]
 Group = list[Scored]
 PERFECT = 0.999  # the score of a truth
 
 
+StrategyName = Literal["truth_best", "truth_worst", "truth_random", "best_worst", "listwise"]
+
+
+@checked("preferences.pairing")
 @dataclass(frozen=True)
 class Pairing:
     """How preferences are made.
@@ -30,22 +37,11 @@ class Pairing:
         seed: of the random choices.
     """
 
-    strategy: str = "truth_random"
-    margin: float = 0.05
-    size: int = 6
+    strategy: StrategyName = "truth_random"
+    margin: NotNegative = 0.05
+    size: Annotated[int, Ge(2)] = 6
     truth: bool = False
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise PromptRecoveryError(
-                f"preferences.pairing.strategy={self.strategy}: must be one of "
-                f"{', '.join(STRATEGIES)}"
-            )
-        if self.margin < 0:
-            raise PromptRecoveryError(f"preferences.pairing.margin={self.margin}: must be ≥ 0")
-        if self.size < 2:
-            raise PromptRecoveryError(f"preferences.pairing.size={self.size}: must be ≥ 2")
 
     def groups(self, id_: str, truth: Scored, candidates: Sequence[Candidate]) -> list[Group]:
         """The preferences of one example."""

@@ -13,10 +13,10 @@ import numpy as np
 
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.confidence import Calibration, fit
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction, Recoverer
+from prompt_recovery.settings import AtLeastOne, Share, checked
 from prompt_recovery.templates import Template
 
 GRID = tuple(n / 20 for n in range(21))
@@ -26,6 +26,7 @@ Channel = Callable[[Pair, Sequence[str]], list[float]]
 """Scores how well prompts explain the rewritten text of a pair; see `RewriteLikelihood`."""
 
 
+@checked("channel")
 @dataclass(frozen=True)
 class ChannelSettings:
     """The settings of a channel: which rewriter model scores candidates, and its weight.
@@ -41,16 +42,9 @@ class ChannelSettings:
 
     backbone: Backbone
     template: Template
-    weight: float | None = None
-    candidates: int = 8
-    max_text_tokens: int = 160
-
-    def __post_init__(self) -> None:
-        if self.weight is not None and not 0 <= self.weight <= 1:
-            raise PromptRecoveryError(f"channel.weight={self.weight}: must be in [0, 1]")
-        for name in ("candidates", "max_text_tokens"):
-            if getattr(self, name) < 1:
-                raise PromptRecoveryError(f"channel.{name}={getattr(self, name)}: must be ≥ 1")
+    weight: Share | None = None
+    candidates: AtLeastOne = 8
+    max_text_tokens: AtLeastOne = 160
 
 
 @dataclass

@@ -7,9 +7,10 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
@@ -17,6 +18,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.recovery.mbr import rank
 from prompt_recovery.recovery.posterior import Completion, Posterior
+from prompt_recovery.settings import AtLeastOne, Positive, checked
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
@@ -70,6 +72,7 @@ class Decoding(ABC):
         return [_likeliest(posterior) for posterior in posteriors]
 
 
+@checked("decoding")
 @dataclass(frozen=True)
 class Greedy(Decoding):
     """Greedy decoding: the likeliest token at each step.
@@ -79,10 +82,7 @@ class Greedy(Decoding):
     """
 
     name: ClassVar[str] = "greedy"
-    max_new_tokens: int = 32
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "max_new_tokens")
+    max_new_tokens: AtLeastOne = 32
 
     @property
     def branches(self) -> int:
@@ -101,6 +101,7 @@ class Greedy(Decoding):
         return [Posterior.of_completions([completion]) for completion in rows]
 
 
+@checked("decoding")
 @dataclass(frozen=True)
 class Beam(Decoding):
     """Beam search, with hypotheses compared by their log-probability per token.
@@ -111,11 +112,8 @@ class Beam(Decoding):
     """
 
     name: ClassVar[str] = "beam"
-    beams: int = 4
-    max_new_tokens: int = 32
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "beams", "max_new_tokens")
+    beams: AtLeastOne = 4
+    max_new_tokens: AtLeastOne = 32
 
     @property
     def branches(self) -> int:
@@ -134,6 +132,7 @@ class Beam(Decoding):
         return [_of_distinct(row) for row in rows]
 
 
+@checked("decoding")
 @dataclass(frozen=True)
 class Sampling(Decoding):
     """Sampling: the sample with the highest log-probability per token is the answer.
@@ -146,13 +145,10 @@ class Sampling(Decoding):
     """
 
     name: ClassVar[str] = "sampling"
-    samples: int = 1
-    temperature: float = 1.0
-    max_new_tokens: int = 32
+    samples: AtLeastOne = 1
+    temperature: Positive = 1.0
+    max_new_tokens: AtLeastOne = 32
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "samples", "temperature", "max_new_tokens")
 
     @property
     def branches(self) -> int:
@@ -170,6 +166,7 @@ class Sampling(Decoding):
         return [_of_distinct(row) for row in _sampled(self, writer, prompts, ids, member)]
 
 
+@checked("decoding")
 @dataclass(frozen=True)
 class MBR(Decoding):
     """Minimum Bayes risk: the text with the highest expected SCS under the posterior is the answer.
@@ -187,16 +184,11 @@ class MBR(Decoding):
 
     name: ClassVar[str] = "mbr"
     uses_metric: ClassVar[bool] = True
-    samples: int = 16
-    temperature: float = 0.7
-    max_new_tokens: int = 32
+    samples: Annotated[int, Ge(2)] = 16
+    temperature: Positive = 0.7
+    max_new_tokens: AtLeastOne = 32
     by_probability: bool = False
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "temperature", "max_new_tokens")
-        if self.samples < 2:
-            raise PromptRecoveryError(f"decoding.samples={self.samples}: MBR needs at least 2")
 
     @property
     def branches(self) -> int:
@@ -301,9 +293,3 @@ def _likeliest(posterior: Posterior) -> list[Candidate]:
     )
     candidates = [Candidate(text, total, mean) for text, total, mean in rows if mean is not None]
     return sorted(candidates, key=lambda c: -c.score)
-
-
-def _require_positive(decoding: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(decoding, name) > 0:
-            raise PromptRecoveryError(f"decoding.{name}={getattr(decoding, name)}: must be > 0")

@@ -8,35 +8,48 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.sources import SourceSettings
+from prompt_recovery.settings import LocalPath, Precision
+
+RunNames = LocalPath | Sequence[LocalPath]
+"""What `run=` takes: a run or an adapter folder, or several that choose together."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Describes a recoverer.
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """How recoverers answer.
 
     Attributes:
-        runs: Run or adapter folders; several of them are an ensemble.
         decoding: How answers are chosen; None means as in the run.
-        weights: The weight of each run in an ensemble, > 0; empty means equal weights.
         channel: Rescores the candidates with a rewriter model.
-        retrieval: A source that joins the runs' samples under MBR, such as the prompts of similar
-            training examples of the first run.
         confidence: Whether predictions have a confidence. The calibration is fitted on the
             validation split of the first run and kept beside its adapter.
         precision: auto, bf16 or fp32.
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with a backbone.
+        retrieval: A source that joins the runs' samples under MBR, such as the prompts of similar
+            training examples of the first run.
+    """
+
+    decoding: Decoding | None = None
+    channel: ChannelSettings | None = None
+    confidence: bool = True
+    precision: Precision = "auto"
+    backbone_path: LocalPath | None = None
+    trust_remote_code: bool = False
+    retrieval: SourceSettings | None = None
+
+
+@dataclass(frozen=True)
+class Recipe(RecipeOptions):
+    """Describes a recoverer.
+
+    Attributes:
+        runs: Run or adapter folders; several of them are an ensemble.
+        weights: The weight of each run in an ensemble, > 0; empty means equal weights.
     """
 
     runs: Sequence[Path]
-    decoding: Decoding | None = None
     weights: Sequence[float] = ()
-    channel: ChannelSettings | None = None
-    confidence: bool = True
-    precision: str = "auto"
-    backbone_path: str | None = None
-    trust_remote_code: bool = False
-    retrieval: SourceSettings | None = None
 
     def __post_init__(self) -> None:
         if not self.runs:

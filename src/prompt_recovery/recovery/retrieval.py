@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.neighbours import Neighbours, NeighboursRecoverer, Space
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair, is_usable
 from prompt_recovery.recovery.posterior import Posterior
+from prompt_recovery.settings import AtLeastOne, Positive, checked
 from prompt_recovery.storage import fingerprint
 
 
+@checked("retrieval")
 @dataclass(frozen=True)
 class Retrieval:
     """The prompts of the k nearest training examples join the samples under MBR.
@@ -30,17 +31,9 @@ class Retrieval:
     """
 
     space: Space = "difference"
-    k: int = 16
-    weight: float = 4.0
-    examples: int = 5000
-
-    def __post_init__(self) -> None:
-        Neighbours(self.space, self.k)
-        if not self.weight > 0 or self.examples < 1:
-            raise PromptRecoveryError(
-                f"retrieval.weight={self.weight} must be > 0, and "
-                f"retrieval.examples={self.examples} ≥ 1"
-            )
+    k: AtLeastOne = 16
+    weight: Positive = 4.0
+    examples: AtLeastOne = 5000
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer
+from prompt_recovery.settings import AtLeastOne, Count, NotNegative, Positive
 
 Request = dict[str, Any]
 """The fields of a chat completion request but its model: messages, temperature, max_tokens, …"""
@@ -44,13 +45,13 @@ class Endpoint:
     """
 
     base_url: str | None = None
-    concurrency: int = 8
-    retries: int = 6
-    timeout_s: float = 60.0
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    prompt_price: float = 0.0
-    completion_price: float = 0.0
+    concurrency: AtLeastOne = 8
+    retries: Count = 6
+    timeout_s: Positive = 60.0
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    prompt_price: NotNegative = 0.0
+    completion_price: NotNegative = 0.0
     request: Mapping[str, Any] = field(default_factory=dict)
     _pace: "_Pace" = field(init=False, repr=False, compare=False)
 
@@ -58,16 +59,6 @@ class Endpoint:
     MODEL_SETTING: ClassVar[str] = "rewriter.model.served"
 
     def __post_init__(self) -> None:
-        least = {"concurrency": 1, "retries": 0, "prompt_price": 0, "completion_price": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise PromptRecoveryError(
-                    f"{self.SETTING}.{name}={getattr(self, name)}: must be ≥ {value}"
-                )
-        for name in ("timeout_s", "requests_per_minute", "tokens_per_minute"):
-            given = getattr(self, name)
-            if given is not None and not given > 0:
-                raise PromptRecoveryError(f"{self.SETTING}.{name}={given}: must be > 0")
         pace = _Pace(self.requests_per_minute, self.tokens_per_minute)
         object.__setattr__(self, "_pace", pace)
 

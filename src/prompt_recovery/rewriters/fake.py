@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prompt_recovery.rewriters.base import Answer, Chat
+from prompt_recovery.settings import AtLeastOne, checked
 from prompt_recovery.storage import fingerprint
 
 _WORDS = (
@@ -25,6 +26,7 @@ _WORDS = (
 ).split()
 
 
+@checked("rewriter")
 @dataclass(frozen=True, kw_only=True)
 class FakeRewriter:
     """Answers immediately, with sentences of common words that depend on the chat and the seed.
@@ -33,7 +35,7 @@ class FakeRewriter:
         words: The approximate number of words.
     """
 
-    words: int = 60
+    words: AtLeastOne = 60
     name: str = "fake"
 
     @property

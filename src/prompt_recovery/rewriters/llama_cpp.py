@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
 from prompt_recovery.backbones.locate import Location
@@ -23,11 +24,13 @@ from prompt_recovery.rewriters.model import (
     prompt_text,
     within_limit,
 )
+from prompt_recovery.settings import AtLeastOne, checked
 from prompt_recovery.storage import fingerprint
 
 _UBATCH = 512  # tokens that llama.cpp computes at a time
 
 
+@checked("rewriter.backend")
 @dataclass(frozen=True, kw_only=True)
 class LlamaCppRewriter:
     """A quantised model in this process, which is loaded when first used (extra `[llama_cpp]`).
@@ -44,12 +47,8 @@ class LlamaCppRewriter:
 
     model: Model
     sampling: Sampling
-    rows: int = 16
-    gpu_layers: int = -1
-
-    def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise PromptRecoveryError(f"rewriter.backend.rows={self.rows}: must be ≥ 1")
+    rows: AtLeastOne = 16
+    gpu_layers: Annotated[int, Ge(-1)] = -1
 
     @property
     def identity(self) -> str:

@@ -5,11 +5,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
 
 from prompt_recovery.backbones.locate import OFFLINE_MODELS, Backbone, Location, locate
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
+from prompt_recovery.settings import AtLeastOne, checked
 
 _HUB_TIMEOUT_S = 4
 
@@ -43,6 +46,7 @@ class Model(Backbone):
         return [{**user, "content": content}, *others]
 
 
+@checked("rewriter.sampling")
 @dataclass(frozen=True)
 class Sampling:
     """The settings of sampling.
@@ -54,20 +58,9 @@ class Sampling:
             chat fails with the error `too_long`. Endpoints have their own limits.
     """
 
-    temperature: float = 0.7
-    max_new_tokens: int = 256
-    max_prompt_tokens: int = 1024
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 2:
-            raise PromptRecoveryError(
-                f"rewriter.sampling.temperature={self.temperature}: must be in [0, 2]"
-            )
-        for name in ("max_new_tokens", "max_prompt_tokens"):
-            if getattr(self, name) < 1:
-                raise PromptRecoveryError(
-                    f"rewriter.sampling.{name}={getattr(self, name)}: must be ≥ 1"
-                )
+    temperature: Annotated[float, Ge(0), Le(2)] = 0.7
+    max_new_tokens: AtLeastOne = 256
+    max_prompt_tokens: AtLeastOne = 1024
 
 
 _SAMPLING = Sampling()

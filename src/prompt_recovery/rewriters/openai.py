@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from prompt_recovery.rewriters.base import Answer, Chat
 from prompt_recovery.rewriters.endpoint import Endpoint
 from prompt_recovery.rewriters.model import Model, Sampling, card
+from prompt_recovery.settings import Positive, checked
 from prompt_recovery.storage import fingerprint
 
 
+@checked("rewriter.backend")
 @dataclass(frozen=True, kw_only=True)
 class OpenAIRewriter(Endpoint):
     """A hosted API, or the server of Ollama, vLLM or llama.cpp (extra `[api]`).
@@ -20,7 +22,7 @@ class OpenAIRewriter(Endpoint):
 
     model: Model
     sampling: Sampling
-    timeout_s: float = 120.0
+    timeout_s: Positive = 120.0
 
     @property
     def identity(self) -> str:

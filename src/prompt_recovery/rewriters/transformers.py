@@ -1,4 +1,8 @@
-"""A rewriter that runs a model with `transformers`."""
+"""A rewriter that runs a model with `transformers`.
+
+The configuration reads the options of this rewriter, so that what imports torch is imported where
+a model is used.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -6,11 +10,8 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from prompt_recovery.backbones.load import end_token_ids, load_model
 from prompt_recovery.backbones.locate import Location
-from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer, Chat
 from prompt_recovery.rewriters.model import (
@@ -22,10 +23,11 @@ from prompt_recovery.rewriters.model import (
     located,
     within_limit,
 )
-from prompt_recovery.rewriters.rows import Prompt, decode
+from prompt_recovery.settings import AtLeastOne, Precision, checked
 from prompt_recovery.storage import fingerprint
 
 
+@checked("rewriter.backend")
 @dataclass(frozen=True, kw_only=True)
 class TransformersRewriter:
     """A model in this process, on the GPU if there is one. It is loaded when first used.
@@ -39,12 +41,8 @@ class TransformersRewriter:
 
     model: Model
     sampling: Sampling
-    rows: int = 32
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise PromptRecoveryError(f"rewriter.backend.rows={self.rows}: must be ≥ 1")
+    rows: AtLeastOne = 32
+    precision: Precision = "auto"
 
     @property
     def identity(self) -> str:
@@ -76,6 +74,11 @@ class TransformersRewriter:
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
         """Yields answers in the order in which they are finished."""
+        import torch
+
+        from prompt_recovery.backbones.load import end_token_ids
+        from prompt_recovery.rewriters.rows import Prompt, decode
+
         tokenizer = self._tokenizer
         within, beyond = within_limit(
             chats,
@@ -111,6 +114,8 @@ class TransformersRewriter:
 
     def close(self) -> None:
         """Frees the model."""
+        import torch
+
         if self.__dict__.pop("_model", None) is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -124,6 +129,11 @@ class TransformersRewriter:
 
     @cached_property
     def _model(self) -> Any:
+        import torch
+
+        from prompt_recovery.backbones.load import load_model
+        from prompt_recovery.backbones.precision import choose_precision
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = choose_precision(self.precision, device).dtype
         model = load_model(self.model, self._location, dtype).to(device)

@@ -17,9 +17,11 @@ from prompt_recovery.rewriters.model import (
     located,
     within_limit,
 )
+from prompt_recovery.settings import AtLeastOne, checked
 from prompt_recovery.storage import fingerprint
 
 
+@checked("rewriter.backend")
 @dataclass(frozen=True, kw_only=True)
 class VllmRewriter:
     """A model in vLLM's offline engine, which is loaded when first used (extra `[vllm]`).
@@ -36,12 +38,8 @@ class VllmRewriter:
 
     model: Model
     sampling: Sampling
-    chunk: int = 512
+    chunk: AtLeastOne = 512
     engine: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.chunk < 1:
-            raise PromptRecoveryError(f"rewriter.backend.chunk={self.chunk}: must be ≥ 1")
 
     @property
     def identity(self) -> str:

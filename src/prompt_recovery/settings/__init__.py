@@ -14,6 +14,8 @@ unions of containers.
 
 from prompt_recovery.settings.declared import (
     AtLeastOne,
+    Cosine,
+    Count,
     LocalPath,
     NotNegative,
     Positive,
@@ -24,6 +26,8 @@ from prompt_recovery.settings.declared import (
 
 __all__ = [
     "AtLeastOne",
+    "Cosine",
+    "Count",
     "LocalPath",
     "NotNegative",
     "Positive",

@@ -1,6 +1,7 @@
 """Checks a composed configuration against the declarations, and makes objects of it."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, get_args, get_origin
@@ -53,11 +54,11 @@ def _settings(given: Mapping[str, Any], target: Any, prefix: str) -> dict[str, A
         if name in _HYDRAS:
             values[name] = value
         elif name in declared:
-            values[name] = _value(value, declared[name].type, key)
+            values[name] = checked_value(value, declared[name].type, key)
         elif other is not None and name in other():
             values[name] = value
         else:
-            raise unknown(key, [*declared, *(other() if other else ())], prefix)
+            raise unknown(key, dict.fromkeys([*declared, *(other() if other else ())]), prefix)
     if not given.get("_partial_"):
         for setting in declared.values():
             if setting.default is REQUIRED and setting.name not in given:
@@ -65,7 +66,8 @@ def _settings(given: Mapping[str, Any], target: Any, prefix: str) -> dict[str, A
     return values
 
 
-def _value(value: Any, declared: Any, key: str) -> Any:
+def checked_value(value: Any, declared: Any, key: str) -> Any:
+    """As `check`, of one value of a declared type."""
     if value == _MISSING:
         raise _missing(key)
     if isinstance(value, dict) and "_target_" in value:
@@ -78,20 +80,35 @@ def _value(value: Any, declared: Any, key: str) -> Any:
         for member in map(bare, members(declared)):
             if get_origin(member) in (list, Sequence) and dataclass_in(get_args(member)[0]):
                 inner = get_args(member)[0]
-                return [_value(v, inner, f"{key}[{i}]") for i, v in enumerate(value)]
+                return [checked_value(v, inner, f"{key}[{i}]") for i, v in enumerate(value)]
     if not is_plain(declared):
         plain = [m for m in members(declared) if is_plain(m)]
         if any(accepts(m, value) for m in plain) or isinstance(value, dict):
             return value
-        raise PromptRecoveryError(
-            f"{key}={value}: must be " + (allowed(declared) if plain else "an option of its group")
-        )
+        raise PromptRecoveryError(f"{key}={value}: must be {_wanted(declared, plain, key)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise refusal(key, declared, value)
     if accepts(declared, value):
         return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and accepts(declared, str(value)):
-        return str(value)
+    texts = _as_texts(value)
+    if accepts(declared, texts):
+        return texts
     raise refusal(key, declared, value)
+
+
+def _wanted(declared: Any, plain: Sequence[Any], key: str) -> str:
+    kind = dataclass_in(declared)
+    if kind is not None and not plain:
+        return f"settings, such as {key}.{next(iter(settings_of(kind)))}=<value>"
+    return allowed(declared) if plain else "an option of its group"
+
+
+def _as_texts(value: Any) -> Any:
+    """Numbers as the texts that a user may have meant: `name=2024`, `tags=[2024]`."""
+    if isinstance(value, list):
+        return [_as_texts(v) for v in value]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if number else value
 
 
 def _missing(key: str) -> PromptRecoveryError:
@@ -110,12 +127,14 @@ def unknown(key: str, known: Iterable[str], prefix: str) -> PromptRecoveryError:
     )
 
 
-def make(value: Any, declared: Any = None) -> Any:
+def make(value: Any, declared: Any = None, late: Sequence[str] = ()) -> Any:
     """What checked settings stand for: a `_target_` is called, a dataclass is constructed.
 
     Args:
         value: plain values, as `check` returns them.
         declared: the type that they are for, such as a command's settings class.
+        late: settings of which a function is made that makes them when it is called, also in
+            another process.
     """
     if isinstance(value, list):
         inner = [a for m in map(bare, members(declared)) if get_origin(m) in (list, Sequence)
@@ -127,5 +146,9 @@ def make(value: Any, declared: Any = None) -> Any:
     if kind is None:
         return {key: make(v) for key, v in value.items()}
     types = {s.name: s.type for s in settings_of(kind).values()}
-    arguments = {k: make(v, types.get(k)) for k, v in value.items() if k not in _HYDRAS}
+    arguments = {
+        k: partial(make, v, types.get(k)) if k in late else make(v, types.get(k))
+        for k, v in value.items()
+        if k not in _HYDRAS
+    }
     return partial(kind, **arguments) if value.get("_partial_") else kind(**arguments)

@@ -1,6 +1,7 @@
 """What a declaration says: the names, types, ranges and defaults of a target's settings."""
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -26,9 +27,11 @@ class IsPath:
 
 LocalPath = Annotated[str, IsPath()]
 AtLeastOne = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
+Cosine = Annotated[float, Ge(-1), Le(1)]
 Precision = Literal["auto", "bf16", "fp32"]
 
 
@@ -70,7 +73,7 @@ def settings_of(target: Any) -> dict[str, Setting]:
         hints = get_type_hints(target, include_extras=True)
         defaults = {f.name: _field_default(f) for f in fields(target) if f.init}
     else:
-        function = target.__init__ if isinstance(target, type) else target
+        function = vars(target)["__init__"] if isinstance(target, type) else target
         hints = get_type_hints(function, include_extras=True)
         defaults = {
             p.name: REQUIRED if p.default is p.empty else p.default
@@ -135,6 +138,11 @@ def is_path(declared: Any) -> bool:
     return declared is Path
 
 
+def takes_list(declared: Any) -> bool:
+    """Whether a list is a value of this type, or of one in its union."""
+    return any(get_origin(bare(m)) in (list, Sequence, tuple) for m in members(declared))
+
+
 _SCALARS = (bool, int, float, str, type(None), Path, Any)
 
 
@@ -153,7 +161,7 @@ def is_plain(declared: Any) -> bool:
 
 @cache
 def _adapter(declared: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(declared, config=ConfigDict(strict=True, allow_inf_nan=False))
+    return TypeAdapter(declared, config=ConfigDict(strict=True))
 
 
 def accepts(declared: Any, value: Any) -> bool:
@@ -194,6 +202,7 @@ def _allowed(declared: Any, value: Any) -> str:
     said = words.get(kind, "null" if kind is type(None) else getattr(kind, "__name__", str(kind)))
     limits = _range(declared)
     of_kind = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    of_kind = of_kind and math.isfinite(value)
     return limits if limits and of_kind else f"{said} {limits}".rstrip()
 
 
@@ -227,7 +236,8 @@ def checked(group: str) -> Callable[[C], C]:
     Stands above `@dataclass`. Fields of other than plain types (models, metrics) are left alone.
 
     Args:
-        group: what the configuration calls these settings, such as `adapter`; for messages.
+        group: what the configuration calls these settings, such as `adapter`, for messages; empty
+            for the settings at its root.
 
     Raises:
         PromptRecoveryError: on construction; one line with the setting, the value and what is
@@ -235,7 +245,7 @@ def checked(group: str) -> Callable[[C], C]:
     """
 
     def decorate(cls: C) -> C:
-        construct = cls.__init__
+        construct = cls.__init__  # type: ignore[misc]
 
         @wraps(construct)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -244,7 +254,7 @@ def checked(group: str) -> Callable[[C], C]:
             for name, value in given.items():
                 kind = declared[name].type if name in declared else Any
                 if is_plain(kind) and not accepts(kind, value):
-                    raise refusal(f"{group}.{name}", kind, value)
+                    raise refusal(f"{group}.{name}".lstrip("."), kind, value)
             construct(self, *args, **kwargs)
 
         cls.__init__ = init  # type: ignore[misc]

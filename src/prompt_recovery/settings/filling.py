@@ -43,7 +43,7 @@ def fill(config: Any, text: str = "") -> None:
 
 def _fill_targets(config: DictConfig) -> None:
     target = config._get_node("_target_")
-    name = target._value() if target is not None else None  # type: ignore[union-attr]
+    name = target._value() if target is not None else None
     if isinstance(name, str) and name.startswith(OURS):
         _fill(config, settings_of(target_of(name)), targets=True)
         return

@@ -18,33 +18,9 @@ from prompt_recovery.data.tokens import (
     given_prompt_tokens,
     tokenise,
 )
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.templates import Template
+from prompt_recovery.training.job import Batching
 from prompt_recovery.trees import Tree, TreeBatch, pack
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How examples become batches.
-
-    Attributes:
-        batch_size: most examples in a training batch (per process, before accumulation).
-        batch_tokens: most tokens in a batch, padding included.
-        eval_batch_size: most examples in an evaluation batch.
-        max_prompt_tokens: longer recovery prompts have the middle of their texts cut out.
-        workers: processes that prepare batches; 0 is fast enough for most.
-    """
-
-    batch_size: int = 4
-    batch_tokens: int = 8192
-    eval_batch_size: int = 32
-    max_prompt_tokens: int = 184
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "batch_tokens", "eval_batch_size", "max_prompt_tokens"):
-            if getattr(self, name) < 1:
-                raise PromptRecoveryError(f"batching.{name}={getattr(self, name)}: must be ≥ 1")
 
 
 class PreferenceRow(Protocol):

@@ -1,8 +1,6 @@
 """The Lightning module: one for every objective over completion trees."""
 
-import math
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -17,46 +15,10 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Objective, ScoredCompletions
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.training.datamodule import Batch
+from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.optimizer import MasterAdamW
 from prompt_recovery.training.sharding import FullySharded, gathered, sharded_like
 from prompt_recovery.trees import score_completions
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """AdamW with linear warm-up and cosine decay to zero.
-
-    Attributes:
-        learning_rate: the highest.
-        warmup: share of all steps, in [0, 1).
-        weight_decay: decoupled.
-        beta1: AdamW's.
-        beta2: AdamW's.
-    """
-
-    learning_rate: float = 1.5e-3
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise PromptRecoveryError(f"optim.learning_rate={self.learning_rate}: must be > 0")
-        if not 0 <= self.warmup < 1:
-            raise PromptRecoveryError(f"optim.warmup={self.warmup}: must be in [0, 1)")
-
-    def factor(self, step: int, steps: int) -> float:
-        """The factor of the learning rate at a step in 0 … `steps`, in [0, 1].
-
-        This isn't `transformers.get_cosine_schedule_with_warmup` because that one starts at 0,
-        which wastes the first step; here the first of n warm-up steps has the factor 1 / n.
-        """
-        rising = max(round(self.warmup * steps), 1)
-        if step < rising:
-            return (step + 1) / rising
-        share = (step - rising) / max(steps - rising, 1)
-        return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 class RecovererModule(L.LightningModule):

@@ -145,7 +145,7 @@ def log_results(
 ) -> None:
     """Gives the logger the metrics, W&B also the predictions (and the adapter), and closes it."""
     logger.log_metrics({k: v for k, v in metrics.items() if np.isfinite(v)})
-    if job.logger == "wandb":
+    if job.logger.kind == "wandb":
         rows = [
             [e.id, e.category, e.original_text, e.rewritten_text, e.rewrite_prompt,
              p.rewrite_prompt, float(s)]
@@ -155,7 +155,7 @@ def log_results(
         columns = ["id", "category", "original_text", "rewritten_text", "rewrite_prompt",
                    "prediction", "scs"]  # fmt: skip
         logger.log_table("test/predictions", columns=columns, data=rows)
-        if job.log_adapter:
+        if job.logger.log_adapter:
             import wandb
 
             artifact = wandb.Artifact(f"adapter-{logger.experiment.id}", type="model")

@@ -69,7 +69,13 @@ def train(job: TrainingJob) -> dict[str, float]:
     L.seed_everything(job.seed, workers=True, verbose=False)
     ready = _prepare(job, _device(options), sharded)
     logger = is_first() and make_logger(
-        job.logger, job.folder, job.project, job.name, job.group, _logged(job, ready), job.tags
+        job.logger.kind,
+        job.folder,
+        job.logger.project,
+        job.name,
+        job.group,
+        _logged(job, ready),
+        list(job.tags),
     )
     best = BestAdapter(job.run.adapter, _recoverer_record(job, ready))
     curve = _Curve(job.run)

@@ -4,27 +4,28 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.trials import is_trial, trial_id
+from prompt_recovery.settings.filling import fill
 
 log = logging.getLogger(__name__)
 
 
-def stage_config(config: DictConfig) -> DictConfig:
+def stage_config(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of the first stage: the run's, with what `first_stage` changes in it."""
-    stage = config.copy()
-    OmegaConf.set_struct(stage, False)
-    if "objective" in config.first_stage:
+    changes = config["first_stage"]
+    stage: Any = OmegaConf.create(config)
+    if "objective" in changes:
         stage.objective = {}  # replaced, not merged: another objective has other options
-    stage.merge_with(config.first_stage)
-    stage.merge_with({"first_stage": None, "name": f"{config.name}_first"})
-    return stage
+    stage.merge_with(changes, {"first_stage": None, "name": f"{config['name']}_first"})
+    fill(stage)
+    return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
 
 
 def finished_stage(
-    stage: DictConfig, run: RunFolder, stopped: RunFolder | None
+    stage: dict[str, Any], run: RunFolder, stopped: RunFolder | None
 ) -> RunFolder | None:
     """Where this stage has been finished: by the run that is gone on with, or by another trial.
 
@@ -40,7 +41,7 @@ def finished_stage(
         return stopped.first_stage
     if not is_trial():
         return None
-    wanted = trial_id(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
+    wanted = trial_id(stage)
     for other in _trained_beside(run):
         if wanted == trial_id(_config_of(other)):
             log.info("the first stage was trained before, in %s", other.path)

@@ -127,7 +127,7 @@ def test_shots_differ_and_do_not_depend_on_order(three_kinds):
         (lambda: Neighbours("texts"), "must be rewrite or difference"),
         (lambda: Neighbours("rewrite", 0), "k=0: must be ≥ 1"),
         (lambda: Regressor("tree"), "must be ridge or mlp"),
-        (lambda: MeanPrompt(rounds=-1), "rounds=-1 must be ≥ 0"),
+        (lambda: MeanPrompt(rounds=-1), "rounds=-1: must be ≥ 0"),
         (lambda: FewShot(TINY, TEMPLATE, Greedy(4), shots=-1), "shots=-1: must be ≥ 0"),
     ],
 )

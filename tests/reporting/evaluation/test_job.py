@@ -157,7 +157,8 @@ def test_predictions_from_a_file_are_matched_by_id(name, tmp_path, job):
 
 def test_a_column_that_is_not_there(examples):
     with pytest.raises(PromptRecoveryError, match="no column 'theirs'"):
-        from_column([replace(e, source="") for e in examples], "theirs", None)
+        blank = {"theirs": {e.id: "" for e in examples}}
+        from_column(Dataset("own", examples, also=blank), "theirs", None)
 
 
 def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_run):

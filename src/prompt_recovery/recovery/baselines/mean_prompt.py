@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS, sharpen
 from prompt_recovery.recovery.interface import ConstantRecoverer
+from prompt_recovery.settings import AtLeastOne, Count, checked
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +122,7 @@ def _mean_scs(
     return np.concatenate(parts)
 
 
+@checked("baseline")
 @dataclass(frozen=True)
 class MeanPrompt:
     """The constant with the best mean SCS on the training prompts, found by `search`.
@@ -133,16 +134,10 @@ class MeanPrompt:
         name: in tables.
     """
 
-    rounds: int = 40
-    proposals: int = 128
+    rounds: Count = 40
+    proposals: AtLeastOne = 128
     seed: int = 0
     name: str = "mean prompt"
-
-    def __post_init__(self) -> None:
-        if self.rounds < 0 or self.proposals < 1:
-            raise PromptRecoveryError(
-                f"{self.name}: rounds={self.rounds} must be ≥ 0 and proposals={self.proposals} ≥ 1"
-            )
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> ConstantRecoverer:
         """Searches, and shows how far it is."""

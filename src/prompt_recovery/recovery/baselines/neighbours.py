@@ -8,16 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.baselines.vectors import answered, text_vectors, unit
 from prompt_recovery.recovery.interface import Pair, Prediction
 from prompt_recovery.recovery.mbr import expected_scs
+from prompt_recovery.settings import AtLeastOne, checked
 
 Space = Literal["rewrite", "difference"]
 
 
+@checked("baseline")
 @dataclass(frozen=True)
 class Neighbours:
     """The k nearest training examples; of their prompts, the one that agrees best with the others.
@@ -29,13 +30,7 @@ class Neighbours:
     """
 
     space: Space = "rewrite"
-    k: int = 8
-
-    def __post_init__(self) -> None:
-        if self.space not in ("rewrite", "difference"):
-            raise PromptRecoveryError(f"space={self.space}: must be rewrite or difference")
-        if self.k < 1:
-            raise PromptRecoveryError(f"k={self.k}: must be ≥ 1")
+    k: AtLeastOne = 8
 
     @property
     def name(self) -> str:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.settings import AtLeastOne, Count, Precision, checked
 from prompt_recovery.templates import Template, for_tokenizer
 
 
+@checked("baseline")
 @dataclass(frozen=True)
 class ZeroShot:
     """The untrained backbone reads the template and answers.
@@ -30,8 +31,8 @@ class ZeroShot:
     backbone: Backbone
     template: Template
     decoding: Decoding
-    max_prompt_tokens: int = 512
-    precision: str = "auto"
+    max_prompt_tokens: AtLeastOne = 512
+    precision: Precision = "auto"
 
     @property
     def name(self) -> str:
@@ -45,6 +46,7 @@ class ZeroShot:
         ).fit(examples, scs)
 
 
+@checked("baseline")
 @dataclass(frozen=True)
 class FewShot:
     """The untrained backbone reads some training examples with their answers, then the pair.
@@ -62,14 +64,10 @@ class FewShot:
     backbone: Backbone
     template: Template
     decoding: Decoding
-    max_prompt_tokens: int = 512
-    precision: str = "auto"
-    shots: int = 4
+    max_prompt_tokens: AtLeastOne = 512
+    precision: Precision = "auto"
+    shots: Count = 4
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.shots < 0:
-            raise PromptRecoveryError(f"shots={self.shots}: must be ≥ 0")
 
     @property
     def name(self) -> str:

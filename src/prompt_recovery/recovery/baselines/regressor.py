@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.baselines.vectors import answered, text_vectors, unit
 from prompt_recovery.recovery.interface import Pair, Prediction
+from prompt_recovery.settings import checked
 
 _FOLDS = 5
 
 
+@checked("baseline")
 @dataclass(frozen=True)
 class Regressor:
     """Ridge regression, or a network with one hidden layer, in embedding space.
@@ -35,10 +36,6 @@ class Regressor:
     model: Literal["ridge", "mlp"] = "ridge"
     bank: Sequence[str] = ()
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.model not in ("ridge", "mlp"):
-            raise PromptRecoveryError(f"model={self.model}: must be ridge or mlp")
 
     @property
     def name(self) -> str:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from rich.progress import Progress, TaskID
 
-from prompt_recovery.data.examples import Dataset, RewriteExample
-from prompt_recovery.data.sources import read_rows
+from prompt_recovery.data.examples import Dataset
+from prompt_recovery.data.sources import SUFFIXES, read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.assemble import assemble
@@ -134,23 +134,24 @@ def from_baseline(
     )
 
 
-def from_column(examples: Sequence[RewriteExample], column: str, name: str | None) -> Contender:
-    """Predictions from a column of the dataset, read in place of `source`.
+def from_column(dataset: Dataset, column: str, name: str | None) -> Contender:
+    """Predictions from a further column of the dataset.
 
     Args:
-        examples: their `source` is the prediction.
-        column: which column that was, for messages.
+        dataset: read with `also=[column]`.
+        column: which.
         name: in tables; None is the column's.
 
     Raises:
         PromptRecoveryError: the column is missing, or blank everywhere.
     """
-    if not any(e.source for e in examples):
+    answers = dataset.also.get(column, {})
+    if not any(answers.values()):
         raise PromptRecoveryError(
-            f"predictions: the dataset has no column '{column}', or it is blank in every row; "
-            "give the name of one with predictions, or a file"
+            f"predictions: {dataset.name} has no column '{column}', or it is blank in every row; "
+            f"give the name of one with predictions, or a file ({', '.join(SUFFIXES)})"
         )
-    return _ready({e.id: e.source for e in examples}, name or column)
+    return _ready(answers, name or column)
 
 
 def from_file(

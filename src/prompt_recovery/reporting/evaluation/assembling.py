@@ -1,0 +1,105 @@
+"""From the settings of an evaluation to its job: who is compared, on what, by which metrics."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prompt_recovery.data.examples import Dataset
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.reporting.evaluation.contenders import (
+    Contender,
+    from_baseline,
+    from_column,
+    from_file,
+    from_recipe,
+)
+from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples
+from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, RecovererEntry
+from prompt_recovery.runs.environment import environment
+from prompt_recovery.runs.folder import run_folders
+
+log = logging.getLogger(__name__)
+
+Option = Callable[[str, Any], Any]
+"""Makes an option of a group: `("decoding", "mbr")`."""
+
+
+def job_of(
+    given: EvaluateSettings, second: Callable[[], SCS] | None, option: Option, same: bool
+) -> EvaluationJob:
+    """The job that settings ask for.
+
+    Args:
+        given: the settings.
+        second: makes the second metric; None where none was asked for.
+        option: makes options of groups.
+        same: whether `data` and `training` are the same dataset.
+    """
+    part = ("test" if same else "all") if given.part == "auto" else given.part
+    examples, training = choose_examples(given.data, given.training, part, vars(given.split))
+    opinion, said = _second_opinion(given.metric, second)
+    hardware = environment()["hardware"]
+    return EvaluationJob(
+        name=given.data.name,
+        examples=examples,
+        contenders=_contenders(given, training, option),
+        scs=given.metric,
+        second=opinion,
+        honest_prompts=[e.rewrite_prompt for e in training.examples],
+        folder=Path(given.output).expanduser(),
+        about={
+            "evaluated": f"{given.data.name}, {part}: {len(examples)} rows",
+            "baselines learned from": f"{training.name}: {len(training.examples)} rows",
+            "second encoder": said,
+            "machine": f"{hardware['machine']}, {hardware['cpus']} CPU cores, "
+            f"GPU: {', '.join(hardware['gpus']) or 'none'}",
+        },
+    )
+
+
+def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | None, str]:
+    """The second metric, and what the report says of it."""
+    if make is None:
+        return None, "none was asked for"
+    try:
+        second = make()
+    except PromptRecoveryError as error:
+        said = f"no metric-hacking check: {error}"
+        log.warning(said)
+        return None, said
+    if second.encoder.identity == scs.encoder.identity:
+        log.warning("second_metric: has the encoder of metric, which is no second opinion")
+        return None, "no metric-hacking check: it is the first one"
+    return second, second.encoder.name
+
+
+def _contenders(given: EvaluateSettings, training: Dataset, option: Option) -> list[Contender]:
+    contenders = [
+        from_recipe(_recipe(entry, given, option), entry.name)
+        for entry in given.recoverer_entries()
+    ]
+    contenders += [
+        from_baseline(option("baseline", entry), training, given.metric)
+        for entry in given.baselines
+    ]
+    for entry in given.prediction_entries():
+        if entry.path is not None:
+            contenders.append(from_file(entry.path, entry.column, entry.id, entry.name))
+        else:
+            contenders.append(from_column(given.data, str(entry.column), entry.name))
+    return contenders
+
+
+def _recipe(entry: RecovererEntry, given: EvaluateSettings, option: Option) -> Recipe:
+    chosen = {group: partial(option, group)(getattr(entry, group))
+              for group in ("decoding", "channel", "retrieval")}  # fmt: skip
+    return Recipe(
+        runs=run_folders(entry.run),
+        weights=list(entry.weights or []),
+        precision=given.precision,
+        **chosen,
+    )

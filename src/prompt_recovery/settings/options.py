@@ -1,0 +1,44 @@
+"""Options that a list of settings names, beside the one that a group has chosen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.checking import checked_value, make
+from prompt_recovery.settings.folder import config_folder
+
+Entry = str | Mapping[str, Any]
+"""An option's name, or a name with what to change in it: `mbr`, `{mbr: {samples: 32}}`."""
+
+
+def option(command: str, group: str, entry: Entry | None) -> Any:
+    """What an entry stands for; None for None.
+
+    Args:
+        command: whose configuration; what the option refers to is taken from it.
+        group: the group.
+        entry: the option.
+
+    Raises:
+        PromptRecoveryError: there is no such option, or as `check`.
+    """
+    if entry is None:
+        return None
+    if not isinstance(entry, str) and len(entry) != 1:
+        raise PromptRecoveryError(
+            f"{group}: {dict(entry)} must be an option's name, or {{name: {{what: to change}}}}"
+        )
+    [(name, changes)] = [(entry, {})] if isinstance(entry, str) else entry.items()
+    overrides = [*HydraConfig.get().overrides.task, f"+{group}@_chosen={name}"]
+    try:
+        chosen = hydra.compose(command, overrides)._chosen
+    except MissingConfigException as error:
+        known = ", ".join(sorted(f.stem for f in (config_folder() / group).glob("*.yaml")))
+        raise PromptRecoveryError(f"{group} '{name}' is unknown; known are {known}") from error
+    chosen.merge_with(changes)
+    return make(checked_value(OmegaConf.to_container(chosen, resolve=True), Any, group))

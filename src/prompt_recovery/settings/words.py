@@ -1,0 +1,51 @@
+"""Errors of Hydra and OmegaConf in one line of our words."""
+
+import difflib
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import InterpolationToMissingValueError
+
+from prompt_recovery.settings.checking import unknown
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says, in one line: the setting, what is wrong, and what is known there."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_option(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as a setting ({_first_line(error.message)}); write "
+            "key=value, and texts with special characters as key=\"'a text'\""
+        )
+    if isinstance(error, InterpolationToMissingValueError):
+        missing = str(error).split("Missing mandatory value: ")[-1].split()[0]
+        return f"{missing} is missing: give {missing}=<value>"
+    for cause in (error, error.__cause__):
+        key = getattr(cause, "key", None)
+        parent = getattr(cause, "parent_node", None)
+        if key is not None and isinstance(parent, DictConfig) and "not in struct" in str(cause):
+            known = [str(k) for k in parent if k != "hydra"]
+            prefix = _prefix(parent)
+            return str(unknown(f"{prefix}{key}", known, prefix))
+    return _first_line(str(error))
+
+
+def _no_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    known = sorted(error.options or [])
+    if not known:
+        return f"{error.missing_cfg_file}: there is no such configuration"
+    near = difflib.get_close_matches(option, known, 1, 0.6)
+    meant = f"did you mean {group}={near[0]}? " if near else ""
+    return f"{group}={option}: there is no such option; {meant}known are {', '.join(known)}"
+
+
+def _prefix(node: Any) -> str:
+    full = node._get_full_key("")
+    return f"{full}." if full else ""
+
+
+def _first_line(text: str) -> str:
+    return " ".join(text.split("\n    full_key:", maxsplit=1)[0].split())
