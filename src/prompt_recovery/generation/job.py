@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.data.splits import Splits, SplitSettings
@@ -14,13 +14,11 @@ from prompt_recovery.generation.cluster import Local
 from prompt_recovery.generation.filters import Filters
 from prompt_recovery.generation.instructions import Instruction
 from prompt_recovery.generation.originals import CreatedOriginals, Originals
+from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.rewriters.base import Rewriter
 from prompt_recovery.settings import AtLeastOne, Cosine, Count, LocalPath, Precision, checked
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import Template
-
-if TYPE_CHECKING:
-    from prompt_recovery.metrics.scs import SCS
 
 
 @checked("instructions")
@@ -117,7 +115,7 @@ class GenerationJob(GenerationOptions):
     template: Template
     output: Path
     chunk: int = Local.chunk
-    scs: "Callable[[], SCS] | None" = None
+    scs: Callable[[], SCS] | None = None
     preferences: Preparation | None = None
 
     def __post_init__(self) -> None:
