@@ -44,6 +44,29 @@ def test_groups_stay_together_and_order_does_not_matter(rows, by, seed):
         assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
 
 
+@pytest.mark.parametrize(
+    ("by", "apart", "shared"),
+    [
+        ("prompt", ["rewrite_prompt"], ["original_text"]),
+        ("text", ["original_text"], ["rewrite_prompt"]),
+        ("both", ["rewrite_prompt", "original_text"], []),
+    ],
+)
+def test_sides_share_nothing_of_what_they_are_split_by(by, apart, shared):
+    # Each prompt with two texts and each text with two prompts; forty rows hang together.
+    rows = [
+        (t, p) for n in range(0, 600, 20) for t in range(n, n + 20) for p in (t, n + (t + 1) % 20)
+    ]
+    splits = split(make(rows), by, 0.2, 0.2)
+
+    def overlap(key):
+        sides = [{getattr(e, key) for e in s} for s in (splits.train, splits.val, splits.test)]
+        return sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+
+    assert not any(overlap(key) for key in apart)
+    assert all(overlap(key) for key in shared)
+
+
 def test_shares_are_as_asked_and_seeds_differ():
     dataset = make([(n, n) for n in range(2000)])
     splits = split(dataset, val=0.1, test=0.2)
@@ -61,7 +84,7 @@ def test_new_rows_move_no_old_row():
 
 
 def test_case_and_punctuation_do_not_make_another_prompt():
-    assert normalise("Make it  RHYME!") == normalise("make it rhyme")
+    assert normalise("Make it  RHYME!") == normalise("make it rhyme") == "make it rhyme"
     assert normalise("…") == "…"
 
 

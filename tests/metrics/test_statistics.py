@@ -21,6 +21,7 @@ def test_sign_flips_give_scipys_p_value():
 def test_small_samples_are_exact():
     assert sign_flip_p(np.array([1.0, 1.0, 1.0])) == pytest.approx(2 / 8, abs=0.02)
     assert sign_flip_p(np.zeros(5)) == 1.0
+    assert sign_flip_p(np.zeros(5), 1234) == 1.0, "as many samples as asked for"
 
 
 def test_a_gain_has_the_sign_of_the_better_one():
@@ -38,6 +39,13 @@ def test_holm():
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_the_seed_makes_an_estimate():
+    values = np.random.default_rng(4).normal(0.2, 0.5, 30)
+    for estimate in (bootstrap_interval, sign_flip_p):
+        again, other = estimate(values, seed=1), estimate(values, seed=2)
+        assert estimate(values, seed=1) == again != other
 
 
 @pytest.mark.parametrize(
