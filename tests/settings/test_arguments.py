@@ -1,0 +1,63 @@
+"""Paths and texts are taken verbatim."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from prompt_recovery.settings.arguments import prepared, quoted
+from tests.settings.composing import composed
+
+PATHS = [
+    "données/été (1).csv", "a=b.csv", "x,y.csv", "[1].csv", "it's.csv", "a b.csv", "{a: b}.csv",
+    "a\\b.csv", "${x}.csv", "\\${x}.csv", "a'", "end\\", "~a,b", "'a' and 'b'.csv", 'say "x".csv',
+]  # fmt: skip
+
+
+def read_back(argument):
+    [override] = OverridesParser.create().parse_overrides([argument])
+    config = OmegaConf.create({"value": override.value()})
+    return OmegaConf.to_container(config, resolve=True)["value"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("command", "before", "key"),
+    [
+        ("train", ["data=file"], "data.path"),
+        ("train", [], "model.path"),
+        ("train", [], "start"),
+        ("recover", [], "run"),
+        ("recover", ["channel=rewriter"], "channel.backbone.path"),
+        ("evaluate", ["data@training=folder"], "training.path"),
+        ("generate", [], "instructions.bank"),
+        ("generate", [], "candidates.start"),
+        ("sweep", [], "file"),
+    ],
+)
+def test_paths_are_verbatim(command, before, key, path):
+    [*_, argument] = prepared(command, [*before, f"{key}={path}"])
+    assert read_back(argument) == path
+
+
+@pytest.mark.parametrize("path", PATHS[:5])
+def test_a_path_reaches_the_configuration(path):
+    config = composed("train", *prepared("train", ["data=file", f"data.path={path}"]))
+    assert config.data.path == path
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0")))
+def test_every_text_is_verbatim(text):
+    assert read_back(f"value={quoted(text)}") == text
+    [argument] = prepared("recover", [f"original={text}"])
+    assert read_back(argument) == text
+
+
+def test_lists_quotes_and_sweeps_remain_hydras():
+    assert prepared("recover", ["run=[a,b]"]) == ["run=[a,b]"]
+    assert prepared("train", ["data.path='a b.csv'"]) == ["data.path='a b.csv'"]
+    assert prepared("train", ["-m", "start=a,b"]) == ["-m", "start=a,b"]
+    assert prepared("train", ["-m", "start=a b"]) == ["-m", "start='a b'"]
+    assert prepared("train", ["seed=1,2", "tags=[a b]"]) == ["seed=1,2", "tags=[a b]"]
+    assert prepared("recover", ["channel=null"]) == ["~channel"]
