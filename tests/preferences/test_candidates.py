@@ -262,7 +262,7 @@ def test_other_prompts_are_near_and_never_the_truth(scs):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for store in (tmp_path / "file" / "s.jsonl", tmp_path / "file" / "folder" / "s.jsonl"):
-        with pytest.raises(PromptRecoveryError, match="set PROMPT_RECOVERY_CACHE") as raised:
+        with pytest.raises(PromptRecoveryError, match="PROMPT_RECOVERY_CACHE") as raised:
             collect_candidates(rows(2), [Fake()], store)
         assert str(store) in str(raised.value)
         assert "\n" not in str(raised.value)

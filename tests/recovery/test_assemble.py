@@ -29,7 +29,7 @@ def run(trained_run, tmp_path):
 
 @pytest.mark.parametrize("channel", [None, CHANNEL])
 def test_what_is_fitted_is_fitted_once(run, few_examples, channel):
-    recipe = Recipe([run], DECODING, channel=channel, precision="fp32")
+    recipe = Recipe([run], decoding=DECODING, channel=channel, precision="fp32")
     steps = []
     first = assemble(recipe, lambda *step: steps.append(step))
     assert sum(n for _, n, _ in steps) == steps[0][2] > 0
@@ -42,33 +42,33 @@ def test_what_is_fitted_is_fitted_once(run, few_examples, channel):
     again = assemble(recipe, lambda *step: pytest.fail("it was fitted before"))
     assert again.recoverer.recover(pairs) == predictions
     assert again.identity == first.identity
-    other = assemble(Recipe([run], MBR(5, 1.0, 4), channel=channel, precision="fp32"))
+    other = assemble(Recipe([run], decoding=MBR(5, 1.0, 4), channel=channel, precision="fp32"))
     assert other.identity != first.identity
 
 
 def test_without_a_validation_split_there_is_no_confidence(run, few_examples, caplog):
     (run / "config.yaml").unlink()
-    ready = assemble(Recipe([run], DECODING))
+    ready = assemble(Recipe([run], decoding=DECODING))
     [prediction] = ready.recoverer.recover(pairs_of(few_examples)[:1])
     assert prediction.confidence is None
     assert "no confidence" in caplog.text
     with pytest.raises(PromptRecoveryError, match="give channel.weight="):
-        assemble(Recipe([run], DECODING, channel=CHANNEL))
+        assemble(Recipe([run], decoding=DECODING, channel=CHANNEL))
 
 
 def test_a_channel_needs_candidates(run):
     with pytest.raises(PromptRecoveryError, match="decoding=greedy makes one: take decoding=mbr"):
-        assemble(Recipe([run], Greedy(4), channel=CHANNEL))
+        assemble(Recipe([run], decoding=Greedy(4), channel=CHANNEL))
 
 
 def test_several_runs_choose_together(run, few_examples, tmp_path):
     second = shutil.copytree(run, tmp_path / "second")
     pairs = pairs_of(few_examples)[:4]
-    ready = assemble(Recipe([run, second], DECODING, [2, 1], precision="fp32"))
+    ready = assemble(Recipe([run, second], [2, 1], decoding=DECODING, precision="fp32"))
     done = []
     predictions = ready.recoverer.recover(pairs, done.append)
     assert sum(done) == len(pairs)
-    single = assemble(Recipe([run], DECODING, precision="fp32")).recoverer.recover(pairs)
+    single = assemble(Recipe([run], decoding=DECODING, precision="fp32")).recoverer.recover(pairs)
     for together, alone in zip(predictions, single, strict=True):
         assert together.id == alone.id
         assert {c.text for c in alone.candidates} <= {c.text for c in together.candidates}
@@ -80,9 +80,12 @@ def test_several_runs_choose_together(run, few_examples, tmp_path):
     ("make", "message"),
     [
         (lambda: Recipe([]), "at least one run"),
-        (lambda: Recipe(["a", "b"], Greedy()), "decoding=mbr only"),
-        (lambda: Recipe(["a"], DECODING, [1, 2]), r"weights=\[1, 2\]: give one for each of the 1"),
-        (lambda: Recipe(["a", "b"], DECODING, backbone_path="x"), "for one run"),
+        (lambda: Recipe(["a", "b"], decoding=Greedy()), "decoding=mbr only"),
+        (
+            lambda: Recipe(["a"], [1, 2], decoding=DECODING),
+            r"weights=\[1, 2\]: give one for each of the 1",
+        ),
+        (lambda: Recipe(["a", "b"], decoding=DECODING, backbone_path="x"), "for one run"),
     ],
 )
 def test_impossible_recipes(make, message):
@@ -91,7 +94,9 @@ def test_impossible_recipes(make, message):
 
 
 def test_similar_training_examples_choose_with_a_run(run, few_examples, caplog):
-    asked = Recipe([run], DECODING, precision="fp32", retrieval=Retrieval(k=3, weight=50.0))
+    asked = Recipe(
+        [run], decoding=DECODING, precision="fp32", retrieval=Retrieval(k=3, weight=50.0)
+    )
     ready = assemble(asked)
     pairs = pairs_of(few_examples)[:4]
     predictions = ready.recoverer.recover(pairs)
@@ -102,10 +107,10 @@ def test_similar_training_examples_choose_with_a_run(run, few_examples, caplog):
         alone = [c for c in prediction.candidates if c.log_probability is None]
         assert 1 <= len(alone) <= 3
     assert assemble(asked).recoverer.recover(pairs) == predictions
-    plain = assemble(Recipe([run], DECODING, precision="fp32"))
+    plain = assemble(Recipe([run], decoding=DECODING, precision="fp32"))
     assert plain.identity != ready.identity
-    assert assemble(Recipe([run], Greedy(4), retrieval=Retrieval())).recoverer.name == (
-        assemble(Recipe([run], Greedy(4))).recoverer.name
+    assert assemble(Recipe([run], decoding=Greedy(4), retrieval=Retrieval())).recoverer.name == (
+        assemble(Recipe([run], decoding=Greedy(4))).recoverer.name
     ), "greedy answers hold no election"
 
     (run / "config.yaml").unlink()

@@ -61,7 +61,7 @@ def write_input(path, count):
 
 
 def job(run, folder, **changes):
-    recipe = Recipe([run], MBR(2, 1.0, 3), confidence=False, precision="fp32")
+    recipe = Recipe([run], decoding=MBR(2, 1.0, 3), confidence=False, precision="fp32")
     return RecoveryJob(recipe, folder / "in.csv", folder / "out.csv", **changes)
 
 
@@ -134,7 +134,7 @@ def test_the_mean_prompt_answers_below_the_threshold(tmp_path):
 
 
 def test_a_pair_is_printed_with_its_alternatives(trained_run, capsys, tmp_path):
-    recipe = Recipe([trained_run], MBR(6, 1.0, 5), confidence=False)
+    recipe = Recipe([trained_run], decoding=MBR(6, 1.0, 5), confidence=False)
     [prediction] = recover(RecoveryJob(recipe, original="[red]It[/] rained", rewritten="Arr! [x]"))
     assert prediction.rewrite_prompt.split()[0] in capsys.readouterr().out
     console = Console(record=True, width=80)
@@ -204,7 +204,7 @@ def test_the_command_teaches_and_names_what_is_missing(tmp_path):
 
 
 def test_what_is_missing_is_found_before_a_model_is_loaded(tmp_path):
-    recipe = Recipe([tmp_path / "none"], MBR(), confidence=False)
+    recipe = Recipe([tmp_path / "none"], decoding=MBR(), confidence=False)
     with pytest.raises(PromptRecoveryError, match=r"x.csv: no such file"):
         recover(RecoveryJob(recipe, tmp_path / "x.csv"))
     with pytest.raises(PromptRecoveryError, match="none: no such folder"):
