@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.pairs import PairColumns
 from prompt_recovery.recovery.recipe import Recipe, RecipeOptions, RunNames
 from prompt_recovery.runs.folder import run_folders
@@ -22,16 +23,18 @@ class AnswererSettings(RecipeOptions):
     Attributes:
         run: a run or an adapter folder, or a list of them that choose together; `latest` is the
             newest run below runs/.
+        decoding: how answers are chosen; None is as the run did.
         weights: how much each of several runs counts, such as [2,1]; None is alike.
     """
 
     run: RunNames = "latest"
+    decoding: Decoding | None = None
     weights: Sequence[Positive] | None = None
 
     def recipe(self) -> Recipe:
         """With the folders found."""
         options = {f.name: getattr(self, f.name) for f in fields(RecipeOptions)}
-        return Recipe(runs=run_folders(self.run), weights=list(self.weights or []), **options)
+        return Recipe(run_folders(self.run), self.decoding, list(self.weights or []), **options)
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -19,7 +19,6 @@ class RecipeOptions:
     """How recoverers answer.
 
     Attributes:
-        decoding: How answers are chosen; None means as in the run.
         channel: Rescores the candidates with a rewriter model.
         confidence: Whether predictions have a confidence. The calibration is fitted on the
             validation split of the first run and kept beside its adapter.
@@ -30,7 +29,6 @@ class RecipeOptions:
             training examples of the first run.
     """
 
-    decoding: Decoding | None = None
     channel: ChannelSettings | None = None
     confidence: bool = True
     precision: Precision = "auto"
@@ -45,10 +43,12 @@ class Recipe(RecipeOptions):
 
     Attributes:
         runs: Run or adapter folders; several of them are an ensemble.
+        decoding: How answers are chosen; None means as in the run.
         weights: The weight of each run in an ensemble, > 0; empty means equal weights.
     """
 
     runs: Sequence[Path]
+    decoding: Decoding | None = None
     weights: Sequence[float] = ()
 
     def __post_init__(self) -> None:
