@@ -65,3 +65,13 @@ def test_similar_lengths_go_together():
         len(b) * max(values[i] for i in b) for b in TokenBudgetSampler(values, 8, 10_000, True)
     )
     assert padded == sum(values)
+
+
+def test_batches_are_as_large_as_they_may_be():
+    def sizes(size, budget, world=1):
+        return [len(b) for b in TokenBudgetSampler([10] * 12, size, budget, False, 0, 0, world)]
+
+    assert sizes(size=4, budget=1000) == [4, 4, 4]
+    assert sizes(size=9, budget=60) == [6, 6], "all of the budget may be used"
+    assert sizes(size=9, budget=59) == [5, 5, 2]
+    assert sizes(size=3, budget=1000, world=2) == [3, 3]
