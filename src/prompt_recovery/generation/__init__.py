@@ -1,1 +1,1 @@
-"""Making datasets: originals, instructions, rewriters, the resumable pipeline, filters."""
+"""Dataset generation: original texts, instructions, filters and the resumable pipeline."""

@@ -1,4 +1,4 @@
-"""What a made dataset is: its card for the Hub, its plots, and tables for the terminal."""
+"""Summary of a generated dataset: its card for the Hub, its plots, and tables for the terminal."""
 
 import re
 from collections import Counter, defaultdict
@@ -23,15 +23,15 @@ _EXAMPLES = 3
 
 @dataclass
 class Summary:
-    """A dataset in numbers, read from its files.
+    """Numbers about a dataset, read from its files.
 
     Attributes:
-        splits: the Hub's name of each split that has rows → rows.
-        rejected: reason → rows, the commonest first.
-        families: of instructions → rows that were kept and rows that were rejected.
-        words: text column → the words of each row that was kept.
-        prompts: how many distinct prompts were kept.
-        examples: some rows that were kept.
+        splits: Number of rows by the Hub's name of each split that has rows.
+        rejected: Number of rejected rows by reason, most frequent first.
+        families: Numbers of kept and of rejected rows by instruction family.
+        words: For each text column, the number of words of each kept row.
+        prompts: Number of distinct prompts in kept rows.
+        examples: Some kept rows.
     """
 
     splits: dict[str, int] = field(default_factory=dict)
@@ -43,17 +43,17 @@ class Summary:
 
     @property
     def kept(self) -> int:
-        """Rows in all splits."""
+        """Number of rows in all splits."""
         return sum(self.splits.values())
 
     @property
     def rows(self) -> int:
-        """Rows that were kept or rejected."""
+        """Number of rows, kept and rejected."""
         return self.kept + sum(self.rejected.values())
 
 
 def summarise(folder: Path) -> Summary:
-    """Reads the files of a dataset folder, a batch of rows at a time."""
+    """Summarises a dataset folder, reading its files one batch of rows at a time."""
     summary = Summary()
     families: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     prompts: set[str] = set()
@@ -79,7 +79,7 @@ def summarise(folder: Path) -> Summary:
 
 
 def _shows_well(row: Mapping[str, str], summary: Summary) -> bool:
-    """Whether a row is another kind of example than those that are there."""
+    """Returns whether a row differs in category and original from the examples so far."""
     return all(
         row["category"] != e["category"] and row["original_text"] != e["original_text"]
         for e in summary.examples
@@ -116,7 +116,7 @@ def write_plots(summary: Summary, folder: Path) -> None:
 
 
 def _histogram(axes: Any, lengths: Mapping[str, Sequence[int]], colours: Sequence[str]) -> None:
-    """Up to forty bins to the 99th percentile, so that one long text leaves room for the others."""
+    """Draws up to 40 bins up to the 99th percentile, so that outliers do not stretch the axis."""
     top = max(float(np.percentile(values, 99)) for values in lengths.values())
     bins = np.unique(np.linspace(0, top + 1, 41).round())
     for (label, values), colour in zip(lengths.items(), colours, strict=True):
@@ -133,15 +133,15 @@ def _save(figure: Any, all_axes: Sequence[Any], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a dataset came from, for its card.
+    """The origin of a dataset, described in its card.
 
     Attributes:
-        name: of the dataset.
-        rewriter: what `Rewriter.card` says.
-        made: other facts: name → value.
-        licences: (source, licence) of the originals → rows.
-        template: the text of the rewrite template.
-        scores: whether there are preferences with a plot of their scores.
+        name: Name of the dataset.
+        rewriter: The result of `Rewriter.card`.
+        made: Other facts by name.
+        licences: Number of rows by (source, licence) of the original.
+        template: Text of the rewrite template.
+        scores: Whether there are preferences with a plot of their scores.
     """
 
     name: str
@@ -153,7 +153,7 @@ class Origin:
 
 
 def card(summary: Summary, origin: Origin) -> str:
-    """The dataset's `README.md`, with the head that the Hub reads."""
+    """Returns the dataset's `README.md`, with the YAML header that the Hub reads."""
     words = summary.words
     lines = [
         "---",
@@ -163,12 +163,12 @@ def card(summary: Summary, origin: Origin) -> str:
         f"# {escape_markdown(origin.name)}",
         "",
         "Original texts, prompts that ask for a rewrite, and what a language model made of them: "
-        "data for *prompt recovery*, the task to find the prompt from the two texts.",
+        "data for *prompt recovery*, the task of finding the prompt from the two texts.",
         "",
         to_markdown(Table(["split", "rows"], list(summary.splits.items()))),
         "",
-        f"{summary.prompts} distinct prompts; no prompt stands in two splits where they are split "
-        "by prompt. Columns: `id`, `original_text`, `rewrite_prompt`, `rewritten_text`, `category` "
+        f"{summary.prompts} distinct prompts; if rows are split by prompt, no prompt is in two "
+        "splits. Columns: `id`, `original_text`, `rewrite_prompt`, `rewritten_text`, `category` "
         "(the prompt's family), `rewriter`, `source` (of the original), `split`.",
         "",
         "## How it was made",
@@ -179,7 +179,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         *_fenced(origin.template),
         "",
-        'What it says to the user ("Sure, here is …", "Let me know if …") was taken off.',
+        'Remarks to the user ("Sure, here is …", "Let me know if …") were removed from answers.',
         "",
         "## What was left out",
         "",
@@ -274,7 +274,7 @@ def _head(summary: Summary, origin: Origin) -> dict[str, Any]:
     }
 
 
-_FREE = ("apache-2.0", "mit", "cc0-1.0")  # of a rewriter: they ask nothing of what it writes
+_FREE = ("apache-2.0", "mit", "cc0-1.0")  # rewriters' licences that do not restrict their outputs
 _HUB_LICENCES = (
     "apache-2.0 mit cc0-1.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-4.0 odc-by "
     "pddl unlicense gemma llama2 llama3"
@@ -287,28 +287,28 @@ def _size(rows: int) -> str:
 
 
 def _never(rejected: Mapping[str, int]) -> dict[str, int]:
-    """The reasons that rejected nothing."""
+    """Returns the reasons for which no row was rejected, each with a count of 0."""
     return {reason: 0 for reason in (*CHECKS, "duplicate") if reason not in rejected}
 
 
 def _meaning(reason: str) -> str:
     if reason.startswith("failed_"):
-        return "was not had: the request failed"
+        return "was not received because the request failed"
     if reason == "duplicate":
-        return "was there before, in the same words or nearly"
+        return "repeats an earlier one, in the same words or nearly"
     said = (CHECKS[reason].__doc__ or "").strip().removesuffix(".")
     return said[:1].lower() + said[1:]
 
 
 def _fenced(text: str) -> list[str]:
-    """A text as it is, in a fence that it cannot close."""
+    """Returns the text in a code fence that is longer than any run of backticks in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}text", text, fence]
 
 
 def tables(summary: Summary) -> list[Table]:
-    """What was made, for the terminal: examples, then counts and reasons."""
+    """Returns the tables shown in the terminal: examples, then counts and reasons."""
     shown = [
         [_shortened(row[c]) for c in ("original_text", "rewrite_prompt", "rewritten_text")]
         for row in summary.examples

@@ -1,4 +1,4 @@
-"""Where the work is done: in this process, or on the workers of a Ray cluster."""
+"""Launchers, which run work in this process or on the workers of a Ray cluster."""
 
 import logging
 import pickle
@@ -15,20 +15,20 @@ from prompt_recovery.settings import AtLeastOne, NotNegative, Positive, checked
 T = TypeVar("T")
 R = TypeVar("R")
 Work = Callable[[Sequence[T]], Iterator[tuple[int, R]]]
-"""Takes items; yields the index of an item and its result, in any order, every index once."""
+"""Takes items and yields (index, result) pairs in any order, exactly one for each item."""
 
 
 class Launcher(Protocol):
-    """Where work is done.
+    """Decides where work is done.
 
     Attributes:
-        chunk: how many requests are in memory at one time.
+        chunk: Number of requests that are held in memory at a time.
     """
 
     chunk: int
 
     def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
-        """A rewriter that answers there."""
+        """Returns a rewriter whose answers are computed where this launcher runs its work."""
         ...
 
     def each(
@@ -37,12 +37,13 @@ class Launcher(Protocol):
         """Does work on items.
 
         Args:
-            items: what the work is done on. Other processes get them pickled.
-            make: makes the work, where it is done: loads models and the like.
-            block: how many items a worker gets at one time; None is the launcher's own number.
+            items: The items to process. They are pickled to be sent to other processes.
+            make: Makes the work function, for instance by loading a model. It is called in the
+                process that does the work.
+            block: Number of items that a worker gets at a time. None uses the launcher's default.
 
         Yields:
-            The index of an item and its result, in any order, every index once.
+            (index, result) pairs in any order, exactly one for each item.
         """
         ...
 
@@ -50,10 +51,10 @@ class Launcher(Protocol):
 @checked("cluster")
 @dataclass(frozen=True)
 class Local:
-    """Work in this process.
+    """Runs work in this process.
 
     Attributes:
-        chunk: how many requests are in memory at one time, ≥ 1.
+        chunk: Number of requests that are held in memory at a time, ≥ 1.
     """
 
     chunk: AtLeastOne = 1024
@@ -64,30 +65,32 @@ class Local:
         make: Callable[[], Work[T, R]],
         block: int | None = None,
     ) -> Iterator[tuple[int, R]]:
-        """Does work on items, here."""
+        """Does work on items in this process."""
         yield from make()(items)
 
     def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
-        """The rewriter itself."""
+        """Returns the rewriter itself."""
         return make()
 
 
 @checked("cluster")
 @dataclass(frozen=True)
 class RayCluster:
-    """Work on a Ray cluster (extra `[ray]`), as a Ray Data stage with an actor for each worker.
+    """Runs work on a Ray cluster (extra `[ray]`), as a Ray Data stage with one actor per worker.
 
-    A worker that dies is replaced, and its blocks are done again. What a run on the cluster makes
-    is what a run in one process makes.
+    A worker that dies is replaced and its block is processed again. The results are the same as
+    those of a run in one process.
 
     Attributes:
-        address: of the cluster, `auto` for the one that this machine belongs to; None starts one
-            on this machine.
-        workers: how many, ≥ 1; each has a rewriter of its own.
-        cpus: of each worker, > 0.
-        gpus: of each worker, ≥ 0; may be a fraction.
-        block: items that a worker gets at one time, ≥ 1; when one dies, those are done again.
-        chunk: how many requests are in memory at one time, ≥ 1. Workers live as long as a chunk.
+        address: Address of the cluster, or `auto` for the one that this machine belongs to. None
+            starts a cluster on this machine.
+        workers: Number of workers, ≥ 1. Each has its own rewriter.
+        cpus: CPUs per worker, > 0.
+        gpus: GPUs per worker, ≥ 0; may be a fraction.
+        block: Number of items that a worker gets at a time, ≥ 1. They are processed again if the
+            worker dies.
+        chunk: Number of requests that are held in memory at a time, ≥ 1. Workers are restarted
+            for every chunk.
     """
 
     address: str | None = None
@@ -98,17 +101,17 @@ class RayCluster:
     chunk: AtLeastOne = 50_000
 
     def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
-        """A rewriter that has the workers answer."""
+        """Returns a rewriter that distributes its requests over the workers."""
         return _ClusterRewriter(self, make)
 
     def each(
         self, items: Sequence[T], make: Callable[[], Work[T, R]], block: int | None = None
     ) -> Iterator[tuple[int, R]]:
-        """Does work on items, on the workers.
+        """Does work on items on the workers.
 
         Raises:
-            PromptRecoveryError: there is no Ray or no such cluster, it has no place for a worker,
-                or what a worker raised.
+            PromptRecoveryError: If Ray is not installed, the cluster cannot be reached or is too
+                small for the workers, or a worker raised this error.
         """
         if not items:
             return
@@ -168,15 +171,17 @@ class RayCluster:
 
 
 def _reach(address: str | None) -> None:
-    """Raises OSError when nothing listens there: Ray itself tries for a quarter of an hour."""
+    """Raises OSError if nothing listens at the address. Ray itself would retry for 15 minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class _Worker:
-    """What a worker does with a block. What a user can mend comes back as a text, beside results:
-    Ray would bring it back as a traceback, without the answers that were there before.
+    """Processes blocks of items in a worker.
+
+    The message of a `PromptRecoveryError` is returned next to the results. If it were raised, Ray
+    would report a traceback and lose the results that the block already has.
     """
 
     def __init__(self, make: Callable[[], Work[Any, Any]]) -> None:
@@ -199,7 +204,7 @@ class _Worker:
 
 
 class _ClusterRewriter:
-    """A rewriter of which every worker has its own; this process asks it for its name only."""
+    """A rewriter with an instance in every worker. The local one only gives its name and card."""
 
     def __init__(self, cluster: RayCluster, make: Callable[[], Rewriter]) -> None:
         self._cluster, self._make, self._own = cluster, make, make()

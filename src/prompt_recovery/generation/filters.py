@@ -1,4 +1,8 @@
-"""Which answers are rewrites worth keeping. Each filter is a small function with a reason word."""
+"""Filters that decide which rewrites are kept, each a small function with a one-word reason.
+
+The first line of a filter's docstring appears in dataset cards, as the end of a sentence that
+begins with "a rewrite that".
+"""
 
 import re
 from collections import Counter
@@ -13,24 +17,26 @@ from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings import Cosine, Count, NotNegative, checked
 
-_Threshold = Annotated[float, Gt(0), Le(1)]  # 1 is off
+_Threshold = Annotated[float, Gt(0), Le(1)]  # 1 turns the filter off
 
 
 @checked("filters")
 @dataclass(frozen=True)
 class Filters:
-    """Thresholds.
+    """Thresholds of the filters.
 
     Attributes:
-        copy: a rewrite that shares more than this of its and the original's word triples is a
-            copy; in (0, 1].
-        looping: a rewrite of which more than this share of word quadruples, in all of it or at its
-            end, has been there before is looping; in (0, 1].
-        min_words: a shorter rewrite is too short.
-        min_ratio: likewise, in characters of the rewrite to one of the original.
-        max_ratio: a longer one is too long, in the same unit.
-        duplicate_scs: a rewrite with a higher SCS than this to one before it, in [-1, 1], is a
-            duplicate; None asks no sentence encoder. The same words are always a duplicate.
+        copy: A rewrite is a copy if it has more than this share of its word trigrams in common
+            with the original (intersection over union), in (0, 1].
+        looping: A rewrite is looping if more than this share of its word 4-grams are repetitions,
+            in the whole text or in its last 64 words, in (0, 1].
+        min_words: A rewrite with fewer words is too short.
+        min_ratio: A rewrite is too short if its length in characters, divided by that of the
+            original, is less.
+        max_ratio: A rewrite is too long if the same ratio is greater.
+        duplicate_scs: A rewrite is a duplicate if its SCS with an earlier rewrite is higher, in
+            [-1, 1]. None compares the words only and needs no sentence encoder. Rewrites with the
+            same words are always duplicates.
     """
 
     copy: _Threshold = 0.9
@@ -53,10 +59,10 @@ class Draft:
     """A rewrite to be judged.
 
     Attributes:
-        original: the original text.
-        prompt: the instruction.
-        text: what the rewriter made of it, cleaned.
-        finished: whether the rewriter came to its own end.
+        original: The original text.
+        prompt: The instruction.
+        text: The cleaned rewrite.
+        finished: Whether the rewriter stopped by itself, not at the limit of new tokens.
     """
 
     original: str
@@ -81,12 +87,12 @@ class Draft:
 
 
 def is_empty(draft: Draft, _: Filters) -> bool:
-    """Holds no letter and no digit."""
+    """Contains no letter and no digit."""
     return re.search(r"[^\W_]", draft.text) is None
 
 
 def is_broken(draft: Draft, _: Filters) -> bool:
-    """Holds characters that no encoding gave: half a surrogate pair, or its replacement."""
+    """Contains half a surrogate pair, or a replacement character that the original lacks."""
     if "�" in draft.text and "�" not in draft.original:
         return True
     return bool(re.search("[\ud800-\udfff]", draft.text))
@@ -110,7 +116,7 @@ _REFUSAL = re.compile(
 
 
 def is_refusal(draft: Draft, _: Filters) -> bool:
-    """Begins with the rewriter's excuse, or with a question for the text."""
+    """Begins with the rewriter's refusal, or with a request for the text."""
     found = _REFUSAL.search(draft.text[:300].replace("’", "'"))
     return found is not None and found[0].lower() not in draft.original.lower().replace("’", "'")
 
@@ -127,7 +133,7 @@ _MARKERS = re.compile(
 
 
 def is_leaked(draft: Draft, _: Filters) -> bool:
-    """Holds the prompt itself, a chat template's markers, or a label such as "Original text:"."""
+    """Contains the prompt itself, a chat template's markers, or a label like "Original text:"."""
     for found in _MARKERS.finditer(draft.text):
         if found[0].strip().lower() not in draft.original.lower():
             return True
@@ -138,7 +144,8 @@ def is_leaked(draft: Draft, _: Filters) -> bool:
 
 def is_copy(draft: Draft, limits: Filters) -> bool:
     """Equals the original, or nearly."""
-    # Words with case and signs: all capitals, or a smile after each sentence, may be the wish.
+    # Case and punctuation count: the prompt may ask for capitals only, or for an emoji after every
+    # sentence.
     words, original = draft.text.split(), draft.original.split()
     if words == original:
         return True
@@ -150,7 +157,7 @@ def is_copy(draft: Draft, limits: Filters) -> bool:
 
 
 def is_looping(draft: Draft, limits: Filters) -> bool:
-    """Says the same again and again."""
+    """Repeats itself over and over."""
     words = draft.plain.split()
     for part in (words, words[-64:]):
         runs = _runs(part, 4)
@@ -160,7 +167,7 @@ def is_looping(draft: Draft, limits: Filters) -> bool:
 
 
 def is_cut_off(draft: Draft, _: Filters) -> bool:
-    """Met the limit of new tokens before its end."""
+    """Was cut off at the limit of new tokens."""
     return not draft.finished
 
 
@@ -199,7 +206,7 @@ def is_in_another_language(draft: Draft, _: Filters) -> bool:
 
 
 def _script(text: str) -> str:
-    """The script of most letters; "" where there are few letters or no script has most."""
+    """Returns the script of most letters, or "" if there are few letters or no clear majority."""
     latin = len(_OUTSIDE["Latin"].sub("", text))
     if latin >= 8 and (text.isascii() or latin > len(text) / 2):
         return "Latin"
@@ -209,10 +216,10 @@ def _script(text: str) -> str:
 
 
 def _language_of(text: str) -> str:
-    """The name of the language of a text in Latin script; "" where it isn't clear.
+    """Returns the name of the language of a text in Latin script, or "" if it is not clear.
 
-    Only words that begin with a small letter are read: an English text about foreign people and
-    places looks foreign to a detector of letter sequences.
+    Only words that begin with a lower-case letter are considered, because the names of foreign
+    people and places mislead a detector that looks at letter sequences.
     """
     words = [word for word in text.split() if word[:1].islower()]
     if len(words) < 10:
@@ -223,11 +230,11 @@ def _language_of(text: str) -> str:
 
 @cache
 def _detector() -> Any:
-    """A detector of the languages that rewriters know best (2 seconds to load, 200 MB).
+    """Loads a detector for the languages that rewriters know best (2 seconds, 200 MB).
 
-    A text in another language in Latin script is mostly taken for a near one of these, which is
-    enough to tell it from English. Lingua's low accuracy mode loads in no time, but takes one
-    English text in two hundred for a foreign one.
+    A text in another language in Latin script is usually classified as a related one of these,
+    which is enough to tell it from English. Lingua's low accuracy mode loads much faster, but
+    misclassifies one English text in two hundred.
     """
     from lingua import Language, LanguageDetectorBuilder
 
@@ -245,7 +252,7 @@ def _detector() -> Any:
 
 
 def is_too_short(draft: Draft, limits: Filters) -> bool:
-    """Has fewer words or characters than asked for."""
+    """Has fewer words or characters than the filters ask for."""
     words = len(draft.text.split())
     spaced = _script(draft.text) not in ("Thai", "Kana and Han")
     few = spaced and words < limits.min_words
@@ -253,7 +260,7 @@ def is_too_short(draft: Draft, limits: Filters) -> bool:
 
 
 def is_too_long(draft: Draft, limits: Filters) -> bool:
-    """Has more characters than asked for."""
+    """Has more characters than the filters allow."""
     return len(draft.text) > limits.max_ratio * len(draft.original)
 
 
@@ -269,11 +276,11 @@ CHECKS: dict[str, Callable[[Draft, Filters], bool]] = {
     "too_short": is_too_short,
     "too_long": is_too_long,
 }
-"""Reason → filter, in the order in which they are asked."""
+"""Maps each reason to its filter, in the order in which the filters are applied."""
 
 
 def reason_to_reject(draft: Draft, limits: Filters) -> str:
-    """The first reason against a rewrite; "" if there is none."""
+    """Returns the first reason to reject a rewrite, or "" if there is none."""
     return next((reason for reason, check in CHECKS.items() if check(draft, limits)), "")
 
 
@@ -308,11 +315,11 @@ _CLOSING = re.compile(
 
 
 def clean_rewrite(text: str) -> str:
-    """A rewriter's answer without what it says to the user.
+    """Strips from an answer everything that is addressed to the user.
 
     Lead-ins ("Sure, here is the rewritten text:"), closing offers ("Let me know if you'd like …")
-    and quotes around the whole are taken off. They are no part of the rewrite, and a lead-in often
-    gives the instruction away.
+    and quotation marks around the whole text are removed. They are not part of the rewrite, and a
+    lead-in often reveals the instruction.
     """
     text = text.strip()
     without = _LEAD_IN.sub("", text, count=1)
@@ -326,5 +333,5 @@ def clean_rewrite(text: str) -> str:
 
 
 def _runs(words: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
-    """How often each run of so many words comes."""
+    """Counts the word n-grams of this length."""
     return Counter(zip(*(words[i:] for i in range(length)), strict=False))

@@ -1,4 +1,4 @@
-"""The folder of a dataset: whose it is, what it was made with, and how its files are replaced."""
+"""The output folder of a dataset: its lock, its record, and how its files are replaced."""
 
 import json
 import logging
@@ -16,22 +16,24 @@ from prompt_recovery.storage import locked, read_json, write_json
 log = logging.getLogger(__name__)
 _RECORD = "generation.json"
 _WORK = ".work"
-_SHOWN = 4  # differences in a message
+_SHOWN = 4  # number of differences listed in a message
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[Path]:
-    """Holds a dataset's folder against other processes; waits while another works on it.
+    """Locks a dataset's folder, waiting while another process works on it.
 
     Yields:
-        Its folder for what is only of use while the dataset is made.
+        A folder inside it for files that are only needed while the dataset is made.
 
     Raises:
-        PromptRecoveryError: it cannot be made or written, or holds files that are no dataset's.
+        PromptRecoveryError: If the folder cannot be created or written, or contains files that do
+            not belong to a dataset.
     """
     if folder.is_dir():
         known = (folder / _RECORD).is_file()
-        # A record that another process writes right now, or was killed at, is ours, too.
+        # A temporary file of the record belongs to us, too: another process is writing it or was
+        # killed while it did.
         others = [
             p.name
             for p in folder.iterdir()
@@ -39,8 +41,8 @@ def alone_in(folder: Path) -> Iterator[Path]:
         ]
         if others and not known:
             raise PromptRecoveryError(
-                f"output={folder}: holds files that `generate` has not made ({sorted(others)[0]}, "
-                "say): choose a new folder"
+                f"output={folder}: holds files that `generate` has not made (such as "
+                f"{sorted(others)[0]}): choose a new folder"
             )
     work = folder / _WORK
     try:
@@ -65,10 +67,10 @@ def alone_in(folder: Path) -> Iterator[Path]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `generation.json` says; empty where there is none.
+    """Reads `generation.json`. Returns an empty record if there is no such file.
 
     Raises:
-        PromptRecoveryError: it is something else.
+        PromptRecoveryError: If `generate` did not write the file.
     """
     path = folder / _RECORD
     if not path.is_file():
@@ -85,10 +87,10 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def refuse_other_settings(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Makes sure that a folder is gone on with as it was begun.
+    """Ensures that work on a folder is resumed with the settings that it was started with.
 
     Raises:
-        PromptRecoveryError: it was begun with other settings; the message names them.
+        PromptRecoveryError: If the settings differ. The message lists the differences.
     """
     before, now = _flat(old), _flat(new)
     differing = [
@@ -121,12 +123,13 @@ def _short(value: Any) -> str:
 
 
 def move_into(new: Path, folder: Path) -> None:
-    """Syncs everything in `new` and puts it in the place of what has the same names in `folder`.
+    """Syncs everything in `new` and moves it into `folder`, replacing what has the same names.
 
-    A process that is killed meanwhile leaves some old and some new files, each of them whole.
+    A process that is killed meanwhile leaves a mixture of old and new files, each of them
+    complete.
 
     Raises:
-        PromptRecoveryError: the disk is full, say.
+        PromptRecoveryError: If the files cannot be moved, for instance because the disk is full.
     """
     try:
         for path in new.rglob("*"):

@@ -42,17 +42,19 @@ log = logging.getLogger(__name__)
 
 
 def generate(job: GenerationJob) -> Summary:
-    """Makes a dataset, or what is missing of it, and prints what it is.
+    """Makes a dataset, or resumes an unfinished one, and prints a summary.
 
-    The folder gets `data/*.parquet`, `rejected.parquet`, `README.md` with plots, `generation.json`
-    and, where preferences are wanted, `preferences/`. They are a function of the settings, however
-    often the run is killed and started again. `.work/` holds the finished requests.
+    The output folder contains `data/*.parquet`, `rejected.parquet`, `README.md` with plots,
+    `generation.json` and, if preferences were asked for, `preferences/`. The content depends only
+    on the settings, however often the run is killed and restarted. `.work/` holds the finished
+    requests.
 
     Returns:
-        The dataset in numbers.
+        Summary of the dataset.
 
     Raises:
-        PromptRecoveryError: whatever the user can mend.
+        PromptRecoveryError: If the settings or the inputs are invalid, or the output folder cannot
+            be written.
     """
     token = None if job.push_to_hub is None else token_for(job.push_to_hub)
     path = job.instructions.bank
@@ -64,7 +66,7 @@ def generate(job: GenerationJob) -> Summary:
             refuse_other_settings(job.output, record["settings"], settings)
         whole = all((job.output / name).exists() for name in ("data", "README.md"))
         if whole and record.get("complete") and record["settings"] == settings:
-            log.info("%s was complete before", job.output)
+            log.info("%s is already complete", job.output)
             summary = summarise(job.output)
         else:
             record = {"fingerprint": fingerprint(settings), "settings": settings}
@@ -80,7 +82,7 @@ def generate(job: GenerationJob) -> Summary:
 def _make(
     job: GenerationJob, bank: Sequence[Instruction], work: Path
 ) -> tuple[Summary, dict[str, Any]]:
-    """Makes the files of a dataset; returns its numbers and what its record says."""
+    """Makes the files of a dataset. Returns its summary and the entries of its record."""
     store = RequestStore(work / "requests.jsonl")
     try:
         rewriter = Remembering(job.rewriter, store)
@@ -136,7 +138,7 @@ def _make(
     move_into(new, job.output)
     if rewriter.failed_for_now:
         log.warning(
-            "%d requests failed for now: the same command asks them again", rewriter.failed_for_now
+            "%d requests failed for now: run the same command to retry", rewriter.failed_for_now
         )
     return summary, {
         "complete": not rewriter.failed_for_now,
@@ -180,7 +182,7 @@ def _instructions(
 def _write_rows(
     job: GenerationJob, rewriting: Rewriting, reasons: Sequence[str], folder: Path
 ) -> Tally:
-    """Writes kept and rejected rows; returns what their answers took."""
+    """Writes kept and rejected rows. Returns the tokens and the cost of their answers."""
     kept = [
         RewriteExample(r.id, r.original.text, "", r.instruction.text)
         for r, reason in zip(rewriting.requests, reasons, strict=True)
@@ -212,7 +214,7 @@ def _write_rows(
 
 
 def _splits(folder: Path) -> Splits:
-    """The rows that were written."""
+    """Reads back the rows that were written."""
     return Splits(*([RewriteExample(**row) for row in read_split(folder, s)] for s in SPLITS))
 
 

@@ -11,10 +11,10 @@ log = logging.getLogger(__name__)
 
 
 def token_for(repo: str) -> str:
-    """The token to upload with, from the environment only.
+    """Reads the upload token from the environment variable `HF_TOKEN`.
 
     Raises:
-        PromptRecoveryError: there is none, or `repo` is no name of a repository.
+        PromptRecoveryError: If the token is missing or `repo` is not a valid repository name.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise PromptRecoveryError(f"push_to_hub={repo}: must be user/name")
@@ -27,13 +27,13 @@ def token_for(repo: str) -> str:
 
 
 def push(folder: Path, repo: str, token: str) -> str:
-    """Uploads a dataset's folder, but for its `.work`; a repository that isn't there is made.
+    """Uploads a dataset's folder without its `.work`, and creates the repository if necessary.
 
     Returns:
-        Its address. A new repository is private until its owner says otherwise.
+        URL of the dataset. A new repository is private until its owner changes that.
 
     Raises:
-        PromptRecoveryError: it cannot be uploaded.
+        PromptRecoveryError: If the upload fails.
     """
     from huggingface_hub import HfApi
 
@@ -48,10 +48,10 @@ def push(folder: Path, repo: str, token: str) -> str:
             delete_patterns=["data/*.parquet"],
             commit_message="Dataset made with prompt-recovery",
         )
-    except Exception as error:  # network, token, rights, name: one thing to a user
+    except Exception as error:  # the network, the token, permissions or the name
         reason = (str(error).splitlines() or [""])[0].replace(token, "…")
         raise PromptRecoveryError(
             f"cannot upload to '{repo}' on the Hugging Face Hub ({type(error).__name__}: {reason}):"
-            f" check the network, the name and HF_TOKEN; the dataset itself is whole in {folder}"
+            f" check the network, the name and HF_TOKEN; the dataset itself is complete in {folder}"
         ) from error
     return str(url)

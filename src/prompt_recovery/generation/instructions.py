@@ -1,4 +1,4 @@
-"""Instructions: what a rewriter is told to do with a text, and who is told what."""
+"""Instructions for the rewriter, and their assignment to texts."""
 
 import random
 import string
@@ -19,7 +19,7 @@ from prompt_recovery.errors import PromptRecoveryError
 if TYPE_CHECKING:
     from prompt_recovery.metrics.scs import SCS
 
-_BLOCK = 512  # rows and columns of one product: 1 MiB
+_BLOCK = 512  # rows and columns of one matrix product (1 MiB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Instruction:
     """One rewrite prompt.
 
     Attributes:
-        text: what the rewriter is told.
-        family: the kind of wish: persona, poetry, brevity, …
-        source: where it came from: bank, composed, variation or file.
+        text: What the rewriter is told to do.
+        family: Kind of instruction, such as persona, poetry or brevity.
+        source: Where it came from: bank, composed, variation or file.
     """
 
     text: str
@@ -38,14 +38,15 @@ class Instruction:
 
 
 def read_bank(path: Path | None = None) -> list[Instruction]:
-    """Instructions from a file, or the bank shipped with this package.
+    """Reads instructions from a file or from the bank shipped with this package.
 
     Args:
-        path: a CSV, JSONL or Parquet file with the column `text` and, if they have families,
-            `family`; a row without one is of the family "other". None is the shipped bank.
+        path: A CSV, JSONL or Parquet file with a column `text` and, optionally, a column `family`.
+            The family of a row without one is "other". None reads the shipped bank.
 
     Raises:
-        PromptRecoveryError: no such file, or a row without a usable text; names file, row, mend.
+        PromptRecoveryError: If the file does not exist or a row has no usable text. The message
+            names the file and the row, and says how to fix it.
     """
     if path is None:
         with resources.as_file(resources.files(__package__) / "bank") as folder:
@@ -62,7 +63,7 @@ def read_bank(path: Path | None = None) -> list[Instruction]:
 
 
 def bank_texts() -> list[str]:
-    """The texts of the bank shipped with this package."""
+    """Returns the texts of the bank shipped with this package."""
     return [instruction.text for instruction in read_bank()]
 
 
@@ -112,25 +113,25 @@ _FRAMES = (
 
 
 def read_parts(name: str) -> list[str]:
-    """The lines of one of the lists in `generation/parts`, in order."""
+    """Returns the lines of one of the lists in `generation/parts`, in order."""
     text = (resources.files(__package__) / "parts" / f"{name}.txt").read_text("utf-8")
     return text.split("\n")[:-1]
 
 
 def compose(count: int, seed: int) -> list[Instruction]:
-    """Instructions composed of parts: tone, format, persona, audience and constraint.
+    """Composes instructions from a tone, a format, a persona, an audience and a constraint.
 
-    A pure function; a smaller `count` gives the beginning of the same list.
+    This is a pure function. A smaller `count` gives a prefix of the same list.
 
     Args:
-        count: how many, ≥ 0.
-        seed: another seed, other instructions.
+        count: Number of instructions, ≥ 0.
+        seed: Seed of the choices.
 
     Returns:
-        Distinct instructions. The family says which parts met: "tone + format", say.
+        Distinct instructions. Their family names the parts used, such as "tone + format".
 
     Raises:
-        PromptRecoveryError: the parts don't give as many.
+        PromptRecoveryError: If there are not enough distinct combinations.
     """
     kinds = ("tones", "formats", "personas", "audiences", "constraints")
     parts = {kind: read_parts(kind) for kind in kinds}
@@ -156,18 +157,20 @@ def compose(count: int, seed: int) -> list[Instruction]:
 def without_near_duplicates(
     instructions: Sequence[Instruction], scs: "SCS", above: float
 ) -> tuple[list[Instruction], list[tuple[Instruction, Instruction]]]:
-    """Leaves out instructions that mean the same as one before them.
+    """Removes instructions that mean the same as an earlier one.
 
-    Takes n²/2 products of embeddings in blocks: 100,000 instructions take minutes and, beside
-    their embeddings, next to no memory.
+    The n²/2 products of embeddings are computed in blocks: 100,000 instructions take minutes, and
+    hardly more memory than their embeddings.
 
     Args:
-        instructions: the earlier ones stay.
-        scs: the metric.
-        above: an SCS in [-1, 1]; one that is higher with any that stays is a near-duplicate.
+        instructions: The instructions. Of two near-duplicates, the earlier one is kept.
+        scs: The metric.
+        above: SCS threshold in [-1, 1]. An instruction whose SCS with a kept instruction is higher
+            is a near-duplicate.
 
     Returns:
-        Those that stay, in order, and each that doesn't with its nearest that stays.
+        The kept instructions, in order, and each removed instruction paired with the nearest kept
+        one.
     """
     if not instructions:
         return [], []
@@ -177,7 +180,7 @@ def without_near_duplicates(
     dropped: list[tuple[Instruction, Instruction]] = []
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK]
-        best = np.full(len(block), -2.0, np.float32)  # cosine with the nearest that stays
+        best = np.full(len(block), -2.0, np.float32)  # cosine with the nearest kept instruction
         twin = np.zeros(len(block), np.int64)
         for first in range(0, len(kept), _BLOCK):
             columns = np.array(kept[first : first + _BLOCK])
@@ -199,23 +202,23 @@ def without_near_duplicates(
 
 
 def assign(instructions: Sequence[Instruction], count: int, seed: int) -> list[int]:
-    """Which instruction each of `count` texts is given.
+    """Chooses an instruction for each of `count` texts.
 
-    Families take turns, so that any two are used equally often, give or take one; so are any two
-    instructions of one family. Any run of texts as long as there are families, beginning at a
-    multiple of that, meets every family once. A pure function that doesn't depend on the order of
-    the instructions; a smaller `count` gives the beginning of the same list.
+    Families take turns: every block of as many texts as there are families contains each family
+    once. The numbers of times that any two families are used therefore differ by at most one, and
+    so do those of any two instructions of one family. This is a pure function that does not depend
+    on the order of the instructions. A smaller `count` gives a prefix of the same list.
 
     Args:
-        instructions: at least one, with distinct texts.
-        count: how many texts, ≥ 0.
-        seed: another seed, other assignments.
+        instructions: At least one instruction; their texts must be distinct.
+        count: Number of texts, ≥ 0.
+        seed: Seed of the choices.
 
     Returns:
-        Indices of instructions, `count` of them.
+        `count` indices into `instructions`.
 
     Raises:
-        PromptRecoveryError: there are no instructions.
+        PromptRecoveryError: If there are no instructions.
     """
     if not instructions:
         raise PromptRecoveryError("there are no instructions to assign; give a bank")

@@ -1,4 +1,4 @@
-"""What a run of `generate` is given."""
+"""Inputs and settings of a `generate` run."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ from prompt_recovery.templates import Template
 @checked("instructions")
 @dataclass(frozen=True)
 class InstructionSettings:
-    """Which instructions there are to choose from.
+    """Settings of the instructions to choose from.
 
     Attributes:
-        bank: a file of them; None is the shipped bank.
-        composed: how many more are composed of parts, ≥ 0.
-        variations: how many rewordings of each the rewriter is asked for, ≥ 0.
-        near_duplicate_scs: one with a higher SCS than this to one before it is left out, in
-            [-1, 1]; None keeps all.
+        bank: File of instructions. None uses the bank shipped with this package.
+        composed: Number of additional instructions composed of parts, ≥ 0.
+        variations: Number of rewordings of each instruction to ask the rewriter for, ≥ 0.
+        near_duplicate_scs: Leave out an instruction whose SCS with an earlier one is higher than
+            this, in [-1, 1]. None keeps all.
     """
 
     bank: LocalPath | None = None
@@ -41,30 +41,31 @@ class InstructionSettings:
 
 
 class Preparation(Protocol):
-    """Whatever makes candidates, their scores and preferences."""
+    """Makes candidates, their scores and preferences."""
 
     def settings(self) -> dict[str, Any]:
-        """All that decides what it makes, as JSON."""
+        """Returns everything that determines the result, as JSON values."""
         ...
 
     def __call__(self, splits: Splits, folder: Path) -> None:
-        """Makes them for the training split, and writes them with card and plot to a folder."""
+        """Makes preferences for the training split and writes them to `folder`, with a card."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """What the configuration of `generate` and its job share.
+    """Settings shared by the configuration of `generate` and its job.
 
     Attributes:
-        instructions: which there are.
-        filters: which rewrites stay.
-        split: how rows are split.
-        rows: of the dataset, rejected ones included; None is one an original.
-        seed: of choices and of the rewriter's answers.
-        overwrite: replace a dataset that was made with other settings; finished requests stay.
-        push_to_hub: a repository `user/name` to upload the dataset to, private, with the token in
-            $HF_TOKEN; None uploads nothing.
+        instructions: Which instructions there are to choose from.
+        filters: Which rewrites are kept.
+        split: How rows are split.
+        rows: Number of rows of the dataset, including rejected ones. None makes one row per
+            original.
+        seed: Seed of all choices and of the rewriter's answers.
+        overwrite: Replace a dataset that was made with other settings. Finished requests are kept.
+        push_to_hub: Repository `user/name` to upload the dataset to, using the token in $HF_TOKEN.
+            A new repository is private. None uploads nothing.
     """
 
     instructions: InstructionSettings = field(default_factory=InstructionSettings)
@@ -81,11 +82,11 @@ class Guessing:
     """The model whose guesses at the prompts become candidates.
 
     Attributes:
-        backbone: which model.
-        template: the recovery template.
-        start: an adapter folder, or a run that has one; None is the backbone alone.
-        max_prompt_tokens: longer inputs have the middle of their texts cut out.
-        precision: fp32, bf16 or auto (what is faster where it runs).
+        backbone: The pretrained model.
+        template: The recovery template.
+        start: An adapter folder, or a run folder that contains one. None uses the backbone alone.
+        max_prompt_tokens: The texts in longer inputs are shortened in the middle.
+        precision: fp32, bf16 or auto, which takes the faster one on the device.
     """
 
     backbone: Backbone
@@ -98,16 +99,16 @@ class Guessing:
 @checked("")
 @dataclass(frozen=True)
 class GenerationJob(GenerationOptions):
-    """Everything a run needs.
+    """Everything that a `generate` run needs.
 
     Attributes:
-        originals: texts, or how to have them created.
-        rewriter: answers the requests.
-        template: the rewrite template.
-        output: the folder; made if needed.
-        chunk: how many requests the rewriter gets at one time, ≥ 1; only these are in memory.
-        scs: the metric, made when it is needed.
-        preferences: makes candidates, scores and pairs, where they are wanted.
+        originals: The texts, or how to create them.
+        rewriter: The rewriter that answers the requests.
+        template: The rewrite template.
+        output: Output folder, created if necessary.
+        chunk: Number of requests that the rewriter gets, and that are in memory, at a time, ≥ 1.
+        scs: Makes the metric when it is needed.
+        preferences: Makes candidates, scores and pairs. None makes none.
     """
 
     originals: Originals | CreatedOriginals
@@ -123,15 +124,15 @@ class GenerationJob(GenerationOptions):
             raise PromptRecoveryError(f"cluster.chunk={self.chunk}: must be ≥ 1")
         if not self.template.chat or self.template.prefill:
             raise PromptRecoveryError(
-                f"template '{self.template.name}' is none for a rewriter, which answers chats: use "
+                f"template '{self.template.name}' is not for a rewriter, which answers chats: use "
                 "template=gemma_rewrite, or set template.chat=true and template.prefill=''"
             )
 
     def settings(self, bank: Sequence[Instruction]) -> dict[str, Any]:
-        """All that decides what the dataset is, as JSON; not where and how fast it is made.
+        """Returns everything that determines the dataset's content, as JSON values.
 
         Args:
-            bank: the instructions in `instructions.bank`.
+            bank: The instructions in `instructions.bank`.
         """
         settings = {
             "rows": self.rows,

@@ -1,4 +1,4 @@
-"""Original texts: the starter's, those of files, folders and Hub datasets, and created ones."""
+"""Original texts: from the starter dataset, from files and the Hub, or written by an LLM."""
 
 import hashlib
 import math
@@ -29,11 +29,11 @@ class Original:
     """A text to be rewritten.
 
     Attributes:
-        id: unique among its like.
-        text: never blank.
-        category: its kind: a genre, a form, or whatever its source says.
-        source: where it came from.
-        licence: of the text, as far as it is known.
+        id: Unique among the originals.
+        text: The text, never blank.
+        category: Kind of text: a genre, a form, or whatever its source gives.
+        source: Where the text came from.
+        licence: Licence of the text; empty if unknown.
     """
 
     id: str
@@ -45,13 +45,14 @@ class Original:
 
 @dataclass(frozen=True)
 class Originals:
-    """Texts with unique ids, no two of them the same, in the order of their source.
+    """Distinct texts with unique ids, in the order of their source.
 
     Attributes:
-        name: what messages and cards call them.
-        originals: the texts.
-        rejected: what was left out, and why: `no_text`, `repeated`, and of created texts
-            `failed_<error>` or a reason word of `filters`. Nothing is dropped silently.
+        name: Name used in messages and dataset cards.
+        originals: The texts.
+        rejected: The texts that were left out, each with its reason: `no_text` or `repeated`, and
+            for created texts also `failed_<error>` or one of the reasons in `filters`. Nothing is
+            dropped silently.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Originals:
 
 @dataclass(frozen=True, slots=True)
 class OriginalColumns:
-    """What a pile of texts calls its columns; `id=None` derives ids from the texts."""
+    """Column names in a source of texts. If `id` is None, ids are derived from the texts."""
 
     text: str = "original_text"
     id: str | None = None
@@ -72,7 +73,7 @@ _COLUMNS = OriginalColumns()
 
 
 def starter_originals() -> Originals:
-    """The distinct passages of the dataset shipped with this package."""
+    """Returns the distinct passages of the dataset shipped with this package."""
     passages: dict[str, Original] = {}
     for example in starter().examples:
         genre = example.source.removeprefix("starter/")
@@ -89,17 +90,18 @@ def file_originals(
     drop_invalid: bool = False,
     licence: str = "",
 ) -> Originals:
-    """The texts of one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
+    """Reads the texts of one CSV, JSONL or Parquet file. CSV and JSONL files may be gzipped.
 
     Args:
-        path: the file.
-        columns: what it calls its columns.
-        drop_invalid: leave out rows without a usable text instead of raising at the first.
-        licence: of the texts.
+        path: The file.
+        columns: Names of its columns.
+        drop_invalid: Leave out rows without a usable text instead of raising an error.
+        licence: Licence of the texts.
 
     Raises:
-        PromptRecoveryError: no such file, an unknown format, a corrupt file, a missing column, an
-            unusable text, or two texts with one id; the message names file, row and mend.
+        PromptRecoveryError: If the file does not exist, has an unknown format, is corrupt, lacks a
+            column, contains an unusable text or uses an id twice. The message names the file and
+            the row, and says how to fix it.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -113,12 +115,12 @@ def folder_originals(
     drop_invalid: bool = False,
     licence: str = "",
 ) -> Originals:
-    """The texts of all data files directly in a folder, and of its `.txt` files, one text each.
+    """Reads all data files directly in a folder, and its `.txt` files as one text each.
 
     The category of a `.txt` file is the folder's name.
 
     Raises:
-        PromptRecoveryError: as `file_originals`, or the folder holds no text.
+        PromptRecoveryError: If the folder contains no texts, and as for `file_originals`.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
@@ -157,11 +159,11 @@ def hub_originals(
     drop_invalid: bool = False,
     licence: str = "",
 ) -> Originals:
-    """The texts of one split of a dataset on the Hugging Face Hub (extra `[hub]`).
+    """Reads the texts of one split of a dataset on the Hugging Face Hub (extra `[hub]`).
 
     Raises:
-        PromptRecoveryError: the extra is not installed, the dataset cannot be had, or rows as of
-            `file_originals`.
+        PromptRecoveryError: If the extra is not installed or the dataset cannot be loaded, and for
+            invalid rows as in `file_originals`.
     """
     rows = hub_rows(repo, split, revision, "originals")
     return _validated(rows, repo, columns, drop_invalid, licence)
@@ -204,7 +206,7 @@ def _validated(
                 "the texts with originals.columns.id=null"
             )
         original = Original(id_, text, _word(row.values.get(columns.category)), name, licence)
-        # Whoever collects texts has some of them twice; that is no mistake to stop at.
+        # Collections of texts often contain duplicates, which are not worth an error.
         key = hashlib.sha256(normalise(text).encode()).digest()
         if key in texts:
             found.rejected.append((original, "repeated"))
@@ -223,7 +225,7 @@ def _validated(
 
 
 def _word(value: Any) -> str:
-    """A cell as a text; empty where it is null or NaN."""
+    """Converts a cell to a string, which is empty if the cell is null or NaN."""
     missing = value is None or (isinstance(value, float) and math.isnan(value))
     return "" if missing else str(value).strip()
 
@@ -235,13 +237,13 @@ def _reasons(found: Originals) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """What a created text is asked for with.
+    """A request to an LLM to write a text.
 
     Attributes:
-        topic: what it is about.
-        form: what it is: "a diary entry", say.
-        words: about how many.
-        seed: for the model that writes it, in [0, 2³¹).
+        topic: What the text is about.
+        form: Form of the text with its article, such as "a diary entry".
+        words: Approximate length in words.
+        seed: Seed for the model that writes it, in [0, 2³¹).
     """
 
     topic: str
@@ -250,7 +252,7 @@ class TextRequest:
     seed: int
 
     def chat(self) -> Chat:
-        """The request as a chat of one turn."""
+        """Renders the request as a chat with a single turn."""
         content = (
             f"Write {self.form} about {self.topic} in about {self.words} words. "
             "Answer with the text alone, without a title."
@@ -261,16 +263,17 @@ class TextRequest:
 @checked("originals")
 @dataclass(frozen=True)
 class CreatedOriginals:
-    """Texts that an LLM writes: topics × forms × lengths.
+    """Texts written by an LLM, with combinations of topics, forms and lengths.
 
     Attributes:
-        count: how many, ≥ 1.
-        words: the lengths to ask for, in words, each ≥ 20. A text of less than half as many is
-            rejected; one with up to twice as many is cut at the end of a sentence if it has more
-            than a quarter too many; a longer one is rejected.
-        seed: decides the requests and is part of their seeds.
-        topics: a file with one topic a line; None is the shipped list.
-        forms: a file with one form a line, article included; None is the shipped list.
+        count: Number of texts, ≥ 1.
+        words: Lengths to ask for, in words, each ≥ 20. A text shorter than half or longer than
+            twice the requested length is rejected. A text that exceeds the requested length by
+            more than a quarter is cut at the end of a sentence.
+        seed: Determines the requests and is part of their seeds.
+        topics: A file with one topic per line. None uses the list shipped with this package.
+        forms: A file with one form per line, including its article. None uses the list shipped
+            with this package.
     """
 
     count: AtLeastOne = 200
@@ -280,10 +283,10 @@ class CreatedOriginals:
     forms: DataPath | None = None
 
     def requests(self) -> Iterator[TextRequest]:
-        """Requests without end, a pure function of the settings but `count`.
+        """Yields an endless sequence of requests, which depends on all settings except `count`.
 
-        Topics, and forms, are used equally often, give or take one, and no pair of them comes
-        twice before all have come.
+        The numbers of times that any two topics are used differ by at most one; the same holds for
+        forms. No pair of a topic and a form is repeated before all pairs have been used.
         """
         topics, forms = _lines("topics", self.topics), _lines("forms", self.forms)
         rng = random.Random(self.seed)
@@ -295,7 +298,8 @@ class CreatedOriginals:
             digest = hashlib.sha256(f"{self.seed}\0{number}".encode()).digest()
             yield TextRequest(
                 topics[number % len(topics)],
-                # Both lists in step meet in `cycle` pairs; then one moves on by a place.
+                # Walking both lists in step gives `cycle` distinct pairs. After that, the forms
+                # are shifted by one place.
                 forms[(number + number // cycle) % len(forms)],
                 self.words[int.from_bytes(digest[4:8], "big") % len(self.words)],
                 int.from_bytes(digest[:4], "big") >> 1,
@@ -303,16 +307,16 @@ class CreatedOriginals:
             number += 1
 
     def write(self, rewriter: Rewriter) -> Originals:
-        """Has the texts written; those that are rejected are replaced by answers to new requests.
+        """Asks the rewriter to write the texts, with a new request for every rejected text.
 
-        The requests are a function of the settings and of the answers so far, so a rewriter that
-        remembers its answers makes this resumable.
+        The requests depend only on the settings and on the answers so far, so that the work can be
+        resumed if the rewriter remembers its answers.
 
         Returns:
-            `count` texts, or fewer where three times as many requests didn't give so many.
+            `count` texts, or fewer if `3 * count` requests did not give enough usable texts.
 
         Raises:
-            PromptRecoveryError: a list cannot be read, or no answer could be used.
+            PromptRecoveryError: If a list cannot be read or no answer was usable.
         """
         made = Originals(f"created by {rewriter.name}", [])
         licence = rewriter.card().get("licence", "")
@@ -346,7 +350,7 @@ _ANY_LENGTH = Filters(min_words=0, min_ratio=0.0, max_ratio=math.inf)
 
 
 def usable(answer: Answer, request: TextRequest) -> tuple[str, str]:
-    """An answer as a text, and why it cannot be used as an original (empty if it can)."""
+    """Returns the text of an answer and the reason why it is unusable, or "" if it is usable."""
     if answer.error:
         return answer.text, f"failed_{answer.error}"
     text = _LEAD_IN.sub("", clean_rewrite(answer.text), count=1)
@@ -361,13 +365,13 @@ def usable(answer: Answer, request: TextRequest) -> tuple[str, str]:
 
 
 def _cut_at_sentence(text: str, most: int) -> str:
-    """The longest beginning of at most `most` words that ends with a sentence; may be empty."""
+    """Returns the longest prefix of whole sentences with at most `most` words; may be empty."""
     ends = [m.end() for m in _SENTENCE_END.finditer(text)]
     return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= most), "")
 
 
 def _lines(name: str, path: str | Path | None) -> list[str]:
-    """The distinct lines of a list of the user's or, if there is none, of the shipped one."""
+    """Returns the distinct lines of the user's list or, if `path` is None, of the shipped one."""
     if path is None:
         return read_parts(name)
     path = Path(path).expanduser()

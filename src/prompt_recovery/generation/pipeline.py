@@ -1,4 +1,4 @@
-"""The stages from originals and instructions to judged rewrites."""
+"""The pipeline's stages: plan the rows, ask the rewriter, and judge its answers."""
 
 import hashlib
 import logging
@@ -27,13 +27,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One row of the dataset to be.
+    """One planned row of the dataset.
 
     Attributes:
-        id: of the row: the original's, and the how manieth rewrite of it this is.
-        original: the text.
-        instruction: what the rewriter is told to do with it.
-        seed: of the rewriter's answer, in [0, 2³¹).
+        id: Id of the row: the id of the original, a hyphen, and a number that counts the rewrites
+            of this original from 1.
+        original: The text to rewrite.
+        instruction: What the rewriter is told to do with the text.
+        seed: Seed of the rewriter's answer, in [0, 2³¹).
     """
 
     id: str
@@ -45,23 +46,24 @@ class Request:
 def plan(
     originals: Sequence[Original], instructions: Sequence[Instruction], rows: int | None, seed: int
 ) -> list[Request]:
-    """Gives every row its original and its instruction.
+    """Assigns an original and an instruction to every row.
 
-    A pure function of the set of originals, the instructions and the seed; the rows of a smaller
-    number are among those of a larger one.
+    This is a pure function of the set of originals, the instructions and the seed. Asking for
+    fewer rows gives a subset of the rows that a larger number would give.
 
     Args:
-        originals: with distinct ids.
-        instructions: to choose from.
-        rows: how many, ≥ 1; more than there are originals take them in turn, fewer take some.
-            None is one row an original.
-        seed: another seed, other choices.
+        originals: Original texts with distinct ids.
+        instructions: The instructions to choose from.
+        rows: Number of rows, ≥ 1. If there are fewer originals than rows, each original is used
+            several times in turn; if there are more, some are not used. None makes one row per
+            original.
+        seed: Seed of the choices.
 
     Returns:
-        The rows in the order of their ids.
+        The rows, sorted by id.
 
     Raises:
-        PromptRecoveryError: there are no instructions.
+        PromptRecoveryError: If there are no instructions.
     """
     count = len(originals) if rows is None else rows
     order = sorted(originals, key=lambda o: o.id)
@@ -78,7 +80,7 @@ def plan(
 
 
 def chat_of(request: Request, template: Template) -> Chat:
-    """What the rewriter is sent."""
+    """Renders a request as the chat that is sent to the rewriter."""
     content = render(
         template,
         rewrite_prompt=request.instruction.text,
@@ -89,13 +91,13 @@ def chat_of(request: Request, template: Template) -> Chat:
 
 
 class Rewriting:
-    """The requests of a dataset and what has been answered of them.
+    """The requests of a dataset, together with the answers received so far.
 
     Args:
-        requests: the rows.
-        template: the rewrite template.
-        rewriter: asked for what the store doesn't have.
-        store: the store of that rewriter.
+        requests: The planned rows.
+        template: The rewrite template.
+        rewriter: The rewriter to ask when the store has no answer yet.
+        store: The store in which this rewriter keeps its answers.
     """
 
     def __init__(
@@ -109,16 +111,17 @@ class Rewriting:
         self._rewriter, self._store = rewriter, store
         identity = rewriter.identity
         self._keys = [request_key(identity, chat_of(r, template), r.seed) for r in requests]
-        self._failures: dict[str, Answer] = {}  # those that are not kept
+        self._failures: dict[str, Answer] = {}  # transient failures, which the store does not keep
 
     def ask(self, chunk: int) -> Tally:
-        """Asks for what is missing.
+        """Asks the rewriter for all missing answers.
 
         Args:
-            chunk: the rewriter gets so many requests at one time; only these are in memory.
+            chunk: Number of requests handed to the rewriter at a time. Only these are rendered
+                and held in memory.
 
         Returns:
-            What became of the requests that were asked.
+            Counts of the requests that were made by this call.
         """
         missing = [n for n, key in enumerate(self._keys) if key not in self._store]
         done = len(self._keys) - len(missing)
@@ -137,7 +140,7 @@ class Rewriting:
         return progress.tally
 
     def answers(self) -> Iterator[tuple[Request, Answer]]:
-        """Every request with its answer, in order; one that failed has an answer with an error."""
+        """Yields every request with its answer, in order. A failed request's answer has `error`."""
         for request, key in zip(self.requests, self._keys, strict=True):
             answer = self._store.get(key) or self._failures.get(key)
             if answer is None:
@@ -146,13 +149,13 @@ class Rewriting:
 
 
 def draft_of(request: Request, answer: Answer) -> Draft:
-    """An answer, cleaned, as what the filters look at."""
+    """Cleans an answer and packs it for the filters."""
     text = clean_rewrite(answer.text)
     return Draft(request.original.text, request.instruction.text, text, answer.finished)
 
 
 def columns_of(request: Request, answer: Answer, rewriter: str) -> dict[str, str]:
-    """A row of the dataset, without its split."""
+    """Returns the columns of a dataset row, except its split."""
     columns = {
         "id": request.id,
         "original_text": request.original.text,
@@ -162,17 +165,17 @@ def columns_of(request: Request, answer: Answer, rewriter: str) -> dict[str, str
         "rewriter": rewriter,
         "source": request.original.source,
     }
-    # A model may say half a surrogate pair, which no file takes; such a row is rejected.
+    # A model may produce half a surrogate pair, which cannot be encoded. Filters reject such a row.
     return {name: text.encode(errors="replace").decode() for name, text in columns.items()}
 
 
 def judge(rewriting: Rewriting, limits: Filters, scs: "SCS | None") -> list[str]:
-    """Why each row is rejected, in order; "" where it is not.
+    """Returns for each row, in order, the reason to reject it, or "" to keep it.
 
     Args:
-        rewriting: with all requests asked.
-        limits: thresholds.
-        scs: the metric, where `limits.duplicate_scs` asks for it.
+        rewriting: The requests, all of which must have been asked.
+        limits: Thresholds of the filters.
+        scs: The metric, needed only if `limits.duplicate_scs` is set.
     """
     reasons: list[str] = []
     known: set[bytes] = set()

@@ -1,4 +1,4 @@
-"""Candidates, scores and preferences for a dataset that was just made."""
+"""Makes candidates, scores and preferences for a newly generated dataset."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,25 +27,25 @@ from prompt_recovery.runs.folder import adapter_folder, weights_digest
 from prompt_recovery.storage import fingerprint
 
 T = TypeVar("T")
-_PAIRS = 1024  # that a worker scores at one time
+_PAIRS = 1024  # number of pairs that a worker scores at a time
 
 
 @dataclass(frozen=True)
 class Guesser(Guessing):
-    """The model of `Guessing`, with what it takes to sample it."""
+    """The model described by `Guessing`, ready to be loaded and sampled."""
 
     @property
     def adapter(self) -> Path | None:
-        """The adapter's folder."""
+        """The adapter's folder, or None for the backbone alone."""
         return None if self.start is None else adapter_folder(self.start)
 
     def identity(self) -> str:
-        """Changes when anything changes that its guesses depend on."""
+        """Returns a fingerprint of everything that the model's guesses depend on."""
         digest = None if self.adapter is None else weights_digest(self.adapter)
         return fingerprint(locate(self.backbone).identity, self.precision, digest)
 
     def writer(self, with_model: bool) -> Writer:
-        """The model with its tokenizer, or, to render prompts, the tokenizer alone."""
+        """Returns a writer; without its model, it can only render and tokenize prompts."""
         location = locate(self.backbone)
         return Writer(
             model=self._model() if with_model else None,
@@ -66,14 +66,14 @@ class Guesser(Guessing):
 
 @dataclass(frozen=True)
 class PreferenceStage:
-    """Makes preferences where a launcher says: `Preparation` of a job.
+    """Makes preferences, distributed by a launcher. It is the `Preparation` of a job.
 
     Attributes:
-        preferences: candidates and pairing.
-        guesser: the model that is sampled.
-        scs: makes the metric, where it is needed.
-        launcher: where the work is done.
-        seed: of the samples.
+        preferences: Settings of candidates and pairing.
+        guesser: The model that is sampled.
+        scs: Makes the metric in the process that needs it.
+        launcher: Decides where the work is done.
+        seed: Seed of the samples.
     """
 
     preferences: Preferences
@@ -83,7 +83,7 @@ class PreferenceStage:
     seed: int
 
     def settings(self) -> dict[str, Any]:
-        """All that decides what it makes, as JSON."""
+        """Returns everything that determines the result, as JSON values."""
         scs = self.scs()
         wanted = self.preferences
         return {
@@ -97,7 +97,7 @@ class PreferenceStage:
         }
 
     def __call__(self, splits: Splits, folder: Path) -> None:
-        """Makes them for the training split."""
+        """Makes preferences for the training split and writes them to `folder`."""
 
         def asking(batches: Sequence[Sequence[RewriteExample]]) -> Iterable[Answers]:
             make = partial(
@@ -132,7 +132,7 @@ def _asking(
 
 
 def _ordered(results: Iterable[tuple[int, T]]) -> Iterator[T]:
-    """Results in the order of their items."""
+    """Yields results in the order of their items."""
     early: dict[int, T] = {}
     due = 0
     for index, result in results:
@@ -143,7 +143,7 @@ def _ordered(results: Iterable[tuple[int, T]]) -> Iterator[T]:
 
 
 class _SpreadSCS(SCS):
-    """The metric, of which pairs are scored where a launcher says."""
+    """The metric, with its scoring distributed by a launcher."""
 
     def __init__(self, make: Callable[[], SCS], launcher: Launcher) -> None:
         own = make()

@@ -1,4 +1,4 @@
-"""What a user sees while requests are under way."""
+"""Live progress of requests."""
 
 import time
 from collections import Counter
@@ -14,14 +14,14 @@ _SHOW_EVERY_S = 0.1
 
 @dataclass
 class Tally:
-    """What became of requests.
+    """Counts over answered requests.
 
     Attributes:
-        asked: how many have been answered, failures included.
-        failures: how many failed, by reason.
-        prompt_tokens: of the requests.
-        completion_tokens: of the answers.
-        cost: US dollars.
+        asked: Number of requests that have been answered, including failures.
+        failures: Number of failed requests by reason.
+        prompt_tokens: Number of tokens in the requests.
+        completion_tokens: Number of tokens in the answers.
+        cost: Cost in US dollars.
     """
 
     asked: int = 0
@@ -40,7 +40,7 @@ class Tally:
         self.cost += answer.cost
 
     def says(self) -> str:
-        """Tokens, cost and failures in a few words; nothing about what there is none of."""
+        """Summarises tokens, cost and failures in a few words, leaving out those that are zero."""
         parts = []
         if self.completion_tokens:
             parts.append(f"{self.prompt_tokens:,} tokens in, {self.completion_tokens:,} out")
@@ -51,12 +51,12 @@ class Tally:
 
 
 class RequestProgress:
-    """A live line with count, rate, time left, tokens, cost and failures by reason.
+    """A progress line with count, rate, time left, tokens, cost and failures by reason.
 
     Args:
-        title: what is made.
-        total: how many requests there are.
-        done: how many of them were answered before.
+        title: Description of the work.
+        total: Number of requests.
+        done: Number of requests that had been answered before.
     """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Datasets as Parquet files, in the layout of the Hub."""
+"""Datasets as Parquet shards, in the layout of the Hugging Face Hub."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,21 +12,22 @@ from prompt_recovery.data.examples import COLUMNS
 from prompt_recovery.data.splits import Side
 
 SPLITS: dict[Side, str] = {"train": "train", "val": "validation", "test": "test"}
-"""What we call a split → what the Hub does."""
+"""Maps our name of a split to the Hub's."""
 
 _ROW_GROUP = 1000
-_SHARD = 50_000  # rows of a file
+_SHARD = 50_000  # rows per file
 
 
 def write_shards(
     folder: Path, rows: Iterable[tuple[Mapping[str, str], Side | None, str]], sizes: Counter[Side]
 ) -> None:
-    """Writes `data/<split>-<n>-of-<m>.parquet` and, with reasons, `rejected.parquet`.
+    """Writes `data/<split>-<n>-of-<m>.parquet`, and `rejected.parquet` with reasons.
 
     Args:
-        folder: a new one.
-        rows: for each its columns, and its split, or None and the reason why it is rejected.
-        sizes: how many rows each split will get.
+        folder: A folder that does not exist yet.
+        rows: The rows as (columns, split, reason). The split of a rejected row is None, and the
+            reason of any other row is not used.
+        sizes: Number of rows of each split.
     """
     (folder / "data").mkdir(parents=True)
     kept = pa.schema([(name, pa.string()) for name in (*COLUMNS, "split")])
@@ -45,7 +46,7 @@ def write_shards(
 
 
 def read_split(folder: Path, side: Side) -> Iterator[dict[str, str]]:
-    """The rows of one split of a dataset's folder, in order, with the columns of an example."""
+    """Yields the rows of one split of a dataset's folder, in order, with an example's columns."""
     for path in sorted((folder / "data").glob(f"{SPLITS[side]}-*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROW_GROUP, columns=list(COLUMNS)):
@@ -58,12 +59,13 @@ def _paths(folder: Path, name: str, rows: int) -> Iterator[Path]:
 
 
 class _Sink:
-    """Rows into one file after another; a file is opened when its first row comes.
+    """Writes rows to one file after another. Each file is opened when its first row is written.
 
     Args:
-        paths: of the files.
-        schema: of the rows.
-        shard: rows of a file; None is all rows in one, which is there even without any.
+        paths: Paths of the files.
+        schema: Schema of the rows.
+        shard: Number of rows per file. None writes all rows to a single file, which is created
+            even if there are no rows.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Finished requests, kept in a file as they come, and a rewriter that never asks one twice."""
+"""A store of answered requests, and a rewriter that never makes the same request twice."""
 
 import hashlib
 import json
@@ -13,32 +13,32 @@ from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
 from prompt_recovery.storage import Journal
 
 _FIELDS = tuple(field.name for field in fields(Answer))
-_SYNC_S = 1.0  # the most work that a power cut takes away
+_SYNC_S = 1.0  # upper bound of the work that is lost in a power cut
 _PERMANENT = re.compile(r"http_4(?!08|09|25|29)\d\d|too_long|content_filter")
 
 
 def request_key(identity: str, chat: Chat, seed: int) -> str:
-    """64 hex digits that stand for a request to a rewriter of this identity."""
+    """Returns 64 hex digits that identify a request to the rewriter with this identity."""
     text = json.dumps([identity, chat, seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_transient(error: str) -> bool:
-    """Whether a request that failed with this reason is worth asking again another day."""
+    """Returns whether a request that failed with this error may succeed later."""
     return bool(error) and not _PERMANENT.fullmatch(error)
 
 
 class RequestStore:
-    """Answers by request key, in a journal with one line for each.
+    """Answers by request key, in a journal with one line per answer.
 
-    A power cut takes the last second's lines at most, and none that cost money: those are synced
-    one by one. Only the lines' places are held in memory.
+    A power cut loses the lines of the last second at most. Answers that cost money are synced
+    immediately and never lost. Only the positions of lines are held in memory.
 
     Args:
-        path: the file; made if needed. Only one process may have it open.
+        path: The file, created if necessary. Only one process may have it open.
 
     Raises:
-        PromptRecoveryError: the file cannot be opened or written; also later, by `put`.
+        PromptRecoveryError: If the file cannot be opened or, in `put`, cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,12 +52,12 @@ class RequestStore:
         return len(self._places)
 
     def get(self, key: str) -> Answer | None:
-        """The answer to a request, or None if there is none yet."""
+        """Returns the answer to a request, or None if there is none yet."""
         place = self._places.get(key)
         return None if place is None else _answer(self._journal.read(place))
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keeps the answer to a request."""
+        """Stores the answer to a request."""
         values = {name: getattr(answer, name) for name in _FIELDS}
         self._places[key] = self._journal.append({"key": key, **values}, sync=answer.cost > 0)
 
@@ -78,18 +78,17 @@ def _answer(line: dict[str, Any]) -> Answer:
 
 
 class Remembering:
-    """A rewriter that keeps the answers of another, and asks it only for what isn't kept.
+    """Wraps a rewriter to store its answers and to ask it only for answers that are missing.
 
-    Answers that failed for a reason that may pass (a timeout, say) are not kept, so that the next
-    run asks again.
+    Transient failures, such as a timeout, are not stored, so that the next run asks again.
 
     Args:
-        rewriter: the other one.
-        store: where answers are kept.
-        seen: called with every answer that has been asked for, as it comes.
+        rewriter: The wrapped rewriter.
+        store: Where answers are stored.
+        seen: Called with each new answer of the wrapped rewriter.
 
     Attributes:
-        failed_for_now: how many answers were not kept.
+        failed_for_now: Number of transient failures.
     """
 
     def __init__(
@@ -105,20 +104,20 @@ class Remembering:
 
     @property
     def identity(self) -> str:
-        """The other's."""
+        """Identity of the wrapped rewriter."""
         return self._rewriter.identity
 
     @property
     def name(self) -> str:
-        """The other's."""
+        """Name of the wrapped rewriter."""
         return self._rewriter.name
 
     def card(self) -> dict[str, str]:
-        """The other's."""
+        """Returns the card of the wrapped rewriter."""
         return self._rewriter.card()
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
-        """Kept answers first, then the others; equal requests are asked once."""
+        """Yields stored answers first, then new ones. Equal requests are made only once."""
         waiting: dict[str, list[int]] = {}
         for index, (chat, seed) in enumerate(zip(chats, seeds, strict=True)):
             key = request_key(self.identity, chat, seed)
@@ -144,5 +143,5 @@ class Remembering:
                     yield index, answer
 
     def close(self) -> None:
-        """Closes the other."""
+        """Closes the wrapped rewriter."""
         self._rewriter.close()

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_WORDS = 40
-_LEAST_SCS = 0.04  # with the instruction; good rewordings have 0.05 … 0.9, nonsense often 0.00
+# SCS with the instruction. Good rewordings have 0.05 to 0.9, nonsense often has 0.00.
+_LEAST_SCS = 0.04
 _EXAMPLES = ("Make it sound sadder.", "Put this into a letter from a soldier to his sister.")
-_WAYS = {  # what is asked for, and how the examples are answered
+_WAYS = {  # each way to reword, with its answers to the two examples
     "in other words": (
         "Give the text a more sorrowful note.",
         "Let a soldier tell his sister all this by post.",
@@ -44,7 +45,7 @@ _WAYS = {  # what is asked for, and how the examples are answered
         "towards the end.",
     ),
 }
-# What a model says about its task, or about the examples, instead of doing it.
+# Words that show that a model talks about its task or repeats the examples.
 _CHATTER = re.compile(
     r"\b(?:requests?|requested|rewording|reword(?:ed)?|instructions?|let me know|dear|soldier"
     r"|sister)\b",
@@ -59,32 +60,34 @@ def variations(
     seed: int,
     scs: "SCS | None" = None,
 ) -> list[Instruction]:
-    """Has each instruction reworded several times, every time in another way.
+    """Asks a rewriter to reword each instruction several times, each time in another way.
 
-    Answers that are no instruction (too long or too short, cut off, a refusal, talk about the
-    task) and those that repeat an instruction or an earlier answer are left out; how many is
+    Answers that are not an instruction (too long or too short, cut off, a refusal, talk about the
+    task) and answers that repeat an instruction or an earlier answer are left out. Their number is
     logged.
 
     Args:
-        rewriter: the model that rewords.
-        instructions: what to reword.
-        per_instruction: requests for each, ≥ 0.
-        seed: part of the seed of each request.
-        scs: if given, answers that have nothing in common with their instruction are left out too.
+        rewriter: The model that rewords.
+        instructions: The instructions to reword.
+        per_instruction: Number of requests for each instruction, ≥ 0.
+        seed: Part of the seed of each request.
+        scs: If given, answers that have nothing in common with their instruction are left out too.
 
     Returns:
-        At most `per_instruction` for each instruction, in their order and of their families.
+        At most `per_instruction` variations of each instruction, in the same order and with the
+        same families.
     """
     asked = [(i, number) for i in instructions for number in range(per_instruction)]
     ways = list(_WAYS)
     chats, seeds = [], []
     for instruction, number in asked:
-        # Instructions begin with different ways: one variation of each is of all ways, too.
+        # Each instruction starts with another way, so that all ways are used even if there is only
+        # one variation per instruction.
         first = _number(seed, instruction.text)
         chats.append(_chat(instruction.text, ways[(first + number) % len(ways)]))
         seeds.append(_number(seed, number, instruction.text))
     known = {normalise(i.text) for i in instructions}
-    # A model may give an example's answer once more.
+    # A model may repeat the answer to an example.
     known |= {normalise(text) for texts in (_EXAMPLES, *_WAYS.values()) for text in texts}
     found: list[tuple[Instruction, str]] = []
     for (instruction, _), answer in zip(asked, in_order(rewriter, chats, seeds), strict=True):
@@ -100,13 +103,13 @@ def variations(
 
 
 def _number(*parts: int | str) -> int:
-    """A number in [0, 2³¹) that depends on these parts alone."""
+    """Hashes the parts to a number in [0, 2³¹)."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
 def _chat(instruction: str, way: str) -> Chat:
-    """A chat in which two instructions have been reworded and this one is to be."""
+    """Returns a chat with two examples of rewording, followed by the instruction to reword."""
     chat: Chat = []
     for text, answer in zip((*_EXAMPLES, instruction), (*_WAYS[way], ""), strict=True):
         content = f"Say this {way}, and say nothing else:\n\n{text}"
@@ -116,8 +119,7 @@ def _chat(instruction: str, way: str) -> Chat:
 
 
 def reworded(answer: Answer, instruction: str) -> str:
-    """The rewording of an instruction in an answer; empty if there is none."""
-
+    """Extracts the rewording of an instruction from an answer; empty if there is none."""
     text = clean_prompt(answer.text)
     draft = Draft("", "", text, answer.finished)
     unusable = answer.error or not answer.finished or is_refusal(draft, Filters())
