@@ -94,7 +94,7 @@ def test_a_run_without_a_curve_has_the_one_of_its_csv_logger(tmp_path):
 @pytest.mark.parametrize("text", ["", "[1]", "a: [", "!!python/object/apply:os.system ['false']"])
 def test_a_damaged_configuration_is_a_value_error(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match="is no YAML mapping"):
+    with pytest.raises(ValueError, match="is not a YAML mapping"):
         RunFolder(tmp_path).config()
 
 

@@ -86,7 +86,7 @@ def test_five_trials_and_the_best_is_reported(folder):
     assert (folder / "runs" / "sweep" / "random" / "summary.md").read_text().count("finished") == 5
     again = command("sweep", f"file={file}", "count=5", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert "5 trials are known from before" in again.stderr
+    assert "5 trials were already started" in again.stderr
     assert "started" not in again.stderr
 
 

@@ -1,1 +1,1 @@
-"""Many runs: ablations with Hydra, sweeps with W&B's engine."""
+"""Runs: their folders and processes, ablations with Hydra, and sweeps with W&B's engine."""

@@ -1,4 +1,4 @@
-"""What a run records about where it ran."""
+"""The environment that a run records: code, packages and hardware."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ _PACKAGES = ("torch", "lightning", "transformers", "peft", "sentence-transformer
 
 
 def environment() -> dict[str, Any]:
-    """Git commit, package versions and hardware."""
+    """Returns the Git commit, package versions and hardware."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process ever held: GPU memory where there is a GPU, else resident."""
+    """Returns the peak memory of this process: of the GPU if there is one, else resident."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     try:

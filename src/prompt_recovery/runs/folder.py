@@ -1,4 +1,4 @@
-"""The folder of a training run: the only place that knows what lies where in it."""
+"""The folder of a training run. Only this module knows the layout of its files."""
 
 import csv
 import hashlib
@@ -28,29 +28,29 @@ from prompt_recovery.storage import (
 )
 
 _FIRST_STAGE = "first_stage"
-_NO_RUNS = {".hydra", _FIRST_STAGE, "wandb", "files"}  # folders whose config.yaml is another's
+_NO_RUNS = {".hydra", _FIRST_STAGE, "wandb", "files"}  # folders whose config.yaml is not a run's
 _LATEST = "latest"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's files. Each is written whole or not at all, `metrics.json` last.
+    """The files of a run. Each file is written atomically, and `metrics.json` is written last.
 
-    A run is *finished* when it has metrics, and *unfinished* when it was stopped and left a
-    checkpoint to go on from.
+    A run is *finished* if it has metrics, and *unfinished* if it has left a checkpoint from which
+    it can be resumed.
 
     Attributes:
-        path: the folder; it need not exist.
+        path: The folder, which need not exist.
     """
 
     path: Path
 
     @classmethod
     def create(cls, parent: Path, name: str) -> "RunFolder":
-        """Makes a new folder that no other run has: with `_2`, `_3`, … behind a name that is taken.
+        """Creates a new folder. If the name is taken, `_2`, `_3`, … is appended to it.
 
         Raises:
-            PromptRecoveryError: the folder cannot be made.
+            PromptRecoveryError: If the folder cannot be created.
         """
         number = 1
         while True:
@@ -68,7 +68,7 @@ class RunFolder:
 
     @classmethod
     def of_adapter(cls, adapter: Path) -> "RunFolder":
-        """The run that an adapter folder lies in, if it still does."""
+        """Returns the run that an adapter folder belongs to, unless the adapter was moved."""
         return cls(adapter.parent)
 
     @property
@@ -83,59 +83,59 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, if one was written."""
+        """The checkpoint to resume from, or None if none was written."""
         path = self.checkpoints / "last.ckpt"
         return path if path.is_file() else None
 
     @property
     def preferences(self) -> Path:
-        """The folder of the preferences that the run has made for itself."""
+        """The folder of the preferences that the run made."""
         return self.path / "preferences"
 
     @property
     def chart(self) -> Path:
-        """The picture of the results."""
+        """The chart of the results."""
         return self.path / "results.png"
 
     @property
     def output(self) -> Path:
-        """What the process of a trial printed."""
+        """The output of the trial's process."""
         return self.path / "output.log"
 
     @property
     def first_stage(self) -> "RunFolder":
-        """The stage before the main one, such as SFT before DPO: a run of its own, inside."""
+        """The stage before the main one, such as SFT before DPO, which is a run inside this one."""
         return RunFolder(self.path / _FIRST_STAGE)
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has finished."""
         return self.metrics() is not None
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether the run was begun and, in one of its stages, left a checkpoint to go on from."""
+        """Whether one of the run's stages has left a checkpoint to resume from."""
         return any(run.last_checkpoint is not None for run in (self, self.first_stage))
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the run has answered the test examples; a first stage has not."""
+        """Whether the run has predictions for the test examples, which a first stage has not."""
         return self._predictions.is_file()
 
     def metrics(self) -> dict[str, float] | None:
-        """What the run measured; None if it is not finished."""
+        """Returns the run's metrics, or None if it is not finished."""
         metrics = read_json(self._metrics)
         return metrics if isinstance(metrics, dict) else None
 
     def curve(self) -> list[dict[str, float]]:
-        """What each validation measured so far: `step` and the metrics, in order."""
+        """Returns the results of each validation so far (`step` and the metrics), in order."""
         try:
             return [dict(point) for point in read_jsonl(self._curve)]
         except (OSError, *MALFORMED):
             return self._logged_curve()
 
     def _logged_curve(self) -> list[dict[str, float]]:
-        """Of an older run that kept none of its own, from the files of `logger=csv`."""
+        """Reads the curve from the files of `logger=csv`, for older runs without `curve.jsonl`."""
         try:
             with (self.path / "csv" / "metrics.csv").open(encoding="utf-8", newline="") as file:
                 rows = [
@@ -146,37 +146,38 @@ class RunFolder:
             return []
 
     def config(self) -> dict[str, Any]:
-        """The run's configuration, which is data: nothing in it may be imported or called.
+        """Reads the run's configuration, which is untrusted: nothing in it may be imported.
 
         Raises:
-            OSError, ValueError: there is none, or it is damaged.
+            OSError, ValueError: If the file does not exist or is damaged.
         """
         return _yaml_mapping(self._config)
 
     def recoverer(self) -> dict[str, Any]:
-        """What `recoverer.yaml` says of the run's adapter.
+        """Reads `recoverer.yaml`, the record of the run's adapter.
 
         Raises:
-            OSError, ValueError: there is none, or it is damaged.
+            OSError, ValueError: If the file does not exist or is damaged.
         """
         return _yaml_mapping(recoverer_file(self.adapter))
 
     def predictions(self) -> list[dict[str, Any]]:
-        """The test examples and what the run answered to them.
+        """Reads the test examples with the run's predictions.
 
         Raises:
-            OSError, ValueError: there are none, or the file is damaged.
+            OSError, ValueError: If the file does not exist or is damaged.
         """
         return read_jsonl(self._predictions)
 
     def splits(self, fingerprint: str | None) -> Splits:
-        """What the run was trained, validated and tested on.
+        """Returns the data that the run was trained, validated and tested on.
 
         Args:
-            fingerprint: of the dataset, as the run's adapter has it on record.
+            fingerprint: Fingerprint of the dataset in the record of the run's adapter.
 
         Raises:
-            PromptRecoveryError: the configuration or the data cannot be had, or has changed.
+            PromptRecoveryError: If the configuration or the data cannot be read, or the data has
+                changed.
         """
         try:
             config = self.config()
@@ -203,7 +204,7 @@ class RunFolder:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), "utf-8")
 
     def write_curve(self, points: Sequence[tuple[int, float]]) -> None:
-        """Writes (step, val/scs) of each validation so far."""
+        """Writes the (step, val/scs) pairs of all validations so far."""
         write_jsonl(self._curve, ({"step": step, "val/scs": value} for step, value in points))
 
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -211,16 +212,16 @@ class RunFolder:
         write_jsonl(self._predictions, rows)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
-        """Writes where the run took place."""
+        """Writes the versions and the hardware that the run used."""
         with atomic_write(self.path / "environment.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(dict(environment), sort_keys=False), "utf-8")
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Writes what the run measured, which makes it finished."""
+        """Writes the run's metrics, which marks it as finished."""
         write_json(self._metrics, dict(metrics))
 
     def take_over(self, finished: "RunFolder") -> None:
-        """Copies a finished run to this place: the other may go."""
+        """Copies a finished run into this folder, so that the other one may be deleted."""
         if finished == self:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -231,13 +232,13 @@ class RunFolder:
                 shutil.copy(file, self.path)
 
     def held(self, wait: bool = False) -> AbstractContextManager[None]:
-        """Holds the folder for the process that trains in it.
+        """Locks the folder for the process that trains in it.
 
         Args:
-            wait: for another process that holds it, and is about to end.
+            wait: Wait for another process that holds the lock instead of raising an error.
 
         Raises:
-            PromptRecoveryError: another process trains in it.
+            PromptRecoveryError: If another process trains in this folder.
         """
         busy = (
             f"{self.path}: another process trains in this run folder; give hydra.run.dir=<another>"
@@ -245,11 +246,11 @@ class RunFolder:
         return locked(self.path / ".run", None if wait else busy)
 
     def held_for_trial(self) -> AbstractContextManager[None]:
-        """Holds the folder for the process that starts a trial in it; others wait for the trial."""
+        """Locks the folder for the process that starts a trial in it. Other processes wait."""
         return locked(self.path / "trial")
 
     def point_latest(self) -> None:
-        """Makes `runs/latest` a link to this run, where links can be made."""
+        """Makes `runs/latest` a link to this run, if the file system supports links."""
         runs = next((p for p in self.path.parents if p.name == "runs"), None)
         if runs is None:
             return
@@ -278,7 +279,7 @@ class RunFolder:
 
 
 def runs_in(path: Path) -> Iterator[RunFolder]:
-    """The run in a folder or, if it is none itself, those below it, in the order of their names."""
+    """Yields the run in a folder or, if the folder is not a run, all runs below it by name."""
     if RunFolder(path)._config.is_file():
         yield RunFolder(path.resolve())
         return
@@ -288,17 +289,17 @@ def runs_in(path: Path) -> Iterator[RunFolder]:
 
 
 def adapter_folder(path: str | Path) -> Path:
-    """The adapter folder that a path means: itself, or that of a run."""
+    """Returns the adapter folder inside a run folder, or the path itself if there is none."""
     path = Path(path).expanduser()
     inside = RunFolder(path).adapter
     return inside if inside.is_dir() else path
 
 
 def recoverer_folder(path: str | Path) -> Path:
-    """The adapter folder of a trained recoverer that `run=<path>` means.
+    """Returns the adapter folder of the trained recoverer that `run=<path>` refers to.
 
     Raises:
-        PromptRecoveryError: no such folder, or no recoverer in it.
+        PromptRecoveryError: If the folder does not exist or contains no recoverer.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
@@ -316,18 +317,18 @@ def recoverer_folder(path: str | Path) -> Path:
 
 
 def recoverer_file(adapter: Path) -> Path:
-    """What an adapter folder says of the recoverer it belongs to."""
+    """Returns the path of the record of the recoverer that an adapter belongs to."""
     return adapter / "recoverer.yaml"
 
 
 def weights_digest(adapter: Path) -> str:
-    """Changes when the weights of an adapter change; empty where there are none."""
+    """Returns the SHA-256 digest of an adapter's weights, or "" if there are none."""
     weights = adapter / "adapter_model.safetensors"
     return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else ""
 
 
 def run_folders(runs: str | Iterable[str]) -> list[Path]:
-    """What `run=` means: one run, or a list of them; `latest` is the newest."""
+    """Returns the folders that `run=` refers to: one or a list, where `latest` is the newest."""
     return [_run_folder(run) for run in ([runs] if isinstance(runs, str) else runs)]
 
 
@@ -344,10 +345,10 @@ def _run_folder(run: str) -> Path:
 
 
 def resumed_run(ckpt_path: str | None, run: RunFolder) -> RunFolder | None:
-    """The run that `ckpt_path=last` goes on with: itself, or the newest that left a checkpoint.
+    """Returns the run that `ckpt_path=last` resumes: this one, or the newest with a checkpoint.
 
     Raises:
-        PromptRecoveryError: there is none.
+        PromptRecoveryError: If there is no such run.
     """
     if ckpt_path != "last":
         return None
@@ -363,14 +364,15 @@ def resumed_run(ckpt_path: str | None, run: RunFolder) -> RunFolder | None:
 
 
 def checkpoint(ckpt_path: str | None, run: RunFolder | None) -> str | None:
-    """The checkpoint file to resume from.
+    """Returns the checkpoint file to resume from, or None.
 
     Args:
-        ckpt_path: as it was given.
-        run: what `resumed_run` found; its stage to go on with may have none yet.
+        ckpt_path: The setting as it was given.
+        run: The run found by `resumed_run`, or the stage of it that is to be resumed, which may
+            not have a checkpoint yet.
 
     Raises:
-        PromptRecoveryError: no such file.
+        PromptRecoveryError: If the file does not exist.
     """
     if ckpt_path is None or ckpt_path == "last":
         found = None if run is None else run.last_checkpoint
@@ -385,7 +387,7 @@ def _yaml_mapping(path: Path) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (TypeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: is no YAML mapping") from error
+        raise ValueError(f"{path}: is not a YAML mapping") from error
 
 
 def _unwritable(path: Path, error: OSError) -> PromptRecoveryError:

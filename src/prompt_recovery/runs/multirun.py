@@ -1,4 +1,4 @@
-"""Ablations: what `python train.py -m …` does with each of its trials, and at the end."""
+"""Ablations: how `python train.py -m …` runs each of its trials and summarises them."""
 
 import logging
 import math
@@ -25,12 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def run_trial(config: DictConfig) -> Outcome | float:
-    """One trial of a multirun, in its own process; one that was finished before is only read.
+    """Runs one trial of a multirun in its own process, or reads its results if it has finished.
 
-    Whatever befalls it is part of what is returned, so that the other trials go on.
+    A failure is returned, not raised, so that the other trials go on.
 
     Returns:
-        The outcome, for our sweeper; `val/scs` (NaN if it failed) for others, such as Optuna's.
+        The outcome for our sweeper. For other sweepers, such as Optuna's, `val/scs` (NaN if the
+        trial failed).
     """
     outcome = _run(config)
     if str(HydraConfig.get().sweeper._target_).startswith("hydra_plugins.prompt_recovery"):
@@ -43,7 +44,7 @@ def _run(config: DictConfig) -> Outcome:
     folder = Path(hydra.runtime.output_dir)
     overrides = [o for o in hydra.overrides.task if not o.startswith("group=")]
     label = " ".join(overrides)
-    if not is_first():  # of several processes of one trial (SLURM)
+    if not is_first():  # SLURM started several processes for one trial
         return _started(config, label, folder, overrides).wait()
     files = RunFolder(folder)
     with files.held_for_trial():
@@ -52,7 +53,7 @@ def _run(config: DictConfig) -> Outcome:
             log.info("#%d finished before", hydra.job.num)
             return Outcome(label, folder, "finished", metrics, "finished before")
         verb = "goes on" if files.is_unfinished else "starts"
-        log.info("#%d %s; what it says: %s", hydra.job.num, verb, files.output)
+        log.info("#%d %s; its output: %s", hydra.job.num, verb, files.output)
         outcome = _started(config, label, folder, overrides).wait()
     if outcome.state == "failed":
         log.warning("#%d failed: %s", hydra.job.num, outcome.reason)
@@ -76,20 +77,21 @@ def _started(config: DictConfig, label: str, folder: Path, overrides: Sequence[s
 
 
 def _quoted(value: Any) -> str:
-    """A value that Hydra's parser takes as it stands."""
+    """Quotes a value so that Hydra's parser takes it verbatim."""
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
 
 
 def group_of(arguments: Sequence[str], swept: Sequence[str], experiment: str | None) -> str:
-    """The name under which the trials of a multirun stand together: its folder and W&B group.
+    """Returns the name of a multirun, which is used for its folder and its W&B group.
 
-    The same trials, or more of them, get the same name, so that a rerun finds what is done.
+    The name does not depend on the swept values, so that a rerun with the same or more trials
+    finds the finished ones.
 
     Args:
-        arguments: the overrides, sweeps included.
-        swept: the keys that are swept over.
-        experiment: the choice of `+experiment=…`.
+        arguments: The overrides, including sweeps.
+        swept: The keys that are swept over.
+        experiment: The choice of `+experiment=…`.
     """
     given = [a.partition("=")[2] for a in arguments if a.startswith("group=")]
     if given:
@@ -100,7 +102,7 @@ def group_of(arguments: Sequence[str], swept: Sequence[str], experiment: str | N
 
 
 def resolved_trial_id(root: Any) -> str:
-    """`trial_id` of a configuration that Hydra composed."""
+    """Returns the `trial_id` of a configuration that Hydra composed."""
     config = OmegaConf.masked_copy(root, [k for k in root if k != "hydra"])
     return trial_id(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
@@ -109,7 +111,7 @@ def summarise(outcomes: Sequence[Outcome], folder: Path) -> None:
     """Prints the table of a multirun and writes it to `summary.md` in the multirun's folder.
 
     Raises:
-        PromptRecoveryError: a trial has failed.
+        PromptRecoveryError: If a trial has failed.
     """
     table = outcome_table(outcomes, "val/scs", title=f"{len(outcomes)} trials")
     show_outcomes(table, folder)

@@ -1,4 +1,4 @@
-"""The processes of one run: which is the first, and what the others take over from it."""
+"""The processes of a distributed run: their ranks, and values that the first one decides."""
 
 import os
 import time
@@ -11,27 +11,27 @@ from typing import Any
 from prompt_recovery.errors import PromptRecoveryError
 
 _PATIENCE = timedelta(minutes=30)
-_LOST = ("gloo/transport", "remote process exited")  # what gloo and NCCL say of a lost connection
+_LOST = ("gloo/transport", "remote process exited")  # in gloo's and NCCL's lost-connection errors
 
 
 class ProcessLostError(PromptRecoveryError):
-    """Another process of the run has ended."""
+    """Raised when another process of the run has ended."""
 
 
 def is_first() -> bool:
-    """Whether this is the only process of the run, or the first of several."""
-    names = ("RANK", "SLURM_PROCID", "NODE_RANK")  # of torchrun, of srun, of Lightning
+    """Returns whether this is the first or the only process of the run."""
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK")  # set by torchrun, srun and Lightning
     rank = next((os.environ[name] for name in names if name in os.environ), "0")
     return rank == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def local_rank() -> int:
-    """The number of this process among those of its machine."""
+    """Returns the rank of this process on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
 
 
 def started_together() -> int:
-    """How many processes torchrun or srun started; 1 where Lightning starts them, if need be."""
+    """Returns how many processes torchrun or srun started; 1 if Lightning starts them itself."""
     for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
         if rank in os.environ:
             return int(os.environ.get(size, "1"))
@@ -39,10 +39,10 @@ def started_together() -> int:
 
 
 def fitting(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of `lightning.Trainer` that fit the processes which torchrun or srun started.
+    """Adapts options of `lightning.Trainer` to the processes that torchrun or srun started.
 
     Raises:
-        PromptRecoveryError: they ask for another number of processes.
+        PromptRecoveryError: If the options ask for another number of processes.
     """
     started, nodes = started_together(), options.get("num_nodes", 1)
     devices = options.get("devices", "auto")
@@ -61,19 +61,19 @@ def fitting(options: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def together(trainer: Any) -> Iterator[None]:
-    """Whatever ends the work of this process ends that of those which Lightning started, too.
+    """Ends the processes that Lightning started when an exception ends the work of this one.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, to which Lightning answers with an exit.
-        ProcessLostError: another process has ended, so that nothing can be done together any more.
-        SystemExit: the same, and it has told why.
+        KeyboardInterrupt: On Ctrl-C, which Lightning turns into an exit.
+        ProcessLostError: If another process has ended, so that collective operations fail.
+        SystemExit: Likewise, if that process has already printed its error.
     """
     try:
         yield
     except BaseException as error:
         watched = getattr(trainer.strategy.launcher, "procs", [])
         others = watched.copy()
-        watched.clear()  # or the thread that watches them would kill this process
+        watched.clear()  # otherwise the thread that watches them would kill this process
         lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST)
         told = lost and _has_failed(others)
         for other in others:
@@ -90,7 +90,7 @@ def together(trainer: Any) -> Iterator[None]:
 
 
 def _has_failed(processes: Sequence[Any], seconds: float = 5.0) -> bool:
-    """Whether one of them ends with an error, which it has printed, rather than being killed."""
+    """Returns whether a process exits with an error, which it has printed, and was not killed."""
     deadline = time.monotonic() + seconds
     while processes and time.monotonic() < deadline:
         if any(p.poll() for p in processes):
@@ -100,7 +100,7 @@ def _has_failed(processes: Sequence[Any], seconds: float = 5.0) -> bool:
 
 
 def agreed(name: str, make: Callable[[], str]) -> str:
-    """What the first process makes of `make`, in every process of the run."""
+    """Returns, in every process of the run, the value that `make` gives in the first process."""
     key = f"PROMPT_RECOVERY_{name}"
     if is_first():
         # Processes that Lightning starts inherit the environment.
@@ -115,9 +115,9 @@ def agreed(name: str, make: Callable[[], str]) -> str:
 
 @cache
 def _store() -> Any:
-    """Where processes that were started together leave each other notes.
+    """Returns a key-value store for the processes that torchrun or srun started together.
 
-    It stands where torch.distributed will have its own, which shares its socket.
+    It uses the address of the store that torch.distributed will create, and shares its socket.
     """
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 

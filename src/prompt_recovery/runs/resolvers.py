@@ -1,4 +1,4 @@
-"""What `${…:}` in the configuration stands for; registered in every process that reads it."""
+"""Resolvers for `${…:}` in the configuration, registered in every process that reads it."""
 
 import time
 from functools import cache
@@ -14,13 +14,13 @@ from prompt_recovery.runs.processes import agreed, is_first
 
 @cache
 def _start_time() -> str:
-    """The same in every process of the run, so that they share its folder."""
+    """Returns the start time, the same in every process, so that they all use one folder."""
     return agreed("START", lambda: time.strftime("%Y-%m-%d_%H-%M-%S"))
 
 
 @cache
 def _run_folder(parent: str, name: str) -> str:
-    """A new folder, the same in every process of the run."""
+    """Creates a new run folder, the same in every process of the run."""
 
     def create() -> str:
         return str(RunFolder.create(Path(parent), f"{_start_time()}_{name}").path)

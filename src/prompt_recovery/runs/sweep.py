@@ -1,8 +1,8 @@
 """W&B sweep files on a machine without an account, with W&B's own engine (package `sweeps`).
 
-The engine that W&B's server runs chooses the settings of trials and stops those that Hyperband
-gives up; the command of a trial is made by the functions of W&B's agent. So a file means the same
-here as under `wandb sweep` and `wandb agent`.
+The same engine that W&B's server runs chooses the settings of trials and stops trials early with
+Hyperband, and functions of W&B's agent build the command of a trial. A sweep file therefore works
+here as it does with `wandb sweep` and `wandb agent`.
 """
 
 import logging
@@ -34,13 +34,14 @@ _POLL_S = 0.5
 
 @dataclass
 class _Known:
-    """A trial of a sweep, as its record says.
+    """A trial in the record of a sweep.
 
     Attributes:
-        number: from 0, in the order of choice.
-        parameters: name → value.
-        folder: of its run.
-        outcome: None while it isn't over.
+        number: Number of the trial from 0, in the order in which the engine chose them.
+        parameters: Values by parameter name.
+        folder: Folder of its run.
+        outcome: The outcome, or None if the trial has not ended.
+        process: The trial's process, while it is running.
     """
 
     number: int
@@ -59,10 +60,11 @@ def _short(value: Any) -> str:
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
-    """A sweep file that W&B's schema accepts.
+    """Reads a sweep file and checks it against W&B's schema.
 
     Raises:
-        PromptRecoveryError: no such file, no YAML, no sweep, or the extra [sweeps] isn't installed.
+        PromptRecoveryError: If the file does not exist or is not a valid sweep, or the extra
+            `[sweeps]` is not installed.
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -72,7 +74,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         line = " ".join(str(error).split())
         raise PromptRecoveryError(f"file={path}: is not valid YAML ({line})") from error
     if not isinstance(config, dict):
-        raise PromptRecoveryError(f"file={path}: is no sweep; see sweeps/ for examples")
+        raise PromptRecoveryError(f"file={path}: is not a sweep; see sweeps/ for examples")
     engine = _engine()
     violations = engine.config.schema_violations_from_proposed_config(config)
     if violations:
@@ -85,7 +87,7 @@ def _engine() -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pydantic, about names of settings
+            warnings.simplefilter("ignore")  # pydantic warns about names of settings
             import sweeps.config
 
             import sweeps
@@ -97,15 +99,16 @@ def _engine() -> Any:
 
 
 class Sweep:
-    """A sweep in a folder: what was chosen, what became of it, and how to go on.
+    """A resumable sweep, with a record of its trials in a folder.
 
     Args:
-        config: as `read_sweep` gives it.
-        folder: `sweep.yaml`, `trials.jsonl` (appended and synced), a run folder for each trial.
-        seed: of the engine's choices.
+        config: The result of `read_sweep`.
+        folder: Folder for `sweep.yaml`, `trials.jsonl` (synced after every line) and the run
+            folder of each trial.
+        seed: Seed of the engine's choices.
 
     Raises:
-        PromptRecoveryError: the folder holds another sweep.
+        PromptRecoveryError: If the folder contains another sweep.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: Path, seed: int = 0) -> None:
@@ -124,14 +127,17 @@ class Sweep:
             temporary.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
         self.trials: list[_Known] = []
         self._record = Journal(folder / "trials.jsonl", self._replay, in_order=True)
-        for trial in self.trials:  # one that ended while nobody looked
+        for trial in self.trials:  # a trial may have finished after the sweep was killed
             if trial.outcome is None and RunFolder(trial.folder).is_finished:
                 self._over(trial, self._outcome(trial, "finished", ""))
 
     def run(self, count: int | None, parallel: int) -> list[Outcome]:
-        """Runs trials until `count` are over, or the engine has no more; in order of choice.
+        """Runs trials until `count` have ended or the engine proposes no more.
 
-        Those that a killed sweep left unfinished go on first, from their checkpoints.
+        Trials that a killed sweep left unfinished are resumed first, from their checkpoints.
+
+        Returns:
+            The outcomes, in the order in which the trials were chosen.
         """
         waiting = [t for t in self.trials if t.outcome is None]
         running: list[_Known] = []
@@ -158,7 +164,7 @@ class Sweep:
         return [t.outcome for t in self.trials if t.outcome is not None]
 
     def _collect(self, running: list[_Known]) -> None:
-        """Notes what has ended, and ends what Hyperband gives up."""
+        """Records the trials that have ended, and stops those that Hyperband gives up."""
         for trial in [t for t in running if t.process and not t.process.running()]:
             assert trial.process is not None
             self._over(trial, trial.process.outcome())
@@ -167,7 +173,7 @@ class Sweep:
         for trial in [t for t in running if str(t.number) in given_up]:
             assert trial.process is not None
             trial.process.stop()
-            # It may have come to its end just then.
+            # The trial may have finished just before it was stopped.
             done = trial.process.outcome()
             given = self._outcome(trial, "stopped", "")
             self._over(trial, done if done.state == "finished" else given)
@@ -182,13 +188,13 @@ class Sweep:
         log.info("trial %d %s%s%s", trial.number, outcome.state, reached, reason)
 
     def _next(self, count: int | None) -> _Known | None:
-        """The engine's next choice, recorded."""
+        """Asks the engine for the next trial and records it. Returns None if there is none."""
         number = len(self.trials)
         if count is not None and number >= count:
             return None
         import numpy as np
 
-        # The engine draws from these global generators: a resumed sweep has to draw the same.
+        # The engine draws from these global generators. A resumed sweep must draw the same.
         seed = int(fingerprint(self.seed, number), 16) % 2**32
         np.random.seed(seed)
         random.seed(seed)
@@ -210,7 +216,7 @@ class Sweep:
         return _engine().stop_runs(self.config, self._runs())
 
     def _runs(self) -> list[Any]:
-        """The trials, as the engine wants to hear of them."""
+        """Converts the trials to the engine's format."""
         engine = _engine()
         states = {"finished": "finished", "stopped": "killed", "failed": "failed", None: "running"}
         return [
@@ -225,7 +231,7 @@ class Sweep:
         ]
 
     def _command(self, trial: _Known) -> list[str]:
-        """As W&B's agent makes it, with the folder that the trial's run goes to."""
+        """Builds the command as W&B's agent does, and adds the folder of the trial's run."""
         from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
         made = create_sweep_command_args(
@@ -255,7 +261,7 @@ class Sweep:
         self._record.append(dict(event))
 
     def _replay(self, event: Mapping[str, Any]) -> None:
-        """Does again what an event of the record says."""
+        """Applies an event of the record to the state of the sweep."""
         number = event["trial"]
         if "parameters" in event:
             if number != len(self.trials):
@@ -278,22 +284,23 @@ class Sweep:
 
 
 def _plain(value: Any) -> Any:
-    """A Python value for one of NumPy's."""
+    """Converts a NumPy scalar to a Python value."""
     return value.item() if hasattr(value, "item") else value
 
 
 def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int) -> list[Outcome]:
-    """Runs a sweep file, or goes on with it, and prints its trials and the best of them.
+    """Runs or resumes a sweep, and prints a table of its trials and the best trial.
 
     Args:
-        file: a W&B sweep file.
-        count: trials in all, those of an earlier call included; None until a grid is exhausted.
-        parallel: trials at one time, each in a process.
-        folder: of the sweep.
-        seed: of the engine's choices.
+        file: A W&B sweep file.
+        count: Total number of trials, including those of earlier calls. None runs a grid until it
+            is exhausted.
+        parallel: Number of trials to run at a time, each in its own process.
+        folder: Folder of the sweep.
+        seed: Seed of the engine's choices.
 
     Raises:
-        PromptRecoveryError: what the user can mend, and if no trial has finished.
+        PromptRecoveryError: If the sweep file or a setting is invalid, or no trial has finished.
     """
     config = read_sweep(file)
     if count is None and config["method"] != "grid":
@@ -303,7 +310,7 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
     with locked(folder / "sweep"), _quiet_engine():
         one = Sweep(config, folder, seed)
         if one.trials:
-            log.info("%d trials are known from before in %s", len(one.trials), folder)
+            log.info("%d trials were already started in %s", len(one.trials), folder)
         outcomes = one.run(count, parallel)
     title = f"{file.name}: {len(outcomes)} trials"
     table = outcome_table(outcomes, one.metric, one.goal, title)
@@ -324,7 +331,7 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
 
 @contextmanager
 def _quiet_engine() -> Iterator[None]:
-    """Without the warnings of the engine's Gaussian process, which a user can't mend."""
+    """Silences the warnings of the engine's Gaussian process, which a user cannot act on."""
     import warnings
 
     with warnings.catch_warnings():

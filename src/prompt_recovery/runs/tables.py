@@ -12,15 +12,15 @@ from prompt_recovery.tables import Table, print_tables, to_markdown
 def outcome_table(
     outcomes: Sequence[Outcome], metric: str, goal: str = "maximize", title: str = ""
 ) -> Table:
-    """One row a trial; the best finished trial is in bold.
+    """Builds a table with one row per trial and the best finished trial in bold.
 
     Settings that all trials share are left out.
 
     Args:
-        outcomes: the trials, in order.
-        metric: the metric that decides.
+        outcomes: The trials, in order.
+        metric: The metric to compare trials by.
         goal: "maximize" or "minimize".
-        title: of the table.
+        title: Title of the table.
     """
     settings = [label.split() for label in (o.label for o in outcomes)]
     shared = set.intersection(*map(set, settings)) if len(settings) > 1 else set()
@@ -44,7 +44,7 @@ def outcome_table(
 
 
 def best_of(outcomes: Sequence[Outcome], metric: str, goal: str = "maximize") -> int | None:
-    """The index of the best finished trial; None if none is finished."""
+    """Returns the index of the best finished trial, or None if none has finished."""
     sign = 1 if goal == "maximize" else -1
     finished = [
         (sign * o.metric(metric), i)

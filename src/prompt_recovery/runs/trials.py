@@ -1,7 +1,7 @@
-"""A trial: one training run of many, in a folder and a process of its own.
+"""A trial: one of many training runs, in its own folder and its own process.
 
-A process of its own is what keeps trials apart: one that fails, or is killed for its memory, ends
-alone; none inherits random states, threads, peak memory or a W&B run from the one before.
+Separate processes isolate the trials: one that fails or runs out of memory does not end the
+others, and none inherits random states, threads, peak memory or a W&B run from the one before.
 """
 
 import math
@@ -21,23 +21,23 @@ from prompt_recovery.storage import fingerprint
 
 State = Literal["finished", "stopped", "failed"]
 
-# Settings that change nothing of what a trial finds.
+# Settings that do not change the result of a trial.
 _COSMETIC = ("name", "group", "tags", "logger", "ckpt_path", "checkpoint_minutes")
 _PARENT = "PROMPT_RECOVERY_TRIAL_OF"
-INTERRUPTED = 130  # exit status of a process that was asked to end, as shells have it
+INTERRUPTED = 130  # exit status of an interrupted process, as in shells
 _SIGNAL_LATENCY_S = 5.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """The outcome of a trial.
 
     Attributes:
-        label: its settings, such as "objective=dpo seed=1".
-        folder: its run folder.
-        state: finished; stopped early by the sweep; or failed.
-        metrics: what it measured: `metrics.json`; the best so far if it was stopped.
-        reason: why it failed, or that it had been finished before.
+        label: The trial's settings, such as "objective=dpo seed=1".
+        folder: Its run folder.
+        state: Whether it finished, was stopped early by the sweep, or failed.
+        metrics: The content of `metrics.json`, or the best value so far if it was stopped.
+        reason: Why it failed, or that it had finished before.
     """
 
     label: str
@@ -47,14 +47,15 @@ class Outcome:
     reason: str = ""
 
     def metric(self, name: str) -> float:
-        """A metric; NaN if it wasn't measured."""
+        """Returns a metric, or NaN if it was not measured."""
         return float(self.metrics.get(name, math.nan))
 
 
 def trial_id(config: Mapping[str, Any]) -> str:
-    """Twelve hex digits that name a resolved configuration, up to what changes no result.
+    """Returns 12 hex digits that identify a configuration, ignoring what changes no result.
 
-    A run folder to start from counts as what it points to: `runs/latest` is another one tomorrow.
+    The path of a run to start from is resolved first, because `runs/latest` may point to another
+    run tomorrow.
     """
     settings = {k: v for k, v in config.items() if k not in _COSMETIC}
     if not uses_preferences(config):
@@ -65,21 +66,21 @@ def trial_id(config: Mapping[str, Any]) -> str:
 
 
 def uses_preferences(config: Mapping[str, Any]) -> bool:
-    """Whether an objective of a run has a use for what `preferences` says; SFT hasn't."""
+    """Returns whether any objective of a run uses the settings `preferences`. SFT does not."""
     objectives = (config.get("objective"), (config.get("first_stage") or {}).get("objective"))
     targets = [str((o or {}).get("_target_", "")).lower() for o in objectives]
     return any(target and not target.endswith("sft") for target in targets)
 
 
 def is_trial() -> bool:
-    """Whether this process runs a trial for another."""
+    """Returns whether this process runs a trial that another process started."""
     return _PARENT in os.environ
 
 
 def end_with_parent() -> None:
-    """In a trial's process: ends it soon after the process that started it.
+    """Ends a trial's process soon after the process that started it has ended.
 
-    Otherwise a trial would outlive a killed sweep, and meet itself when the sweep goes on.
+    Otherwise a trial would outlive a killed sweep, and run twice when the sweep is resumed.
     """
     parent = os.environ.get(_PARENT)
     if parent is None:
@@ -90,19 +91,19 @@ def end_with_parent() -> None:
             time.sleep(1)
         os._exit(1)
 
-    # Processes that Lightning starts in turn have another parent, and end with the trial.
+    # Processes that Lightning starts have the trial as their parent, and end with it.
     if os.getppid() == int(parent):
         threading.Thread(target=watch, daemon=True).start()
 
 
 class Trial:
-    """A trial's process, started at once.
+    """The process of a trial, which is started immediately.
 
     Args:
-        label: its settings, for people.
-        folder: of the run.
-        command: that runs it; its output goes to `output.log` in the folder.
-        threads: of computation; None leaves it to the libraries.
+        label: The trial's settings in readable form.
+        folder: Folder of the run.
+        command: Command that runs the trial. Its output goes to `output.log` in the folder.
+        threads: Number of computation threads. None leaves it to the libraries.
     """
 
     def __init__(
@@ -126,11 +127,11 @@ class Trial:
             )
 
     def running(self) -> bool:
-        """Whether it still runs."""
+        """Returns whether the process is still running."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Ends it, at the latest after ten seconds."""
+        """Terminates the process, and kills it if it has not ended after ten seconds."""
         self._process.terminate()
         try:
             self._process.wait(10)
@@ -139,12 +140,12 @@ class Trial:
             self._process.wait()
 
     def wait(self) -> Outcome:
-        """Waits for its end. An interrupt ends it too, and so does a launcher that raises in this
-        process, as submitit does when a job's time is over."""
+        """Waits for the process to end. An exception in this process ends it, too: an interrupt,
+        or the one that submitit raises when a job's time is over."""
         try:
             if self._process.wait() == -signal.SIGUSR2:
-                # SLURM says so to all processes of a job whose time is over; submitit's handler in
-                # this one, which queues the job again and exits, may be later than the trial's end.
+                # SLURM sends this signal to all processes of a job whose time is over. Wait for
+                # submitit's handler in this process, which queues the job again and exits.
                 time.sleep(_SIGNAL_LATENCY_S)
         except BaseException as error:
             self.stop()
@@ -154,13 +155,13 @@ class Trial:
         return self.outcome()
 
     def outcome(self) -> Outcome:
-        """Of a trial that has ended by itself."""
+        """Returns the outcome of a trial that has ended by itself."""
         code, metrics = self._process.returncode, RunFolder(self.folder).metrics()
         if code == 0 and metrics is not None:
             return Outcome(self.label, self.folder, "finished", metrics)
         if code < 0:
             reason = f"killed by signal {-code}"
-        elif code == INTERRUPTED:  # whatever libraries said afterwards
+        elif code == INTERRUPTED:  # libraries may have printed other errors afterwards
             reason = "interrupted"
         else:
             reason = self._last_words()
@@ -176,5 +177,5 @@ class Trial:
 
 
 def threads_each(parallel: int) -> int | None:
-    """Threads of computation for each of several trials that share this machine."""
+    """Returns the number of computation threads for each of several trials on this machine."""
     return None if parallel == 1 else max((os.cpu_count() or 1) // parallel, 1)
