@@ -64,7 +64,7 @@ def test_a_channel_needs_candidates(run):
 def test_several_runs_choose_together(run, few_examples, tmp_path):
     second = shutil.copytree(run, tmp_path / "second")
     pairs = pairs_of(few_examples)[:4]
-    ready = assemble(Recipe([run, second], [2, 1], decoding=DECODING, precision="fp32"))
+    ready = assemble(Recipe([run, second], DECODING, weights=[2, 1], precision="fp32"))
     done = []
     predictions = ready.recoverer.recover(pairs, done.append)
     assert sum(done) == len(pairs)
@@ -82,7 +82,7 @@ def test_several_runs_choose_together(run, few_examples, tmp_path):
         (lambda: Recipe([]), "at least one run"),
         (lambda: Recipe(["a", "b"], decoding=Greedy()), "decoding=mbr only"),
         (
-            lambda: Recipe(["a"], [1, 2], decoding=DECODING),
+            lambda: Recipe(["a"], DECODING, weights=[1, 2]),
             r"weights=\[1, 2\]: give one for each of the 1",
         ),
         (lambda: Recipe(["a", "b"], decoding=DECODING, backbone_path="x"), "for one run"),
