@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -109,6 +110,8 @@ def test_similar_training_examples_choose_with_a_run(run, few_examples, caplog):
     assert assemble(asked).recoverer.recover(pairs) == predictions
     plain = assemble(Recipe([run], decoding=DECODING, precision="fp32"))
     assert plain.identity != ready.identity
+    lighter = replace(asked, retrieval=Retrieval(k=3, weight=1.0), confidence=False)
+    assert assemble(lighter).identity != assemble(replace(asked, confidence=False)).identity
     assert assemble(Recipe([run], decoding=Greedy(4), retrieval=Retrieval())).recoverer.name == (
         assemble(Recipe([run], decoding=Greedy(4))).recoverer.name
     ), "greedy answers hold no election"

@@ -51,7 +51,7 @@ def test_votes_of_neighbours_weigh_what_they_should(scs):
 
 
 def test_the_nearest_examples_vote(scs):
-    retrieved = Retrieval("rewrite", k=2, weight=3.0).fit(TRAINING, scs)
+    retrieved = Retrieval("rewrite", k=2).fit(TRAINING, scs)
     pairs = [Pair("a", "The ferry leaves at dawn.", "O rain, o heart, o sea"),
              Pair("b", "The ferry leaves at dawn.", " "),
              Pair("c", "The ferry leaves at dawn.", "One cup of salt, two eggs")]  # fmt: skip
@@ -61,7 +61,7 @@ def test_the_nearest_examples_vote(scs):
     assert set(found[2].texts) == set(PROMPTS[2:])
     samples = Posterior.of_texts(["Make it rhyme"] * 16)
     for posterior in found.values():
-        joined = weighted_sum([(samples, 1.0), (posterior, retrieved.weight)])
+        joined = weighted_sum([(samples, 1.0), (posterior, 3.0)])
         assert sum(joined.votes[1:]) == pytest.approx(3 * 16)
         assert posterior.log_probabilities == (None, None)
     assert retrieved.posteriors(pairs[1:2], MBR()) == {}

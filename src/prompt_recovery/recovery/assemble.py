@@ -23,7 +23,7 @@ from prompt_recovery.recovery.likelihood import load_likelihood
 from prompt_recovery.recovery.load import load_writer, read_record, splits_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
-from prompt_recovery.recovery.sources import FittedSource, Source, WriterSource
+from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.folder import recoverer_folder, weights_digest
 from prompt_recovery.storage import fingerprint
@@ -73,9 +73,9 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         for run in recipe.runs
     ]
     scs = recorded_metric(records[0]["metric"])
-    joining = _joining_source(recipe, decoding, folders[0], scs)
+    retrieved = _retrieval_source(recipe, decoding, folders[0], scs)
     recoverer = PosteriorRecoverer(
-        _weighted_sources(recipe, writers, joining), decoding, records[0]["fallback"], scs
+        _weighted_sources(recipe, writers, retrieved), decoding, records[0]["fallback"], scs
     )
     settings = {
         "decoding": record(decoding),
@@ -86,7 +86,7 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
             [weights_digest(folder), saved, str(writer.model.dtype)]
             for folder, saved, writer in zip(folders, records, writers, strict=True)
         ],
-        **(joining.settings if joining else {}),
+        "retrieval": _source_record(recipe.retrieval, retrieved),
     }
     key = fingerprint(settings)
     if recipe.channel is not None:
@@ -99,10 +99,13 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
     return Assembled(recoverer, recoverer.fallback, identity)
 
 
-def _joining_source(
+def _retrieval_source(
     recipe: Recipe, decoding: Decoding, folder: Path, scs: SCS
 ) -> FittedSource | None:
-    """The source that joins the runs' samples, or None if training examples aren't available."""
+    """The fitted `retrieval` of the recipe, which joins the runs' samples.
+
+    None if the recipe or the decoding has no use for it, or if there are no training examples.
+    """
     if recipe.retrieval is None or not decoding.uses_metric:
         return None
     try:
@@ -113,8 +116,17 @@ def _joining_source(
     return recipe.retrieval.fit(examples, scs)
 
 
+def _source_record(
+    settings: SourceSettings | None, source: FittedSource | None
+) -> list[Any] | None:
+    """What identifies a fitted source: its name, its weight and what its posteriors depend on."""
+    if settings is None or source is None:
+        return None
+    return [settings.name, settings.weight, dict(source.settings)]
+
+
 def _weighted_sources(
-    recipe: Recipe, writers: Sequence[Writer], joining: Source | None
+    recipe: Recipe, writers: Sequence[Writer], retrieved: Source | None
 ) -> list[tuple[Source, float]]:
     """All sources of the recipe; the weights of the writers are 1 on average."""
     weights = list(recipe.weights) or [1.0] * len(writers)
@@ -123,8 +135,9 @@ def _weighted_sources(
         (WriterSource(writer, number), weight / mean)
         for number, (writer, weight) in enumerate(zip(writers, weights, strict=True))
     ]
-    if joining is not None and recipe.retrieval is not None:
-        sources.append((joining, recipe.retrieval.weight * len(writers)))
+    if retrieved is not None and recipe.retrieval is not None:
+        # Its weight is relative to that of all writers together, whose weights sum to their number.
+        sources.append((retrieved, recipe.retrieval.weight * len(writers)))
     return sources
 
 

@@ -44,7 +44,7 @@ class Retrieval:
         """Embeds the training examples, or a fixed choice of `examples` of them."""
         chosen = sorted(examples, key=lambda e: hashlib.sha256(ascii(e.id).encode()).digest())
         neighbours = Neighbours(self.space, self.k).fit(chosen[: self.examples], scs)
-        return RetrievedPrompts(neighbours, self.weight)
+        return RetrievedPrompts(neighbours)
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,9 @@ class RetrievedPrompts:
 
     Attributes:
         neighbours: The embedded training examples.
-        weight: The weight of `Retrieval`.
     """
 
     neighbours: NeighboursRecoverer
-    weight: float
 
     @property
     def name(self) -> str:
@@ -68,8 +66,8 @@ class RetrievedPrompts:
     def settings(self) -> dict[str, Any]:
         """The retrieval's settings and a digest of the prompts."""
         return {
-            "retrieval": asdict(self.neighbours.settings) | {"weight": self.weight},
-            "neighbours": fingerprint(self.neighbours.prompts),
+            **asdict(self.neighbours.settings),
+            "prompts": fingerprint(self.neighbours.prompts),
         }
 
     def posteriors(

@@ -45,7 +45,11 @@ class FittedSource(Source, Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Everything that its posteriors depend on besides the pairs, as plain values."""
+        """Everything that its posteriors depend on besides the pairs, as plain values.
+
+        The calibration is fitted again, and unfinished predictions are begun again, when these
+        values change. The name and the weight of the source are recorded by `assemble`.
+        """
         ...
 
 
