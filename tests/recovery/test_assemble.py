@@ -81,7 +81,10 @@ def test_several_runs_choose_together(run, few_examples, tmp_path):
     ("make", "message"),
     [
         (lambda: Recipe([]), "at least one run"),
-        (lambda: Recipe(["a", "b"], decoding=Greedy()), "decoding=mbr only"),
+        (
+            lambda: Recipe(["a", "b"], decoding=Greedy()),
+            "a decoding that uses the metric, such as decoding=mbr",
+        ),
         (
             lambda: Recipe(["a"], DECODING, weights=[1, 2]),
             r"weights=\[1, 2\]: give one for each of the 1",

@@ -102,7 +102,9 @@ def test_sources_choose_together_by_their_weights(scs):
 
 def test_log_probabilities_of_several_sources_are_not_compared(scs):
     recoverer = PosteriorRecoverer([(POEMS, 1.0), (RECIPES, 1.0)], Greedy(), "Improve it", scs)
-    with pytest.raises(PromptRecoveryError, match="decoding=mbr only"):
+    with pytest.raises(
+        PromptRecoveryError, match="a decoding that uses the metric, such as decoding=mbr"
+    ):
         recoverer.recover(PAIRS)
 
 

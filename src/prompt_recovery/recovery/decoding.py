@@ -1,6 +1,7 @@
 """Decodings: how a writer is asked for answers, and how one of them is chosen.
 
-A new decoding is one class here and one YAML file in `conf/decoding/`.
+A new decoding is one class here and one YAML file in `conf/decoding/`. One that ranks candidates by
+SCS sets `uses_metric`, or else no retrieval and no further run may join it.
 """
 
 import hashlib
@@ -32,7 +33,8 @@ class Decoding(ABC):
     Attributes:
         name: The name in settings and records.
         uses_metric: Whether candidates are ranked by SCS. Scores of candidates from different
-            sources are then comparable, while log-probabilities under different models aren't.
+            sources are then comparable, while log-probabilities under different models aren't. Only
+            then can several runs, or a run and a retrieval, choose together.
         max_new_tokens: The largest number of tokens of an answer.
     """
 
@@ -213,7 +215,8 @@ class MBR(Decoding):
         if scs is None:
             raise PromptRecoveryError("MBR needs a metric; give the recoverer an scs")
         texts = {text for posterior in posteriors for text in posterior.texts}
-        scs.encoder.embed(sorted(texts) or [""])  # all at once
+        # Embeds all texts in one call; the encoder keeps their vectors, which `rank` then finds.
+        scs.encoder.embed(sorted(texts) or [""])
         return [rank(posterior, scs) for posterior in posteriors]
 
 
@@ -281,7 +284,11 @@ def _sampled(
 
 
 def _of_distinct(completions: Sequence[Completion]) -> Posterior:
-    """The posterior over the distinct answers, weighted by their probability."""
+    """The posterior over the distinct answers, weighted by their probability.
+
+    Beam search and sampling choose by log-probability per token and don't read these weights, which
+    are for callers of `PosteriorRecoverer.posteriors`.
+    """
     found = distinct(completions)
     return Posterior.of_completions(found or completions, by_probability=True)
 

@@ -25,8 +25,8 @@ class RecipeOptions:
         precision: auto, bf16 or fp32.
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with a backbone.
-        retrieval: A source that joins the runs' samples under MBR, such as the prompts of similar
-            training examples of the first run.
+        retrieval: The one source that joins the runs' samples under MBR, such as the prompts of
+            similar training examples of the first run.
     """
 
     channel: ChannelSettings | None = None
@@ -61,6 +61,9 @@ class Recipe(RecipeOptions):
         if self.weights and min(self.weights) <= 0:
             raise PromptRecoveryError(f"weights={list(self.weights)}: each must be > 0")
         if len(self.runs) > 1 and not (self.decoding and self.decoding.uses_metric):
-            raise PromptRecoveryError("several runs choose together by decoding=mbr only")
+            raise PromptRecoveryError(
+                "several runs choose together by a decoding that uses the metric, "
+                "such as decoding=mbr"
+            )
         if len(self.runs) > 1 and self.backbone_path is not None:
             raise PromptRecoveryError("backbone_path= is for one run")

@@ -30,7 +30,7 @@ class PosteriorRecoverer:
         fallback: The answer for pairs with a blank or unusable text, and for pairs about which no
             source says anything.
         scs: The metric, for decodings that use it.
-        calibration: From the score of an answer to its expected SCS, with this decoding.
+        calibration: From the score of an answer to its confidence, with this decoding.
         name: Its name in tables; by default the names of the sources.
     """
 
@@ -78,7 +78,8 @@ class PosteriorRecoverer:
             )
         if len(self.sources) > 1 and not decoding.uses_metric:
             raise PromptRecoveryError(
-                f"{self.name}: several sources choose together by decoding=mbr only"
+                f"{self.name}: several sources choose together by a decoding that uses the metric, "
+                "such as decoding=mbr"
             )
         posteriors = self.posteriors(pairs, decoding, progress)
         chosen = decoding.choose(list(posteriors.values()), self.scs)

@@ -1,6 +1,7 @@
 """Sources of posteriors: models that write prompts, retrievers that find them.
 
-A new source is one class with `posteriors`, the settings that `fit` it, and one YAML file in
+A recipe has one writer for each of its runs and, as its `retrieval`, at most one fitted source. A
+new fitted source is one class with `posteriors`, the settings that `fit` it, and one YAML file in
 `conf/retrieval/`.
 """
 
@@ -33,8 +34,8 @@ class Source(Protocol):
 
         Args:
             pairs: Pairs with distinct ids.
-            decoding: The decoding that will choose from the posteriors; a source that writes
-                answers asks it how.
+            decoding: The decoding that will choose from the posteriors. It also says how a writer
+                samples; other sources need not read it.
             progress: Called with the number of pairs just done, which add up to `len(pairs)`.
         """
         ...
@@ -54,7 +55,7 @@ class FittedSource(Source, Protocol):
 
 
 class SourceSettings(Protocol):
-    """The settings of a source that joins the samples of the recoverer's models."""
+    """The settings of the fitted source that joins the samples of the recoverer's models."""
 
     @property
     def name(self) -> str:
@@ -73,7 +74,7 @@ class SourceSettings(Protocol):
 
 @dataclass(frozen=True)
 class WriterSource:
-    """The answers that a writer gives when a decoding asks it.
+    """The answers of a writer: it makes the batches, and the decoding says what it samples.
 
     Attributes:
         writer: The model.
@@ -94,7 +95,11 @@ class WriterSource:
         decoding: Decoding,
         progress: Callable[[int], None] = lambda _: None,
     ) -> dict[int, Posterior]:
-        """Asks the writer about all usable pairs, in batches that fit into memory."""
+        """The posteriors of all usable pairs, in batches that fit into memory.
+
+        The writer makes the batches, `decoding.ask` says what to sample for one, and the writer
+        samples it.
+        """
         return self.writer.in_batches(
             pairs,
             decoding.branches * decoding.max_new_tokens,
