@@ -59,7 +59,7 @@ class NoisyChannel:
         channel: Scores the candidates.
         weight: w, in [0, 1].
         candidates: The number of best candidates that are rescored.
-        calibration: From the score of an answer to its expected SCS.
+        calibration: From the score of an answer to its confidence.
         name: Its name in tables.
     """
 

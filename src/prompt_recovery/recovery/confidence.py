@@ -1,4 +1,9 @@
-"""Confidence: the SCS that an answer can be expected to have."""
+"""Confidence: the SCS that an answer can be expected to have.
+
+Under MBR the score of an answer is already called its expected SCS, but that is its mean under the
+recoverer's posterior. The confidence is this score calibrated on validation examples; it is what
+`recover` prints as the expected SCS and compares with the threshold.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +22,7 @@ FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """A piecewise linear function from the score of an answer to its expected SCS.
+    """A piecewise linear function from the score of an answer to its confidence.
 
     Attributes:
         scores: k ≥ 1 knots in ascending order; the function is constant outside their range.
@@ -35,7 +40,7 @@ class Calibration:
         return cls(tuple(values["scores"]), tuple(values["expected"]), int(values["examples"]))
 
     def __call__(self, score: float) -> float:
-        """The expected SCS of an answer with this score."""
+        """The confidence in an answer with this score."""
         return float(np.interp(score, self.scores, self.expected))
 
 
@@ -43,8 +48,8 @@ class CalibratedRecoverer(Recoverer, Protocol):
     """A recoverer whose scores may have a calibration.
 
     Attributes:
-        calibration: From the score of a candidate to its expected SCS; None if predictions have no
-            confidence.
+        calibration: From the score of a candidate to its confidence; None if predictions have
+            none.
     """
 
     calibration: Calibration | None

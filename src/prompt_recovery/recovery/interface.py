@@ -24,8 +24,9 @@ class Candidate:
         text: The prompt, cleaned of chatter and never empty.
         log_probability: The log-probability of all its tokens under the model, ≤ 0; None if no
             model wrote it.
-        score: What candidates are ranked by, higher is better: the expected SCS in [-1, 1] under
-            MBR, the log-probability per token otherwise.
+        score: What candidates are ranked by, higher is better. Under MBR, the expected SCS under
+            the posterior, in [-1, 1], which isn't calibrated; otherwise the log-probability per
+            token. A `NoisyChannel` replaces it by a weighted mean of it and the channel's score.
     """
 
     text: str
@@ -40,9 +41,11 @@ class Prediction:
     Attributes:
         id: The id of the pair.
         rewrite_prompt: The predicted prompt, never empty.
-        fallback: Whether the prompt is the fallback, because the recoverer had no answer.
+        fallback: Whether the prompt is the fallback (the mean prompt), because the recoverer had no
+            answer or, with a threshold, because its confidence was too low.
         candidates: All candidates, the best first; empty if there was nothing to choose from.
-        confidence: The expected SCS, in [-1, 1]; None without a calibration.
+        confidence: The SCS that the recoverer's own answer can be expected to have, in [-1, 1]: its
+            score, calibrated on validation. None without a calibration.
     """
 
     id: str

@@ -14,24 +14,27 @@ def expected_scs(
     texts: Sequence[str],
     votes: Sequence[float] | NDArray[np.float64],
     scs: SCS,
-    own: Sequence[float] | None = None,
+    one_vote: Sequence[float] | None = None,
 ) -> NDArray[np.float64]:
     """How well each text would score if the truth were one of the others (MBR: Kumar and Byrne,
     NAACL 2004; by sampling: Eikema and Aziz, arXiv 2005.10283).
+
+    This is an expectation under the posterior. How well an answer will really score is its
+    confidence, which `recovery.confidence` fits to this value on validation examples.
 
     Args:
         texts: n ≥ 1 distinct texts.
         votes: [n], the weight of each text, > 0: how often it was sampled, or its probability.
         scs: The utility.
-        own: [n], the votes of each text that don't count for the text itself, since they come from
-            the same sample; 1 by default.
+        one_vote: [n], the weight of one vote for each text, 1 by default. One of a text's own votes
+            doesn't count for it, since a sample must not vote for itself.
 
     Returns:
-        fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j, without the text's own votes; 0 for a
-        single text with no other votes.
+        fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j, without one of the text's own votes; 0
+        for a single text with no other votes.
     """
     weights = np.asarray(votes, np.float64)
-    kept_out = np.minimum(weights, 1.0 if own is None else np.asarray(own, np.float64))
+    kept_out = np.minimum(weights, 1.0 if one_vote is None else np.asarray(one_vote, np.float64))
     if len(texts) == 1 and weights[0] <= kept_out[0]:
         return np.zeros(1)
     utility = scs.matrix(texts, texts).astype(np.float64)
@@ -48,7 +51,7 @@ def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
     if not posterior.texts:
         return []
     texts, known = posterior.texts, posterior.log_probabilities
-    values = expected_scs(texts, posterior.votes, scs, posterior.own)
+    values = expected_scs(texts, posterior.votes, scs, posterior.one_vote)
     unlikely = [np.inf if value is None else -value for value in known]
     order = sorted(range(len(texts)), key=lambda i: (-values[i], unlikely[i]))
     return [Candidate(texts[i], known[i], float(values[i])) for i in order]

@@ -38,7 +38,8 @@ class Posterior:
     Attributes:
         texts: n ≥ 0 distinct texts, none of which is blank.
         votes: [n], the votes of each text, > 0.
-        own: [n], the votes of a single sample of each text, which don't count for that text.
+        one_vote: [n], the weight of one vote for each text: that of the sample which is the
+            candidate, and therefore doesn't vote for it.
         log_probabilities: [n], the highest log-probability of each text under a model that wrote
             it; None if no model wrote it.
         mean_log_probabilities: [n], the highest log-probability per token, likewise.
@@ -47,7 +48,7 @@ class Posterior:
 
     texts: tuple[str, ...]
     votes: tuple[float, ...]
-    own: tuple[float, ...]
+    one_vote: tuple[float, ...]
     log_probabilities: tuple[float | None, ...]
     mean_log_probabilities: tuple[float | None, ...]
     size: float
@@ -85,7 +86,7 @@ class Posterior:
         return cls(
             texts=tuple(counts),
             votes=tuple(votes),
-            own=(1.0,) * len(counts),
+            one_vote=(1.0,) * len(counts),
             log_probabilities=tuple(known[text][0] for text in counts),
             mean_log_probabilities=tuple(known[text][1] for text in counts),
             size=float(len(completions)),
@@ -103,7 +104,7 @@ class Posterior:
         return cls(
             texts=tuple(counts),
             votes=tuple(float(count) for count in counts.values()),
-            own=(1.0,) * len(counts),
+            one_vote=(1.0,) * len(counts),
             log_probabilities=nothing,
             mean_log_probabilities=nothing,
             size=float(len(texts)),
@@ -114,7 +115,7 @@ class Posterior:
         return Posterior(
             self.texts,
             tuple(vote * factor for vote in self.votes),
-            tuple(vote * factor for vote in self.own),
+            tuple(vote * factor for vote in self.one_vote),
             self.log_probabilities,
             self.mean_log_probabilities,
             self.size * factor,
@@ -131,22 +132,24 @@ def weighted_sum(parts: Iterable[tuple[Posterior, float]]) -> Posterior:
     parts = list(parts)
     size = parts[0][0].size
     votes: dict[str, float] = {}
-    own: dict[str, float] = {}
+    one_vote: dict[str, float] = {}
     total: dict[str, float | None] = {}
     mean: dict[str, float | None] = {}
     for posterior, weight in parts:
-        # w · n / n is not always exactly w.
+        # Only the ratios of the weights matter: each part gets as many votes as the first part has
+        # samples, times its weight. w · n / n is not always exactly w.
         factor = weight if posterior.size == size else weight * size / posterior.size
         part = posterior.scaled(factor)
         for n, text in enumerate(part.texts):
             votes[text] = votes.get(text, 0.0) + part.votes[n]
-            own[text] = max(own.get(text, 0.0), part.own[n])
+            # The candidate is one sample of one part, so one vote is left out: the heaviest.
+            one_vote[text] = max(one_vote.get(text, 0.0), part.one_vote[n])
             total[text] = _higher(total.get(text), part.log_probabilities[n])
             mean[text] = _higher(mean.get(text), part.mean_log_probabilities[n])
     return Posterior(
         texts=tuple(votes),
         votes=tuple(votes.values()),
-        own=tuple(own.values()),
+        one_vote=tuple(one_vote.values()),
         log_probabilities=tuple(total.values()),
         mean_log_probabilities=tuple(mean.values()),
         size=size * sum(weight for _, weight in parts),
