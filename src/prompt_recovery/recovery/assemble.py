@@ -40,7 +40,8 @@ class Assembled:
 
     Attributes:
         recoverer: The recoverer, with its calibration.
-        fallback: The mean prompt of its first run.
+        fallback: The recoverer's fallback, which is the mean prompt of its first run's training
+            split.
         identity: A fingerprint of everything that its predictions depend on.
     """
 

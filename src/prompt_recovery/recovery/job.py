@@ -172,7 +172,7 @@ def print_prediction(prediction: Prediction, console: Console, count: int = 8) -
         row = (
             Text(candidate.text),
             f"{candidate.score:.3f}",
-            "a neighbour's" if likely is None else f"{likely:.1f}",
+            "retrieved" if likely is None else f"{likely:.1f}",
         )
         table.add_row(*row)
     console.print(table)

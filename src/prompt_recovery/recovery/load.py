@@ -42,6 +42,9 @@ def load_recoverer(
 ) -> PosteriorRecoverer:
     """A trained recoverer, on the GPU if there is one.
 
+    It answers from its model's samples alone. `prompt-recovery recover` runs what `assemble`
+    builds, which also has neighbours, a channel and a confidence, as its recipe says.
+
     Args:
         path: A run folder such as `runs/latest`, or an adapter folder.
         decoding: How answers are chosen; by default as in the run.

@@ -54,8 +54,8 @@ def sample_completions(
         max_new_tokens: The largest number of tokens in a completion.
         end_token_ids: The tokens that end a completion.
         pad_token_id: The token that fills the rows.
-        all_done: Called before each step to ask whether to stop. With a sharded model, its answer
-            must be the same in all processes.
+        all_done: Called after each step with whether everything here is finished; returns whether
+            to stop. With a sharded model, its answer must be the same in all processes.
     """
     causal_lm = causal_lm_of(model)
     device = causal_lm.device
