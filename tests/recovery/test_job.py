@@ -62,7 +62,7 @@ def write_input(path, count):
 
 def job(run, folder, **changes):
     recipe = Recipe([run], decoding=MBR(2, 1.0, 3), confidence=False, precision="fp32")
-    return RecoveryJob(recipe, folder / "in.csv", folder / "out.csv", **changes)
+    return RecoveryJob(recipe, input=folder / "in.csv", output=folder / "out.csv", **changes)
 
 
 def test_a_submission_of_1400_terrible_rows(trained_run, tmp_path):
@@ -206,6 +206,6 @@ def test_the_command_teaches_and_names_what_is_missing(tmp_path):
 def test_what_is_missing_is_found_before_a_model_is_loaded(tmp_path):
     recipe = Recipe([tmp_path / "none"], decoding=MBR(), confidence=False)
     with pytest.raises(PromptRecoveryError, match=r"x.csv: no such file"):
-        recover(RecoveryJob(recipe, tmp_path / "x.csv"))
+        recover(RecoveryJob(recipe, input=tmp_path / "x.csv"))
     with pytest.raises(PromptRecoveryError, match="none: no such folder"):
         recover(RecoveryJob(recipe, original="a", rewritten="b"))

@@ -61,6 +61,7 @@ train decoding=mbr decoding.samples=1 => decoding.samples=1: must be ≥ 2
 train decoding.max_new_tokens=0 => decoding.max_new_tokens=0: must be ≥ 1
 train decoding.samples=3 => decoding.samples: there is no such setting
 train data=file => data.path is missing: give data.path=<value>
+train data=file data.path=true => data.path=true: must be a path
 train data.path=x => data.path: there is no such setting
 train logger.kind=tensorboard => logger.kind=tensorboard: must be wandb, csv or none
 train trainer.max_steps=1.5 => trainer.max_steps=1.5: must be a whole number ≥ -1
@@ -86,7 +87,8 @@ generate cluster=ray cluster.cpus=0 => cluster.cpus=0: must be > 0
 generate overwrite=perhaps => overwrite=perhaps: must be true or false
 generate launcher=ray => launcher: there is no such setting
 recover weights=[1,a] => weights=[1, 'a']: must be a list (each a number > 0) or null
-recover threshold=high => threshold=high: must be a number or null
+recover threshold=high => threshold=high: must be a number in [-1, 1] or null
+recover threshold=2 => threshold=2: must be in [-1, 1] or null
 recover channel=rewriter channel.weight=2 => channel.weight=2: must be in [0, 1] or null
 recover retrieval.k=0 => retrieval.k=0: must be ≥ 1
 recover columns.text=a => columns.text: there is no such setting

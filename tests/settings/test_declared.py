@@ -104,3 +104,20 @@ def test_python_code_is_refused_the_same_values(options, message):
 def test_positions_are_checked_too():
     with pytest.raises(PromptRecoveryError, match="adapter.rank=0: must be ≥ 1"):
         Adapter("lora", 0)
+
+
+@dataclass(kw_only=True)
+class Base:
+    words: str = "a"
+
+
+@checked("")
+@dataclass
+class Derived(Base):
+    count: AtLeastOne
+
+
+def test_positions_are_those_of_the_constructor():
+    assert Derived(3).count == 3
+    with pytest.raises(PromptRecoveryError, match="count=0: must be ≥ 1"):
+        Derived(0)

@@ -13,20 +13,19 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TextIO
+from typing import Any, ParamSpec, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prompt_recovery.data.examples import ColumnNames, Dataset, Row, validate
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.settings.declared import IsPath
+from prompt_recovery.settings import AnyPath
 
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
 _COLUMNS = ColumnNames()
 _SOURCES: dict[str, Callable[..., Dataset]] = {}
 P = ParamSpec("P")
-DataPath = Annotated[str | Path, IsPath()]
 
 
 def data_source(function: Callable[P, Dataset]) -> Callable[P, Dataset]:
@@ -66,7 +65,7 @@ def starter() -> Dataset:
 
 @data_source
 def file(
-    path: DataPath,
+    path: AnyPath,
     columns: ColumnNames = _COLUMNS,
     drop_invalid: bool = False,
     also: Sequence[str] = (),
@@ -74,6 +73,12 @@ def file(
     """Reads one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
 
     A folder that `prompt-recovery generate` made is read as one dataset, too.
+
+    Args:
+        path: The file.
+        columns: What the file calls our columns.
+        drop_invalid: Leave out rows that cannot be used instead of raising an error.
+        also: Further columns to keep with each example.
 
     Raises:
         PromptRecoveryError: If the file does not exist, cannot be read, has an unknown format, is
@@ -87,12 +92,18 @@ def file(
 
 @data_source
 def folder(
-    path: DataPath,
+    path: AnyPath,
     columns: ColumnNames = _COLUMNS,
     drop_invalid: bool = False,
     also: Sequence[str] = (),
 ) -> Dataset:
     """Reads all data files directly in a folder, in the order of their names, as one dataset.
+
+    Args:
+        path: The folder, or one that `prompt-recovery generate` made.
+        columns: What the files call our columns.
+        drop_invalid: Leave out rows that cannot be used instead of raising an error.
+        also: Further columns to keep with each example.
 
     Raises:
         PromptRecoveryError: As for `file`, or if the folder holds no data file.

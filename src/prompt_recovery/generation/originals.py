@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from annotated_types import Ge, MinLen
 
 from prompt_recovery.data.examples import Row, problem_with_text
-from prompt_recovery.data.sources import SUFFIXES, DataPath, hub_rows, read_rows, starter
+from prompt_recovery.data.sources import SUFFIXES, hub_rows, read_rows, starter
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.filters import Draft, Filters, clean_rewrite, reason_to_reject
 from prompt_recovery.generation.instructions import read_parts
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter, in_order
-from prompt_recovery.settings import AtLeastOne, Count, checked
+from prompt_recovery.settings import AnyPath, AtLeastOne, Count, checked
 from prompt_recovery.storage import fingerprint
 
 
@@ -85,7 +85,7 @@ def starter_originals() -> Originals:
 
 
 def file_originals(
-    path: DataPath,
+    path: AnyPath,
     columns: OriginalColumns = _COLUMNS,
     drop_invalid: bool = False,
     licence: str = "",
@@ -110,7 +110,7 @@ def file_originals(
 
 
 def folder_originals(
-    path: DataPath,
+    path: AnyPath,
     columns: OriginalColumns = _COLUMNS,
     drop_invalid: bool = False,
     licence: str = "",
@@ -118,6 +118,12 @@ def folder_originals(
     """Reads all data files directly in a folder, and its `.txt` files as one text each.
 
     The category of a `.txt` file is the folder's name.
+
+    Args:
+        path: The folder.
+        columns: Names of the columns of its data files.
+        drop_invalid: Leave out rows without a usable text instead of raising an error.
+        licence: Licence of the texts.
 
     Raises:
         PromptRecoveryError: If the folder contains no texts, and as for `file_originals`.
@@ -279,8 +285,8 @@ class CreatedOriginals:
     count: AtLeastOne = 200
     words: Annotated[Sequence[Annotated[int, Ge(20)]], MinLen(1)] = (60, 90, 120)
     seed: Count = 0
-    topics: DataPath | None = None
-    forms: DataPath | None = None
+    topics: AnyPath | None = None
+    forms: AnyPath | None = None
 
     def requests(self) -> Iterator[TextRequest]:
         """Yields an endless sequence of requests, which depends on all settings except `count`.

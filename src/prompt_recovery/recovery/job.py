@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from prompt_recovery.backbones.load import quiet
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_mean_prompt
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.pairs import (
-    PairColumns,
     PredictionStore,
+    RecoveryOptions,
     read_pairs,
     write_predictions,
-    writer_of,
 )
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked
 
 log = logging.getLogger(__name__)
@@ -31,43 +30,19 @@ log = logging.getLogger(__name__)
 _BATCH = 32  # pairs; a batch is finished whole or not at all
 
 
+@checked("")
 @dataclass(frozen=True)
-class RecoveryJob:
+class RecoveryJob(RecoveryOptions):
     """Everything a call of `recover` needs.
 
     Attributes:
         recipe: what answers.
-        input: pairs, as CSV, JSONL or Parquet; None for one pair.
-        output: CSV (a submission), JSONL or Parquet.
-        columns: what the input calls its columns.
-        original: the original text of one pair.
-        rewritten: its rewritten text.
-        threshold: where the expected SCS is lower, the mean prompt answers; None: nowhere.
     """
 
     recipe: Recipe
-    input: Path | None = None
-    output: Path = Path("submission.csv")
-    columns: PairColumns = field(default_factory=PairColumns)
-    original: str | None = None
-    rewritten: str | None = None
-    threshold: float | None = None
 
     def __post_init__(self) -> None:
-        one = (self.original is not None, self.rewritten is not None)
-        if (self.input is not None) == any(one) or any(one) != all(one):
-            raise PromptRecoveryError(
-                "give input=<file of pairs>, or original=<text> and rewritten=<text>"
-            )
-        for name, text in (("original", self.original), ("rewritten", self.rewritten)):
-            if text is not None and not text.strip():
-                raise PromptRecoveryError(f"{name}=: the text is blank; give both texts")
-        if self.threshold is not None and not self.recipe.confidence:
-            raise PromptRecoveryError(
-                f"threshold={self.threshold} needs confidence=true: it is an expected SCS"
-            )
-        if self.input is not None:
-            writer_of(self.output)
+        self.refuse_contradictions(self.recipe.confidence)
 
 
 def recover(job: RecoveryJob) -> list[Prediction]:
@@ -77,7 +52,7 @@ def recover(job: RecoveryJob) -> list[Prediction]:
         PromptRecoveryError: whatever the user can mend.
     """
     quiet()
-    pairs = [] if job.input is None else read_pairs(job.input.expanduser(), job.columns)
+    pairs = [] if job.input is None else read_pairs(Path(job.input).expanduser(), job.columns)
     with progress_bar() as progress:
         ready = assemble(job.recipe, steps(progress))
     if job.original is not None and job.rewritten is not None:
@@ -87,7 +62,7 @@ def recover(job: RecoveryJob) -> list[Prediction]:
         print_prediction(prediction, Console())
         return [prediction]
     return recover_file(
-        ready.recoverer, ready.identity, pairs, job.output, ready.fallback, job.threshold
+        ready.recoverer, ready.identity, pairs, Path(job.output), ready.fallback, job.threshold
     )
 
 

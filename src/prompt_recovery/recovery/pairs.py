@@ -6,7 +6,7 @@ import logging
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from prompt_recovery.data.examples import Row
 from prompt_recovery.data.sources import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
+from prompt_recovery.settings import AnyPath, Cosine
 from prompt_recovery.storage import Journal, atomic_write
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,53 @@ class PairColumns:
     id: str | None = "id"
     original_text: str = "original_text"
     rewritten_text: str = "rewritten_text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryOptions:
+    """The settings that the configuration of `recover` and its job share.
+
+    Attributes:
+        input: Pairs to recover: CSV, JSONL or Parquet, also .csv.gz and .jsonl.gz; None for one
+            pair.
+        output: .csv is id,rewrite_prompt; .jsonl and .parquet also have candidates and confidence.
+        original: The original text of one pair, in place of a file.
+        rewritten: What a model made of it.
+        columns: What the input calls its columns; columns.id=null numbers the rows from 0.
+        threshold: The mean prompt answers where the expected SCS is lower; None: nowhere.
+    """
+
+    input: AnyPath | None = None
+    output: AnyPath = "submission.csv"
+    original: str | None = None
+    rewritten: str | None = None
+    columns: PairColumns = field(default_factory=PairColumns)
+    threshold: Cosine | None = None
+
+    def refuse_contradictions(self, confidence: bool) -> None:
+        """Checks the settings against each other.
+
+        Args:
+            confidence: Whether answers have a confidence, which `threshold` needs.
+
+        Raises:
+            PromptRecoveryError: If neither a file nor a pair is given, or both; if a text is blank;
+                if `threshold` has nothing to compare with; or if the output's format is unknown.
+        """
+        one = (self.original is not None, self.rewritten is not None)
+        if (self.input is not None) == any(one) or any(one) != all(one):
+            raise PromptRecoveryError(
+                "give input=<file of pairs>, or original=<text> and rewritten=<text>"
+            )
+        for name, text in (("original", self.original), ("rewritten", self.rewritten)):
+            if text is not None and not text.strip():
+                raise PromptRecoveryError(f"{name}=: the text is blank; give both texts")
+        if self.threshold is not None and not confidence:
+            raise PromptRecoveryError(
+                f"threshold={self.threshold} needs confidence=true: it is an expected SCS"
+            )
+        if self.input is not None:
+            writer_of(Path(self.output))
 
 
 def read_pairs(path: Path, columns: PairColumns) -> list[Pair]:

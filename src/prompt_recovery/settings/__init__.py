@@ -13,6 +13,7 @@ unions of containers.
 """
 
 from prompt_recovery.settings.declared import (
+    AnyPath,
     AtLeastOne,
     Cosine,
     Count,
@@ -25,6 +26,7 @@ from prompt_recovery.settings.declared import (
 )
 
 __all__ = [
+    "AnyPath",
     "AtLeastOne",
     "Cosine",
     "Count",

@@ -26,6 +26,11 @@ class IsPath:
 
 
 LocalPath = Annotated[str, IsPath()]
+"""A path in a settings class: a text, as the command line gives it."""
+AnyPath = Annotated[str | Path, IsPath()]
+"""A path that Python code gives, too: in functions, and in settings that a job shares.
+
+What settings have become, such as the folder of a job, is a `Path`."""
 AtLeastOne = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
@@ -191,7 +196,7 @@ def allowed(declared: Any, value: Any = None) -> str:
 def _allowed(declared: Any, value: Any) -> str:
     kind = bare(declared)
     origin = get_origin(kind)
-    if is_path(declared) and origin is None:
+    if is_path(declared) and origin not in (list, tuple, Sequence):
         return "a path"
     if origin in (list, tuple, Sequence):
         inner = get_args(kind)[0] if get_args(kind) else Any
@@ -250,7 +255,8 @@ def checked(group: str) -> Callable[[C], C]:
         @wraps(construct)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
             declared = settings_of(cls)
-            given = dict(zip(declared, args, strict=False)) | kwargs
+            positions = inspect.signature(cls).parameters  # keyword-only ones come last
+            given = dict(zip(positions, args, strict=False)) | kwargs
             for name, value in given.items():
                 kind = declared[name].type if name in declared else Any
                 if is_plain(kind) and not accepts(kind, value):
