@@ -126,7 +126,7 @@ def test_what_is_done_is_kept(server, tmp_path):
     last = min(examples, key=lambda e: (len(e.original_text + e.rewritten_text), -int(e.id[1:])))
     server.failures[f"{last.original_text} => {last.rewritten_text}"] = [500]
     store = tmp_path / "store.jsonl"
-    with pytest.raises(PromptRecoveryError, match="what is done is kept"):
+    with pytest.raises(PromptRecoveryError, match="finished answers are kept"):
         collect_candidates(examples, [source(server, [1.0], retries=0)], store)
     server.asked.clear()
     found = collect_candidates(examples, [source(server, [1.0])], store)

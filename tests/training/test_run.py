@@ -270,5 +270,5 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, examples, scs):
     with pytest.raises(PromptRecoveryError, match="was made with other"):
         train(make_job(tmp_path / "c", examples, scs, adapter=Adapter(rank=2), ckpt_path=path))
     (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(PromptRecoveryError, match=r"bad\.ckpt: is damaged or no checkpoint"):
+    with pytest.raises(PromptRecoveryError, match=r"bad\.ckpt: is damaged or not a checkpoint"):
         train(make_job(tmp_path / "d", examples, scs, ckpt_path=str(tmp_path / "bad.ckpt")))

@@ -1,4 +1,4 @@
-"""From a dataset and the model that training starts from to preferences."""
+"""Makes preferences from a dataset and the model that training starts from."""
 
 import logging
 from collections import Counter
@@ -47,16 +47,16 @@ SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "pref
 @checked("preferences.mix")
 @dataclass(frozen=True)
 class Mix:
-    """How many candidates of each example come from where.
+    """Number of candidates per example from each source.
 
     Attributes:
-        sampled: from the model that training starts from.
-        zero_shot: from its backbone alone.
-        corrupted: from the truth, with something wrong in it.
-        others: from other examples' prompts, near ones.
-        api: from a model behind an OpenAI-compatible endpoint.
-        temperatures: of the samples, taken in turn; each in (0, 2].
-        max_new_tokens: most tokens of a sample.
+        sampled: Samples of the model that training starts from.
+        zero_shot: Samples of its backbone alone.
+        corrupted: Corrupted versions of the true prompt.
+        others: Similar prompts of other examples.
+        api: Answers of a model behind an OpenAI-compatible endpoint.
+        temperatures: Temperatures of the samples, used in turn; each in (0, 2].
+        max_new_tokens: Maximum number of tokens in a sample.
     """
 
     sampled: Count = 6
@@ -68,21 +68,21 @@ class Mix:
     max_new_tokens: AtLeastOne = 24
 
     def in_turn(self, count: int) -> list[float]:
-        """The temperatures of `count` samples."""
+        """Returns the temperatures of `count` samples."""
         return [self.temperatures[i % len(self.temperatures)] for i in range(count)]
 
 
 @checked("preferences")
 @dataclass(frozen=True)
 class Preferences:
-    """Where preferences come from.
+    """Settings that say where preferences come from.
 
     Attributes:
-        path: a file in TRL's format; None makes them anew; "auto" is the file that the starter
-            dataset ships, and None for every other dataset.
-        mix: of the candidates, when they are made.
-        pairing: how candidates become preferences, when they are made.
-        api: the endpoint of `mix.api`.
+        path: A file in TRL's format. None makes new preferences. "auto" reads the file shipped
+            with the starter dataset, and is the same as None for any other dataset.
+        mix: Number of candidates from each source, if preferences are made.
+        pairing: How candidates become preferences.
+        api: The endpoint for `mix.api`.
     """
 
     path: LocalPath | None = "auto"
@@ -106,19 +106,20 @@ def prepare_preferences(
     """Reads or makes the preferences of the training split.
 
     Args:
-        settings: where they come from.
-        dataset: its name.
-        splits: only the training split is used; rows of the other two are left out and counted.
-        writer: the model that training starts from.
-        scs: the metric.
-        identity: of that model, for the cache of candidates.
-        group: whether the objective wants whole groups; else groups are made into pairs.
-        seed: of the samples.
-        folder: where new preferences are written, with card and plot.
-        asking: as that of `collect_candidates`.
+        settings: Where preferences come from.
+        dataset: Name of the dataset.
+        splits: The dataset. Only the training split is used; rows of a file that belong to the
+            other splits are left out and counted.
+        writer: The model that training starts from.
+        scs: The metric.
+        identity: Identity of that model, for the cache of candidates.
+        group: Whether the objective needs whole groups. Otherwise, groups are made into pairs.
+        seed: Seed of the samples.
+        folder: Where new preferences are written, with a card and a plot.
+        asking: As in `collect_candidates`.
 
     Raises:
-        PromptRecoveryError: a file that cannot be used, or no preferences are left.
+        PromptRecoveryError: If the file cannot be used or no preferences are left.
     """
     if group:
         settings = replace(settings, pairing=replace(settings.pairing, strategy="listwise"))
@@ -150,7 +151,7 @@ def prepare_preferences(
 def _of_training(
     examples: Sequence[PreferenceExample], splits: Splits, path: str
 ) -> list[PreferenceExample]:
-    """Leaves out what belongs to the validation and test splits."""
+    """Removes the rows that belong to the validation and test splits."""
     held_out = {e.id for e in (*splits.val, *splits.test)}
     kept = [e for e in examples if e.id not in held_out]
     if len(kept) < len(examples):
@@ -167,12 +168,12 @@ def _of_training(
 
 
 def _chosen(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExample]:
-    """What a strategy makes of a group; a pair stays itself."""
+    """Applies the pairing strategy to a group. A pair is returned unchanged."""
     if len(example.completions) == 2:
         return [example]
     scored = list(zip(example.completions, example.scores, strict=True))
-    # The truth is no candidate; in a file it is what has the score of a perfect answer. Where there
-    # is none, the best completion stands for it and is one of the candidates too.
+    # In a file, the truth is the completion with a perfect score, and it is not a candidate. If
+    # there is none, the best completion takes its place and is one of the candidates, too.
     truth = scored[0]
     others = scored[1:] if truth[1] > PERFECT else scored
     candidates = [Candidate(text, "", score) for text, score in others]
@@ -244,10 +245,10 @@ def candidate_sources(
     scs: SCS,
     seed: int,
 ) -> list[CandidateSource]:
-    """The sources that `settings.mix` names.
+    """Returns the sources of candidates that `settings.mix` asks for.
 
     Raises:
-        PromptRecoveryError: it names none.
+        PromptRecoveryError: If it asks for none.
     """
     mix = settings.mix
     prompts = sorted({e.rewrite_prompt for e in examples})

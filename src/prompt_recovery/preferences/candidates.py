@@ -1,4 +1,4 @@
-"""Candidates: guesses at the prompts of examples, from several sources, kept as they come."""
+"""Candidates: guesses at the prompts of examples, collected from several sources."""
 
 import hashlib
 import random
@@ -19,7 +19,7 @@ from prompt_recovery.storage import Journal, locked
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
 
-BATCH = 16  # examples; a batch is finished whole or not at all
+BATCH = 16  # examples whose candidates are saved together
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Candidate:
     """One guess at a prompt.
 
     Attributes:
-        text: cleaned of chatter, never empty.
-        source: where it came from: sampled, zero_shot, corrupted, others or api.
-        scs: against the truth, in [-1, 1]; NaN before scoring.
+        text: The guess without chatter, never empty.
+        source: Where it came from: sampled, zero_shot, corrupted, others or api.
+        scs: SCS against the truth, in [-1, 1]; NaN before scoring.
     """
 
     text: str
@@ -38,27 +38,27 @@ class Candidate:
 
 
 class CandidateSource(Protocol):
-    """Whatever proposes candidates. The same example must get the same ones every time."""
+    """Proposes candidates. The same example must always get the same candidates."""
 
     @property
     def name(self) -> str:
-        """What its candidates are marked with."""
+        """Name of the source, stored with its candidates."""
         ...
 
     def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
-        """Raw answers for each example, in order; they may be empty or repeat."""
+        """Returns raw answers for each example, in order. They may be empty or repeat."""
         ...
 
 
 @dataclass(frozen=True)
 class SampledCandidates:
-    """Samples of a writer, each example's prompt read once for all of them.
+    """Samples a writer, processing each example's prompt once for all of its samples.
 
     Attributes:
-        writer: the model; with `adapter=False` its backbone, zero-shot.
-        temperatures: one sample for each.
-        max_new_tokens: most tokens of a sample.
-        seed: with an example's id, determines its samples.
+        writer: The model. With `adapter=False`, its backbone is sampled zero-shot.
+        temperatures: The temperature of each sample.
+        max_new_tokens: Maximum number of tokens in a sample.
+        seed: Determines the samples, together with the example's id.
         name: sampled or zero_shot.
     """
 
@@ -69,7 +69,7 @@ class SampledCandidates:
     name: str = "sampled"
 
     def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
-        """As many samples of each example as there are temperatures."""
+        """Returns one sample per temperature for each example."""
         shape = (len(self.temperatures), self.max_new_tokens)
         drawn = uniforms([(self.seed, self.name, e.id) for e in examples], *shape)
         prompts = [self.writer.prompt_tokens(e) for e in examples]
@@ -79,12 +79,12 @@ class SampledCandidates:
 
 @dataclass(frozen=True)
 class CorruptedTruths:
-    """True prompts with something wrong in them: words lost, or half of another prompt.
+    """Corrupts true prompts: some words are missing or come from another prompt.
 
     Attributes:
-        prompts: those that lend words.
-        count: candidates of each example.
-        seed: with an example's id, determines them.
+        prompts: The prompts from which other words are taken.
+        count: Number of candidates per example.
+        seed: Determines the candidates, together with the example's id.
         name: corrupted.
     """
 
@@ -94,7 +94,7 @@ class CorruptedTruths:
     name: str = "corrupted"
 
     def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
-        """`count` corruptions of each example's true prompt."""
+        """Returns `count` corruptions of each example's true prompt."""
         return [
             [self._corrupt(e.rewrite_prompt, seeded_random(self.seed, self.name, e.id, n))
              for n in range(self.count)]
@@ -105,11 +105,11 @@ class CorruptedTruths:
         words = prompt.split()
         other = rng.choice(self.prompts).split()
         match rng.randrange(3):
-            case 0:  # every third word or so is lost
+            case 0:  # drop about every third word
                 return " ".join(w for w in words if rng.random() > 0.34) or words[0]
-            case 1:  # its beginning, another's end
+            case 1:  # join its beginning with the end of another prompt
                 return " ".join([*words[: (len(words) + 1) // 2], *other[len(other) // 2 :]])
-            case _:  # two words are another's
+            case _:  # replace two words with words of another prompt
                 for _ in range(2):
                     words[rng.randrange(len(words))] = rng.choice(other)
                 return " ".join(words)
@@ -117,14 +117,14 @@ class CorruptedTruths:
 
 @dataclass(frozen=True)
 class OtherPrompts:
-    """Prompts of other examples that are near the truth, and wrong: hard negatives.
+    """Chooses prompts of other examples that are similar to the truth, as hard negatives.
 
     Attributes:
-        prompts: to choose from.
-        scs: says what is near.
-        count: candidates of each example.
-        seed: with an example's id, determines them.
-        nearest: how many of the nearest to choose from.
+        prompts: The prompts to choose from.
+        scs: The metric of similarity.
+        count: Number of candidates per example.
+        seed: Determines the candidates, together with the example's id.
+        nearest: How many of the nearest prompts to choose from.
         name: others.
     """
 
@@ -136,7 +136,7 @@ class OtherPrompts:
     name: str = "others"
 
     def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
-        """`count` of the nearest other prompts of each example."""
+        """Returns `count` of the nearest other prompts for each example."""
         scores = self.scs.matrix([e.rewrite_prompt for e in examples], self.prompts)
         rows = []
         for example, row in zip(examples, scores, strict=True):
@@ -151,9 +151,9 @@ class OtherPrompts:
 
 
 Answers = dict[str, list[list[str]]]
-"""id → [source, raw answer] of an example."""
+"""Lists of [source, raw answer] by example id."""
 Asking = Callable[[Sequence[Sequence[RewriteExample]]], Iterable[Answers]]
-"""Takes batches of examples; gives the answers to each batch, in order."""
+"""Takes batches of examples and returns the answers for each batch, in order."""
 
 
 def collect_candidates(
@@ -163,24 +163,25 @@ def collect_candidates(
     progress: Callable[[int], None] = lambda _: None,
     asking: Asking | None = None,
 ) -> dict[str, list[Candidate]]:
-    """Asks every source about every example, and keeps the answers in a file as they come.
+    """Asks every source about every example, and saves the answers in a file as they arrive.
 
-    The file has a line for each batch of examples, written and synced when the batch is done. A
-    process that is killed loses the batch it was at; the next one goes on behind the last whole
-    line. A second process waits for the first and then finds everything.
+    The file has one line per batch of examples, which is written and synced when the batch is
+    done. A process that is killed loses its current batch only, and the next process resumes after
+    the last complete line. A second process waits for the first and then reads its results.
 
     Args:
-        examples: with distinct ids.
-        sources: asked in this order.
-        store: the file; its name must change when anything changes that the answers depend on.
-        progress: called with the number of examples just done.
-        asking: asks those same sources elsewhere, on a cluster say; None asks them here.
+        examples: Examples with distinct ids.
+        sources: The sources, which are asked in this order.
+        store: The file. Its name must change whenever anything that the answers depend on does.
+        progress: Called with the number of examples that have just been done.
+        asking: Asks the same sources somewhere else, for instance on a cluster. None asks them in
+            this process.
 
     Returns:
-        id → its distinct candidates, cleaned, in the order of the sources.
+        The distinct, cleaned candidates of each example by id, in the order of the sources.
 
     Raises:
-        PromptRecoveryError: the file cannot be written.
+        PromptRecoveryError: If the file cannot be written.
     """
     order = sorted(examples, key=lambda e: (-len(e.original_text + e.rewritten_text), e.id))
     batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
@@ -213,10 +214,10 @@ def ask(batch: Sequence[RewriteExample], sources: Sequence[CandidateSource]) -> 
 
 
 def _answers(value: Any, batch: Sequence[RewriteExample]) -> Answers:
-    """The answers to a batch from a line of the store.
+    """Reads the answers for a batch from a line of the store.
 
     Raises:
-        KeyError, TypeError, ValueError: it holds something else.
+        KeyError, TypeError, ValueError: If the line is malformed.
     """
     answers = {e.id: [[source, text] for source, text in value[e.id]] for e in batch}
     if not all(isinstance(s, str) for row in answers.values() for pair in row for s in pair):
@@ -238,5 +239,5 @@ def _digest(*parts: Any) -> bytes:
 
 
 def seeded_random(*parts: Any) -> random.Random:
-    """A generator that depends on these parts alone."""
+    """Returns a random generator that is seeded with these parts only."""
     return random.Random(_digest(*parts))

@@ -15,10 +15,10 @@ from prompt_recovery.templates import Template, render
 @checked("preferences.api")
 @dataclass(frozen=True, kw_only=True)
 class ChatApi(Endpoint):
-    """An endpoint that is asked for candidates.
+    """An endpoint that provides candidates.
 
     Attributes:
-        model: as the endpoint calls it.
+        model: Name of the model at the endpoint.
     """
 
     model: str = ""
@@ -32,10 +32,10 @@ class ApiCandidates:
     """Asks an endpoint for candidates (extra `[api]`).
 
     Attributes:
-        api: the endpoint.
-        template: the recovery template; its system message and text are sent as a chat.
-        temperatures: one request an example for each.
-        max_new_tokens: most tokens of an answer.
+        api: The endpoint.
+        template: The recovery template. Its system message and text are sent as a chat.
+        temperatures: The temperatures; one request is made per example and temperature.
+        max_new_tokens: Maximum number of tokens in an answer.
         name: api.
     """
 
@@ -46,10 +46,10 @@ class ApiCandidates:
     name: str = "api"
 
     def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
-        """As many answers for each example as there are temperatures.
+        """Returns one answer per temperature for each example.
 
         Raises:
-            PromptRecoveryError: the extra or the key is missing, or the endpoint keeps failing.
+            PromptRecoveryError: If the extra or the key is missing, or the endpoint keeps failing.
         """
         requests = [
             {
@@ -65,7 +65,7 @@ class ApiCandidates:
             if answer.error and answer.error != "content_filter":
                 raise PromptRecoveryError(
                     f"{self.api.address} failed for model '{self.api.model}' ({answer.error}): "
-                    "check the address, the model's name and the key; what is done is kept"
+                    "check the address, the model's name and the key; finished answers are kept"
                 )
             texts[index] = answer.text
         count = len(self.temperatures)

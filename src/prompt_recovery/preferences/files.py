@@ -1,4 +1,4 @@
-"""Preference data in TRL's format, as Parquet with a card."""
+"""Preference data in TRL's format, as a Parquet file with a card."""
 
 import math
 from collections import Counter
@@ -22,13 +22,13 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """One prompt and two or more completions, the best first.
+    """One prompt with two or more completions, best first.
 
     Attributes:
-        id: of the rewrite example it was made from, or "" in files that don't say.
-        prompt: chat messages, or a text for models that know no chat.
-        completions: texts, the best first.
-        scores: SCS of each, in [-1, 1]; NaN where unknown.
+        id: Id of the rewrite example that it was made from, or "" if the file has no ids.
+        prompt: Chat messages, or a text for models without a chat template.
+        completions: The completions, best first.
+        scores: SCS of each completion in [-1, 1], or NaN if unknown.
     """
 
     id: str
@@ -42,14 +42,14 @@ def write_preferences(
 ) -> Path:
     """Writes `preferences.parquet`, its card `README.md` and a plot of the scores.
 
-    The columns `prompt`, `chosen`, `rejected` are TRL's, in its conversational form where the
-    prompt is a chat; `chosen_score` and `rejected_score` are TRL's too. `completions` and
-    `scores` hold the whole group (of which chosen is the best and rejected the worst).
+    The columns `prompt`, `chosen`, `rejected`, `chosen_score` and `rejected_score` follow TRL's
+    format, in its conversational form if the prompt is a chat. `completions` and `scores` hold the
+    whole group, in which chosen is the best and rejected the worst.
 
     Args:
-        examples: at least one.
-        folder: made if needed.
-        card: what made them, for the card: name → value.
+        examples: At least one example.
+        folder: Output folder, created if necessary.
+        card: Facts about the data for its card, by name.
 
     Returns:
         The path of the Parquet file.
@@ -81,12 +81,14 @@ def _row(example: PreferenceExample) -> dict[str, Any]:
 def read_preferences(path: Path) -> list[PreferenceExample]:
     """Reads a preference file in TRL's format: Parquet, JSONL or CSV.
 
-    `prompt` is a text or a list of messages; `chosen` and `rejected` are texts or lists that end
-    with the assistant's message. Where there is no `prompt`, it is what chosen and rejected begin
-    with (TRL's implicit prompt; messages only). Scores, ids and groups are optional.
+    `prompt` is a text or a list of messages. `chosen` and `rejected` are texts or lists of messages
+    that end with the assistant's. If there is no `prompt`, it is taken from the messages that
+    `chosen` and `rejected` have in common (TRL's implicit prompt). Scores, ids and groups are
+    optional.
 
     Raises:
-        PromptRecoveryError: no such file, or a row that is none; names file, row and mend.
+        PromptRecoveryError: If the file does not exist or a row is invalid. The message names the
+            file and the row, and says how to fix it.
     """
     if not path.is_file():
         raise PromptRecoveryError(f"{path}: no such file; give preferences.path=<file>")
@@ -124,8 +126,8 @@ def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
             raise PromptRecoveryError(f"{place}: a completion {problem}; correct or remove the row")
     if len(scores) != len(group) or len(group) < 2:
         raise PromptRecoveryError(
-            f"{place}: has {len(group)} completions and {len(scores)} scores; they must be as "
-            "many, and two at least"
+            f"{place}: has {len(group)} completions and {len(scores)} scores; give as many scores "
+            "as completions, and at least two of each"
         )
     id_ = values.get("id")
     return PreferenceExample(
@@ -137,7 +139,7 @@ def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
 
 
 def _prompt(values: Mapping[str, Any]) -> tuple[Any, str | None]:
-    """A row's prompt, and what is wrong with it."""
+    """Returns a row's prompt and what is wrong with it, or None."""
     prompt, chosen, rejected = values.get("prompt"), values["chosen"], values["rejected"]
     if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         if chosen[:-1] != rejected[:-1]:
@@ -185,10 +187,10 @@ def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str
         "",
         "# Preferences over recovered prompts",
         "",
-        "Each row is the two texts of a rewrite example as a prompt, and guesses at the prompt "
-        "that led from one to the other, the best first. The columns `prompt`, `chosen` and "
-        "`rejected` are those of TRL's preference format; scores are Sharpened Cosine Similarity "
-        "against the true prompt.",
+        "Each row has the two texts of a rewrite example as its prompt, and guesses at the "
+        "instruction that led from one to the other, best first. The columns `prompt`, `chosen` "
+        "and `rejected` are those of TRL's preference format; scores are Sharpened Cosine "
+        "Similarity against the true instruction.",
         "",
         to_markdown(
             Table(

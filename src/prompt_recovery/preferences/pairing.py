@@ -1,7 +1,7 @@
-"""Pairing strategies: from scored candidates to preferences.
+"""Pairing strategies, which make preferences from scored candidates.
 
-Each is a function of one example's truth and candidates that returns groups of two or more
-(text, score), the best first, or nothing where the candidates don't allow it.
+Each strategy is a function of one example's truth and candidates. It returns groups of two or more
+(text, score) pairs, best first, or no group if the candidates do not differ enough.
 """
 
 import random
@@ -17,7 +17,7 @@ from prompt_recovery.settings import NotNegative, checked
 
 Scored = tuple[str, float]
 Group = list[Scored]
-PERFECT = 0.999  # the score of a truth
+PERFECT = 0.999  # a completion with a higher score is the truth
 
 
 StrategyName = Literal["truth_best", "truth_worst", "truth_random", "best_worst", "listwise"]
@@ -26,15 +26,15 @@ StrategyName = Literal["truth_best", "truth_worst", "truth_random", "best_worst"
 @checked("preferences.pairing")
 @dataclass(frozen=True)
 class Pairing:
-    """How preferences are made.
+    """Settings of the way in which candidates become preferences.
 
     Attributes:
-        strategy: a name in `STRATEGIES`.
-        margin: least difference of SCS between chosen and rejected, ≥ 0.
-        size: most completions of a group (listwise).
-        truth: whether the truth is one of a group (listwise). Without it the model learns which of
-            its own answers are better, not to prefer a text that it would never write.
-        seed: of the random choices.
+        strategy: A name in `STRATEGIES`.
+        margin: Minimum difference in SCS between chosen and rejected, ≥ 0.
+        size: Maximum number of completions in a group (listwise).
+        truth: Whether the truth is part of the group (listwise). Without it, the model learns which
+            of its own answers are better, instead of preferring a text that it would never write.
+        seed: Seed of the random choices.
     """
 
     strategy: StrategyName = "truth_random"
@@ -44,13 +44,13 @@ class Pairing:
     seed: int = 0
 
     def groups(self, id_: str, truth: Scored, candidates: Sequence[Candidate]) -> list[Group]:
-        """The preferences of one example."""
+        """Returns the preference groups of one example."""
         rng = seeded_random(self.seed, "pairing", id_)
         return STRATEGIES[self.strategy](truth, candidates, self, rng)
 
 
 def _wrong(truth: Scored, candidates: Sequence[Candidate], margin: float) -> list[Scored]:
-    """The candidates that are worse than the truth by the margin, the best first."""
+    """Returns the candidates that are worse than the truth by at least the margin, best first."""
     worse = [
         (c.text, c.scs)
         for c in candidates
@@ -60,8 +60,9 @@ def _wrong(truth: Scored, candidates: Sequence[Candidate], margin: float) -> lis
 
 
 def _own(truth: Scored, candidates: Sequence[Candidate]) -> list[Scored]:
-    """The candidates without the truth, the best first."""
-    known = normalise(truth[0]) if truth[1] > PERFECT else None  # else it is just the best of them
+    """Returns the candidates without the truth, best first."""
+    # Without a perfect score, `truth` is just the best candidate.
+    known = normalise(truth[0]) if truth[1] > PERFECT else None
     own = [(c.text, c.scs) for c in candidates if normalise(c.text) != known]
     return sorted(own, key=lambda scored: (-scored[1], scored[0]))
 
@@ -69,7 +70,7 @@ def _own(truth: Scored, candidates: Sequence[Candidate]) -> list[Scored]:
 def truth_best(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
-    """The truth against the best candidate: hard to tell apart, and rich."""
+    """Prefers the truth over the best candidate, which is the hardest pair to tell apart."""
     wrong = _wrong(truth, candidates, pairing.margin)
     return [[truth, wrong[0]]] if wrong else []
 
@@ -77,7 +78,7 @@ def truth_best(
 def truth_worst(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
-    """The truth against the worst candidate: easy, and without doubt."""
+    """Prefers the truth over the worst candidate, which is the easiest pair to tell apart."""
     wrong = _wrong(truth, candidates, pairing.margin)
     return [[truth, wrong[-1]]] if wrong else []
 
@@ -85,7 +86,7 @@ def truth_worst(
 def truth_random(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
-    """The truth against any candidate."""
+    """Prefers the truth over a random candidate."""
     wrong = _wrong(truth, candidates, pairing.margin)
     return [[truth, rng.choice(wrong)]] if wrong else []
 
@@ -93,7 +94,7 @@ def truth_random(
 def best_worst(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
-    """The best candidate against the worst, if they differ by the margin: the model's own words."""
+    """Prefers the best candidate over the worst, if they differ by at least the margin."""
     ranked = _own(truth, candidates)
     if len(ranked) < 2 or ranked[0][1] - ranked[-1][1] < max(pairing.margin, 1e-9):
         return []
@@ -103,7 +104,7 @@ def best_worst(
 def listwise(
     truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
-    """All as one group, at most `size`: the best, the worst, and others between them."""
+    """Ranks one group of at most `size`: the best, the worst and random ones between them."""
     ranked = _own(truth, candidates)
     if pairing.truth:
         ranked = [truth, *_wrong(truth, candidates, pairing.margin)]

@@ -1,4 +1,4 @@
-"""Log-probabilities under the reference model: computed once, ever."""
+"""Log-probabilities under the reference model, which are computed once and cached."""
 
 import hashlib
 import struct
@@ -26,24 +26,24 @@ def reference_log_probabilities(
     batch_tokens: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[list[float]]:
-    """log p(completion | prompt) of every completion, under the model as it is now.
+    """Computes log p(completion | prompt) of every completion under the model in its current state.
 
-    Before the first step, the model *is* the reference: the backbone where the adapter is new, and
-    the adapter it starts from elsewhere. Values are stored under the identity of the model and the
-    tokens of prompt and completion, batch by batch: an interrupted pass goes on where it was, and
-    every later run with the same model and tokens reads them. Of two processes that want them at
-    once, one computes and the other waits.
+    Before the first training step, the model *is* the reference: the backbone if the adapter is
+    new, and otherwise the adapter that training starts from. Values are cached by the identity of
+    the model and the tokens of prompt and completion, batch by batch. An interrupted pass is
+    therefore resumed where it stopped, and later runs with the same model and tokens read the
+    cache. If two processes need the same values, one computes them and the other waits.
 
     Args:
-        model: in evaluation mode.
-        trees: the training trees.
-        identity: of backbone, data type and starting adapter.
-        pad_token_id: fills rows.
-        batch_tokens: most tokens of a batch, padding included.
-        progress: called with the number of trees just done.
+        model: The model, in evaluation mode.
+        trees: The training trees.
+        identity: Identity of the backbone, the data type and the starting adapter.
+        pad_token_id: Token id used for padding.
+        batch_tokens: Maximum number of tokens in a batch, including padding.
+        progress: Called with the number of trees that have just been done.
 
     Returns:
-        One list a tree, one number a completion.
+        A list per tree, with one log-probability per completion.
     """
     store = KeyValueStore("references", identity)
     keys = [[_key(tree.prompt, c) for c in tree.completions] for tree in trees]
@@ -66,14 +66,14 @@ def reference_log_probabilities(
 
 
 def _key(prompt: Sequence[int], completion: Sequence[int]) -> bytes:
-    # The length comes first, so that no other division of the same tokens is the same key.
+    # The length comes first, so that splitting the same tokens elsewhere gives another key.
     return hashlib.sha256(array("q", [len(prompt), *prompt, *completion]).tobytes()).digest()
 
 
 def _batches(
     indices: Sequence[int], trees: Sequence[Tree], batch_tokens: int, sharing: bool
 ) -> list[list[int]]:
-    """Similar lengths together, the longest first; where rows are shared, similar beginnings."""
+    """Batches trees of similar length, longest first, or of similar prompts if they share rows."""
 
     def order(index: int) -> Any:
         return list(trees[index].prompt) if sharing else -len(trees[index])

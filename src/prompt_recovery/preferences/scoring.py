@@ -1,4 +1,4 @@
-"""How good candidates are."""
+"""Scores of candidates against the true prompts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from prompt_recovery.preferences.candidates import Candidate
 def score_candidates(
     scs: SCS, examples: Sequence[RewriteExample], candidates: Mapping[str, Sequence[Candidate]]
 ) -> dict[str, list[Candidate]]:
-    """Gives every candidate its SCS against its example's true prompt, in one batched call."""
+    """Sets every candidate's SCS against its example's true prompt, in one batched call."""
     pairs = [(c, e.rewrite_prompt) for e in examples for c in candidates[e.id]]
     scores = iter(scs([c.text for c, _ in pairs], [truth for _, truth in pairs]).tolist())
     return {

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and the best adapter so far."""
+"""Atomic checkpoints, and the best adapter so far."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +15,10 @@ from prompt_recovery.storage import atomic_write
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes aside, syncs and renames; reads tensors and plain values only, never pickled code."""
+    """Writes checkpoints atomically, and reads tensors and plain values only, no pickled code."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint so that a kill leaves the old file or the new one."""
+        """Writes a checkpoint. If the process is killed, the old or the new file is intact."""
         with atomic_write(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
 
@@ -28,7 +28,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Reads a checkpoint.
 
         Raises:
-            PromptRecoveryError: no such file, or it is damaged.
+            PromptRecoveryError: If the file does not exist or is damaged.
         """
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -36,15 +36,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
             raise PromptRecoveryError(f"ckpt_path={path}: no such file") from error
         except Exception as error:  # torch raises many types for a damaged file
             raise PromptRecoveryError(
-                f"ckpt_path={path}: is damaged or no checkpoint ({type(error).__name__}); "
-                "give another, or start anew without ckpt_path"
+                f"ckpt_path={path}: is damaged or not a checkpoint ({type(error).__name__}); "
+                "give another, or start again without ckpt_path"
             ) from error
 
 
 class _LastCheckpoint(ModelCheckpoint):
-    """Where a validation follows a step, it is written after both.
+    """Writes the checkpoint after the validation if a validation follows the step.
 
-    A run that goes on from a checkpoint in between would skip that validation, and might miss its
+    A run that resumed from a checkpoint in between would skip that validation, and might miss its
     best adapter.
     """
 
@@ -57,7 +57,12 @@ class _LastCheckpoint(ModelCheckpoint):
 
 
 def last_checkpoint(folder: Path, minutes: float) -> ModelCheckpoint:
-    """Keeps `last.ckpt` in a folder, written anew every so many minutes and after validations."""
+    """Returns a callback that writes `last.ckpt` at this interval and after validations.
+
+    Args:
+        folder: Folder of the checkpoint.
+        minutes: Interval in minutes; 0 writes it after every step.
+    """
     return _LastCheckpoint(
         dirpath=folder,
         filename="last",
@@ -76,11 +81,11 @@ def last_checkpoint(folder: Path, minutes: float) -> ModelCheckpoint:
 class BestAdapter(Callback):
     """Keeps the adapter with the highest `val/scs` in a folder that plain PEFT loads.
 
-    The best weights are part of checkpoints, so a resumed run has them even in a new folder.
+    The best weights are part of checkpoints, so that a resumed run has them even in a new folder.
 
     Args:
-        folder: the adapter folder.
-        recoverer: what `recoverer.yaml` beside the adapter says.
+        folder: The adapter folder.
+        recoverer: Content of `recoverer.yaml` in the adapter folder.
     """
 
     def __init__(self, folder: Path, recoverer: dict[str, Any]) -> None:
@@ -100,7 +105,7 @@ class BestAdapter(Callback):
             self._write(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Writes what a resumed run brought along."""
+        """Writes the best weights that a resumed run has loaded from its checkpoint."""
         if self.weights:
             self._write(trainer, pl_module)
 
@@ -110,11 +115,11 @@ class BestAdapter(Callback):
             save_adapter(pl_module.model, weights, self.folder, self.recoverer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Score and weights."""
+        """Returns the best score and its weights."""
         return {"best": self.best, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The opposite of `state_dict`."""
+        """Restores the best score and its weights."""
         self.best = state_dict["best"]
         self.weights = state_dict["weights"]
 
@@ -122,13 +127,13 @@ class BestAdapter(Callback):
 def save_adapter(
     model: Any, weights: dict[str, torch.Tensor], folder: Path, recoverer: dict[str, Any]
 ) -> None:
-    """Writes a PEFT adapter folder and `recoverer.yaml`, each file whole or not at all.
+    """Writes a PEFT adapter folder with `recoverer.yaml`, each file atomically.
 
     Args:
-        model: a `PeftModel`.
-        weights: of its adapter, by their names in the model.
-        folder: made if needed.
-        recoverer: the content of `recoverer.yaml`.
+        model: A `PeftModel`.
+        weights: Weights of its adapter by their names in the model.
+        folder: The folder, created if necessary.
+        recoverer: Content of `recoverer.yaml`.
     """
     scratch = folder.with_name(f".{folder.name}.new")
     model.save_pretrained(scratch, state_dict=weights, safe_serialization=True)

@@ -1,4 +1,4 @@
-"""The Lightning data module: examples in, batches of completion trees out."""
+"""The Lightning data module, which makes batches of completion trees from examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +24,11 @@ from prompt_recovery.trees import Tree, TreeBatch, pack
 
 
 class PreferenceRow(Protocol):
-    """What `preferences.PreferenceExample` holds: one prompt, completions and their scores."""
+    """The interface of `preferences.PreferenceExample`: a prompt, completions and scores."""
 
     @property
     def id(self) -> str:
-        """Of the example, or empty."""
+        """Id of the rewrite example, or empty."""
         ...
 
     @property
@@ -38,26 +38,27 @@ class PreferenceRow(Protocol):
 
     @property
     def completions(self) -> tuple[str, ...]:
-        """Two or more, the best first."""
+        """Two or more completions, best first."""
         ...
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """SCS of each; NaN where unknown."""
+        """SCS of each completion, or NaN if unknown."""
         ...
 
 
 @dataclass
 class Batch:
-    """Trees of completions, and what is known of them, in order.
+    """A batch of completion trees with their scores and references.
 
     Attributes:
-        trees: T prompts with C completions in all.
-        prompts: token ids of each prompt.
-        examples: the examples they came from; in training batches of preferences, none.
-        score: fp32 [C], SCS of each completion; None where unknown.
-        reference: fp32 [C], log-probabilities under the reference; None where not needed.
-        real: how many of the T, from the first, count; the others only keep processes in step.
+        trees: T prompts with C completions in total.
+        prompts: Token ids of each prompt.
+        examples: The examples of the prompts; empty in training batches.
+        score: fp32 [C], SCS of each completion; None if unknown.
+        reference: fp32 [C], log-probabilities under the reference; None if not needed.
+        real: The first `real` of the T trees are real. The others are fillers, which keep the
+            processes of a distributed run in step.
     """
 
     trees: TreeBatch
@@ -68,7 +69,7 @@ class Batch:
     real: int = 0
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with its tensors on another device."""
+        """Returns the batch with its tensors on another device."""
         return replace(
             self,
             trees=self.trees.to(device),
@@ -79,12 +80,12 @@ class Batch:
 
 @dataclass
 class TrainingTrees:
-    """What is trained on: for each prompt its completions, the best first.
+    """The training data: prompts with their completions, best first.
 
     Attributes:
-        rows: token ids.
-        scores: SCS of each completion; None if the rows hold true prompts only.
-        reference: log-probabilities under the reference; None until they are computed.
+        rows: Token ids.
+        scores: SCS of each completion; None if the completions are the true prompts.
+        reference: Log-probabilities under the reference; None until they are computed.
     """
 
     rows: list[TokenisedExample]
@@ -92,7 +93,7 @@ class TrainingTrees:
     reference: list[list[float]] | None = None
 
     def trees(self) -> list[Tree]:
-        """As completion trees."""
+        """Returns the rows as completion trees."""
         return [Tree(r.prompt, r.completions) for r in self.rows]
 
 
@@ -105,8 +106,8 @@ def preference_trees(
 ) -> TrainingTrees:
     """Tokenises preferences.
 
-    The prompt of one whose id is an example's is made anew from that example's texts, by the
-    template; any other's is taken as it stands.
+    If a preference has the id of an example, its prompt is rendered again from the example's texts
+    with the template. Otherwise, its own prompt is used.
     """
     by_id = {e.id: e for e in examples}
     known = [p for p in preferences if p.id in by_id]
@@ -131,7 +132,7 @@ def preference_trees(
 
 
 class _Indices:
-    """Indices as they come; a `range` would take a filler's negative index for a place in it."""
+    """Maps every index to itself. A `range` would resolve the negative indices of fillers."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -147,13 +148,13 @@ class RecoveryData(L.LightningDataModule):
     """Tokenised training trees and validation examples as data loaders.
 
     Args:
-        splits: the examples.
-        template: the recovery template.
-        tokenizer: the backbone's.
-        batching: sizes.
-        seed: of the order of training batches.
-        training: what to train on; the true prompts of the training split if not given.
-        together: whether the trees of a batch share one row.
+        splits: The examples.
+        template: The recovery template.
+        tokenizer: The backbone's tokenizer.
+        batching: Batch sizes.
+        seed: Seed of the order of training batches.
+        training: The training data. None trains on the true prompts of the training split.
+        together: Whether the trees of a batch share one row.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class RecoveryData(L.LightningDataModule):
         self.validation = TrainingTrees(tokenise(splits.val, template, tokenizer, limit))
 
     def cut_characters(self) -> dict[str, tuple[int, int]]:
-        """By split: how many prompts were shortened, and by how many characters in all."""
+        """Returns, by split, how many prompts were shortened, and the total of cut characters."""
         return {
             name: (
                 sum(r.cut_characters > 0 for r in part.rows),
@@ -189,14 +190,14 @@ class RecoveryData(L.LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of the training trees; goes on where a resumed epoch stood."""
+        """Returns shuffled batches of the training trees. A resumed epoch skips finished ones."""
         loader = self._loader(self.training, [], self.batching.batch_size, shuffle=True)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         loader.batch_sampler.first_batch = lambda: progress.ready  # type: ignore[union-attr]
         return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the validation split, longest prompts first."""
+        """Returns batches of the validation split, longest prompts first."""
         size = self.batching.eval_batch_size
         return self._loader(self.validation, self.splits.val, size, shuffle=False)
 
@@ -222,7 +223,7 @@ class RecoveryData(L.LightningDataModule):
             return values and torch.tensor([v for i in chosen for v in values[i]])  # type: ignore[return-value]
 
         def collate(indices: list[int]) -> Batch:
-            chosen = [i if i >= 0 else ~i for i in indices]  # ~i: a filler, see the sampler
+            chosen = [i if i >= 0 else ~i for i in indices]  # ~i marks a filler, see the sampler
             return Batch(
                 pack([trees[i] for i in chosen], self.pad_token_id, self.together),
                 [list(trees[i].prompt) for i in chosen],
@@ -237,5 +238,5 @@ class RecoveryData(L.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.batching.workers,
-            generator=torch.Generator(),  # its own, so that loaders leave the global one alone
+            generator=torch.Generator(),  # so that loaders do not use the global generator
         )

@@ -1,4 +1,4 @@
-"""What a run of training is given, and the settings that `conf/train.yaml` configures."""
+"""The job of a training run, and the settings in `conf/train.yaml`."""
 
 import inspect
 import math
@@ -37,14 +37,15 @@ _OrUnlimited = Annotated[int, Ge(-1)]
 @checked("batching")
 @dataclass(frozen=True)
 class Batching:
-    """How examples become batches.
+    """Settings of batches.
 
     Attributes:
-        batch_size: most examples in a training batch (per process, before accumulation).
-        batch_tokens: most tokens in a batch, padding included.
-        eval_batch_size: most examples in an evaluation batch.
-        max_prompt_tokens: longer recovery prompts have the middle of their texts cut out.
-        workers: processes that prepare batches; 0 is fast enough for most.
+        batch_size: Maximum number of examples in a training batch, per process and before
+            accumulation.
+        batch_tokens: Maximum number of tokens in a batch, including padding.
+        eval_batch_size: Maximum number of examples in an evaluation batch.
+        max_prompt_tokens: The texts in longer recovery prompts are shortened in the middle.
+        workers: Number of processes that prepare batches. 0 is usually fast enough.
     """
 
     batch_size: AtLeastOne = 4
@@ -60,11 +61,11 @@ class Optimisation:
     """AdamW with linear warm-up and cosine decay to zero.
 
     Attributes:
-        learning_rate: the highest.
-        warmup: share of all steps, in [0, 1).
-        weight_decay: decoupled.
-        beta1: AdamW's.
-        beta2: AdamW's.
+        learning_rate: The peak learning rate.
+        warmup: Share of warm-up steps in all steps, in [0, 1).
+        weight_decay: Decoupled weight decay.
+        beta1: Decay rate of AdamW's first moment.
+        beta2: Decay rate of AdamW's second moment.
     """
 
     learning_rate: Positive = 1.5e-3
@@ -74,10 +75,10 @@ class Optimisation:
     beta2: _BelowOne = 0.99
 
     def factor(self, step: int, steps: int) -> float:
-        """The factor of the learning rate at a step in 0 … `steps`, in [0, 1].
+        """Returns the factor of the learning rate, in [0, 1], at a step from 0 to `steps`.
 
-        This isn't `transformers.get_cosine_schedule_with_warmup` because that one starts at 0,
-        which wastes the first step; here the first of n warm-up steps has the factor 1 / n.
+        `transformers.get_cosine_schedule_with_warmup` is not used because it starts at 0 and thus
+        wastes the first step. Here, the first of n warm-up steps has the factor 1 / n.
         """
         rising = max(round(self.warmup * steps), 1)
         if step < rising:
@@ -89,12 +90,12 @@ class Optimisation:
 @checked("logger")
 @dataclass(frozen=True)
 class Logging:
-    """Where metrics go beside the run folder.
+    """Settings of the logger, which receives metrics in addition to the run folder.
 
     Attributes:
         kind: wandb, csv or none.
-        project: the W&B project.
-        log_adapter: upload the adapter as a W&B artifact.
+        project: The W&B project.
+        log_adapter: Upload the adapter as a W&B artifact.
     """
 
     kind: Literal["wandb", "csv", "none"] = "none"
@@ -116,21 +117,22 @@ def trainer_options(
     enable_progress_bar: bool = True,
     **others: Any,
 ) -> dict[str, Any]:
-    """Options of `lightning.Trainer`: those below, and any other that it has and a run leaves open.
+    """Returns options of `lightning.Trainer`: those below, and any that a run does not set itself.
 
     Args:
-        accelerator: auto is a GPU if there is one, else the CPU.
-        devices: how many, or auto for all.
-        strategy: such as ddp; fsdp is this package's `FullySharded`.
-        num_nodes: machines.
-        max_epochs: -1 is no limit.
-        max_steps: -1 is no limit.
-        accumulate_grad_batches: batches to a step.
-        gradient_clip_val: the largest norm of a gradient; None or 0 clips nothing.
-        log_every_n_steps: between two logged steps.
-        val_check_interval: in epochs (a share) or in batches (a whole number).
-        enable_progress_bar: show one.
-        others: `+trainer.limit_val_batches=2` and the like.
+        accelerator: auto uses a GPU if there is one, otherwise the CPU.
+        devices: Number of devices, or auto for all.
+        strategy: A strategy such as ddp; fsdp is this package's `FullySharded`.
+        num_nodes: Number of machines.
+        max_epochs: Maximum number of epochs; -1 sets no limit.
+        max_steps: Maximum number of optimiser steps; -1 sets no limit.
+        accumulate_grad_batches: Number of batches per optimiser step.
+        gradient_clip_val: Maximum norm of the gradient; None or 0 turns clipping off.
+        log_every_n_steps: Number of steps between two log entries.
+        val_check_interval: Interval between validations, as a share of an epoch or as a whole
+            number of batches.
+        enable_progress_bar: Show a progress bar.
+        others: Other options of the trainer, such as `+trainer.limit_val_batches=2`.
     """
     return {
         "accelerator": accelerator,
@@ -155,7 +157,7 @@ _OF_THE_RUN = {
 
 
 def _further_options() -> list[str]:
-    """What else Lightning's trainer takes; asked only where one is given."""
+    """Returns the other options of Lightning's trainer. Called only if one is given."""
     import lightning
 
     return [p for p in inspect.signature(lightning.Trainer.__init__).parameters
@@ -167,17 +169,18 @@ trainer_options.other_settings = _further_options  # type: ignore[attr-defined]
 
 @dataclass(kw_only=True)
 class RunSettings:
-    """What a run's configuration and its job share.
+    """Settings shared by a run's configuration and its job.
 
     Attributes:
-        seed: of everything.
-        precision: auto, bf16 or fp32; auto measures whether bf16 is faster here.
-        gradient_checkpointing: keep only the layers' inputs and make the rest again in the backward
-            pass: less memory for a third more time.
-        checkpoint_minutes: between two writings of `checkpoints/last.ckpt`; 0 is every step.
-        tags: of the W&B run.
-        batching: batch sizes.
-        optim: optimiser and schedule.
+        seed: Seed of all random choices except the split.
+        precision: auto, bf16 or fp32. auto measures whether bf16 is faster on this device.
+        gradient_checkpointing: Keep only the layers' inputs and recompute the rest in the backward
+            pass, which saves memory and takes a third more time.
+        checkpoint_minutes: Minutes between two writes of `checkpoints/last.ckpt`; 0 writes it
+            after every step.
+        tags: Tags of the W&B run.
+        batching: Batch sizes.
+        optim: Optimiser and schedule.
     """
 
     seed: Count = 0
@@ -191,26 +194,27 @@ class RunSettings:
 
 @dataclass(kw_only=True)
 class TrainSettings(RunSettings):
-    """The settings of `conf/train.yaml`; its groups are chosen there.
+    """The settings in `conf/train.yaml`, which also chooses its groups.
 
     Attributes:
-        data: the dataset.
-        template: the recovery template.
-        model: the backbone.
-        adapter: what is trained on it.
-        objective: the loss over completion trees.
-        preferences: where an objective over pairs or groups gets them.
-        metric: the metric.
-        decoding: how answers are chosen, in validation and test.
-        trainer: options of `lightning.Trainer`.
-        logger: where metrics go.
-        name: of the run and its folder.
-        group: of W&B runs that belong together.
-        ckpt_path: a checkpoint to resume from; `last` is the newest run's.
-        start: an adapter folder, or a run, to start from; None is a new adapter.
-        first_stage: a stage before this one: what is different in it.
-        split: how the dataset is split.
-        lead_ins: share of training rewrites that get a "Sure, here is …", as chat models say.
+        data: The dataset.
+        template: The recovery template.
+        model: The backbone.
+        adapter: The adapter that is trained.
+        objective: The loss over completion trees.
+        preferences: Where objectives over pairs or groups get their preferences.
+        metric: The metric.
+        decoding: How answers are chosen in the test; its length limit also holds in validation.
+        trainer: Options of `lightning.Trainer`.
+        logger: Where metrics are logged.
+        name: Name of the run and its folder.
+        group: Name of a group of W&B runs.
+        ckpt_path: A checkpoint to resume from; `last` is that of the newest run.
+        start: An adapter folder or a run to start from. None trains a new adapter.
+        first_stage: Settings that differ in a stage before this one. None has no such stage.
+        split: How the dataset is split.
+        lead_ins: Share of training rewrites to which a lead-in of chat models, such as "Sure, here
+            is …", is added.
     """
 
     data: Dataset
@@ -235,28 +239,28 @@ class TrainSettings(RunSettings):
 @checked("")
 @dataclass(kw_only=True)
 class TrainingJob(RunSettings):
-    """Everything a run needs, beside its settings.
+    """Everything that a training run needs, in addition to its settings.
 
     Attributes:
-        dataset: where the splits come from, for records.
-        splits: the examples.
-        template: the recovery template.
-        backbone: which causal LM.
-        adapter: what is trained on it.
-        objective: the loss over completion trees.
-        scs: the metric.
-        decoding: how answers are chosen, in validation and test.
-        trainer: options of `lightning.Trainer`; the strategy "fsdp" is `FullySharded`.
-        folder: where the run's files go; made if needed.
-        logger: where metrics go.
-        name: the W&B run.
-        group: of W&B runs that belong together.
-        ckpt_path: a checkpoint to resume from.
-        start: an adapter folder (or a run's) to start from; None is a new adapter.
-        seconds_before: what an earlier stage took.
-        preferences: where an objective over pairs or groups gets them.
-        evaluate: evaluate on the test split at the end.
-        config: the run's configuration, for records.
+        dataset: The dataset that the splits come from, for records.
+        splits: The examples.
+        template: The recovery template.
+        backbone: The pretrained causal LM.
+        adapter: The adapter that is trained.
+        objective: The loss over completion trees.
+        scs: The metric.
+        decoding: How answers are chosen in the test; its length limit also holds in validation.
+        trainer: Options of `lightning.Trainer`; the strategy "fsdp" is `FullySharded`.
+        folder: Folder of the run's files, created if necessary.
+        logger: Where metrics are logged.
+        name: Name of the W&B run.
+        group: Name of a group of W&B runs.
+        ckpt_path: A checkpoint to resume from.
+        start: An adapter folder or a run to start from. None trains a new adapter.
+        seconds_before: Duration of an earlier stage in seconds.
+        preferences: Where objectives over pairs or groups get their preferences.
+        evaluate: Whether to evaluate on the test split at the end.
+        config: The run's configuration, for records.
     """
 
     dataset: Dataset

@@ -1,4 +1,4 @@
-"""The Lightning module: one for every objective over completion trees."""
+"""The Lightning module for all objectives over completion trees."""
 
 import random
 from typing import Any
@@ -25,13 +25,14 @@ class RecovererModule(L.LightningModule):
     """Trains the adapter of a recoverer.
 
     Args:
-        writer: around a `PeftModel`; also answers in validation, greedily.
-        objective: a function of `ScoredCompletions`.
-        scs: the metric of validation.
-        optimisation: optimiser and schedule.
-        fingerprint: of data, tokens and backbone; a checkpoint made with others is refused.
-        max_new_tokens: most tokens of an answer in validation.
-        fallback: what counts as the answer where the model says nothing.
+        writer: Writer with a `PeftModel`. It also answers greedily in validation.
+        objective: A function of `ScoredCompletions`.
+        scs: The metric of validation.
+        optimisation: Optimiser and schedule.
+        fingerprint: Fingerprint of data, tokens and backbone. A checkpoint with another one is
+            refused.
+        max_new_tokens: Maximum number of tokens in an answer in validation.
+        fallback: The answer to score if the model's answer is empty.
     """
 
     def __init__(
@@ -59,17 +60,17 @@ class RecovererModule(L.LightningModule):
         self._random_state: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
-        """Shards the model where the strategy is made for it."""
+        """Shards the model if the strategy is `FullySharded`."""
         strategy = self.trainer.strategy
         if isinstance(strategy, FullySharded) and not self.sharded:
             strategy.shard(self.model)
             self.sharded = True
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The objective's loss on one batch, fp32 []."""
+        """Returns the objective's loss on one batch, fp32 []."""
         completions = self._scored(batch)
         loss: Tensor = self.objective(completions)
-        # Processes average their gradients; their shares of a batch may differ by one.
+        # Gradients are averaged over processes, but their numbers of examples may differ by one.
         share = self._share_of_batch(batch)
         size = max(batch.real, 1)
         metrics = {"train/loss": loss.detach(), **self._watch(completions)}
@@ -89,9 +90,9 @@ class RecovererModule(L.LightningModule):
         )
 
     def _share_of_batch(self, batch: Batch) -> float:
-        """real · processes / (real of all processes): 1 where the shares are equal.
+        """Returns real · processes / (real of all processes), which is 1 if the shares are equal.
 
-        Counts the tokens of all processes.
+        This also adds the tokens of all processes to `train_tokens`.
         """
         tokens = batch.trees.tokens if batch.real else 0
         total, world = batch.real, self.trainer.world_size
@@ -102,7 +103,7 @@ class RecovererModule(L.LightningModule):
         return batch.real * world / total
 
     def _watch(self, completions: ScoredCompletions) -> dict[str, Tensor]:
-        """What becomes of the preferred completions, and how well they are told from the others."""
+        """Returns metrics of the preferred completions and their margin over the others."""
         if self.objective.completions == "truth":
             return {}
         first = completions.first
@@ -120,7 +121,7 @@ class RecovererModule(L.LightningModule):
         }
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Logs `val/nll` of the true prompts and `val/scs` of those the model really writes."""
+        """Logs `val/nll` of the true prompts and `val/scs` of the prompts that the model writes."""
         scores = score_completions(self.model, batch.trees)
         self.val_nll.update(-scores.mean_log_probability[: batch.real])
         answers = self.writer.write_greedily(batch.prompts, self.max_new_tokens, self._all_done)
@@ -131,14 +132,14 @@ class RecovererModule(L.LightningModule):
         self.log("val/scs", self.val_scs, **options)
 
     def _all_done(self, done: bool) -> bool:
-        """Whether decoding may stop: under a sharded model, when all processes are done."""
+        """Returns whether decoding may stop. A sharded model needs all processes until the end."""
         if not self.sharded:
             return done
         waiting = torch.tensor(float(not done), device=self.device)
         return not float(self.trainer.strategy.reduce(waiting, reduce_op="sum"))
 
     def configure_optimizers(self) -> Any:
-        """AdamW on fp32 masters of what is trained; the schedule steps with it."""
+        """Returns AdamW on fp32 masters of the trained weights, and a schedule per step."""
         options = self.optimisation
         optimizer = MasterAdamW(
             [p for p in self.parameters() if p.requires_grad],
@@ -156,13 +157,13 @@ class RecovererModule(L.LightningModule):
         }
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Gradients go to the fp32 masters before they are clipped."""
+        """Moves gradients to the fp32 masters before they are clipped."""
         getattr(optimizer, "optimizer", optimizer).pull_gradients()
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """What is trained, by its name in this module: whole tensors.
+        """Returns the trained weights by their names in this module, as whole tensors.
 
-        All processes must ask for it together where the model is sharded.
+        If the model is sharded, all processes must call this together.
         """
         return {n: gathered(p) for n, p in self._trained().items()}
 
@@ -170,10 +171,11 @@ class RecovererModule(L.LightningModule):
         return {n: p.detach() for n, p in self.named_parameters() if p.requires_grad}
 
     def load_trained_weights(self, weights: dict[str, Tensor]) -> None:
-        """The opposite of `trained_weights`.
+        """Loads weights that `trained_weights` returned.
 
         Raises:
-            PromptRecoveryError: other names or shapes than this model trains.
+            PromptRecoveryError: If their names or shapes differ from the weights that this model
+                trains.
         """
         own = self._trained()
         theirs = {name: tuple(w.shape) for name, w in weights.items()}
@@ -186,11 +188,11 @@ class RecovererModule(L.LightningModule):
             weight.copy_(sharded_like(weights[name], weight))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Only what is trained: no copy of the frozen backbone lands in a checkpoint."""
+        """Returns the trained weights only, so that checkpoints do not contain the backbone."""
         return self.trained_weights()
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Loads what `state_dict` gave, all of it or nothing."""
+        """Loads the result of `state_dict`, all of it or nothing."""
         self.load_trained_weights(dict(state_dict))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -206,12 +208,12 @@ class RecovererModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another run's data or backbone."""
+        """Refuses a checkpoint that was made with other data or another backbone."""
         ours = checkpoint.get("prompt_recovery", {})
         if ours.get("fingerprint") != self.fingerprint:
             raise PromptRecoveryError(
                 "the checkpoint was made with other data, template, backbone or adapter settings; "
-                "resume with the settings of its run (its config.yaml), or start anew without "
+                "resume with the settings of its run (its config.yaml), or start again without "
                 "ckpt_path"
             )
         self.train_tokens = ours["train_tokens"]
@@ -233,10 +235,10 @@ class RecovererModule(L.LightningModule):
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    """The states of this process's random number generators, as tensors and plain values.
+    """Returns the states of this process's random generators, as tensors and plain values.
 
-    Lightning's `_collect_rng_states` is private and returns NumPy arrays, which
-    `torch.load(weights_only=True)` refuses; checkpoints are loaded in no other way here.
+    Lightning's `_collect_rng_states` is private and returns NumPy arrays. Checkpoints are loaded
+    with `torch.load(weights_only=True)`, which refuses them.
     """
     version, keys, *rest = random.getstate()
     name, words, *numpy_rest = np.random.get_state()

@@ -10,17 +10,17 @@ from prompt_recovery.training.sharding import gathered, sharded_like
 class MasterAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) on fp32 copies of low-precision parameters.
 
-    A bf16 weight has 8 bits of precision: small updates vanish in it. The optimiser therefore
-    steps fp32 masters and writes their rounded values back. fp32 parameters are stepped directly.
-    The masters are part of the optimiser's state, so a resumed run has every bit back. The state
-    is of whole tensors, also where the parameters are sharded: then all processes must ask for it
-    together.
+    A bf16 weight has 8 bits of precision, so that small updates are rounded away. The optimiser
+    therefore updates fp32 masters and writes their rounded values back. fp32 parameters are updated
+    directly. The masters are part of the optimiser's state, so that a run is resumed exactly. The
+    state contains whole tensors even if the parameters are sharded, in which case all processes
+    must call `state_dict` together.
 
-    Before clipping and stepping, call `pull_gradients`.
+    Call `pull_gradients` before clipping and stepping.
 
     Args:
-        parameters: trainable parameters of any floating-point type.
-        options: those of `torch.optim.AdamW`.
+        parameters: Trainable parameters of any floating-point type.
+        options: Options of `torch.optim.AdamW`.
     """
 
     def __init__(self, parameters: Iterable[Tensor], **options: Any) -> None:
@@ -39,13 +39,13 @@ class MasterAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def push_weights(self) -> None:
-        """Writes the masters, rounded, to their parameters."""
+        """Writes the rounded masters to their parameters."""
         for parameter, master in self._pairs:
             if master is not parameter:
                 parameter.copy_(master)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of masters and parameters."""
+        """Updates masters and parameters once."""
         result = super().step(closure)
         self.push_weights()
         return result
@@ -58,7 +58,7 @@ class MasterAdamW(torch.optim.AdamW):
                 parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's state and the masters."""
+        """Returns AdamW's state and the masters."""
         state = super().state_dict()
         moments = {
             index: {name: gathered(value) for name, value in values.items()}
@@ -68,7 +68,7 @@ class MasterAdamW(torch.optim.AdamW):
         return {**state, "state": moments, "masters": masters}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores state and masters, and the parameters from them."""
+        """Restores AdamW's state and the masters, and sets the parameters from them."""
         state = dict(state_dict)
         masters = state.pop("masters")
         state["state"] = {

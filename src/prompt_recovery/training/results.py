@@ -1,4 +1,4 @@
-"""What a run leaves behind: evaluations, tables, files, and the logger's last words."""
+"""The results of a run: evaluations, tables, files, and the final log entries."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def evaluate_run(
     job: TrainingJob, writer: Writer, fallback: str, start_weights: dict[str, torch.Tensor]
 ) -> list[Evaluation]:
-    """On the test split: the trained recoverer, what it started from, and the baselines."""
+    """Evaluates the trained recoverer, what it started from and baselines on the test split."""
     examples, scs = job.splits.test, job.scs
 
     def recoverer(writer: Writer) -> PosteriorRecoverer:
@@ -63,7 +63,7 @@ def evaluate_recoverers(
 
 
 def test_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    """The `test/…` and `baseline/…` entries of `metrics.json`, from what `evaluate_run` gave."""
+    """Computes the `test/…` and `baseline/…` entries of `metrics.json` from `evaluate_run`."""
     trained, *before, zero_shot, constant = evaluations
     metrics = {
         "test/scs": float(trained.scs.mean()),
@@ -117,7 +117,7 @@ def leave_behind(
             metrics["test/gain_ci_high"],
         )
     log.info(
-        "%.0f s in all, %.1f GiB at most; run folder %s",
+        "%.0f s in total, %.1f GiB at most; run folder %s",
         metrics["seconds"],
         metrics["peak_memory_bytes"] / 2**30,
         job.folder,
@@ -143,7 +143,7 @@ def _predictions(
 def log_results(
     logger: Any, job: TrainingJob, metrics: dict[str, float], evaluations: Sequence[Evaluation]
 ) -> None:
-    """Gives the logger the metrics, W&B also the predictions (and the adapter), and closes it."""
+    """Logs the metrics, and with W&B the predictions and the adapter, and closes the logger."""
     logger.log_metrics({k: v for k, v in metrics.items() if np.isfinite(v)})
     if job.logger.kind == "wandb":
         rows = [

@@ -1,4 +1,4 @@
-"""One training run, from files to the table at the end."""
+"""A training run, from the input files to the final tables."""
 
 import logging
 import time
@@ -48,13 +48,16 @@ log = logging.getLogger(__name__)
 def train(job: TrainingJob) -> dict[str, float]:
     """Trains, evaluates on the test split, prints the tables and writes the run folder.
 
-    Of several processes, the first evaluates and writes; the others return when training is over.
+    If there are several processes, the first one evaluates and writes, and the others return when
+    training has ended.
 
     Returns:
-        The flat metrics of `metrics.json`; of its training only, in the other processes.
+        The flat metrics of `metrics.json`. Processes other than the first return the metrics of
+        training only.
 
     Raises:
-        PromptRecoveryError: whatever the user can mend.
+        PromptRecoveryError: If the settings or the data are invalid, or a file cannot be read or
+            written.
     """
     _quiet_libraries()
     started = time.perf_counter()
@@ -92,7 +95,7 @@ def train(job: TrainingJob) -> dict[str, float]:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        inference_mode=not sharded,  # slices gathered in it would be of no use in training
+        inference_mode=not sharded,  # shards gathered in it could not be used in training
     )
     metrics = _fit(job, ready, trainer, best)
     if not trainer.is_global_zero:
@@ -112,17 +115,17 @@ def train(job: TrainingJob) -> dict[str, float]:
 
 @dataclass
 class _Ready:
-    """What training needs, made from files.
+    """Everything that training needs, loaded from files.
 
     Attributes:
-        writer: around the backbone with the adapter that training starts from.
-        fallback: the mean prompt of the training split.
-        data: the tokens.
-        module: the Lightning module.
-        location: of the backbone's files.
-        precision: of weights and computation.
-        device: where this process works.
-        start_weights: of the adapter that training starts from; empty for a new one.
+        writer: Writer with the backbone and the adapter that training starts from.
+        fallback: The mean prompt of the training split.
+        data: The tokenised data.
+        module: The Lightning module.
+        location: Location of the backbone's files.
+        precision: Precision of weights and computation.
+        device: Device of this process.
+        start_weights: Weights of the adapter that training starts from; empty for a new adapter.
     """
 
     writer: Writer
@@ -143,7 +146,7 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
     job = replace(job, template=for_tokenizer(job.template, tokenizer))
     model = _model(job, location, precision.dtype)
     if job.start is not None:
-        log.info("starts from the adapter in %s; its settings hold, not adapter=…", job.start)
+        log.info("starts from the adapter in %s; its settings replace adapter=…", job.start)
     writer = Writer(
         model=model,
         tokenizer=tokenizer,
@@ -159,7 +162,7 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
         None if job.start is None else weights_digest(adapter_folder(job.start)),
     )
     if not sharded or job.objective.completions != "truth":
-        model.to(device)  # else it gets there sharded, layer by layer
+        model.to(device)  # otherwise, it is moved layer by layer when it is sharded
     training = training_trees(job, writer, started_with)
     sharing = trees_share_rows(causal_lm_of(model))
     data = RecoveryData(
@@ -191,7 +194,7 @@ def _module(job: TrainingJob, writer: Writer, fallback: str, identity: str) -> R
 def _fit(job: TrainingJob, ready: _Ready, trainer: Any, best: BestAdapter) -> dict[str, float]:
     """Trains and returns the metrics of training."""
     trainable, total = count_parameters(ready.writer.model)
-    ready.writer.model.train()  # loaded in evaluation mode; dropout is for training
+    ready.writer.model.train()  # it was loaded in evaluation mode, without dropout
     started = time.perf_counter()
     with together(trainer):
         trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
@@ -200,9 +203,9 @@ def _fit(job: TrainingJob, ready: _Ready, trainer: Any, best: BestAdapter) -> di
     if not best.weights:  # stopped before the first validation
         with together(trainer):
             trainer.validate(ready.module, ready.data, verbose=False)
-    trainer.strategy.barrier()  # the adapter is written
+    trainer.strategy.barrier()  # wait until the adapter is written
     if job.evaluate and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # nobody waits for the first process's tables
+        torch.distributed.destroy_process_group()  # the others do not wait for the evaluation
     return {
         "val/scs": best.best,
         "train/loss": float("nan"),
@@ -216,7 +219,7 @@ def _fit(job: TrainingJob, ready: _Ready, trainer: Any, best: BestAdapter) -> di
 
 
 def _with_weights(job: TrainingJob, ready: _Ready, weights: dict[str, torch.Tensor]) -> Writer:
-    """The writer with the best weights; its model is loaded anew if it was sharded."""
+    """Returns the writer with the best weights. Its model is loaded again if it was sharded."""
     module = ready.module
     if module.sharded:
         module.cpu()
@@ -229,7 +232,7 @@ def _with_weights(job: TrainingJob, ready: _Ready, weights: dict[str, torch.Tens
 
 
 def _device(options: dict[str, Any]) -> torch.device:
-    """Where this process works until the trainer exists."""
+    """Returns the device that this process uses before the trainer exists."""
     if not torch.cuda.is_available() or options.get("accelerator") == "cpu":
         return torch.device("cpu")
     devices = options.get("devices")
@@ -242,7 +245,7 @@ def _device(options: dict[str, Any]) -> torch.device:
 
 @cache
 def _precision(wanted: str, device: str) -> Precision:
-    """As `choose_precision`, but `auto` is what the first process measures, in all of them."""
+    """Does the same as `choose_precision`, but all processes use what the first one measures."""
     if wanted != "auto":
         return choose_precision(wanted, device)
     if not is_first():
@@ -253,7 +256,7 @@ def _precision(wanted: str, device: str) -> Precision:
 
 
 def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
-    """The backbone with the adapter that training starts from."""
+    """Loads the backbone with the adapter that training starts from."""
     model = load_model(job.backbone, location, dtype, job.adapter.four_bit)
     if job.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -263,7 +266,7 @@ def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
 
 
 class _Curve(Callback):
-    """Remembers (step, val/scs), and keeps them in a file that says how training goes."""
+    """Collects (step, val/scs) of each validation, and writes them to the run's folder."""
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
@@ -321,7 +324,7 @@ def _describe(job: TrainingJob, data: RecoveryData, model: Any) -> None:
 
 
 def _logged(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
-    """The configuration, and what tells whether two runs can be compared."""
+    """Returns the configuration and the entries that decide whether two runs can be compared."""
     record = _recoverer_record(job, ready)
     return {**job.config, "compared_by": {"data": record["data"], "metric": record["metric"]}}
 

@@ -1,8 +1,8 @@
-"""FSDP2: every process holds a slice of each decoder layer, of frozen weights and adapter alike.
+"""FSDP2: every process holds a shard of each decoder layer, of frozen weights and adapter alike.
 
-A layer's slices are gathered before its forward and its backward pass and freed after them. What
-stands outside the layers (embeddings, last norm, output head) is frozen and stays whole on every
-device: 0.5 GB for Mistral 7B, 1.6 GB for Gemma 7B, in bf16.
+A layer's shards are gathered before its forward and its backward pass, and freed afterwards. The
+weights outside the layers (embeddings, last norm, output head) are frozen and replicated on every
+device: 0.5 GB for Mistral 7B and 1.6 GB for Gemma 7B, in bf16.
 """
 
 from typing import Any
@@ -16,10 +16,10 @@ from prompt_recovery.trees.forward import causal_lm_of
 
 
 class FullySharded(ModelParallelStrategy):
-    """Shards over all processes.
+    """Shards a model over all processes.
 
-    Checkpoints are those of any other strategy: one file of whole tensors, of what is trained only,
-    written by the first process and readable by any number of them.
+    Checkpoints are the same as with any other strategy: one file with whole tensors of the trained
+    weights only, which the first process writes and any number of processes can read.
     """
 
     lightning_restore_optimizer = True
@@ -33,7 +33,7 @@ class FullySharded(ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """Starts the processes' communication."""
+        """Starts the communication between processes."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
@@ -41,7 +41,7 @@ class FullySharded(ModelParallelStrategy):
         """Shards a `PeftModel` in place.
 
         Raises:
-            PromptRecoveryError: something outside the decoder layers is trained.
+            PromptRecoveryError: If a weight outside the decoder layers is trained.
         """
         from torch.distributed.fsdp import fully_shard
 
@@ -61,17 +61,17 @@ class FullySharded(ModelParallelStrategy):
                     f"trainer=fsdp trains decoder layers only, not {name}: leave it out of "
                     "adapter.target_modules, or use trainer=ddp"
                 )
-        # The root has no parameters of its own; it lets the layers share their streams.
+        # The root has no parameters of its own, but lets the layers share their CUDA streams.
         fully_shard(decoder, mesh=mesh, ignored_params=set(whole.values()))
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; all processes must call it."""
+    """Returns the whole of a tensor that may be sharded. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, sharded as `other` is; all processes must call it."""
+    """Shards a whole tensor in the same way as `other`. All processes must call it."""
     if isinstance(other, DTensor) and tensor.shape == other.shape:
         return distribute_tensor(tensor, other.device_mesh, other.placements)
     return tensor

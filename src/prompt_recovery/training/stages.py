@@ -1,4 +1,4 @@
-"""A stage of training before the main one, such as SFT before DPO."""
+"""A first training stage before the main one, such as SFT before DPO."""
 
 import logging
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def stage_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of the first stage: the run's, with what `first_stage` changes in it."""
+    """Returns the first stage's configuration: the run's, with the changes in `first_stage`."""
     changes = config["first_stage"]
     stage: Any = OmegaConf.create(config)
     if "objective" in changes:
-        stage.objective = {}  # replaced, not merged: another objective has other options
+        stage.objective = {}  # replace it: another objective has other options
     stage.merge_with(changes, {"first_stage": None, "name": f"{config['name']}_first"})
     fill(stage)
     return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
@@ -27,15 +27,18 @@ def stage_config(config: dict[str, Any]) -> dict[str, Any]:
 def finished_stage(
     stage: dict[str, Any], run: RunFolder, stopped: RunFolder | None
 ) -> RunFolder | None:
-    """Where this stage has been finished: by the run that is gone on with, or by another trial.
+    """Finds a run that has finished this stage: the resumed run, or another trial of a multirun.
 
-    Trials of a multirun that begin alike train their beginning once; a trial that has no more than
-    this stage will do, too.
+    Trials of a multirun with the same first stage train it only once. A trial that consists of
+    this stage alone is found, too.
 
     Args:
-        stage: its configuration.
-        run: what needs it.
-        stopped: the run that is gone on with, if any.
+        stage: Configuration of the stage.
+        run: The run that needs the stage.
+        stopped: The run that is being resumed, if any.
+
+    Returns:
+        The finished stage, or None.
     """
     if stopped is not None and stopped.first_stage.is_finished:
         return stopped.first_stage
@@ -44,7 +47,7 @@ def finished_stage(
     wanted = trial_id(stage)
     for other in _trained_beside(run):
         if wanted == trial_id(_config_of(other)):
-            log.info("the first stage was trained before, in %s", other.path)
+            log.info("the first stage was already trained in %s", other.path)
             return other
     return None
 

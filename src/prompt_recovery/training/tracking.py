@@ -1,4 +1,4 @@
-"""Loggers, and what a run records about where it ran."""
+"""Loggers of training metrics."""
 
 import os
 from pathlib import Path
@@ -16,13 +16,13 @@ def make_logger(
     config: dict[str, Any],
     tags: list[str],
 ) -> Any:
-    """The Lightning logger for `logger=wandb|csv|none`.
+    """Returns the Lightning logger for `logger=wandb|csv|none`.
 
-    W&B runs are offline unless `WANDB_API_KEY` is set or `WANDB_MODE` says otherwise; an offline
-    run makes no network call.
+    W&B runs are offline unless `WANDB_API_KEY` is set or `WANDB_MODE` says otherwise. An offline
+    run makes no network calls.
 
     Raises:
-        PromptRecoveryError: another kind.
+        PromptRecoveryError: If the kind is unknown.
     """
     if kind == "none":
         return False
@@ -47,6 +47,6 @@ def make_logger(
         group=group,
         tags=tags,
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning always gives it, and W&B warns of it
+    logger._wandb_init.pop("anonymous", None)  # Lightning always sets it, and W&B warns about it
     logger.experiment.config.update(config, allow_val_change=True)
     return logger

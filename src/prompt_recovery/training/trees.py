@@ -14,7 +14,7 @@ from prompt_recovery.training.job import TrainingJob
 
 
 def training_trees(job: TrainingJob, writer: Writer, started_with: str) -> TrainingTrees | None:
-    """The preferences of an objective that needs them, with reference log-probabilities."""
+    """Returns preferences with reference log-probabilities, for objectives that need them."""
     objective = job.objective
     if objective.completions == "truth":
         return None
@@ -55,6 +55,6 @@ def training_trees(job: TrainingJob, writer: Writer, started_with: str) -> Train
 
 
 def _reference(model: Any, job: TrainingJob) -> AbstractContextManager[Any]:
-    """The model as training finds it. A new adapter changes nothing: without it is faster."""
+    """Disables a new adapter, which has no effect before training, to save time."""
     context: AbstractContextManager[Any] = nullcontext() if job.start else model.disable_adapter()
     return context
