@@ -1,4 +1,4 @@
-"""A web page to try a recoverer (extra `[app]`). Texts are data: all of them are escaped."""
+"""A web page to try a recoverer (extra `[app]`). All texts on it are escaped."""
 
 import os
 from html import escape
@@ -12,7 +12,7 @@ from prompt_recovery.recovery.job import progress_bar, recover_one, steps
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.templates import word_changes
 
-_SHOWN_WORDS = 1500  # of each text in the difference
+_SHOWN_WORDS = 1500  # number of words of each text to show in the difference
 _ALTERNATIVES = 8
 _MOST_CHARACTERS = 100_000
 _CSS = """
@@ -45,10 +45,11 @@ _EXAMPLES = [
 
 
 def serve(recipe: Recipe, host: str, port: int) -> None:
-    """Loads what answers and serves the page until Ctrl-C.
+    """Loads the recoverer and serves the page until Ctrl-C.
 
     Raises:
-        PromptRecoveryError: the extra is not installed, the port is taken, or as `assemble`.
+        PromptRecoveryError: If the extra is not installed, the port is not available, or the
+            recoverer cannot be loaded (see `assemble`).
     """
     require_gradio()
     quiet()
@@ -68,10 +69,10 @@ def serve(recipe: Recipe, host: str, port: int) -> None:
 
 
 def require_gradio() -> Any:
-    """The module.
+    """Imports and returns gradio.
 
     Raises:
-        PromptRecoveryError: it is not installed.
+        PromptRecoveryError: If it is not installed.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
@@ -84,7 +85,7 @@ def require_gradio() -> Any:
 
 
 def _look() -> dict[str, Any]:
-    """Fonts of the system: nothing is fetched from elsewhere."""
+    """Returns theme and CSS with system fonts, so that nothing is fetched from other servers."""
     gr = require_gradio()
     theme = gr.themes.Soft(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -93,7 +94,7 @@ def _look() -> dict[str, Any]:
 
 
 def page(ready: Assembled) -> Any:
-    """The page as Gradio blocks."""
+    """Builds the page as Gradio blocks."""
     gr = require_gradio()
 
     def answer(original_text: str, rewritten_text: str) -> tuple[str, str]:
@@ -127,9 +128,9 @@ def page(ready: Assembled) -> Any:
 
 
 def answer_html(prediction: Prediction, ready: Assembled) -> str:
-    """The recovered prompt and its alternatives, with the SCS that each may be expected to have.
+    """Renders the recovered prompt and its alternatives with their expected SCS.
 
-    Without a calibration, the score is shown: for MBR, how much the samples agree with it.
+    Without a calibration, the score is shown instead: for MBR, how much the samples agree with it.
     """
     notes = []
     if prediction.confidence is not None:
@@ -158,7 +159,7 @@ def _value(score: float, ready: Assembled) -> float:
 
 
 def difference_html(original_text: str, rewritten_text: str) -> str:
-    """The two texts as one: removed words struck out, added words marked."""
+    """Renders both texts as one, with removed words struck out and added words marked."""
     cut = [text.split() for text in (original_text, rewritten_text)]
     before, after = (" ".join(words[:_SHOWN_WORDS]) for words in cut)
     parts = []

@@ -80,7 +80,7 @@ def test_trials_of_an_ablation_of_experiments_share_their_first_stage(folder):
         [trial] = trials.glob(f"tiny_sft_then_{objective}_*")
         first = trial / "first_stage"
         assert (first / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
-        assert f"trained before, in {sft}" in (trial / "train.log").read_text()
+        assert f"already trained in {sft}" in (trial / "train.log").read_text()
         metrics = json.loads((trial / "metrics.json").read_text())
         assert metrics["seconds"] > metrics["train/seconds"] + seconds, "its cost counts"
         assert (trial / "config.yaml").read_text() != (first / "config.yaml").read_text()

@@ -1,4 +1,4 @@
-"""The job behind `prompt-recovery recover`: a file of pairs, or one pair, to predicted prompts."""
+"""The job of `prompt-recovery recover`, which predicts the prompts of one pair or of a file."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -27,16 +27,16 @@ from prompt_recovery.storage import cache_dir, fingerprint, locked
 
 log = logging.getLogger(__name__)
 
-_BATCH = 32  # pairs; a batch is finished whole or not at all
+_BATCH = 32  # pairs whose predictions are saved together
 
 
 @checked("")
 @dataclass(frozen=True)
 class RecoveryJob(RecoveryOptions):
-    """Everything a call of `recover` needs.
+    """Everything that a call of `recover` needs.
 
     Attributes:
-        recipe: what answers.
+        recipe: Describes the recoverer that answers.
     """
 
     recipe: Recipe
@@ -46,10 +46,10 @@ class RecoveryJob(RecoveryOptions):
 
 
 def recover(job: RecoveryJob) -> list[Prediction]:
-    """Recovers the prompts of a file of pairs, or of one pair, which is printed.
+    """Recovers the prompts of a file of pairs, or of a single pair, whose prompt is printed.
 
     Raises:
-        PromptRecoveryError: whatever the user can mend.
+        PromptRecoveryError: If the recoverer cannot be loaded, or a file cannot be read or written.
     """
     quiet()
     pairs = [] if job.input is None else read_pairs(Path(job.input).expanduser(), job.columns)
@@ -76,23 +76,24 @@ def recover_file(
 ) -> list[Prediction]:
     """Predicts the prompts of pairs and writes them to a file.
 
-    Finished batches are kept in `.<output>.part.jsonl` beside the output until it is written, so
-    that the same call goes on where a killed one stopped, and ends the same: batches depend on the
-    pairs alone.
+    Finished batches are saved in `.<output>.part.jsonl` next to the output until it is written. If
+    the process is killed, the same call resumes the work and gives the same result, because batches
+    depend on the pairs alone.
 
     Args:
-        recoverer: whatever answers.
-        identity: changes when anything changes that its answers depend on.
-        pairs: with distinct ids.
-        output: `.csv`, `.jsonl` or `.parquet`.
-        mean_prompt: answers where the recoverer has nothing to say.
-        threshold: it also answers where the confidence is lower; None where it never should.
+        recoverer: The recoverer that answers.
+        identity: Fingerprint of everything that its answers depend on.
+        pairs: Pairs with distinct ids.
+        output: A `.csv`, `.jsonl` or `.parquet` file.
+        mean_prompt: The prediction if the recoverer has no answer.
+        threshold: The mean prompt also replaces answers whose confidence is lower. None replaces
+            no answers.
 
     Returns:
         The predictions, in the order of the pairs.
 
     Raises:
-        PromptRecoveryError: a file cannot be written.
+        PromptRecoveryError: If a file cannot be written.
     """
     output = output.expanduser()
     identity = fingerprint(identity, [fingerprint(p.id, *_readable(p)) for p in pairs])
@@ -123,14 +124,14 @@ def _readable(pair: Pair) -> list[str]:
 
 
 def recover_one(recoverer: Recoverer, original_text: str, rewritten_text: str) -> Prediction:
-    """The prediction for one pair; the same texts always get the same one."""
+    """Returns the prediction for a single pair. It depends on the texts only."""
     id_ = fingerprint(ascii(original_text), ascii(rewritten_text))
     [prediction] = recoverer.recover([Pair(id_, original_text, rewritten_text)])
     return prediction
 
 
 def print_prediction(prediction: Prediction, console: Console, count: int = 8) -> None:
-    """Prints an answer and its alternatives; texts are printed as data, never as markup."""
+    """Prints an answer and its alternatives. Markup in the texts is not interpreted."""
     console.print(Text(prediction.rewrite_prompt, style="bold"))
     if prediction.confidence is not None:
         console.print(f"expected SCS {prediction.confidence:.2f}")
@@ -154,7 +155,7 @@ def print_prediction(prediction: Prediction, console: Console, count: int = 8) -
 
 
 def progress_bar() -> Progress:
-    """A line with count and time left."""
+    """Returns a progress bar with count and time left."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
@@ -165,7 +166,7 @@ def progress_bar() -> Progress:
 
 
 def steps(progress: Progress) -> Callable[[str, int, int], None]:
-    """Shows the steps of a preparation, each from when its first pairs are done."""
+    """Returns a callback that shows the steps of a preparation, each once it has begun."""
     tasks: dict[str, Any] = {}
 
     def advance(title: str, done: int, total: int) -> None:

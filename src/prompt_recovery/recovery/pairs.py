@@ -1,4 +1,4 @@
-"""Files of pairs, files of predictions, and finished predictions kept in between."""
+"""Files of pairs and of predictions, and the journal of finished predictions."""
 
 import csv
 import json
@@ -22,12 +22,12 @@ from prompt_recovery.storage import Journal, atomic_write
 
 log = logging.getLogger(__name__)
 
-_FORMULA = "=+-@\t\r"  # what a spreadsheet takes for the beginning of a formula (OWASP)
+_FORMULA = "=+-@\t\r"  # characters that begin a formula in a spreadsheet (OWASP)
 
 
 @dataclass(frozen=True)
 class PairColumns:
-    """What a file calls the columns of pairs; `id=None` numbers the rows from 0."""
+    """Column names in a file of pairs. If `id` is None, the rows are numbered from 0."""
 
     id: str | None = "id"
     original_text: str = "original_text"
@@ -82,13 +82,14 @@ class RecoveryOptions:
 
 
 def read_pairs(path: Path, columns: PairColumns) -> list[Pair]:
-    """Reads pairs from a CSV, JSONL or Parquet file, in order; blank texts stay as they are.
+    """Reads pairs from a CSV, JSONL or Parquet file, in order. Blank texts are allowed.
 
-    A row that says the same as an earlier one with its id is left out, and counted in a warning.
+    A row that repeats an earlier one is left out. A warning gives their number.
 
     Raises:
-        PromptRecoveryError: no such file, a missing column, a row without id, or two rows with one
-            id and different texts; the message names file and row.
+        PromptRecoveryError: If the file does not exist, lacks a column, has a row without an id, or
+            has two rows with the same id and different texts. The message names the file and the
+            row.
     """
     if not path.exists():
         raise PromptRecoveryError(f"input={path}: no such file")
@@ -115,10 +116,10 @@ def _pair(row: Row, columns: PairColumns, number: int) -> Pair:
         theirs = getattr(columns, name)
         if theirs is not None and theirs not in row.values:
             present = ", ".join(map(str, row.values)) or "none"
-            mend = ", or number the rows with columns.id=null" if name == "id" else ""
+            or_number = ", or number the rows with columns.id=null" if name == "id" else ""
             raise PromptRecoveryError(
                 f"{row.place}: column '{theirs}' is missing (columns here: {present}); map it with "
-                f"columns.{name}=<your column>{mend}"
+                f"columns.{name}=<your column>{or_number}"
             )
     id_ = str(number) if columns.id is None else _text(row.values[columns.id])
     if not id_.strip() or not _is_unicode(id_):
@@ -144,10 +145,10 @@ def _is_unicode(text: str) -> bool:
 
 
 def writer_of(path: Path) -> Callable[[Path, Sequence[Prediction], str], None]:
-    """What writes the format of an output file.
+    """Returns the function that writes the format of an output file.
 
     Raises:
-        PromptRecoveryError: an unknown format.
+        PromptRecoveryError: If the format is unknown.
     """
     writer = _WRITERS.get(path.suffix)
     if writer is None:
@@ -156,19 +157,19 @@ def writer_of(path: Path) -> Callable[[Path, Sequence[Prediction], str], None]:
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], mean_prompt: str) -> None:
-    """Writes predictions, in order: the file is whole or not there.
+    """Writes predictions, in order, to a file. The file is written atomically.
 
-    CSV is a submission to the Kaggle competition: `id,rewrite_prompt` and nothing else. There, a
-    prompt loses characters at its beginning that a spreadsheet would run as a formula. JSONL and
-    Parquet also have the confidence and all candidates.
+    A CSV file is a submission to the Kaggle competition with the columns `id,rewrite_prompt` only.
+    Characters that a spreadsheet would interpret as a formula are removed from the beginning of its
+    prompts. JSONL and Parquet files also have the confidence and all candidates.
 
     Args:
-        path: `.csv`, `.jsonl` or `.parquet`.
-        predictions: with distinct ids.
-        mean_prompt: stands where nothing is left of a prompt.
+        path: A `.csv`, `.jsonl` or `.parquet` file.
+        predictions: Predictions with distinct ids.
+        mean_prompt: Replaces a prompt that is empty after cleaning.
 
     Raises:
-        PromptRecoveryError: an unknown format, or the file cannot be written.
+        PromptRecoveryError: If the format is unknown or the file cannot be written.
     """
     writer = writer_of(path)
     with atomic_write(path) as temporary:
@@ -176,14 +177,14 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], mean_prompt
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks, control characters or broken Unicode."""
+    """Returns a text without line breaks, control characters or broken Unicode."""
     whole = text.encode("utf-8", "ignore").decode()
     kept = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in whole)
     return " ".join(kept.split())
 
 
 def spreadsheet_safe(text: str) -> str:
-    """One line that no spreadsheet takes for a formula."""
+    """Returns a text as one line that no spreadsheet interprets as a formula."""
     return one_line(text).lstrip(_FORMULA + " ")
 
 
@@ -234,16 +235,16 @@ _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parqu
 
 
 class PredictionStore:
-    """Finished predictions, kept batch by batch, so that a killed process loses little.
+    """Saves finished predictions batch by batch, so that a killed process loses little work.
 
-    A file that was begun with other settings is begun anew.
+    A file that was made with other settings is overwritten.
 
     Args:
-        path: the journal; only one process may use it at a time.
-        identity: of everything that predictions depend on.
+        path: The journal. Only one process may use it at a time.
+        identity: Fingerprint of everything that predictions depend on.
 
     Raises:
-        PromptRecoveryError: the file cannot be read or written; also later, by `add`.
+        PromptRecoveryError: If the file cannot be read or, in `add`, cannot be written.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
@@ -260,18 +261,18 @@ class PredictionStore:
             self.done |= {p.id: p for p in batch if isinstance(p, Prediction)}
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Keeps the predictions of a batch."""
+        """Saves the predictions of a batch."""
         self._journal.append({"predictions": [asdict(p) for p in predictions]})
         self.done |= {p.id: p for p in predictions}
 
     def remove(self) -> None:
-        """Deletes the file, when all is written elsewhere."""
+        """Deletes the file, once all predictions are written elsewhere."""
         self._journal.close()
         self._journal.path.unlink(missing_ok=True)
 
 
 def _decoded(line: dict[str, Any]) -> str | list[Prediction]:
-    """The identity that a store begins with, or a batch of predictions."""
+    """Decodes a line: the identity, with which a journal begins, or a batch of predictions."""
     if "identity" in line:
         return str(line["identity"])
     return [_prediction(values) for values in line["predictions"]]

@@ -1,4 +1,4 @@
-"""What a recoverer has to beat. Each learns from training examples and then is a recoverer."""
+"""Baselines that a recoverer has to beat. Each is fitted to training examples."""
 
 from prompt_recovery.recovery.baselines.base import Baseline
 from prompt_recovery.recovery.baselines.mean_prompt import MeanPrompt, mean_prompt

@@ -1,4 +1,4 @@
-"""What all baselines have in common."""
+"""The interface of baselines."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,9 +13,12 @@ class Baseline(Protocol):
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name shown in tables."""
         ...
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> Recoverer:
-        """Learns from training examples, at least one; a pure function of them and the settings."""
+        """Makes a recoverer from at least one training example.
+
+        This is a pure function of the examples and the settings.
+        """
         ...

@@ -16,17 +16,18 @@ from prompt_recovery.settings import AtLeastOne, Count, checked
 
 log = logging.getLogger(__name__)
 
-_LONGEST_RUN = 6  # words that are put in together
-_PATIENCE = 4  # rounds without a better text
+_LONGEST_RUN = 6  # maximum number of consecutive words to insert
+_PATIENCE = 4  # number of rounds without a better text after which the search ends
 
 
 def mean_prompt(scs: SCS, prompts: Sequence[str], block: int = 1024) -> str:
-    """The training prompt with the highest mean SCS to all training prompts.
+    """Returns the training prompt with the highest mean SCS to all training prompts.
 
     Args:
-        scs: the metric.
-        prompts: at least one; repeated ones count as often as they come.
-        block: candidates compared at a time; bounds memory at block × len(prompts) floats.
+        scs: The metric.
+        prompts: At least one prompt. Repeated prompts count several times.
+        block: Number of candidates to compare at a time, which limits the memory to
+            block × len(prompts) floats.
     """
     candidates = sorted(set(prompts))
     return candidates[int(_mean_scs(scs, candidates, _Truths(scs, prompts), block).argmax())]
@@ -49,22 +50,22 @@ def search(
     seed: int = 0,
     progress: Callable[[int, Step], None] = lambda _round, _best: None,
 ) -> list[Step]:
-    """Climbs from the best training prompt to a text of their words with a higher mean SCS.
+    """Searches for a text with a higher mean SCS by hill climbing from the best training prompt.
 
-    Each round makes random changes to the best text so far (a run of one to six words of some
-    prompt is put in or takes the place of a run, or a run is left out) and keeps the best of them
-    if it is better. It ends early when a few rounds find nothing.
+    Each round makes random changes to the best text so far: it inserts one to six consecutive words
+    of a prompt, replaces some words with them, or removes some words. The best changed text is
+    kept if it is better. The search ends early if several rounds find nothing better.
 
     Args:
-        scs: the metric.
-        prompts: at least one; repeated ones count as often as they come.
-        rounds: at most.
-        proposals: changed texts a round.
-        seed: of the changes.
-        progress: called after each round with its number and the best step so far.
+        scs: The metric.
+        prompts: At least one prompt. Repeated prompts count several times.
+        rounds: Maximum number of rounds.
+        proposals: Number of changed texts per round.
+        seed: Seed of the changes.
+        progress: Called after each round with its number and the best step so far.
 
     Returns:
-        The steps, each better than the one before; the first is the best training prompt.
+        The steps, each better than the one before. The first is the best training prompt.
     """
     truths = _Truths(scs, prompts)
     candidates = sorted(set(prompts))
@@ -87,7 +88,7 @@ def search(
 
 
 def _changed(text: list[str], prompts: Sequence[list[str]], rng: random.Random) -> str:
-    """A text with one random change; may be the same, or empty."""
+    """Makes one random change to a text. The result may be the same text, or empty."""
     start = rng.randrange(len(text) + 1)
     end = min(start + rng.choice((0, 0, 1, 1, 2, 3)), len(text))
     run: list[str] = []
@@ -100,7 +101,7 @@ def _changed(text: list[str], prompts: Sequence[list[str]], rng: random.Random) 
 
 
 class _Truths:
-    """The embeddings of distinct prompts, and how often each comes."""
+    """The embeddings of distinct prompts with their frequencies."""
 
     def __init__(self, scs: SCS, prompts: Sequence[str]) -> None:
         counts: dict[str, int] = {}
@@ -113,7 +114,7 @@ class _Truths:
 def _mean_scs(
     scs: SCS, candidates: Sequence[str], truths: _Truths, block: int = 1024
 ) -> NDArray[np.float32]:
-    """fp32 [n]: the mean SCS of each candidate to the prompts."""
+    """Returns the mean SCS of each candidate to the prompts, fp32 [n]."""
     vectors = scs.encoder.embed(candidates)
     parts = []
     for start in range(0, len(vectors), block):
@@ -125,13 +126,13 @@ def _mean_scs(
 @checked("baseline")
 @dataclass(frozen=True)
 class MeanPrompt:
-    """The constant with the best mean SCS on the training prompts, found by `search`.
+    """Answers with the constant text of highest mean SCS on the training prompts; see `search`.
 
     Attributes:
-        rounds: at most; 0 is the best of the training prompts themselves.
-        proposals: changed texts a round, ≥ 1.
-        seed: of the changes.
-        name: in tables.
+        rounds: Maximum number of rounds; 0 takes the best training prompt itself.
+        proposals: Number of changed texts per round, ≥ 1.
+        seed: Seed of the changes.
+        name: Name shown in tables.
     """
 
     rounds: Count = 40
@@ -140,7 +141,7 @@ class MeanPrompt:
     name: str = "mean prompt"
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> ConstantRecoverer:
-        """Searches, and shows how far it is."""
+        """Searches for the text and shows the progress."""
         with Progress(transient=True) as bars:
             bar = bars.add_task(f"{self.name}: embedding the prompts", total=self.rounds)
 

@@ -1,4 +1,4 @@
-"""The prompts of the nearest training examples."""
+"""A baseline that answers with a prompt of the nearest training examples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ Space = Literal["rewrite", "difference"]
 @checked("baseline")
 @dataclass(frozen=True)
 class Neighbours:
-    """The k nearest training examples; of their prompts, the one that agrees best with the others.
+    """Of the prompts of the k nearest training examples, chooses the one that agrees best.
 
     Attributes:
-        space: where near is: the embedding of the rewritten text ("rewrite"), or the direction from
-            the original's embedding to it ("difference").
-        k: how many neighbours, ≥ 1.
+        space: The vectors to compare: "rewrite" is the embedding of the rewritten text, and
+            "difference" is the direction from the original's embedding to it.
+        k: Number of neighbours, ≥ 1.
     """
 
     space: Space = "rewrite"
@@ -34,7 +34,7 @@ class Neighbours:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name shown in tables."""
         return f"neighbours by {self.space}"
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "NeighboursRecoverer":
@@ -49,11 +49,11 @@ class NeighboursRecoverer:
     """Answers with a neighbour's prompt; made by `Neighbours.fit`.
 
     Attributes:
-        settings: space and number of neighbours.
-        scs: the metric, whose encoder embeds.
-        prompts: of the n training examples.
-        vectors: fp32 [n, d], their places, of length 1.
-        fallback: the answer for a pair with a blank or unusable text.
+        settings: Space and number of neighbours.
+        scs: The metric, whose encoder computes embeddings.
+        prompts: Prompts of the n training examples.
+        vectors: Vectors of the training examples, fp32 [n, d], of length 1.
+        fallback: The answer for a pair with a blank or unusable text.
     """
 
     settings: Neighbours
@@ -64,37 +64,37 @@ class NeighboursRecoverer:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name shown in tables."""
         return self.settings.name
 
     def recover(
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
     ) -> list[Prediction]:
-        """One prediction for each pair, in order."""
+        """Returns one prediction for each pair, in order."""
         return answered(pairs, self._answers, self.fallback, progress)
 
     def nearest(self, pairs: Sequence[Pair]) -> list[list[str]]:
-        """The prompts of the k examples nearest to each usable pair, the nearest first."""
+        """Returns the prompts of the k examples nearest to each usable pair, nearest first."""
         return [[self.prompts[i] for i in self._first(row)] for row in self._nearness(pairs)]
 
     def _answers(self, pairs: Sequence[Pair]) -> list[str]:
         return [self._chosen(row) for row in self._nearness(pairs)]
 
     def _nearness(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
-        """[pairs, n], cosines."""
+        """Returns the cosines of pairs and training examples, fp32 [pairs, n]."""
         return _vectors(pairs, self.scs, self.settings.space) @ self.vectors.T
 
     def _first(self, nearness: NDArray[np.float32]) -> NDArray[np.int64]:
         return np.argsort(-nearness, kind="stable")[: self.settings.k]
 
     def _chosen(self, nearness: NDArray[np.float32]) -> str:
-        """The prompt that agrees best with the k nearest, which count by their nearness."""
+        """Returns the prompt with the highest mean SCS to the k nearest, weighted by cosine."""
         votes: dict[str, float] = {}
         for i in self._first(nearness):
             weight = max(float(nearness[i]), 1e-6)
             votes[self.prompts[i]] = votes.get(self.prompts[i], 0.0) + weight
         texts = list(votes)
-        if len(texts) < 3:  # two agree with each other equally: the nearer one
+        if len(texts) < 3:  # two prompts agree with each other equally, so take the nearer one
             return max(texts, key=lambda text: votes[text])
         return texts[int(expected_scs(texts, list(votes.values()), self.scs).argmax())]
 

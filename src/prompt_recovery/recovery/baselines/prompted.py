@@ -1,4 +1,4 @@
-"""A backbone as it is, told what to do: with examples or without."""
+"""Baselines that prompt an untrained backbone, with or without examples."""
 
 import random
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ class ZeroShot:
     """The untrained backbone reads the template and answers.
 
     Attributes:
-        backbone: which causal LM.
-        template: the recovery template.
-        decoding: how the answer is chosen.
-        max_prompt_tokens: longer inputs have the middle of their texts cut out.
+        backbone: The pretrained causal LM.
+        template: The recovery template.
+        decoding: How the answer is chosen.
+        max_prompt_tokens: The texts in longer inputs are shortened in the middle.
         precision: fp32, bf16 or auto.
     """
 
@@ -36,11 +36,11 @@ class ZeroShot:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name shown in tables."""
         return f"{self.backbone.name} zero-shot"
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> PosteriorRecoverer:
-        """Loads the backbone; learns the fallback only."""
+        """Loads the backbone. Only the fallback is learned from the examples."""
         return FewShot(
             self.backbone, self.template, self.decoding, self.max_prompt_tokens, self.precision, 0
         ).fit(examples, scs)
@@ -52,13 +52,14 @@ class FewShot:
     """The untrained backbone reads some training examples with their answers, then the pair.
 
     Attributes:
-        backbone: which causal LM.
-        template: the recovery template.
-        decoding: how the answer is chosen.
-        max_prompt_tokens: of each example and of the pair; longer ones are cut.
+        backbone: The pretrained causal LM.
+        template: The recovery template.
+        decoding: How the answer is chosen.
+        max_prompt_tokens: Limit for each example and for the pair. The texts in longer ones are
+            shortened in the middle.
         precision: fp32, bf16 or auto.
-        shots: examples with distinct prompts, ≥ 0.
-        seed: of their choice.
+        shots: Number of examples, ≥ 0. Their prompts are distinct.
+        seed: Seed of the choice of examples.
     """
 
     backbone: Backbone
@@ -71,12 +72,12 @@ class FewShot:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name shown in tables."""
         return f"{self.backbone.name} {f'{self.shots}-shot' if self.shots else 'zero-shot'}"
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> PosteriorRecoverer:
         """Chooses the examples and loads the backbone."""
-        # These load torch and transformers, which the settings do without.
+        # Imported here because they load torch and transformers, which the settings do not need.
         import torch
 
         from prompt_recovery.backbones.load import load_model, load_tokenizer
@@ -100,12 +101,12 @@ class FewShot:
 
 
 def choose_shots(examples: Sequence[RewriteExample], count: int, seed: int) -> list[RewriteExample]:
-    """Examples with distinct prompts, of different categories as long as there are some.
+    """Chooses examples with distinct prompts and, as far as possible, different categories.
 
     Args:
-        examples: to choose from; their order doesn't matter.
-        count: how many; fewer if there are no more distinct prompts.
-        seed: another seed, other examples.
+        examples: The examples to choose from. Their order does not matter.
+        count: Number of examples. Fewer are returned if there are not enough distinct prompts.
+        seed: Seed of the choice.
     """
     shuffled = sorted(examples, key=lambda e: e.id)
     random.Random(seed).shuffle(shuffled)

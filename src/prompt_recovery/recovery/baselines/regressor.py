@@ -1,4 +1,4 @@
-"""From the embeddings of the two texts to that of the prompt, and to the nearest text in a bank."""
+"""A baseline that predicts the prompt's embedding and answers with the nearest text of a bank."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ class Regressor:
 
     Attributes:
         model: ridge or mlp.
-        bank: texts that may be answered beside the training prompts.
-        seed: of the network.
+        bank: Possible answers in addition to the training prompts.
+        seed: Seed of the network.
     """
 
     model: Literal["ridge", "mlp"] = "ridge"
@@ -39,7 +39,7 @@ class Regressor:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name shown in tables."""
         return f"embedding regressor ({self.model})"
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "RegressorRecoverer":
@@ -53,16 +53,16 @@ class Regressor:
 
 @dataclass(frozen=True)
 class RegressorRecoverer:
-    """Answers with the text of a bank next to where the prompt should be.
+    """Answers with the text of a bank that is nearest to the predicted embedding.
 
     Made by `Regressor.fit`.
 
     Attributes:
-        settings: which model.
-        scs: the metric, whose encoder embeds.
-        model: a fitted scikit-learn regressor.
-        bank: what may be answered.
-        fallback: the answer for a pair with a blank or unusable text.
+        settings: Settings of the regression.
+        scs: The metric, whose encoder computes embeddings.
+        model: A fitted scikit-learn regressor.
+        bank: The possible answers.
+        fallback: The answer for a pair with a blank or unusable text.
     """
 
     settings: Regressor
@@ -73,13 +73,13 @@ class RegressorRecoverer:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name shown in tables."""
         return self.settings.name
 
     def recover(
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
     ) -> list[Prediction]:
-        """One prediction for each pair, in order."""
+        """Returns one prediction for each pair, in order."""
         return answered(pairs, self._answers, self.fallback, progress)
 
     def _answers(self, pairs: Sequence[Pair]) -> list[str]:
@@ -89,7 +89,7 @@ class RegressorRecoverer:
 
 
 def _features(pairs: Sequence[Pair] | Sequence[RewriteExample], scs: SCS) -> NDArray[np.float32]:
-    """fp32 [n, 2d]: both texts' embeddings, one after the other."""
+    """Concatenates the embeddings of both texts, fp32 [n, 2d]."""
     return np.concatenate(text_vectors(pairs, scs.encoder), axis=1)
 
 
@@ -114,10 +114,10 @@ def _fitted(
         return model.set_params(alpha=max(alphas)).fit(features, targets)
     search = GridSearchCV(model, {"alpha": alphas}, scoring=_mean_cosine, cv=GroupKFold(folds))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is meant
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the network stops early on purpose
         return search.fit(features, targets, groups=groups).best_estimator_
 
 
 def _mean_cosine(model: Any, features: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
-    """How near predicted and true embeddings are, whatever the predictions' lengths."""
+    """Returns the mean cosine of predicted and true embeddings."""
     return float((unit(model.predict(features)) * targets).sum(axis=1).mean())

@@ -16,13 +16,13 @@ def answered(
     fallback: str,
     progress: Callable[[int], None],
 ) -> list[Prediction]:
-    """One prediction for each pair, in order.
+    """Returns one prediction for each pair, in order.
 
     Args:
-        pairs: with distinct ids.
-        answer: answers for usable pairs, all at once; not called if there are none.
-        fallback: the answer for the others.
-        progress: called with the number of pairs, when all are done.
+        pairs: Pairs with distinct ids.
+        answer: Answers all usable pairs at once. It is not called if there are none.
+        fallback: The answer for all other pairs.
+        progress: Called with the number of pairs when all are done.
     """
     usable = [p for p in pairs if is_usable(p)]
     answers = dict(zip([p.id for p in usable], answer(usable) if usable else [], strict=True))
@@ -35,15 +35,15 @@ def answered(
 def text_vectors(
     pairs: Sequence[Pair] | Sequence[RewriteExample], encoder: Encoder
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """fp32 [n, d] twice: the embeddings of the original and of the rewritten texts.
+    """Returns the embeddings of the original and of the rewritten texts, each fp32 [n, d].
 
-    Encoders read the beginning of a long text only (MiniLM: 256 tokens).
+    Encoders only read the beginning of a long text (MiniLM: 256 tokens).
     """
     originals = encoder.embed([p.original_text for p in pairs])
     return originals, encoder.embed([p.rewritten_text for p in pairs])
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length 1; a row of zeros stays."""
+    """Scales rows to length 1. A row of zeros stays as it is."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
