@@ -93,7 +93,7 @@ def loop(run: str, dtype: str, count: int) -> dict[str, Any]:
     from prompt_recovery.recovery.cleaning import clean_prompt
     from prompt_recovery.recovery.mbr import rank
     from prompt_recovery.recovery.posterior import Posterior
-    from prompt_recovery.runs.folder import recoverer_folder
+    from prompt_recovery.runs.folder import require_adapter_folder
 
     made = recoverer(run, dtype)
     writer = writer_of(made)
@@ -101,7 +101,7 @@ def loop(run: str, dtype: str, count: int) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     if run:
         model = PeftModel.from_pretrained(
-            model, recoverer_folder(run), autocast_adapter_dtype=False
+            model, require_adapter_folder(run), autocast_adapter_dtype=False
         ).to(getattr(torch, dtype))
         model.eval()
     asked = pairs(count)

@@ -16,10 +16,10 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import (
     RunFolder,
     adapter_folder,
-    checkpoint,
-    recoverer_folder,
+    checkpoint_file,
+    named_runs,
+    require_adapter_folder,
     resumed_run,
-    run_folders,
     runs_in,
     weights_digest,
 )
@@ -30,8 +30,8 @@ SHARES = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
 
 
 def with_checkpoint(run):
-    run.checkpoints.mkdir(parents=True)
-    (run.checkpoints / "last.ckpt").write_bytes(b"")
+    run.checkpoint.parent.mkdir(parents=True)
+    run.checkpoint.write_bytes(b"")
     return run
 
 
@@ -49,13 +49,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
             RunFolder.create(parent, name)
 
 
-def test_a_run_is_finished_when_it_has_metrics_and_unfinished_with_a_checkpoint(tmp_path):
+def test_a_run_is_finished_when_it_has_metrics_whatever_its_checkpoints(tmp_path):
     run = RunFolder(tmp_path)
-    assert not run.is_finished and not run.is_unfinished and run.metrics() is None
+    assert not run.is_finished and not run.has_checkpoint and run.metrics() is None
     with_checkpoint(run.first_stage)
-    assert run.is_unfinished and run.last_checkpoint is None
+    assert run.has_checkpoint and run.last_checkpoint is None
     with_checkpoint(run)
-    assert run.last_checkpoint == run.checkpoints / "last.ckpt"
+    assert run.last_checkpoint == run.path / "checkpoints" / "last.ckpt"
     for odd in ("", "[1]", '{"a":', "null"):
         (tmp_path / "metrics.json").write_text(odd)
         assert not run.is_finished
@@ -110,7 +110,7 @@ def test_a_finished_run_is_taken_over(tmp_path):
     other.take_over(other)
     assert other.is_finished and other.curve() == one.curve() and other.config() == one.config()
     assert weights_digest(other.adapter) == weights_digest(one.adapter) != ""
-    assert not other.checkpoints.exists()
+    assert not other.checkpoint.parent.exists()
 
 
 def test_runs_are_found_below_a_folder_and_their_parts_are_none(tmp_path):
@@ -124,13 +124,13 @@ def test_runs_are_found_below_a_folder_and_their_parts_are_none(tmp_path):
 def test_an_adapter_is_that_of_a_run_or_itself(tmp_path):
     run = RunFolder(tmp_path / "run")
     with pytest.raises(PromptRecoveryError, match="no such folder"):
-        recoverer_folder(run.path)
+        require_adapter_folder(run.path)
     run.adapter.mkdir(parents=True)
     with pytest.raises(PromptRecoveryError, match=r"holds no adapter/recoverer\.yaml"):
-        recoverer_folder(run.path)
+        require_adapter_folder(run.path)
     (run.adapter / "recoverer.yaml").write_text("data: {name: d}")
     assert adapter_folder(run.path) == adapter_folder(run.adapter) == run.adapter
-    assert recoverer_folder(run.path) == recoverer_folder(run.adapter) == run.adapter
+    assert require_adapter_folder(run.path) == require_adapter_folder(run.adapter) == run.adapter
     assert run.recoverer() == {"data": {"name": "d"}}
     assert RunFolder.of_adapter(run.adapter) == run
     assert weights_digest(run.adapter) == ""
@@ -139,14 +139,14 @@ def test_an_adapter_is_that_of_a_run_or_itself(tmp_path):
 def test_latest_is_the_run_that_was_pointed_at_last(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PromptRecoveryError, match="there is no runs/latest here"):
-        run_folders("latest")
+        named_runs("latest")
     for name in ("b", "a"):
         RunFolder.create(tmp_path / "runs" / "train", name).point_latest()
-        [latest] = run_folders("latest")
+        [latest] = named_runs("latest")
         assert latest.resolve() == tmp_path / "runs" / "train" / name
-    assert [str(p) for p in run_folders(["latest", "x"])] == ["runs/latest", "x"]
+    assert [str(p) for p in named_runs(["latest", "x"])] == ["runs/latest", "x"]
     RunFolder.create(tmp_path / "elsewhere", "c").point_latest()
-    assert run_folders("latest")[0].resolve().name == "a"
+    assert named_runs("latest")[0].resolve().name == "a"
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {"train", "latest"}
 
 
@@ -160,14 +160,35 @@ def test_what_a_run_goes_on_with(tmp_path):
     assert resumed_run("last", new) == first
     with_checkpoint(second.first_stage)
     assert resumed_run("last", new) == second
-    assert checkpoint("last", second) is None
-    assert checkpoint("last", first) == str(first.last_checkpoint)
-    assert checkpoint(str(first.last_checkpoint), None) == str(first.last_checkpoint)
-    assert checkpoint(None, None) is None
+    assert checkpoint_file("last", second) is None
+    assert checkpoint_file("last", first) == str(first.last_checkpoint)
+    assert checkpoint_file(str(first.last_checkpoint), None) == str(first.last_checkpoint)
+    assert checkpoint_file(None, None) is None
     with pytest.raises(PromptRecoveryError, match="no such file"):
-        checkpoint(str(tmp_path / "none"), None)
+        checkpoint_file(str(tmp_path / "none"), None)
     with_checkpoint(new)
     assert resumed_run("last", new) == new
+
+
+def test_a_finished_run_is_not_gone_on_with_unless_its_own_folder_is_given(tmp_path):
+    new, killed, finished = (RunFolder.create(tmp_path, name) for name in ("3", "1", "2"))
+    with_checkpoint(finished).write_metrics({"val/scs": 0.5})
+    with pytest.raises(PromptRecoveryError, match="no run in .* has left a checkpoint"):
+        resumed_run("last", new)
+    with_checkpoint(killed)
+    assert resumed_run("last", new) == killed
+    assert resumed_run("last", finished) == finished
+
+
+def test_the_newest_checkpoint_is_gone_on_with_whatever_the_names(tmp_path):
+    new = RunFolder.create(tmp_path, "a_11")
+    runs = [with_checkpoint(RunFolder.create(tmp_path, name)) for name in ("a_2", "a_10", "a")]
+    for run, time in zip(runs, (1.0, 3.0, 2.0), strict=True):
+        os.utime(run.last_checkpoint, (time, time))
+    assert resumed_run("last", new) == runs[1]
+    stage = with_checkpoint(runs[2].first_stage)
+    os.utime(stage.last_checkpoint, (4.0, 4.0))
+    assert resumed_run("last", new) == runs[2]
 
 
 @pytest.fixture
@@ -287,7 +308,7 @@ def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(resolvers, "_start_time", lambda: "2026-01-31_12-00-00")
     monkeypatch.delenv("PROMPT_RECOVERY_RUN_FOLDER", raising=False)
-    made = [resolvers._run_folder.__wrapped__("runs/train", "tiny_sft") for _ in range(2)]
+    made = [resolvers._new_run_folder.__wrapped__("runs/train", "tiny_sft") for _ in range(2)]
     monkeypatch.delenv("PROMPT_RECOVERY_RUN_FOLDER")
     name = "runs/train/2026-01-31_12-00-00_tiny_sft"
     assert made == [name, f"{name}_2"]

@@ -1,4 +1,4 @@
-"""Two-stage runs, killed where it hurts."""
+"""Two-stage runs, killed where it hurts, and what a folder says while they are trained."""
 
 import json
 import os
@@ -10,8 +10,14 @@ import time
 import torch
 from safetensors.torch import load_file
 
+from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.settings.checking import check
+from prompt_recovery.training import run as training
+from prompt_recovery.training.job import TrainSettings
+from prompt_recovery.training.stages import train_stages
 from tests.conftest import ROOT
 from tests.forks import Fork
+from tests.settings.composing import composed
 
 SETTINGS = (
     "+experiment=sft_then_dpo",
@@ -114,3 +120,26 @@ def test_a_two_stage_run_killed_in_every_stage_ends_as_one_that_was_not(tmp_path
     for key in ("train/loss", "val/scs", "test/scs", "test/gain", "train/steps"):
         assert a[key] == b[key], key
     assert a["train/steps"] > 5
+
+
+def test_a_finished_run_that_is_trained_again_is_not_finished_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "runs" / "mine")
+    seen = []
+
+    def train(job):
+        seen.append((job.run, run.is_finished, run.first_stage.is_finished))
+        assert (tmp_path / "runs" / "latest").resolve() == run.path
+        metrics = {"val/scs": 0.5, "train/seconds": 1.0}
+        job.run.write_metrics(metrics)
+        return metrics
+
+    monkeypatch.setattr(training, "train", train)
+    for folder in (run, run.first_stage):
+        folder.path.mkdir(parents=True)
+        folder.write_metrics({"val/scs": 0.1})
+    config = composed("train", "model=tiny", "+first_stage={objective: {_target_: "
+                      "prompt_recovery.objectives.SFT}}", "name=mine", "group=null")  # fmt: skip
+    assert train_stages(check(config, TrainSettings), run) == 0.5
+    assert seen == [(run.first_stage, False, False), (run, False, True)]
+    assert run.is_finished

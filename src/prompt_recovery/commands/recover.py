@@ -9,7 +9,7 @@ from prompt_recovery.commands.entry import command
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.pairs import RecoveryOptions
 from prompt_recovery.recovery.recipe import Recipe, RecipeOptions, RunNames
-from prompt_recovery.runs.folder import run_folders
+from prompt_recovery.runs.folder import named_runs
 from prompt_recovery.settings import Positive
 from prompt_recovery.settings.checking import check, make
 
@@ -32,7 +32,7 @@ class AnswererSettings(RecipeOptions):
     def recipe(self) -> Recipe:
         """With the folders found."""
         options = {f.name: getattr(self, f.name) for f in fields(RecipeOptions)}
-        return Recipe(run_folders(self.run), self.decoding, list(self.weights or []), **options)
+        return Recipe(named_runs(self.run), self.decoding, list(self.weights or []), **options)
 
 
 @dataclass(kw_only=True, frozen=True)

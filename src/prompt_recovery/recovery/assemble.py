@@ -25,7 +25,7 @@ from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.runs.folder import recoverer_folder, weights_digest
+from prompt_recovery.runs.folder import require_adapter_folder, weights_digest
 from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
             candidate to choose from, or the weight of a channel has to be fitted and there is no
             validation split.
     """
-    folders = [recoverer_folder(run) for run in recipe.runs]  # check all paths before loading
+    folders = [require_adapter_folder(run) for run in recipe.runs]  # check all paths before loading
     records = [read_record(folder) for folder in folders]
     decoding = recipe.decoding or from_record(records[0]["decoding"])
     if recipe.channel is not None and decoding.branches == 1:

@@ -15,9 +15,8 @@ import numpy as np
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.interface import Prediction, Recoverer, pairs_of
+from prompt_recovery.runs.folder import calibration_file
 from prompt_recovery.storage import MALFORMED, read_json, write_json
-
-FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def calibrate(
 
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
     """The calibrations kept beside an adapter, by key; empty if the file is missing or damaged."""
-    values = read_json(folder / FILE)
+    values = read_json(calibration_file(folder))
     try:
         for entry in values.values():
             Calibration.of(entry)
@@ -121,7 +120,7 @@ def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
     Raises:
         PromptRecoveryError: The file cannot be written.
     """
-    write_json(folder / FILE, kept(folder) | {key: values}, indent=1)
+    write_json(calibration_file(folder), kept(folder) | {key: values}, indent=1)
 
 
 def with_mean_prompt(

@@ -26,7 +26,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import Decoding, from_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.runs.folder import RunFolder, recoverer_file, recoverer_folder
+from prompt_recovery.runs.folder import RunFolder, recoverer_file, require_adapter_folder
 from prompt_recovery.templates import Template
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def load_recoverer(
         PromptRecoveryError: The folder doesn't exist, holds no recoverer or a damaged file, or the
             backbone isn't the one that the adapter was trained on.
     """
-    saved = read_record(recoverer_folder(path))
+    saved = read_record(require_adapter_folder(path))
     decoding = decoding or from_record(saved["decoding"])
     writer = load_writer(path, precision, backbone_path, trust_remote_code)
     scs = scs or recorded_metric(saved["metric"])
@@ -71,7 +71,7 @@ def load_writer(
     trust_remote_code: bool = False,
 ) -> Writer:
     """The model of a trained recoverer; takes the arguments of `load_recoverer`."""
-    folder = recoverer_folder(path)
+    folder = require_adapter_folder(path)
     saved = read_record(folder)
     backbone = replace(Backbone(**saved["backbone"]), trust_remote_code=trust_remote_code)
     if backbone_path is not None:
@@ -105,7 +105,7 @@ def load_writer(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `recoverer.yaml` in an adapter folder says.
+    """What `recoverer.yaml` in an adapter folder says; `training.run` writes it.
 
     Raises:
         PromptRecoveryError: it is damaged or lacks something.
@@ -132,7 +132,7 @@ _RECORD = {"backbone", "template", "decoding", "max_prompt_tokens", "fallback", 
 
 
 def splits_of(folder: Path) -> Splits:
-    """What the run that made an adapter was trained, validated and tested on.
+    """What the run that made an adapter was trained, validated and tested on, without lead-ins.
 
     Raises:
         PromptRecoveryError: the run's configuration or its data cannot be had, or has changed.

@@ -1,4 +1,22 @@
-"""The folder of a training run. Only this module knows the layout of its files."""
+"""The folder of a training run, and what lies where in it.
+
+| file | who writes it | when |
+|---|---|---|
+| `.hydra/`, `train.log` | Hydra | from the start of the command |
+| `.run.lock` | `RunFolder.held` | while a process trains |
+| `trial.lock` | `RunFolder.held_for_trial` | while a multirun has this trial run |
+| `output.log` | `runs.trials.Trial` | while a trial runs: what its process prints |
+| `config.yaml` | `training.stages` | when training begins |
+| `wandb/` or `csv/` | the logger of `training.tracking` | during training |
+| `preferences/` | `preferences.build` | before training, where preferences are sampled |
+| `curve.jsonl` | `training.run` | after each validation |
+| `adapter/` with `recoverer.yaml` | `training.checkpoints` | after each best validation so far |
+| `checkpoints/last.ckpt` | `training.checkpoints` | every few minutes and after validations |
+| `predictions.jsonl`, `results.png` | `training.results` | after the test, if there is one |
+| `environment.yaml`, then `metrics.json` | `training.results` | at the end |
+| `adapter/calibration.json` | `recovery.confidence` | when a way of decoding is first used |
+| `first_stage/` | all of these | a run inside, for the stage before the main one |
+"""
 
 import csv
 import hashlib
@@ -34,10 +52,9 @@ _LATEST = "latest"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run. Each file is written atomically, and `metrics.json` is written last.
+    """The files of a run. Each file is written atomically; training writes `metrics.json` last.
 
-    A run is *finished* if it has metrics, and *unfinished* if it has left a checkpoint from which
-    it can be resumed.
+    A run is *finished* if it has metrics. A finished run keeps its last checkpoint.
 
     Attributes:
         path: The folder, which need not exist.
@@ -77,20 +94,29 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
-    def checkpoints(self) -> Path:
-        """The folder of `last.ckpt`."""
-        return self.path / "checkpoints"
+    def checkpoint(self) -> Path:
+        """The file of the last checkpoint."""
+        return self.path / "checkpoints" / "last.ckpt"
 
     @property
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to resume from, or None if none was written."""
-        path = self.checkpoints / "last.ckpt"
-        return path if path.is_file() else None
+        return self.checkpoint if self.checkpoint.is_file() else None
+
+    @property
+    def csv(self) -> Path:
+        """The folder of `logger=csv`."""
+        return self.path / "csv"
 
     @property
     def preferences(self) -> Path:
         """The folder of the preferences that the run made."""
         return self.path / "preferences"
+
+    @property
+    def environment(self) -> Path:
+        """What is known of where the run took place."""
+        return self.path / "environment.yaml"
 
     @property
     def chart(self) -> Path:
@@ -113,9 +139,15 @@ class RunFolder:
         return self.metrics() is not None
 
     @property
-    def is_unfinished(self) -> bool:
-        """Whether one of the run's stages has left a checkpoint to resume from."""
-        return any(run.last_checkpoint is not None for run in (self, self.first_stage))
+    def has_checkpoint(self) -> bool:
+        """Whether one of the stages has a checkpoint to resume from, which finished ones keep."""
+        return self._checkpoint_time is not None
+
+    @property
+    def _checkpoint_time(self) -> float | None:
+        """When the newest checkpoint of the run's stages was written, in seconds since 1970."""
+        files = [run.last_checkpoint for run in (self, self.first_stage)]
+        return max((file.stat().st_mtime for file in files if file is not None), default=None)
 
     @property
     def is_evaluated(self) -> bool:
@@ -137,7 +169,7 @@ class RunFolder:
     def _logged_curve(self) -> list[dict[str, float]]:
         """Reads the curve from the files of `logger=csv`, for older runs without `curve.jsonl`."""
         try:
-            with (self.path / "csv" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            with (self.csv / "metrics.csv").open(encoding="utf-8", newline="") as file:
                 rows = [
                     r for r in csv.DictReader(file) if r.get("val/scs") and not r.get("test/scs")
                 ]
@@ -154,7 +186,7 @@ class RunFolder:
         return _yaml_mapping(self._config)
 
     def recoverer(self) -> dict[str, Any]:
-        """Reads `recoverer.yaml`, the record of the run's adapter.
+        """Reads `recoverer.yaml`, the record of the run's adapter, without checking what it lacks.
 
         Raises:
             OSError, ValueError: If the file does not exist or is damaged.
@@ -170,7 +202,11 @@ class RunFolder:
         return read_jsonl(self._predictions)
 
     def splits(self, fingerprint: str | None) -> Splits:
-        """Returns the data that the run was trained, validated and tested on.
+        """Returns the data that the run was trained, validated and tested on, without lead-ins.
+
+        `data` and `split` in `config.yaml` say where the data is. It must have the fingerprint that
+        the adapter's `recoverer.yaml` records. A relative `data.path` is found only from the folder
+        in which the run was trained.
 
         Args:
             fingerprint: Fingerprint of the dataset in the record of the run's adapter.
@@ -198,6 +234,10 @@ class RunFolder:
                 "seen cannot be told from those that it has"
             )
 
+    def discard_metrics(self) -> None:
+        """Removes the metrics of an earlier run in this folder: it isn't finished any more."""
+        self._metrics.unlink(missing_ok=True)
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the resolved configuration."""
         with atomic_write(self._config) as temporary:
@@ -213,7 +253,7 @@ class RunFolder:
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Writes the versions and the hardware that the run used."""
-        with atomic_write(self.path / "environment.yaml") as temporary:
+        with atomic_write(self.environment) as temporary:
             temporary.write_text(yaml.safe_dump(dict(environment), sort_keys=False), "utf-8")
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
@@ -226,13 +266,13 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         shutil.copytree(finished.adapter, self.adapter, dirs_exist_ok=True)
-        for file in (finished._config, finished._curve, finished.path / "environment.yaml",
+        for file in (finished._config, finished._curve, finished.environment,
                      finished._metrics):  # fmt: skip
             if file.is_file():
                 shutil.copy(file, self.path)
 
     def held(self, wait: bool = False) -> AbstractContextManager[None]:
-        """Locks the folder for the process that trains in it.
+        """Locks the folder, with `.run.lock`, for the process that trains in it.
 
         Args:
             wait: Wait for another process that holds the lock instead of raising an error.
@@ -246,11 +286,18 @@ class RunFolder:
         return locked(self.path / ".run", None if wait else busy)
 
     def held_for_trial(self) -> AbstractContextManager[None]:
-        """Locks the folder for the process that starts a trial in it. Other processes wait."""
+        """Locks the folder, with `trial.lock`, for the process that starts a trial in it.
+
+        Other processes that would start the same trial wait until it has ended.
+        """
         return locked(self.path / "trial")
 
     def point_latest(self) -> None:
-        """Makes `runs/latest` a link to this run, if the file system supports links."""
+        """Makes `runs/latest` a link to this run, if the file system supports links.
+
+        Training calls this when a run begins, unless it is a trial. So `latest` is the run that was
+        begun last, and it may be unfinished.
+        """
         runs = next((p for p in self.path.parents if p.name == "runs"), None)
         if runs is None:
             return
@@ -295,7 +342,7 @@ def adapter_folder(path: str | Path) -> Path:
     return inside if inside.is_dir() else path
 
 
-def recoverer_folder(path: str | Path) -> Path:
+def require_adapter_folder(path: str | Path) -> Path:
     """Returns the adapter folder of the trained recoverer that `run=<path>` refers to.
 
     Raises:
@@ -317,8 +364,17 @@ def recoverer_folder(path: str | Path) -> Path:
 
 
 def recoverer_file(adapter: Path) -> Path:
-    """Returns the path of the record of the recoverer that an adapter belongs to."""
+    """Returns the path of the record of the recoverer that an adapter belongs to.
+
+    `training.run` makes the record and `training.checkpoints.save_adapter` writes it;
+    `recovery.load.read_record` reads it, and so does `RunFolder.recoverer` for comparisons of runs.
+    """
     return adapter / "recoverer.yaml"
+
+
+def calibration_file(adapter: Path) -> Path:
+    """The calibrations of a recoverer's scores, which `recovery.confidence` fits and keeps."""
+    return adapter / "calibration.json"
 
 
 def weights_digest(adapter: Path) -> str:
@@ -327,12 +383,15 @@ def weights_digest(adapter: Path) -> str:
     return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else ""
 
 
-def run_folders(runs: str | Iterable[str]) -> list[Path]:
-    """Returns the folders that `run=` refers to: one or a list, where `latest` is the newest."""
-    return [_run_folder(run) for run in ([runs] if isinstance(runs, str) else runs)]
+def named_runs(runs: str | Iterable[str]) -> list[Path]:
+    """Returns the folders that `run=` refers to: one or a list.
+
+    `latest` is `runs/latest`: the run that was begun last, trials apart. It may be unfinished.
+    """
+    return [_named_run(run) for run in ([runs] if isinstance(runs, str) else runs)]
 
 
-def _run_folder(run: str) -> Path:
+def _named_run(run: str) -> Path:
     if run != _LATEST:
         return Path(run).expanduser()
     folder = Path("runs") / _LATEST
@@ -345,25 +404,35 @@ def _run_folder(run: str) -> Path:
 
 
 def resumed_run(ckpt_path: str | None, run: RunFolder) -> RunFolder | None:
-    """Returns the run that `ckpt_path=last` resumes: this one, or the newest with a checkpoint.
+    """Returns the run that `ckpt_path=last` resumes, or None for any other `ckpt_path`.
+
+    That is the run itself if its folder has a checkpoint, because `hydra.run.dir` names the folder
+    of a run that was stopped. Otherwise it is the unfinished run beside it with the newest
+    checkpoint: training goes on in the new folder, and the old one stays as it is.
+
+    Args:
+        ckpt_path: The setting as it was given.
+        run: The run that begins.
 
     Raises:
         PromptRecoveryError: If there is no such run.
     """
     if ckpt_path != "last":
         return None
-    if run.is_unfinished:
+    if run.has_checkpoint:
         return run
     parent = run.path.parent
-    found = [f for f in map(RunFolder, sorted(parent.glob("*"))) if f.is_unfinished]
-    if not found:
+    beside = [other for other in map(RunFolder, sorted(parent.glob("*"))) if not other.is_finished]
+    times = [(time, other) for other in beside if (time := other._checkpoint_time) is not None]
+    if not times:
         raise PromptRecoveryError(
-            f"ckpt_path=last: no run in {parent} has left a checkpoint; start without it"
+            f"ckpt_path=last: no run in {parent} has left a checkpoint, finished runs apart; start "
+            "without it, or give ckpt_path=<file>"
         )
-    return found[-1]
+    return max(times, key=lambda found: (found[0], found[1].path))[1]
 
 
-def checkpoint(ckpt_path: str | None, run: RunFolder | None) -> str | None:
+def checkpoint_file(ckpt_path: str | None, run: RunFolder | None) -> str | None:
     """Returns the checkpoint file to resume from, or None.
 
     Args:

@@ -52,7 +52,7 @@ def _run(config: DictConfig) -> Outcome:
         if metrics is not None:
             log.info("#%d finished before", hydra.job.num)
             return Outcome(label, folder, "finished", metrics, "finished before")
-        verb = "goes on" if files.is_unfinished else "starts"
+        verb = "goes on" if files.has_checkpoint else "starts"
         log.info("#%d %s; its output: %s", hydra.job.num, verb, files.output)
         outcome = _started(config, label, folder, overrides).wait()
     if outcome.state == "failed":
@@ -70,7 +70,7 @@ def _started(config: DictConfig, label: str, folder: Path, overrides: Sequence[s
             command += ["--config-dir", source.path]
     command += ["--config-name", str(hydra.job.config_name), *overrides]
     command += [f"hydra.run.dir={_quoted(folder)}", f"group={_quoted(config.group)}"]
-    if RunFolder(folder).is_unfinished and "ckpt_path" not in " ".join(overrides):
+    if RunFolder(folder).has_checkpoint and "ckpt_path" not in " ".join(overrides):
         command.append("ckpt_path=last")
     jobs = hydra.launcher.get("n_jobs", 1)  # of joblib
     return Trial(label, folder, command, threads_each(jobs) if jobs > 0 else 1)

@@ -19,7 +19,7 @@ def _start_time() -> str:
 
 
 @cache
-def _run_folder(parent: str, name: str) -> str:
+def _new_run_folder(parent: str, name: str) -> str:
     """Creates a new run folder, the same in every process of the run."""
 
     def create() -> str:
@@ -28,7 +28,7 @@ def _run_folder(parent: str, name: str) -> str:
     return agreed("RUN_FOLDER", create)
 
 
-OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+OmegaConf.register_new_resolver("run_folder", _new_run_folder, replace=True)
 OmegaConf.register_new_resolver("start_time", _start_time, replace=True)
 OmegaConf.register_new_resolver(
     "first_process", lambda value: value if is_first() else None, replace=True

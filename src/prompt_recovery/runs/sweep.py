@@ -250,7 +250,7 @@ class Sweep:
         command.append(f"hydra.run.dir='{trial.folder.resolve()}'")
         if not any(part.startswith("group=") for part in command):
             command.append(f"group={self.folder.name}")
-        if RunFolder(trial.folder).is_unfinished:
+        if RunFolder(trial.folder).has_checkpoint:
             command.append("ckpt_path=last")
         return command
 

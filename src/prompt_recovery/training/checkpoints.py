@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.runs.folder import recoverer_file
+from prompt_recovery.runs.folder import RunFolder, recoverer_file
 from prompt_recovery.storage import atomic_write
 
 
@@ -42,7 +42,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class _LastCheckpoint(ModelCheckpoint):
-    """Writes the checkpoint after the validation if a validation follows the step.
+    """Writes `last.ckpt` after a step or, if a validation follows the step, after the validation.
 
     A run that resumed from a checkpoint in between would skip that validation, and might miss its
     best adapter.
@@ -56,16 +56,16 @@ class _LastCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, *batch)
 
 
-def last_checkpoint(folder: Path, minutes: float) -> ModelCheckpoint:
+def last_checkpoint_callback(run: RunFolder, minutes: float) -> ModelCheckpoint:
     """Returns a callback that writes `last.ckpt` at this interval and after validations.
 
     Args:
-        folder: Folder of the checkpoint.
+        run: The run that keeps the checkpoint.
         minutes: Interval in minutes; 0 writes it after every step.
     """
     return _LastCheckpoint(
-        dirpath=folder,
-        filename="last",
+        dirpath=run.checkpoint.parent,
+        filename=run.checkpoint.stem,
         monitor=None,
         save_top_k=1,
         enable_version_counter=False,

@@ -3,16 +3,17 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
-from prompt_recovery.backbones.locate import Backbone
+from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.data.examples import Dataset
-from prompt_recovery.data.splits import Splits, TrainingSplit
+from prompt_recovery.data.lead_ins import with_lead_ins
+from prompt_recovery.data.splits import Splits, TrainingSplit, split
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Objective
 from prompt_recovery.preferences import Preferences
@@ -28,6 +29,7 @@ from prompt_recovery.settings import (
     Share,
     checked,
 )
+from prompt_recovery.settings.checking import make
 from prompt_recovery.templates import Template
 
 _BelowOne = Annotated[float, Ge(0), Lt(1)]
@@ -209,7 +211,7 @@ class TrainSettings(RunSettings):
         logger: Where metrics are logged.
         name: Name of the run and its folder.
         group: Name of a group of W&B runs.
-        ckpt_path: A checkpoint to resume from; `last` is that of the newest run.
+        ckpt_path: A checkpoint to resume from; `last` is the newest one of an unfinished run.
         start: An adapter folder or a run to start from. None trains a new adapter.
         first_stage: Settings that differ in a stage before this one. None has no such stage.
         split: How the dataset is split.
@@ -287,3 +289,35 @@ class TrainingJob(RunSettings):
     def run(self) -> RunFolder:
         """The run's files."""
         return RunFolder(self.folder)
+
+
+def job_of(config: dict[str, Any], run: RunFolder, **stage: Any) -> TrainingJob:
+    """Returns the job described by checked settings.
+
+    Args:
+        config: The values of `TrainSettings`.
+        run: The run that the job's files belong to.
+        stage: Fields of the job that say where it resumes and what came before it.
+    """
+    given: TrainSettings = make(config, TrainSettings)
+    locate(given.model)  # what can fail fails here, before torch and its friends are imported
+    splits = split(given.data, **vars(given.split))
+    return TrainingJob(
+        dataset=given.data,
+        splits=replace(splits, train=with_lead_ins(splits.train, given.lead_ins)),
+        template=given.template,
+        backbone=given.model,
+        adapter=given.adapter,
+        objective=given.objective,
+        preferences=given.preferences,
+        scs=given.metric,
+        decoding=given.decoding,
+        trainer=dict(given.trainer),
+        logger=given.logger,
+        name=given.name,
+        group=given.group,
+        folder=run.path,
+        config=config,
+        **{f.name: getattr(given, f.name) for f in fields(RunSettings)},
+        **stage,
+    )

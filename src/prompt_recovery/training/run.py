@@ -27,7 +27,11 @@ from prompt_recovery.runs.folder import RunFolder, adapter_folder, weights_diges
 from prompt_recovery.runs.processes import agreed, fitting, is_first, local_rank, together
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import for_tokenizer
-from prompt_recovery.training.checkpoints import BestAdapter, WholeCheckpointIO, last_checkpoint
+from prompt_recovery.training.checkpoints import (
+    BestAdapter,
+    WholeCheckpointIO,
+    last_checkpoint_callback,
+)
 from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import RecovererModule
@@ -82,7 +86,7 @@ def train(job: TrainingJob) -> dict[str, float]:
     )
     best = BestAdapter(job.run.adapter, _recoverer_record(job, ready))
     curve = _Curve(job.run)
-    checkpoints = last_checkpoint(job.run.checkpoints, job.checkpoint_minutes)
+    checkpoints = last_checkpoint_callback(job.run, job.checkpoint_minutes)
     callbacks: list[Callback] = [best, curve, checkpoints]
     if options.get("enable_progress_bar", True):
         callbacks.append(RichProgressBar(leave=False))
@@ -143,6 +147,7 @@ def _prepare(job: TrainingJob, device: torch.device, sharded: bool) -> _Ready:
     log.info("precision %s: %s", str(precision.dtype).removeprefix("torch."), precision.reason)
     location = locate(job.backbone)
     tokenizer = load_tokenizer(job.backbone, location)
+    # From here on, the job has the template that fits the tokenizer; the caller's stays as given.
     job = replace(job, template=for_tokenizer(job.template, tokenizer))
     model = _model(job, location, precision.dtype)
     if job.start is not None:
@@ -330,6 +335,7 @@ def _logged(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
 
 
 def _recoverer_record(job: TrainingJob, ready: _Ready) -> dict[str, Any]:
+    """The content of `recoverer.yaml`, which `recovery.load.read_record` reads."""
     return {
         "backbone": asdict(job.backbone),
         "backbone_identity": ready.location.identity,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.folder import RunFolder
 
 
 def make_logger(
@@ -29,7 +30,7 @@ def make_logger(
     if kind == "csv":
         from lightning.pytorch.loggers import CSVLogger
 
-        return CSVLogger(folder, name="", version="csv")
+        return CSVLogger(folder, name="", version=RunFolder(folder).csv.name)
     if kind != "wandb":
         raise PromptRecoveryError(f"logger.kind={kind}: must be wandb, csv or none")
     online = bool(os.environ.get("WANDB_API_KEY"))

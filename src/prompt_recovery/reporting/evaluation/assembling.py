@@ -20,7 +20,7 @@ from prompt_recovery.reporting.evaluation.contenders import (
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, RecovererEntry
 from prompt_recovery.runs.environment import environment
-from prompt_recovery.runs.folder import run_folders
+from prompt_recovery.runs.folder import named_runs
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _recipe(entry: RecovererEntry, given: EvaluateSettings, option: Option) -> R
     chosen = {group: partial(option, group)(getattr(entry, group))
               for group in ("decoding", "channel", "retrieval")}  # fmt: skip
     return Recipe(
-        runs=run_folders(entry.run),
+        runs=named_runs(entry.run),
         weights=list(entry.weights or []),
         precision=given.precision,
         **chosen,

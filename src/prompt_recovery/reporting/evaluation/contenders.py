@@ -19,7 +19,7 @@ from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.runs.folder import (
     RunFolder,
     recoverer_file,
-    recoverer_folder,
+    require_adapter_folder,
     weights_digest,
 )
 from prompt_recovery.storage import fingerprint
@@ -87,7 +87,7 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     Raises:
         PromptRecoveryError: no such folder, or no recoverer in it.
     """
-    folders = [recoverer_folder(run) for run in recipe.runs]
+    folders = [require_adapter_folder(run) for run in recipe.runs]
     if name is None:
         name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
         name += f", {recipe.decoding.name}" if recipe.decoding else ""
