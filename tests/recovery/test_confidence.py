@@ -12,7 +12,7 @@ from prompt_recovery.recovery.confidence import (
     fit,
     keep,
     kept,
-    with_mean_prompt,
+    with_fallback,
 )
 from prompt_recovery.recovery.interface import Candidate, ConstantRecoverer, Prediction
 
@@ -80,7 +80,7 @@ def test_calibrations_are_kept_by_key(tmp_path):
 def test_the_mean_prompt_answers_where_the_recoverer_does_not_know():
     chosen = (Candidate("x", -1.0, 0.1),)
     predictions = [Prediction("1", "x", False, chosen, 0.02), Prediction("2", "y", confidence=0.3)]
-    low, high = with_mean_prompt([*predictions], 0.1, "Improve it")
+    low, high = with_fallback([*predictions], 0.1, "Improve it")
     assert (low.rewrite_prompt, low.fallback, low.candidates) == ("Improve it", True, chosen)
     assert high == predictions[1]
-    assert with_mean_prompt([Prediction("3", "z")], 0.1, "m")[0].rewrite_prompt == "z"
+    assert with_fallback([Prediction("3", "z")], 0.1, "m")[0].rewrite_prompt == "z"

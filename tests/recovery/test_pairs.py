@@ -6,23 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
-from prompt_recovery.recovery.pairs import (
-    PairColumns,
-    PredictionStore,
-    read_pairs,
-    spreadsheet_safe,
-    write_predictions,
-)
-
-CANDIDATES = (Candidate("Make it rhyme", -3.5, 0.4), Candidate("rhyme", -9.0, 0.1))
-PREDICTIONS = [
-    Prediction("a", "Make it rhyme", False, CANDIDATES, 0.25),
-    Prediction("=b,1", '=HYPERLINK("x")\n"quoted", then\x00 more'),
-    Prediction("c", "+ - @ ="),
-    Prediction("d", "Улучши 字🐈", fallback=True),
-    Prediction("e", "half \ud83d pair"),
-]
+from prompt_recovery.recovery.interface import Pair
+from prompt_recovery.recovery.pairs import PairColumns, read_pairs
 
 
 def lines(path, rows):
@@ -79,58 +64,6 @@ def test_what_has_no_answer_names_the_row(tmp_path, rows, message):
         read_pairs(lines(tmp_path / "p.jsonl", rows), PairColumns())
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(PromptRecoveryError, match=r"input=.*none.csv: no such file"):
         read_pairs(tmp_path / "none.csv", PairColumns())
-    with pytest.raises(PromptRecoveryError, match=r"unknown format; known are .csv, .jsonl"):
-        write_predictions(tmp_path / "x.xlsx", PREDICTIONS, "Improve it")
-
-
-def test_a_submission_is_valid_and_runs_no_formula(tmp_path):
-    path = tmp_path / "new" / "submission.csv"
-    write_predictions(path, PREDICTIONS, "Improve it")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, strict=True))
-    assert [r["id"] for r in rows] == [p.id for p in PREDICTIONS]
-    assert [r["rewrite_prompt"] for r in rows] == [
-        "Make it rhyme",
-        'HYPERLINK("x") "quoted", then more',
-        "Improve it",
-        "Улучши 字🐈",
-        "half pair",
-    ]
-    assert list(rows[0]) == ["id", "rewrite_prompt"]
-
-
-def test_jsonl_and_parquet_have_the_alternatives(tmp_path):
-    write_predictions(tmp_path / "p.jsonl", PREDICTIONS, "Improve it")
-    write_predictions(tmp_path / "p.parquet", PREDICTIONS, "Improve it")
-    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text("utf-8").splitlines()]
-    assert rows == pq.read_table(tmp_path / "p.parquet").to_pylist()
-    assert rows[0]["confidence"] == 0.25
-    assert rows[0]["candidates"][1] == {"text": "rhyme", "log_probability": -9.0, "score": 0.1}
-    assert rows[3]["fallback"] is True
-    assert rows[1]["rewrite_prompt"].startswith("=HYPERLINK")  # no spreadsheet reads these
-
-
-@pytest.mark.parametrize("text", ["=cmd()", "\t=1", "-1", "+x", "@y", " =z", "\n=\n=a", "=\r-b"])
-def test_no_cell_begins_like_a_formula(text):
-    assert spreadsheet_safe(text)[:1] not in tuple("=+-@\t\r\n ")
-
-
-def test_a_store_goes_on_with_its_own_predictions_only(tmp_path):
-    path = tmp_path / "part.jsonl"
-    store = PredictionStore(path, "i")
-    store.add(PREDICTIONS[:2])
-    store.add(PREDICTIONS[2:])
-    assert list(PredictionStore(path, "i").done.values()) == PREDICTIONS
-    path.write_bytes(path.read_bytes()[:-5])  # as a kill leaves it
-    assert list(PredictionStore(path, "i").done.values()) == PREDICTIONS[:2]
-    with path.open("a") as file:  # lines of another shape are work to do again
-        file.write('{"predictions": [{"id": "c"}]}\n[]\n{"predictions": null}\n')
-    store = PredictionStore(path, "i")
-    assert list(store.done.values()) == PREDICTIONS[:2]
-    store.add(PREDICTIONS[2:])
-    assert list(PredictionStore(path, "i").done.values()) == PREDICTIONS
-    assert PredictionStore(path, "other").done == {}
-    assert PredictionStore(path, "i").done == {}

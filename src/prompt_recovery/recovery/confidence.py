@@ -123,12 +123,12 @@ def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
     write_json(calibration_file(folder), kept(folder) | {key: values}, indent=1)
 
 
-def with_mean_prompt(
-    predictions: Sequence[Prediction], threshold: float, mean_prompt: str
+def with_fallback(
+    predictions: Sequence[Prediction], threshold: float, fallback: str
 ) -> list[Prediction]:
-    """Replaces predictions whose confidence is below a threshold by the mean prompt."""
+    """Replaces predictions whose confidence is below a threshold by the fallback."""
     return [
-        replace(p, rewrite_prompt=mean_prompt, fallback=True)
+        replace(p, rewrite_prompt=fallback, fallback=True)
         if p.confidence is not None and p.confidence < threshold
         else p
         for p in predictions

@@ -13,14 +13,10 @@ from rich.text import Text
 
 from prompt_recovery.backbones.load import quiet
 from prompt_recovery.recovery.assemble import assemble
-from prompt_recovery.recovery.confidence import with_mean_prompt
+from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
-from prompt_recovery.recovery.pairs import (
-    PredictionStore,
-    RecoveryOptions,
-    read_pairs,
-    write_predictions,
-)
+from prompt_recovery.recovery.pairs import RecoveryOptions, read_pairs
+from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked
@@ -58,7 +54,7 @@ def recover(job: RecoveryJob) -> list[Prediction]:
     if job.original is not None and job.rewritten is not None:
         prediction = recover_one(ready.recoverer, job.original, job.rewritten)
         if job.threshold is not None:
-            [prediction] = with_mean_prompt([prediction], job.threshold, ready.fallback)
+            [prediction] = with_fallback([prediction], job.threshold, ready.fallback)
         print_prediction(prediction, Console())
         return [prediction]
     return recover_file(
@@ -71,7 +67,7 @@ def recover_file(
     identity: str,
     pairs: Sequence[Pair],
     output: Path,
-    mean_prompt: str,
+    fallback: str,
     threshold: float | None = None,
 ) -> list[Prediction]:
     """Predicts the prompts of pairs and writes them to a file.
@@ -85,8 +81,8 @@ def recover_file(
         identity: Fingerprint of everything that its answers depend on.
         pairs: Pairs with distinct ids.
         output: A `.csv`, `.jsonl` or `.parquet` file.
-        mean_prompt: The prediction if the recoverer has no answer.
-        threshold: The mean prompt also replaces answers whose confidence is lower. None replaces
+        fallback: The mean prompt. It is written where nothing is left of a prediction in a file.
+        threshold: The fallback replaces answers whose confidence is lower. None replaces
             no answers.
 
     Returns:
@@ -111,8 +107,8 @@ def recover_file(
                 store.add(recoverer.recover(batch, lambda n: progress.advance(task, n)))
         predictions = [store.done[pair.id] for pair in pairs]
         if threshold is not None:
-            predictions = with_mean_prompt(predictions, threshold, mean_prompt)
-        write_predictions(output, predictions, mean_prompt)
+            predictions = with_fallback(predictions, threshold, fallback)
+        write_predictions(output, predictions, fallback)
         store.remove()
     fallbacks = sum(p.fallback for p in predictions)
     log.info("%s: %d predictions, %d of them the mean prompt", output, len(pairs), fallbacks)

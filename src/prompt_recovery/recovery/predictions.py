@@ -1,0 +1,159 @@
+"""Files of predictions, and the journal of finished predictions."""
+
+import csv
+import json
+import logging
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.interface import Candidate, Prediction
+from prompt_recovery.storage import Journal, atomic_write
+
+log = logging.getLogger(__name__)
+
+_FORMULA = "=+-@\t\r"  # characters that begin a formula in a spreadsheet (OWASP)
+
+
+def format_of(path: Path) -> str:
+    """Returns the format of an output file, which is its suffix.
+
+    Raises:
+        PromptRecoveryError: If the format is unknown.
+    """
+    if path.suffix not in _WRITERS:
+        raise PromptRecoveryError(f"output={path}: unknown format; known are {', '.join(_WRITERS)}")
+    return path.suffix
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
+    """Writes predictions, in order, to a file. The file is written atomically.
+
+    A CSV file is a submission to the Kaggle competition with the columns `id,rewrite_prompt` only.
+    Characters that a spreadsheet would interpret as a formula are removed from the beginning of its
+    prompts. JSONL and Parquet files also have the confidence and all candidates.
+
+    Args:
+        path: A `.csv`, `.jsonl` or `.parquet` file.
+        predictions: Predictions with distinct ids.
+        fallback: Replaces a prompt that is empty after cleaning.
+
+    Raises:
+        PromptRecoveryError: If the format is unknown or the file cannot be written.
+    """
+    write = _WRITERS[format_of(path)]
+    with atomic_write(path) as temporary:
+        write(temporary, predictions, fallback)
+
+
+def one_line(text: str) -> str:
+    """Returns a text without line breaks, control characters or broken Unicode."""
+    whole = text.encode("utf-8", "ignore").decode()
+    kept = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in whole)
+    return " ".join(kept.split())
+
+
+def spreadsheet_safe(text: str) -> str:
+    """Returns a text as one line that no spreadsheet interprets as a formula."""
+    return one_line(text).lstrip(_FORMULA + " ")
+
+
+def _write_csv(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["id", "rewrite_prompt"])
+        fallback = spreadsheet_safe(fallback)
+        table.writerows([p.id, spreadsheet_safe(p.rewrite_prompt) or fallback] for p in predictions)
+
+
+def _write_jsonl(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in _rows(predictions, fallback):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
+    candidate = pa.struct(
+        [("text", pa.string()), ("log_probability", pa.float64()), ("score", pa.float64())]
+    )
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("rewrite_prompt", pa.string()),
+            ("fallback", pa.bool_()),
+            ("confidence", pa.float64()),
+            ("candidates", pa.list_(candidate)),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(_rows(predictions, fallback), schema), path)
+
+
+def _rows(predictions: Sequence[Prediction], fallback: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": p.id,
+            "rewrite_prompt": one_line(p.rewrite_prompt) or fallback,
+            "fallback": p.fallback,
+            "confidence": p.confidence,
+            "candidates": [asdict(c) for c in p.candidates],
+        }
+        for p in predictions
+    ]
+
+
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+
+
+class PredictionStore:
+    """Saves finished predictions batch by batch, so that a killed process loses little work.
+
+    A file that was made with other settings is overwritten.
+
+    Args:
+        path: The journal. Only one process may use it at a time.
+        identity: Fingerprint of everything that predictions depend on.
+
+    Raises:
+        PromptRecoveryError: If the file cannot be read or, in `add`, cannot be written.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.done: dict[str, Prediction] = {}
+        self._journal = Journal(path, _decoded)
+        begun = self._journal.values
+        if begun and begun[0] != identity:
+            log.warning("%s was begun with other settings: it is begun anew", path)
+            self.remove()
+            self._journal, begun = Journal(path, _decoded), []
+        if not begun:
+            self._journal.append({"identity": identity})
+        for batch in begun[1:]:
+            self.done |= {p.id: p for p in batch if isinstance(p, Prediction)}
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Saves the predictions of a batch."""
+        self._journal.append({"predictions": [asdict(p) for p in predictions]})
+        self.done |= {p.id: p for p in predictions}
+
+    def remove(self) -> None:
+        """Deletes the file, once all predictions are written elsewhere."""
+        self._journal.close()
+        self._journal.path.unlink(missing_ok=True)
+
+
+def _decoded(line: dict[str, Any]) -> str | list[Prediction]:
+    """Decodes a line: the identity, with which a journal begins, or a batch of predictions."""
+    if "identity" in line:
+        return str(line["identity"])
+    return [_prediction(values) for values in line["predictions"]]
+
+
+def _prediction(values: dict[str, Any]) -> Prediction:
+    candidates = tuple(Candidate(**c) for c in values.pop("candidates"))
+    return Prediction(**values, candidates=candidates)
