@@ -1,6 +1,6 @@
-"""Hydra's source of `conf/`, which fills in the defaults that a file's target declares.
+"""A Hydra config source for `conf/`, which adds the defaults that a file's target declares.
 
-Hydra takes plugins from this namespace only; what it does is in `prompt_recovery.settings`.
+Hydra only loads plugins from this namespace. The implementation is in `prompt_recovery.settings`.
 """
 
 from pathlib import Path
@@ -15,15 +15,15 @@ from prompt_recovery.settings.folder import config_folder
 
 
 class DeclaredSettings(FileConfigSource):
-    """The files of `conf/`, filled."""
+    """Loads the files of `conf/` with their defaults."""
 
     @staticmethod
     def scheme() -> str:
-        """Of the search path."""
+        """Returns the scheme of this source in the search path."""
         return "prompt-recovery"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """One file, with the defaults of its target."""
+        """Loads a file and adds the defaults of its target."""
         result = super().load_config(config_path)
         if result.config is not None and not config_path.startswith(("hydra/", "experiment/")):
             name = self._normalize_file_name(config_path)
@@ -32,10 +32,10 @@ class DeclaredSettings(FileConfigSource):
 
 
 class DeclaredSettingsPath(SearchPathPlugin):
-    """Has Hydra read our `conf/` through `DeclaredSettings`; other folders are read as ever."""
+    """Makes Hydra read our `conf/` through `DeclaredSettings`. Other folders are not affected."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Changes the scheme of our folder."""
+        """Sets the scheme of our folder in the search path."""
         ours = config_folder().resolve()
         for element in search_path.get_path():
             path = (element.path or "").removeprefix("file://")

@@ -1,6 +1,6 @@
 """Hydra's sweeper, with a name and a folder for the multirun and a table at its end.
 
-Hydra takes plugins from this namespace only; what it does is in `prompt_recovery.runs`.
+Hydra only loads plugins from this namespace. The implementation is in `prompt_recovery.runs`.
 """
 
 import sys
@@ -33,12 +33,12 @@ ConfigStore.instance().store(
 
 
 class Trials(BasicSweeper):
-    """Every combination of the swept values is a trial."""
+    """Runs a trial for every combination of the swept values."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Names the multirun, and finds its launcher."""
+        """Names the multirun and prepares its launcher."""
         from prompt_recovery.runs.multirun import group_of
 
         arguments = list(config.hydra.overrides.task)
@@ -63,12 +63,12 @@ class Trials(BasicSweeper):
             _mend(f"hydra/launcher: is not installed; pip install 'prompt-recovery[{name}]'")
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the trials and prints what they found."""
+        """Runs the trials and prints a table of their results."""
         from prompt_recovery.errors import PromptRecoveryError
         from prompt_recovery.runs.multirun import summarise
 
         assert self.config is not None
-        # An experiment whose trials are other experiments only says which.
+        # An experiment whose trials are other experiments only names them.
         given = ["group="] + ["+experiment="] * ("+experiment" in (self.params or {}))
         others = [a for a in arguments if not a.startswith(tuple(given))]
         batches: Sequence[Any] = super().sweep([*others, f"group='{self.config.group}'"])
@@ -81,6 +81,6 @@ class Trials(BasicSweeper):
 
 
 def _mend(message: str) -> NoReturn:
-    """Hydra would print a traceback."""
+    """Prints an error as one line and exits. Hydra would print a traceback."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1) from None

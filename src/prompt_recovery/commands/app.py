@@ -16,8 +16,8 @@ class AppSettings(AnswererSettings):
     """The settings of `conf/app.yaml`.
 
     Attributes:
-        host: 0.0.0.0 lets other machines ask, too.
-        port: where the page is served.
+        host: Address to listen on. 0.0.0.0 also accepts other machines.
+        port: Port of the page.
     """
 
     host: str = "127.0.0.1"

@@ -1,4 +1,4 @@
-"""`prompt-recovery compare`: one report of many runs."""
+"""`prompt-recovery compare`: compares many runs in one report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What all commands share: how they start, and errors of one line."""
+"""Shared entry point of all commands, which prints errors as one line."""
 
 import os
 import sys
@@ -27,10 +27,11 @@ _USERS = (PromptRecoveryError, OmegaConfBaseException, HydraException)
 
 
 def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
-    """A subcommand: `task` on the configuration that bears its name, with errors of one line.
+    """Makes a subcommand that runs `task` on the configuration of the same name.
 
-    Errors of Hydra (an unknown option, a setting that does not exist, a bad override) are one line,
-    too. `PROMPT_RECOVERY_TRACEBACK=1` shows tracebacks.
+    Errors that a user can fix are printed as one line, including those of Hydra (an unknown option,
+    a setting that does not exist, an invalid override). `PROMPT_RECOVERY_TRACEBACK=1` shows
+    tracebacks.
     """
     main = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name=task.__name__
@@ -39,7 +40,7 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
 
     @wraps(task)
     def run() -> Any:
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, where it would print and exit
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of exiting
         try:
             sys.argv[1:] = prepared(task.__name__, sys.argv[1:])
             return decorated()
@@ -50,10 +51,10 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
 
 
 def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Prints what a user can correct as one line, and exits with 1; Ctrl-C exits with 130.
+    """Prints an error that a user can fix as one line and exits with 1; Ctrl-C exits with 130.
 
-    Of several processes, the first has the first word: when it ends, the others are killed, before
-    they would repeat what befell all.
+    If there are several processes, the others wait before they print an error. When the first one
+    ends, they are killed, so that an error of all processes is printed only once.
     """
 
     @wraps(task)
@@ -75,7 +76,7 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
 
 
 def _exit(error: Exception) -> BaseException:
-    """What to raise: an exit, after the one line."""
+    """Prints the error as one line and returns the exit to raise, or the error for a traceback."""
     if os.environ.get("PROMPT_RECOVERY_TRACEBACK"):
         return error
     print(f"error: {in_one_line(error)}", file=sys.stderr)
@@ -83,5 +84,5 @@ def _exit(error: Exception) -> BaseException:
 
 
 def in_multirun() -> bool:
-    """Whether Hydra runs one of several trials in this process."""
+    """Returns whether Hydra runs one of several trials in this process."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)

@@ -21,18 +21,18 @@ from prompt_recovery.templates import Template
 
 @dataclass(kw_only=True, frozen=True)
 class GenerateSettings(GenerationOptions):
-    """The settings of `conf/generate.yaml`; its groups are chosen there.
+    """The settings in `conf/generate.yaml`, which also chooses its groups.
 
     Attributes:
-        name: of the dataset.
-        output: its folder; started again with the same settings, a run goes on there.
-        originals: texts, or how to have them created.
-        rewriter: answers the requests.
-        template: the rewrite template.
-        cluster: where the work is done.
-        preferences: candidates of the training split, scored and paired; None makes none.
-        metric: their score.
-        candidates: whose guesses at the prompts they are.
+        name: Name of the dataset.
+        output: Output folder. Running the same settings again resumes an unfinished dataset.
+        originals: The texts, or how to create them.
+        rewriter: The rewriter that answers the requests.
+        template: The rewrite template.
+        cluster: Where the work is done.
+        preferences: Settings of preferences for the training split. None makes none.
+        metric: The metric that scores candidates.
+        candidates: The model whose guesses at the prompts become candidates.
     """
 
     name: str
@@ -48,7 +48,7 @@ class GenerateSettings(GenerationOptions):
 
 @command
 def generate(config: DictConfig) -> int:
-    """Makes a dataset; returns how many rows it has."""
+    """Makes a dataset and returns its number of rows."""
     job = job_of(check(config, GenerateSettings))
 
     from prompt_recovery.generation.generate import generate as make_dataset

@@ -16,13 +16,13 @@ from prompt_recovery.settings.checking import check, make
 
 @dataclass(kw_only=True, frozen=True)
 class AnswererSettings(RecipeOptions):
-    """What answers, for `recover` and `app`.
+    """Settings of the recoverer for `recover` and `app`.
 
     Attributes:
-        run: a run or an adapter folder, or a list of them that choose together; `latest` is the
-            newest run below runs/.
-        decoding: how answers are chosen; None is as the run did.
-        weights: how much each of several runs counts, such as [2,1]; None is alike.
+        run: A run or an adapter folder, or a list of them to use as an ensemble. `latest` is the
+            newest run in runs/.
+        decoding: How answers are chosen. None uses the decoding of the run.
+        weights: Weights of several runs, such as [2,1]. None weights them equally.
     """
 
     run: RunNames = "latest"
@@ -30,7 +30,7 @@ class AnswererSettings(RecipeOptions):
     weights: Sequence[Positive] | None = None
 
     def recipe(self) -> Recipe:
-        """With the folders found."""
+        """Returns the recipe of these settings, with the run folders found."""
         options = {f.name: getattr(self, f.name) for f in fields(RecipeOptions)}
         return Recipe(named_runs(self.run), self.decoding, list(self.weights or []), **options)
 

@@ -16,11 +16,12 @@ class SweepSettings:
     """The settings of `conf/sweep.yaml`.
 
     Attributes:
-        file: a W&B sweep file; paths in it are relative to this folder.
-        count: trials in all; None: until a grid is exhausted.
-        parallel: trials at one time.
-        folder: None is runs/sweep/<name of the file>; given again, the sweep goes on there.
-        seed: of the engine's choices.
+        file: A W&B sweep file. Paths in it are relative to the current folder.
+        count: Total number of trials. None runs a grid until it is exhausted.
+        parallel: Number of trials to run at a time.
+        folder: Folder of the sweep, which is resumed if it exists. None is
+            runs/sweep/<name of the file>.
+        seed: Seed of the engine's choices.
     """
 
     file: LocalPath
@@ -32,7 +33,7 @@ class SweepSettings:
 
 @command
 def sweep(config: DictConfig) -> None:
-    """Runs a W&B sweep file without an account, or goes on with it."""
+    """Runs or resumes a W&B sweep without an account."""
     given: SweepSettings = make(check(config, SweepSettings), SweepSettings)
     file = Path(given.file)
     folder = Path(given.folder or f"runs/sweep/{file.stem}")

@@ -1,4 +1,4 @@
-"""`prompt-recovery train`, and what `train.py` runs."""
+"""`prompt-recovery train`, which `train.py` also runs."""
 
 import logging
 from contextlib import nullcontext
@@ -20,7 +20,7 @@ from prompt_recovery.training.stages import train_stages
 
 @command
 def train(config: DictConfig) -> Any:
-    """Trains a recoverer; returns `val/scs`, which sweepers maximise."""
+    """Trains a recoverer and returns `val/scs`, which sweepers maximise."""
     if in_multirun():
         return run_trial(config)
     end_with_parent()
@@ -28,6 +28,6 @@ def train(config: DictConfig) -> Any:
         logging.getLogger("prompt_recovery").setLevel(logging.ERROR)
     given = check(config, TrainSettings)
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    # A trial waits for the one before it, whose multirun was killed: it is about to end.
+    # If a multirun was killed, its trial may still hold the lock, but is about to end: wait for it.
     with run.held(wait=is_trial()) if is_first() else nullcontext():
         return train_stages(given, run)

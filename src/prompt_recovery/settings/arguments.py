@@ -1,10 +1,11 @@
-"""Arguments of the command line, as Hydra's grammar has them.
+"""Prepares arguments of the command line for Hydra.
 
-Paths, and the two texts of `recover`, are taken verbatim: blanks, commas, brackets, quotation
-marks and equals signs are part of them. They are quoted here for Hydra, whose grammar would read
-them as lists, sweeps and the like. Three things remain Hydra's grammar: a list where several paths
-are wanted (`run=[a,b]`), a value in quotation marks (`data.path="'a b.csv'"`), and in a multirun a
-comma, which separates the values of a sweep (a path with a comma is quoted there).
+Paths and the two texts of `recover` are taken verbatim: spaces, commas, brackets, quotation marks
+and equals signs are part of them. They are quoted here because Hydra's grammar would read them as
+lists, sweeps and so on. Three things keep their meaning in Hydra's grammar: a list where several
+paths are allowed (`run=[a,b]`), a value in quotation marks (`data.path="'a b.csv'"`), and a comma
+in a multirun, where it separates the values of a sweep (so that a path with a comma must be
+quoted).
 """
 
 import re
@@ -23,25 +24,25 @@ from prompt_recovery.settings.filling import OURS, schema_of
 from prompt_recovery.settings.folder import config_folder
 
 TEXTS = ("original", "rewritten")
-"""Settings of `recover` that are texts of a user, whatever they look like."""
+"""Settings of `recover` that are always taken verbatim as texts."""
 
 _SIMPLE = re.compile(r"[\w./~:@%-]*", re.A)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.S)
 
 
 def prepared(command: str, arguments: list[str]) -> list[str]:
-    """What Hydra is to read in place of what was given.
+    """Returns the arguments that Hydra should parse.
 
     Args:
-        command: whose arguments they are.
-        arguments: as the shell gives them.
+        command: Name of the command.
+        arguments: Its arguments as the shell passes them.
     """
     sweeps = "-m" in arguments or "--multirun" in arguments
     return [_without_group(_verbatim(command, argument, sweeps)) for argument in arguments]
 
 
 def _without_group(argument: str) -> str:
-    """Hydra's grammar has `~group` only, and would answer `group=null` with a traceback."""
+    """Replaces `group=null` by `~group`. Hydra does not support the former."""
     name, _, value = argument.partition("=")
     if value == "null" and name and (config_folder() / name.split("@")[0]).is_dir():
         return f"~{name}"
@@ -65,7 +66,7 @@ def _verbatim(command: str, argument: str, sweeps: bool) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as Hydra's grammar reads it back: quotation marks and interpolations escaped."""
+    """Quotes a text for Hydra's grammar, escaping quotation marks and interpolations."""
     text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", text)
     text = re.sub(r"(\\*)'", lambda m: m[1] * 2 + "\\'", text)
     text = re.sub(r"(\\+)$", lambda m: m[1] * 2, text)
@@ -73,10 +74,9 @@ def quoted(text: str) -> str:
 
 
 def _declared(command: str, path: list[str]) -> Any:
-    """The declared type of a setting of a command; None where there is no such setting.
+    """Returns the declared type of a command's setting, or None if there is no such setting.
 
-    Options of one group may declare a setting differently; one that is a path in any of them is
-    one here.
+    If the options of a group declare different types, a path takes precedence.
     """
     text = (config_folder() / f"{command}.yaml").read_text(encoding="utf-8")
     schema = schema_of(text)
@@ -98,14 +98,14 @@ def _inside(target: Any, path: list[str]) -> Any:
 
 
 def _groups(defaults: list[Any]) -> list[tuple[str, str]]:
-    """(package, group) of each entry of a defaults list that chooses an option."""
+    """Returns (package, group) for each entry of a defaults list that chooses an option."""
     chosen = [next(iter(e)) for e in defaults if isinstance(e, dict)]
     pairs = [(key.partition("@")[2] or key, key.partition("@")[0]) for key in chosen]
     return [(package, group) for package, group in pairs if not group.startswith("override")]
 
 
 def _targets(group: str) -> list[Any]:
-    """The targets of a group's options, this package's only."""
+    """Returns the targets of a group's options that belong to this package."""
     files = sorted((config_folder() / group).glob("*.yaml"))
     names = {yaml.safe_load(f.read_text(encoding="utf-8")).get("_target_") for f in files}
     return [target_of(n) for n in sorted(filter(None, names)) if n.startswith(OURS)]

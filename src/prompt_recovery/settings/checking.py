@@ -1,4 +1,4 @@
-"""Checks a composed configuration against the declarations, and makes objects of it."""
+"""Checks a composed configuration against the declarations, and makes objects from it."""
 
 import difflib
 import math
@@ -28,17 +28,20 @@ _MISSING = "???"
 
 
 def check(config: Any, target: Any) -> dict[str, Any]:
-    """A configuration as plain values, checked against the class that it is made for.
+    """Checks a configuration against the class that declares its settings.
 
-    Numbers are taken for texts where texts are wanted (`name=2024`), and nothing else is converted.
+    Numbers are converted to texts if texts are wanted (`name=2024`). Nothing else is converted.
 
     Args:
-        config: of Hydra, or plain.
-        target: the class (or function) that declares its settings.
+        config: A configuration of Hydra, or plain values.
+        target: The class or function that declares its settings.
+
+    Returns:
+        The configuration as plain values.
 
     Raises:
-        PromptRecoveryError: the first setting that is unknown, missing, of a wrong type or out of
-            range, in one line.
+        PromptRecoveryError: If a setting is unknown, missing, of a wrong type or out of range. The
+            message names the first such setting.
     """
     if isinstance(config, DictConfig):
         config = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
@@ -67,7 +70,7 @@ def _settings(given: Mapping[str, Any], target: Any, prefix: str) -> dict[str, A
 
 
 def checked_value(value: Any, declared: Any, key: str) -> Any:
-    """As `check`, of one value of a declared type."""
+    """Does the same as `check` for a single value of a declared type."""
     if value == _MISSING:
         raise _missing(key)
     if isinstance(value, dict) and "_target_" in value:
@@ -104,7 +107,7 @@ def _wanted(declared: Any, plain: Sequence[Any], key: str) -> str:
 
 
 def _as_texts(value: Any) -> Any:
-    """Numbers as the texts that a user may have meant: `name=2024`, `tags=[2024]`."""
+    """Converts numbers to the texts that a user may have meant: `name=2024`, `tags=[2024]`."""
     if isinstance(value, list):
         return [_as_texts(v) for v in value]
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -116,7 +119,7 @@ def _missing(key: str) -> PromptRecoveryError:
 
 
 def unknown(key: str, known: Iterable[str], prefix: str) -> PromptRecoveryError:
-    """The one line for a setting that does not exist, with the nearest that does."""
+    """Returns the error for a setting that does not exist, with the most similar known one."""
     known = [k for k in known if k not in _HYDRAS]
     near = difflib.get_close_matches(key.removeprefix(prefix), known, 1, 0.6)
     meant = f"; did you mean {prefix}{near[0]}?" if near else ""
@@ -128,13 +131,13 @@ def unknown(key: str, known: Iterable[str], prefix: str) -> PromptRecoveryError:
 
 
 def make(value: Any, declared: Any = None, late: Sequence[str] = ()) -> Any:
-    """What checked settings stand for: a `_target_` is called, a dataclass is constructed.
+    """Makes objects from checked settings: calls each `_target_` and constructs dataclasses.
 
     Args:
-        value: plain values, as `check` returns them.
-        declared: the type that they are for, such as a command's settings class.
-        late: settings of which a function is made that makes them when it is called, also in
-            another process.
+        value: Plain values, as `check` returns them.
+        declared: The type to make, such as a command's settings class.
+        late: Names of settings that are made later: each becomes a function that makes the object
+            when it is called, possibly in another process.
     """
     if isinstance(value, list):
         inner = [a for m in map(bare, members(declared)) if get_origin(m) in (list, Sequence)

@@ -1,4 +1,4 @@
-"""What a declaration says: the names, types, ranges and defaults of a target's settings."""
+"""Declarations of settings: the names, types, ranges and defaults that a target declares."""
 
 import inspect
 import math
@@ -17,12 +17,12 @@ from prompt_recovery.errors import PromptRecoveryError
 
 C = TypeVar("C", bound=type)
 REQUIRED = object()
-"""The default of a setting that has none."""
+"""Marks a setting without a default."""
 
 
 @dataclass(frozen=True)
 class IsPath:
-    """Marks a text as a path of this machine, which the command line takes verbatim."""
+    """Marks a text as a local path, which the command line takes verbatim."""
 
 
 LocalPath = Annotated[str, IsPath()]
@@ -45,10 +45,10 @@ class Setting:
     """One declared setting.
 
     Attributes:
-        name: the parameter's or field's.
-        type: its annotation, `Annotated` metadata included.
-        default: a plain value as YAML has it; `REQUIRED` if there is none.
-        fillable: whether the default can stand in a configuration.
+        name: Name of the parameter or field.
+        type: Its annotation, including `Annotated` metadata.
+        default: The default as a plain value as in YAML, or `REQUIRED` if there is none.
+        fillable: Whether the default can be written in a configuration.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Setting:
 
 
 def target_of(name: str) -> Any:
-    """The class or function that a `_target_` names."""
+    """Imports the class or function that a `_target_` names."""
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(import_module(module), attribute)
@@ -67,13 +67,13 @@ def target_of(name: str) -> Any:
 
 
 def name_of(target: Any) -> str:
-    """The `_target_` of a class or function."""
+    """Returns the `_target_` of a class or function."""
     return f"{target.__module__}.{target.__qualname__}"
 
 
 @cache
 def settings_of(target: Any) -> dict[str, Setting]:
-    """The settings that a dataclass, a class or a function declares, in their order."""
+    """Returns the settings that a dataclass, a class or a function declares, in order."""
     if is_dataclass(target):
         hints = get_type_hints(target, include_extras=True)
         defaults = {f.name: _field_default(f) for f in fields(target) if f.init}
@@ -99,7 +99,7 @@ def _field_default(declared: Any) -> Any:
 
 
 def _plain(default: Any) -> tuple[Any, bool]:
-    """A default as YAML has it, and whether it can be had so."""
+    """Returns a default as a plain value, and whether a configuration can express it."""
     plain, fillable = default, default is None or isinstance(default, bool | int | float | str)
     if isinstance(default, Path):
         plain, fillable = str(default), True
@@ -115,25 +115,25 @@ def _plain(default: Any) -> tuple[Any, bool]:
 
 
 def members(declared: Any) -> tuple[Any, ...]:
-    """The types of a union; of any other type, it alone. `Annotated` stays as it is."""
+    """Returns the members of a union, or any other type alone. `Annotated` is left as it is."""
     if get_origin(declared) in (Union, types.UnionType):
         return tuple(m for arg in get_args(declared) for m in members(arg))
     return (declared,)
 
 
 def bare(declared: Any) -> Any:
-    """A type without its `Annotated` metadata."""
+    """Returns a type without its `Annotated` metadata."""
     return get_args(declared)[0] if get_origin(declared) is Annotated else declared
 
 
 def dataclass_in(declared: Any) -> type | None:
-    """The dataclass that a mapping of this type is checked against, if there is one."""
+    """Returns the dataclass that a mapping of this type is checked against, if there is one."""
     found = [m for m in map(bare, members(declared)) if isinstance(m, type) and is_dataclass(m)]
     return found[0] if found else None
 
 
 def is_path(declared: Any) -> bool:
-    """Whether a text of this type is a path; of a list of paths, whether each is."""
+    """Returns whether values of this type are paths or lists of paths."""
     if get_origin(declared) is Annotated:
         return any(isinstance(m, IsPath) for m in get_args(declared)[1:])
     if len(members(declared)) > 1:
@@ -144,7 +144,7 @@ def is_path(declared: Any) -> bool:
 
 
 def takes_list(declared: Any) -> bool:
-    """Whether a list is a value of this type, or of one in its union."""
+    """Returns whether a list is a value of this type or of a member of its union."""
     return any(get_origin(bare(m)) in (list, Sequence, tuple) for m in members(declared))
 
 
@@ -152,7 +152,7 @@ _SCALARS = (bool, int, float, str, type(None), Path, Any)
 
 
 def is_plain(declared: Any) -> bool:
-    """Whether values of a type are numbers, texts, truth values, and lists or mappings of them."""
+    """Returns whether a type has only numbers, texts, booleans, and lists or mappings of them."""
     declared = bare(declared)
     if len(members(declared)) > 1:
         return all(map(is_plain, members(declared)))
@@ -170,7 +170,7 @@ def _adapter(declared: Any) -> TypeAdapter[Any]:
 
 
 def accepts(declared: Any, value: Any) -> bool:
-    """Whether a plain type has a value. A path may be a text or a `Path`."""
+    """Returns whether a value is of a plain type. A path may be a text or a `Path`."""
     if isinstance(value, Path):
         return is_path(declared)
     try:
@@ -181,7 +181,7 @@ def accepts(declared: Any, value: Any) -> bool:
 
 
 def allowed(declared: Any, value: Any = None) -> str:
-    """What a type allows, in words; where the value is a number in question, its range alone."""
+    """Describes in words what a type allows. For a number out of range, only the range."""
     parts = [_allowed(member, value) for member in members(declared)]
     choices = [c for m in map(bare, members(declared)) if get_origin(m) is Literal
                for c in get_args(m)]  # fmt: skip
@@ -230,23 +230,24 @@ def _range(declared: Any) -> str:
 
 
 def refusal(key: str, declared: Any, value: Any) -> PromptRecoveryError:
-    """The one line for a value that a type does not have."""
+    """Returns the error for a value that a type does not allow."""
     said = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     return PromptRecoveryError(f"{key}={said}: must be {allowed(declared, value)}")
 
 
 def checked(group: str) -> Callable[[C], C]:
-    """Has a dataclass refuse values that its field types do not allow, whoever constructs it.
+    """Makes a dataclass check the types and ranges of its values on construction.
 
-    Stands above `@dataclass`. Fields of other than plain types (models, metrics) are left alone.
+    Use this decorator above `@dataclass`. Fields with other than plain types, such as models and
+    metrics, are not checked.
 
     Args:
-        group: what the configuration calls these settings, such as `adapter`, for messages; empty
-            for the settings at its root.
+        group: Name of these settings in the configuration, such as `adapter`, for messages. Empty
+            for settings at the root.
 
     Raises:
-        PromptRecoveryError: on construction; one line with the setting, the value and what is
-            allowed.
+        PromptRecoveryError: On construction, if a value is not allowed. The message gives the
+            setting, the value and what is allowed.
     """
 
     def decorate(cls: C) -> C:

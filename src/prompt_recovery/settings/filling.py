@@ -19,17 +19,17 @@ _SCHEMA = re.compile(r"^# settings: (\S+)$", re.M)
 
 
 def schema_of(text: str) -> str | None:
-    """The class that a command's YAML file is made for: `# settings: <class>` in its text."""
+    """Returns the class in the line `# settings: <class>` of a command's YAML file, if any."""
     found = _SCHEMA.search(text)
     return found[1] if found else None
 
 
 def fill(config: Any, text: str = "") -> None:
-    """Adds what is missing of the defaults, in place and in the order of the declaration.
+    """Adds missing defaults in place, in the order of the declaration.
 
     Args:
-        config: a YAML file as OmegaConf loads it.
-        text: the file; a command's names its class.
+        config: A YAML file as loaded by OmegaConf.
+        text: Content of the file. A command's file names its settings class.
     """
     if not isinstance(config, DictConfig):
         return
@@ -56,7 +56,7 @@ def _fill_targets(config: DictConfig) -> None:
 def _fill(config: DictConfig, declared: dict[str, Setting], targets: bool) -> None:
     for setting in declared.values():
         node: Any = config._get_node(setting.name)
-        if node is None:  # `in` would call a mandatory `???` missing, too
+        if node is None:  # `in` would also be false for a mandatory `???`
             if setting.fillable:
                 config[setting.name] = _without_targets(setting.default, targets)
             continue
@@ -78,9 +78,9 @@ def _without_targets(value: Any, targets: bool) -> Any:
 
 
 def load_filled(path: Path) -> DictConfig:
-    """One YAML file of `conf/` with its defaults, as a command would see it.
+    """Loads a YAML file of `conf/` with its defaults, as a command would see it.
 
-    Interpolations and the option's defaults list are left as they are.
+    Interpolations and the file's defaults list are left as they are.
     """
     text = path.read_text(encoding="utf-8")
     config = OmegaConf.create(text)

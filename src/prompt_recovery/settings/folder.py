@@ -1,9 +1,9 @@
-"""Where the configuration lies."""
+"""The location of the configuration."""
 
 from pathlib import Path
 
 
 def config_folder() -> Path:
-    """The Hydra configuration: in the wheel, or beside `src/` in a checkout."""
+    """Returns the folder of the Hydra configuration: in the wheel, or next to `src/`."""
     packaged = Path(__file__).parents[1] / "conf"
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "conf"

@@ -1,4 +1,4 @@
-"""Options that a list of settings names, beside the one that a group has chosen."""
+"""Options of a group that a setting names, in addition to the chosen option."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +13,19 @@ from prompt_recovery.settings.checking import checked_value, make
 from prompt_recovery.settings.folder import config_folder
 
 Entry = str | Mapping[str, Any]
-"""An option's name, or a name with what to change in it: `mbr`, `{mbr: {samples: 32}}`."""
+"""An option's name, such as `mbr`, or a name with changes, such as `{mbr: {samples: 32}}`."""
 
 
 def option(command: str, group: str, entry: Entry | None) -> Any:
-    """What an entry stands for; None for None.
+    """Makes the object that an entry names. None gives None.
 
     Args:
-        command: whose configuration; what the option refers to is taken from it.
-        group: the group.
-        entry: the option.
+        command: The command whose configuration resolves the option's interpolations.
+        group: The group.
+        entry: The option.
 
     Raises:
-        PromptRecoveryError: there is no such option, or as `check`.
+        PromptRecoveryError: If there is no such option, or its settings are invalid.
     """
     if entry is None:
         return None

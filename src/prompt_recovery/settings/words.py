@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf in one line of our words."""
+"""Messages for errors of Hydra and OmegaConf, in one line each."""
 
 import difflib
 from typing import Any
@@ -11,7 +11,7 @@ from prompt_recovery.settings.checking import unknown
 
 
 def in_one_line(error: Exception) -> str:
-    """What an error says, in one line: the setting, what is wrong, and what is known there."""
+    """Describes an error in one line: the setting, what is wrong, and what is allowed."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_option(error)
     if isinstance(error, OverrideParseException):
