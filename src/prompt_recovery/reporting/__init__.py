@@ -1,1 +1,1 @@
-"""Tables and plots for people."""
+"""Reports of evaluations and comparisons: tables, charts, Markdown and HTML."""

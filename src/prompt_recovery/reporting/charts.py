@@ -10,12 +10,12 @@ _INK, _QUIET, _ACCENT = "#1f2430", "#9aa3b2", "#2a6fdb"
 def result_chart(
     evaluations: Sequence[Evaluation], curve: Sequence[tuple[int, float]], path: Path
 ) -> None:
-    """Writes a PNG: test SCS of each recoverer with its interval, and `val/scs` while training.
+    """Writes a PNG with the test SCS and interval of each recoverer, and `val/scs` by step.
 
     Args:
-        evaluations: the recoverers; the first is highlighted.
-        curve: (optimiser step, val/scs).
-        path: the file.
+        evaluations: Evaluations of the recoverers. The first one is highlighted.
+        curve: (optimiser step, val/scs) pairs.
+        path: The file.
     """
     from matplotlib.figure import Figure
 

@@ -1,1 +1,1 @@
-"""Many runs in one report."""
+"""Comparison of many runs in one report."""

@@ -1,4 +1,4 @@
-"""What differs between runs, and what the differences do."""
+"""Statistical comparison of runs: the settings that differ, and their effects."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ only in their seed.
 
     Attributes:
-        label: what it differs in from the other arms.
-        settings: factor → level.
-        runs: in order of their seeds.
-        scores: fp64 [runs, n], SCS of the test examples, in the order of their ids.
-        interval: 95 %, of the mean SCS, over seeds and examples.
-        over_seeds: half of the 95 % t-interval over seeds; NaN for one seed.
+        label: The settings in which it differs from other arms.
+        settings: Levels by factor.
+        runs: The runs, in order of their seeds.
+        scores: SCS of the test examples in the order of their ids, fp64 [runs, n].
+        interval: 95 % interval of the mean SCS, over seeds and examples.
+        over_seeds: Half width of the 95 % t-interval over seeds. NaN for a single seed.
     """
 
     label: str
@@ -47,18 +47,18 @@ class Arm:
         return float(self.scores.mean())
 
     def cost(self, name: str) -> float:
-        """A metric's mean over seeds."""
+        """Returns a metric's mean over seeds."""
         return mean_metric(self.runs, name)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far something is behind the best, on the same examples.
+    """Difference to the best, on the same examples.
 
     Attributes:
-        mean: SCS, ≥ 0 if the best is better.
-        interval: 95 %, over seeds and examples.
-        p: of a sign-flip test, adjusted for the number of comparisons (Holm).
+        mean: Difference in SCS, > 0 if the best is better.
+        interval: 95 % interval over seeds and examples.
+        p: p-value of a sign-flip test, adjusted for the number of comparisons (Holm).
     """
 
     mean: float
@@ -67,7 +67,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether interval and test agree that the best is better."""
+        """Whether both the interval and the test say that the best is better."""
         return self.p < 0.05 and self.interval[0] > 0
 
 
@@ -76,11 +76,13 @@ class Level:
     """A value of a factor.
 
     Attributes:
-        name: the value.
-        mean: SCS where the levels can be compared (NaN if nowhere), else everywhere.
-        runs: how many have it.
-        behind: the best level; None for the best itself, or if the two never differ alone.
-        best: whether it is the best.
+        name: The value.
+        mean: Mean SCS over the contexts that all levels share or, if there are none, over all arms
+            with this level.
+        runs: Number of runs with this level.
+        behind: Difference to the best level. None for the best level itself, or if no two arms
+            differ in only these two levels.
+        best: Whether it is the best level.
     """
 
     name: str
@@ -95,9 +97,9 @@ class Factor:
     """A setting that differs between arms, and its effect.
 
     Attributes:
-        name: of the setting.
-        along: settings that always change with it.
-        levels: the best first.
+        name: Name of the setting.
+        along: Settings that always change together with it.
+        levels: The levels, best first.
     """
 
     name: str
@@ -107,18 +109,18 @@ class Factor:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms, the best first, how far each is behind the best, and the factors."""
+    """The arms, best first, their differences to the best, and the factors."""
 
     arms: Sequence[Arm]
     behind: Sequence[Difference | None]
     factors: Sequence[Factor]
 
     def factor(self, name: str) -> Factor | None:
-        """By name; None if it is the same in all runs."""
+        """Returns a factor by name, or None if it is the same in all runs."""
         return next((f for f in self.factors if f.name == name), None)
 
     def by_category(self) -> list[tuple[str, int, list[float]]]:
-        """(category, examples, mean SCS of each arm), the largest first."""
+        """Returns (category, number of examples, mean SCS of each arm), largest first."""
         first = self.arms[0].runs[0]
         ids = sorted(first.scores)
         groups: dict[str, list[int]] = {}
@@ -132,7 +134,7 @@ class Comparison:
 
 
 def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[Apart]]:
-    """The runs, and those that repeat the settings and the seed of one before them."""
+    """Separates runs that repeat the settings and the seed of an earlier run."""
     seen: dict[tuple[Any, ...], str] = {}
     chosen: list[Run] = []
     apart: list[Apart] = []
@@ -147,7 +149,7 @@ def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[Apart]]:
 
 
 def analyse(runs: Sequence[Run]) -> Comparison:
-    """Compares runs of the same data, metric and test examples; at least one."""
+    """Compares one or more runs that have the same data, metric and test examples."""
     flat = [_settings(run.config) for run in runs]
     factors, along = _factors(flat)
     members: dict[tuple[tuple[str, str], ...], list[int]] = {}
@@ -163,7 +165,7 @@ def analyse(runs: Sequence[Run]) -> Comparison:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """A run's settings, flat: "model" → "smollm2", "optim.learning_rate" → "0.0015", …"""
+    """Flattens a run's settings, such as {"model": "smollm2", "optim.learning_rate": "0.0015"}."""
     flat: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -187,7 +189,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _factors(flat: Sequence[Mapping[str, str]]) -> tuple[list[str], dict[str, list[str]]]:
-    """The settings that differ, principal ones first, and those that go along with another."""
+    """Returns the settings that differ, main ones first, and those that change along with them."""
     keys = sorted({key for settings in flat for key in settings})
     order = {name: i for i, name in enumerate(_PRINCIPAL)}
     varying = [key for key in keys if len({s.get(key, MISSING) for s in flat}) > 1]
@@ -201,7 +203,7 @@ def _factors(flat: Sequence[Mapping[str, str]]) -> tuple[list[str], dict[str, li
         if leader is None:
             kept.append(key)
             along[key] = []
-        elif not key.startswith(leader + "."):  # what is inside of an option needs no mention
+        elif not key.startswith(leader + "."):  # settings inside an option are not mentioned
             along[leader].append(key)
     return kept, along
 
@@ -252,12 +254,14 @@ def _over_seeds(means: NDArray[np.float64]) -> float:
 def _draws(
     parts: Sequence[tuple[NDArray[np.float64], float]], samples: int = 4000, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Bootstrap draws of a weighted sum of means, examples shared, each part's seeds drawn anew.
+    """Draws bootstrap samples of a weighted sum of means.
+
+    All parts share the resampled examples, and the runs of each part are resampled separately.
 
     Args:
-        parts: (scores [runs, n], weight).
-        samples: draws.
-        seed: of them.
+        parts: (scores [runs, n], weight) pairs.
+        samples: Number of bootstrap samples.
+        seed: Seed of the samples.
     """
     rng = np.random.default_rng(seed)
     n = parts[0][0].shape[1]
@@ -271,10 +275,10 @@ def _draws(
 
 
 def _difference(pairs: Sequence[tuple[Arm, Arm]]) -> Difference:
-    """Of the first arms from the second ones, each pair counting alike.
+    """Returns the mean difference between the first and the second arm over all pairs.
 
-    Arms that have seeds in common are compared on those, seed by seed: otherwise a lucky seed of
-    one would count for its setting.
+    Arms that have seeds in common are compared on those only, seed by seed. Otherwise, a lucky
+    seed of one arm would count in favour of its setting.
     """
     each = 1 / len(pairs)
     parts: list[tuple[NDArray[np.float64], float]] = []
@@ -291,7 +295,7 @@ def _difference(pairs: Sequence[tuple[Arm, Arm]]) -> Difference:
 
 
 def _of_seeds(arm: Arm, seeds: Sequence[int]) -> NDArray[np.float64]:
-    """Scores [seeds, n]; the mean, where runs share a seed."""
+    """Returns scores [seeds, n], averaged over runs with the same seed."""
     return np.array([arm.scores[[r.seed == seed for r in arm.runs]].mean(0) for seed in seeds])
 
 
@@ -301,7 +305,7 @@ def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def _effect(name: str, along: Sequence[str], factors: Sequence[str], arms: Sequence[Arm]) -> Factor:
-    """Compares the levels of a factor where everything else is the same."""
+    """Compares the levels of a factor between arms that are otherwise the same."""
     others = [f for f in factors if f != name]
     cells: dict[str, dict[tuple[str, ...], Arm]] = {}
     for arm in arms:

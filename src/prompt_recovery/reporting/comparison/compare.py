@@ -1,4 +1,4 @@
-"""The job behind `prompt-recovery compare`: runs in, `report.html` and `report.md` out."""
+"""The job of `prompt-recovery compare`, which writes a report of many runs."""
 
 import json
 import logging
@@ -54,12 +54,13 @@ def compare(patterns: Sequence[str], project: str | None, output: Path) -> Compa
     """Compares runs and writes `report.html`, `report.md` and `report.json`.
 
     Args:
-        patterns: run folders, folders of them, or patterns.
-        project: of W&B, "entity/name".
-        output: folder of the report.
+        patterns: Run folders, folders of runs, or glob patterns.
+        project: A W&B project, "entity/name".
+        output: Folder of the report.
 
     Raises:
-        PromptRecoveryError: there are no runs to compare, or what the user can mend.
+        PromptRecoveryError: If there are no runs to compare, W&B cannot be reached, or the report
+            cannot be written.
     """
     if not patterns and project is None:
         raise PromptRecoveryError(

@@ -17,17 +17,17 @@ from prompt_recovery.storage import MALFORMED
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run left behind.
+    """The results of a finished run.
 
     Attributes:
-        name: its folder, or its path in W&B.
-        config: nested, resolved.
-        metrics: of `metrics.json`.
-        scores: test example → SCS.
-        categories: test example → category.
-        curve: (optimiser step, val/scs), in order.
-        data: name and fingerprint of the dataset.
-        metric: encoder and exponent.
+        name: Its folder, or its path in W&B.
+        config: The resolved, nested configuration.
+        metrics: Content of `metrics.json`.
+        scores: SCS by id of the test example.
+        categories: Category by id of the test example.
+        curve: (optimiser step, val/scs) pairs, in order.
+        data: Name and fingerprint of the dataset.
+        metric: Encoder and exponent of the metric.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of everything random in it but the split."""
+        """Seed of all random choices except the split."""
         return int(self.config.get("seed", 0))
 
     @property
@@ -52,17 +52,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Apart:
-    """A run that isn't compared with the others, and why."""
+    """A run that is not compared with the others, and the reason."""
 
     name: str
     reason: str
 
 
 def from_folders(patterns: Sequence[str]) -> tuple[list[Run], list[Apart]]:
-    """Runs in folders, folders of folders, or patterns of them; each once, in order of name.
+    """Finds the runs in folders or glob patterns. Each is returned once, in order of its name.
 
     Raises:
-        PromptRecoveryError: a pattern matches nothing, or no run is in what it matches.
+        PromptRecoveryError: If a pattern matches nothing, or nothing that contains a run.
     """
     folders: dict[RunFolder, None] = {}
     for pattern in patterns:
@@ -110,13 +110,13 @@ def _compared_by(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_wandb(project: str) -> tuple[list[Run], list[Apart]]:
-    """The runs of a W&B project, by its public API.
+    """Reads the runs of a W&B project through its public API.
 
     Args:
         project: "entity/name".
 
     Raises:
-        PromptRecoveryError: W&B cannot be asked.
+        PromptRecoveryError: If W&B cannot be reached or does not know the project.
     """
     import wandb
 
@@ -155,7 +155,7 @@ def from_wandb(project: str) -> tuple[list[Run], list[Apart]]:
 
 
 def _wandb_predictions(run: Any) -> list[dict[str, Any]]:
-    """The table `test/predictions`, row by row."""
+    """Downloads the table `test/predictions` and returns its rows."""
     path = run.summary["test/predictions"]["path"]
     with tempfile.TemporaryDirectory() as scratch:
         run.file(path).download(root=scratch, replace=True)
@@ -164,7 +164,7 @@ def _wandb_predictions(run: Any) -> list[dict[str, Any]]:
 
 
 def comparable(runs: Sequence[Run]) -> tuple[list[Run], list[Apart]]:
-    """The largest set of runs with the same data, metric and test examples; and the others."""
+    """Returns the largest set of runs with equal data, metric and test examples, and the rest."""
     keys = [(run.data[1], run.metric, run.tested_on) for run in runs]
     if not keys:
         return [], []
@@ -192,5 +192,5 @@ def _metric(run: Run) -> str:
 
 
 def mean_metric(runs: Sequence[Run], name: str) -> float:
-    """Mean over runs; NaN where a run doesn't say."""
+    """Returns a metric's mean over runs, or NaN if it is missing in a run."""
     return sum(run.metrics.get(name, math.nan) for run in runs) / len(runs)

@@ -1,4 +1,4 @@
-"""What a comparison says, in words and cells that the page and the Markdown file share."""
+"""The results of a comparison in words and table cells, for the page and the Markdown file."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ FACTOR_HEADINGS = ["", "SCS", "runs", "behind the best", "p"]
 
 @dataclass(frozen=True)
 class Answer:
-    """To one of the questions that the first screen answers."""
+    """An answer to one of the questions at the beginning of the report."""
 
     question: str
     answer: str
@@ -22,7 +22,7 @@ class Answer:
 
 
 def answers(comparison: Comparison) -> list[Answer]:
-    """Which backbone, which objective, is it significant, what did it cost?"""
+    """Answers which backbone and objective are best, whether that is significant, and the cost."""
     best = comparison.arms[0]
     total = sum(run.metrics.get("seconds", math.nan) for a in comparison.arms for run in a.runs)
     runs = sum(len(arm.runs) for arm in comparison.arms)

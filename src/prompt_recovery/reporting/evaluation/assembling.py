@@ -1,4 +1,4 @@
-"""From the settings of an evaluation to its job: who is compared, on what, by which metrics."""
+"""Makes the job of an evaluation from its settings: contenders, examples and metrics."""
 
 import logging
 from collections.abc import Callable
@@ -25,19 +25,19 @@ from prompt_recovery.runs.folder import named_runs
 log = logging.getLogger(__name__)
 
 Option = Callable[[str, Any], Any]
-"""Makes an option of a group: `("decoding", "mbr")`."""
+"""Makes an option of a group, given arguments such as `("decoding", "mbr")`."""
 
 
 def job_of(
     given: EvaluateSettings, second: Callable[[], SCS] | None, option: Option, same: bool
 ) -> EvaluationJob:
-    """The job that settings ask for.
+    """Makes the job that the settings ask for.
 
     Args:
-        given: the settings.
-        second: makes the second metric; None where none was asked for.
-        option: makes options of groups.
-        same: whether `data` and `training` are the same dataset.
+        given: The settings.
+        second: Makes the second metric. None if none was asked for.
+        option: Makes options of groups.
+        same: Whether `data` and `training` are the same dataset.
     """
     part = ("test" if same else "all") if given.part == "auto" else given.part
     examples, training = choose_examples(given.data, given.training, part, vars(given.split))
@@ -62,7 +62,7 @@ def job_of(
 
 
 def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | None, str]:
-    """The second metric, and what the report says of it."""
+    """Returns the second metric and a description of it for the report."""
     if make is None:
         return None, "none was asked for"
     try:

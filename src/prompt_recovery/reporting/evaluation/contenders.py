@@ -1,4 +1,4 @@
-"""Who is compared: trained recoverers, baselines, and predictions that somebody else made."""
+"""Contenders of an evaluation: trained recoverers, baselines, and predictions from elsewhere."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +29,13 @@ Kind = Literal["recoverer", "baseline", "predictions"]
 
 @dataclass(frozen=True)
 class Contender:
-    """A recoverer that isn't loaded yet.
+    """A recoverer that is not loaded yet.
 
     Attributes:
-        name: in tables.
-        kind: where its answers come from.
-        identity: changes with whatever decides its answers, but the pairs.
-        make: loads or fits it.
+        name: Name shown in tables.
+        kind: Where its answers come from.
+        identity: Fingerprint of everything that determines its answers, except the pairs.
+        make: Loads or fits the recoverer.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Contender:
 
 @dataclass(frozen=True)
 class ReadyMade:
-    """Answers that are known already.
+    """A recoverer whose answers are already known.
 
     Attributes:
-        answers: id → prompt; a blank one is a prediction all the same, marked as a fallback.
-        name: in tables.
+        answers: Prompts by id. A blank prompt is a prediction, too, and is marked as a fallback.
+        name: Name shown in tables.
     """
 
     answers: Mapping[str, str]
@@ -59,10 +59,10 @@ class ReadyMade:
     def recover(
         self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
     ) -> list[Prediction]:
-        """The answer for each pair, in order.
+        """Returns the answer for each pair, in order.
 
         Raises:
-            PromptRecoveryError: there is none for one of them.
+            PromptRecoveryError: If the answer for a pair is missing.
         """
         missing = [p.id for p in pairs if p.id not in self.answers]
         if missing:
@@ -78,14 +78,14 @@ class ReadyMade:
 
 
 def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
-    """Trained recoverers, alone or together, with their decoding.
+    """Makes a contender from a trained recoverer or an ensemble, with its decoding.
 
     Args:
-        recipe: what answers.
-        name: in tables; None is made of the runs and the decoding.
+        recipe: Describes the recoverers and how they answer.
+        name: Name shown in tables. None makes a name from the runs and the decoding.
 
     Raises:
-        PromptRecoveryError: no such folder, or no recoverer in it.
+        PromptRecoveryError: If a folder does not exist or contains no recoverer.
     """
     folders = [require_adapter_folder(run) for run in recipe.runs]
     if name is None:
@@ -115,7 +115,7 @@ def _assembled(recipe: Recipe) -> Recoverer:
 
 
 def _run_name(folder: Path) -> str:
-    """A run's name without its date; of an adapter folder inside a run, that of the run."""
+    """Returns a run's name without its date. For an adapter in a run folder, the run's name."""
     folder = folder.expanduser().resolve()
     run = RunFolder.of_adapter(folder)
     name = (run.path if folder == run.adapter else folder).name
@@ -125,7 +125,7 @@ def _run_name(folder: Path) -> str:
 def from_baseline(
     baseline: Baseline, training: Dataset, scs: SCS, name: str | None = None
 ) -> Contender:
-    """A baseline that learns from a training dataset."""
+    """Makes a contender from a baseline that is fitted to a training dataset."""
     return Contender(
         name or baseline.name,
         "baseline",
@@ -135,15 +135,15 @@ def from_baseline(
 
 
 def from_column(dataset: Dataset, column: str, name: str | None) -> Contender:
-    """Predictions from a further column of the dataset.
+    """Makes a contender from predictions in an additional column of the dataset.
 
     Args:
-        dataset: read with `also=[column]`.
-        column: which.
-        name: in tables; None is the column's.
+        dataset: The dataset, read with `also=[column]`.
+        column: Name of the column.
+        name: Name shown in tables. None uses the column's name.
 
     Raises:
-        PromptRecoveryError: the column is missing, or blank everywhere.
+        PromptRecoveryError: If the column is missing or blank in every row.
     """
     answers = dataset.also.get(column, {})
     if not any(answers.values()):
@@ -157,16 +157,17 @@ def from_column(dataset: Dataset, column: str, name: str | None) -> Contender:
 def from_file(
     path: str | Path, column: str | None = None, id_column: str = "id", name: str | None = None
 ) -> Contender:
-    """Predictions from a CSV, JSONL or Parquet file, matched by id.
+    """Makes a contender from predictions in a CSV, JSONL or Parquet file, matched by id.
 
     Args:
-        path: the file; one more than the dataset's rows does no harm.
-        column: with the predictions; None is `prediction` or else `rewrite_prompt`.
-        id_column: with the ids.
-        name: in tables; None is the file's.
+        path: The file. Rows that are not in the dataset are ignored.
+        column: Column with the predictions. None uses `prediction` or, if there is no such column,
+            `rewrite_prompt`.
+        id_column: Column with the ids.
+        name: Name shown in tables. None uses the file's name.
 
     Raises:
-        PromptRecoveryError: no such file, or a row without id or prediction, or a repeated id.
+        PromptRecoveryError: If the file does not exist, lacks a column, or has an id twice.
     """
     path = Path(path).expanduser()
     answers: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The job behind `prompt-recovery evaluate`: many recoverers on one dataset, in one report."""
+"""The job of `prompt-recovery evaluate`, which compares recoverers on one dataset."""
 
 import gc
 import json
@@ -33,18 +33,18 @@ Part = Literal["test", "all"]
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Everything an evaluation needs.
+    """Everything that an evaluation needs.
 
     Attributes:
-        name: of the dataset, in the report.
-        examples: the rows that are evaluated.
-        contenders: at least one, of distinct names.
-        scs: the metric that decides.
-        second: the same with another encoder; None leaves out the metric-hacking check.
-        honest_prompts: prompts that people wrote, for the metric-hacking check, beside the true
-            ones.
-        folder: where the report goes, and the predictions that are kept for the next time.
-        about: what else the report says of its making: name → value.
+        name: Name of the dataset in the report.
+        examples: The examples to evaluate on.
+        contenders: At least one contender. Their names must be distinct.
+        scs: The metric that decides.
+        second: The same metric with another encoder. None skips the metric-hacking check.
+        honest_prompts: Prompts written by people, which the metric-hacking check uses in addition
+            to the true prompts.
+        folder: Folder of the report, and of predictions to be used again.
+        about: Other facts for the report by name.
     """
 
     name: str
@@ -75,16 +75,18 @@ class EvaluationJob:
 def choose_examples(
     data: Dataset, training: Dataset, part: Part, settings: dict[str, Any]
 ) -> tuple[list[RewriteExample], Dataset]:
-    """What is evaluated, and what baselines may learn from: never the same rows.
+    """Chooses the examples to evaluate on, and disjoint training data for the baselines.
 
     Args:
-        data: the evaluated dataset.
-        training: where baselines learn if all of `data` is evaluated; its training split.
-        part: the test split of `data` (its training split is then learned from), or all of it.
-        settings: the arguments of `data.splits.split`.
+        data: The dataset to evaluate on.
+        training: If all of `data` is evaluated, baselines are fitted to the training split of this
+            dataset.
+        part: Evaluate on the test split of `data` and fit baselines to its training split ("test"),
+            or evaluate on all of it ("all").
+        settings: The arguments of `data.splits.split`.
 
     Raises:
-        PromptRecoveryError: another part, a split is empty, or nothing is left to learn from.
+        PromptRecoveryError: If the part is unknown, a split is empty, or no training data is left.
     """
     if part not in ("test", "all"):
         raise PromptRecoveryError(f"part={part}: must be test, all or auto")
@@ -113,13 +115,14 @@ def choose_examples(
 
 
 def run_evaluation(job: EvaluationJob) -> Report:
-    """Evaluates all, prints the table and writes report.json, report.md and report.html.
+    """Evaluates all contenders, prints a table and writes report.json, report.md and report.html.
 
-    Predictions of those that are finished are kept in the folder: after a kill, or with further
-    contenders, they aren't made again.
+    Predictions of finished contenders are saved in the folder, so that they are not made again
+    after a kill or when contenders are added.
 
     Raises:
-        PromptRecoveryError: whatever the user can mend.
+        PromptRecoveryError: If a contender cannot be loaded, a prediction is missing, or a file
+            cannot be written.
     """
     quiet()
     evaluations = [_evaluated(contender, job) for contender in job.contenders]
@@ -159,7 +162,7 @@ def _evaluated(contender: Contender, job: EvaluationJob) -> Evaluation:
         recoverer = contender.make()
         predictions, seconds = timed(recoverer, pairs)
         del recoverer
-        gc.collect()  # a model's memory is free before the next one is loaded
+        gc.collect()  # free the model's memory before the next one is loaded
         _keep(path, key, contender, predictions, seconds)
     else:
         log.info("%s: predictions are in %s", contender.name, path)
@@ -176,7 +179,7 @@ def _keep(
 
 
 def _kept(path: Path, key: str, ids: list[str]) -> tuple[list[Prediction], float] | None:
-    """What an earlier evaluation kept under this key; None if it didn't, or it is damaged."""
+    """Reads the predictions that an earlier evaluation saved, or None if there are none."""
     try:
         head, *rows = read_jsonl(path)
         texts = [row["rewrite_prompt"] for row in rows]

@@ -14,7 +14,7 @@ from prompt_recovery.tables import escape_markdown, to_markdown
 
 
 def report_markdown(report: Report) -> str:
-    """The report; texts are escaped, so that none of them is markup or ends a table's cell."""
+    """Renders the report. Texts are escaped, so that they cannot break the Markdown."""
     parts = [
         f"# {escape_markdown(report.dataset)}: {len(report.examples)} examples",
         escape_markdown(verdict(report)),

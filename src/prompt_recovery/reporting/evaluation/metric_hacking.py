@@ -1,9 +1,9 @@
-"""Does a prediction mean what it scores? A second encoder tells.
+"""Detects metric hacking with a second encoder.
 
-An encoder has strings that it finds close to almost everything, or to a text that they say nothing
-of: in the competition of 2024, a few odd tokens raised every prompt's score. Another encoder isn't
-taken in. How far two encoders lie apart without any trick is seen in prompts that people wrote,
-each compared with each other.
+For any encoder, there are strings that it finds similar to almost every text, whatever they mean:
+in the competition of 2024, a few odd tokens raised the score of every prompt. Another encoder does
+not find the same strings similar. How much two encoders differ without such strings is measured by
+comparing human-written prompts with each other.
 """
 
 from collections import Counter
@@ -16,22 +16,23 @@ from sklearn.isotonic import IsotonicRegression
 
 from prompt_recovery.metrics.scs import SCS, sharpen
 
-_PROMPTS = 500  # compared with each other: an eighth of a million pairs
+_PROMPTS = 500  # maximum number of prompts to compare with each other (125,000 pairs)
 _ENOUGH = 0.5
 
 
 @dataclass(frozen=True)
 class MetricHackingCheck:
-    """One recoverer's n predictions under a second encoder.
+    """A recoverer's n predictions under a second encoder.
 
     Attributes:
-        scs: fp32 [n], under the second encoder.
-        expected: fp64 [n], what honest prompts have there whose SCS under the first is the same.
-        kept: (mean scs − chance) / (mean expected − chance), chance being what prompts have there
-            that have nothing to do with each other: 1 or more is as it should be; NaN where too
-            little is promised to tell.
-        interval: the 95 % bootstrap interval of it; it counts an answer that is given many times
-            as one, however often it is seen.
+        scs: SCS under the second encoder, fp32 [n].
+        expected: SCS under the second encoder of honest prompts with the same SCS under the first
+            one, fp64 [n].
+        kept: (mean scs − chance) / (mean expected − chance), where chance is the SCS of unrelated
+            prompts under the second encoder. Honest predictions have about 1 or more. NaN if the
+            expected SCS is too close to chance.
+        interval: 95 % bootstrap interval of `kept`. It accounts for repeated answers, which are
+            not independent of each other.
     """
 
     scs: NDArray[np.float32]
@@ -41,12 +42,12 @@ class MetricHackingCheck:
 
     @property
     def suspicious(self) -> bool:
-        """Surely (97.5 %) less than half of what it promises is left under the second encoder."""
+        """Whether less than half of the expected score is kept, with a confidence of 97.5 %."""
         return self.interval[1] < _ENOUGH
 
     @property
     def kept_text(self) -> str:
-        """The share that is kept, with its interval; a dash where too little is promised."""
+        """The kept share with its interval, or a dash if the expected SCS is too low."""
         if not np.isfinite(self.kept):
             return "–"
         low, high = self.interval
@@ -54,24 +55,24 @@ class MetricHackingCheck:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The result in words."""
         if not np.isfinite(self.kept):
             return "too little is promised to tell"
         return "falls" if self.suspicious else "holds"
 
 
 class Agreement:
-    """What SCS under a second encoder is to be expected of honest prompts, given that under one.
+    """Estimates the SCS of honest prompts under a second encoder from that under the first one.
 
-    The second encoder's embeddings are centred on the honest prompts: encoders whose embeddings all
-    point in about the same direction (E5's have cosines around 0.8) tell much better then (Mu and
-    Viswanath, ICLR 2018).
+    The second encoder's embeddings are centred on the honest prompts. This makes encoders whose
+    embeddings all point in about the same direction (E5's have cosines around 0.8) much more
+    discriminative (Mu and Viswanath, ICLR 2018).
 
     Args:
-        first: the metric that recoverers are compared by.
-        second: the same with another encoder.
-        prompts: honest ones, at least three that differ.
-        seed: of the choice, if there are more than five hundred.
+        first: The metric that recoverers are compared by.
+        second: The same metric with another encoder.
+        prompts: Honest prompts, at least three of which differ.
+        seed: Seed of the choice of prompts, if there are more than 500.
     """
 
     def __init__(self, first: SCS, second: SCS, prompts: Sequence[str], seed: int = 0) -> None:
@@ -91,7 +92,8 @@ class Agreement:
         )
         surplus = there - self._expected(here.ravel()).reshape(here.shape)
         np.fill_diagonal(surplus, 0)
-        # How far one honest prompt, given for all examples, is from what is expected of it.
+        # Standard deviation, over honest prompts, of the difference between actual and expected
+        # mean SCS if the same prompt is the answer to all examples.
         self._offset = float((surplus.sum(axis=1) / (len(distinct) - 1)).std())
 
     def check(

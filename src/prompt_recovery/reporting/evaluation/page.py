@@ -1,4 +1,4 @@
-"""An evaluation's report as a page."""
+"""An evaluation's report as an HTML page."""
 
 import numpy as np
 from markupsafe import Markup
@@ -21,13 +21,13 @@ from prompt_recovery.reporting.html.page import Section, page, render
 from prompt_recovery.reporting.html.parts import Fact, facts, heat_table, html_table, paragraph
 from prompt_recovery.tables import Table
 
-_LINES = 5  # recoverers in the plot of distributions
-_ODD = 3  # answers shown of one whose score falls
-_LONGEST = 3000  # characters shown of a text
+_LINES = 5  # number of recoverers in the chart of distributions
+_ODD = 3  # number of answers shown for each flagged recoverer
+_LONGEST = 3000  # maximum number of characters shown of a text
 
 
 def report_page(report: Report) -> str:
-    """The page's HTML."""
+    """Renders the page."""
     sections = [Section("Results", _results(report))]
     if report.second is not None:
         sections.append(Section("Two encoders", _two_encoders(report, report.second)))
@@ -124,7 +124,7 @@ def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
 
 
 def _odd_answers(report: Report, second: SecondOpinion) -> Markup:
-    """The answers of flagged recoverers that fall the most."""
+    """Renders the answers of flagged recoverers whose scores fall the most."""
     rows = []
     for e, check in zip(report.evaluations, second.checks, strict=True):
         if check.suspicious:

@@ -1,4 +1,4 @@
-"""What an evaluation found out, as data: JSON, Markdown and HTML say the same."""
+"""The results of an evaluation, from which the JSON, Markdown and HTML reports are made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,19 +17,19 @@ from prompt_recovery.reporting.evaluation.scores import (
     calibration_error,
 )
 
-LEVEL = 0.05  # of significance
-CATEGORIES = 20  # shown; the rest together
+LEVEL = 0.05  # significance level
+CATEGORIES = 20  # number of rows shown; smaller categories share the last one
 _SAMPLES = 4
 
 
 @dataclass(frozen=True)
 class SecondOpinion:
-    """The same predictions under another encoder.
+    """Checks of the same predictions with another encoder.
 
     Attributes:
-        encoder: its name.
-        chance: the mean SCS there of prompts that have nothing to do with each other.
-        checks: one for each evaluation.
+        encoder: Name of the encoder.
+        chance: Mean SCS of unrelated prompts under this encoder.
+        checks: One check for each evaluation.
     """
 
     encoder: str
@@ -42,14 +42,14 @@ class Report:
     """An evaluation of k recoverers on n examples.
 
     Attributes:
-        dataset: its name.
-        examples: the rows.
-        evaluations: k of them, the best first.
-        encoder: of the metric.
-        exponent: of the metric.
-        second: the second encoder's opinion, if there is one.
-        kinds: recoverer, baseline or predictions, by name.
-        about: what else there is to say of how it was made.
+        dataset: Name of the dataset.
+        examples: The examples.
+        evaluations: The k evaluations, best first.
+        encoder: Encoder of the metric.
+        exponent: Exponent of the metric.
+        second: Checks with a second encoder, if there is one.
+        kinds: Kind of each recoverer by name: recoverer, baseline or predictions.
+        about: Other facts about the evaluation by name.
     """
 
     dataset: str
@@ -63,14 +63,14 @@ class Report:
 
     @property
     def best(self) -> Evaluation:
-        """The one with the highest mean SCS."""
+        """The evaluation with the highest mean SCS."""
         return self.evaluations[0]
 
     @cached_property
     def gains(self) -> list[PairedGain]:
-        """How far the best is ahead of each other one, on the same examples; k − 1 of them.
+        """The k − 1 paired differences between the best and each other evaluation.
 
-        The p-values are adjusted (Holm) for as many comparisons.
+        The p-values are adjusted for k − 1 comparisons (Holm).
         """
         gains = [paired_gain(self.best.scs, e.scs) for e in self.evaluations[1:]]
         adjusted = holm([g.p for g in gains])
@@ -78,13 +78,13 @@ class Report:
 
     @property
     def tied(self) -> list[str]:
-        """Those that the best isn't significantly ahead of."""
+        """Names of the recoverers that the best one is not significantly better than."""
         pairs = zip(self.evaluations[1:], self.gains, strict=True)
         return [e.name for e, gain in pairs if gain.p >= LEVEL]
 
     @property
     def suspicious(self) -> list[str]:
-        """Those whose score doesn't hold under the second encoder."""
+        """Names of the recoverers whose score does not hold under the second encoder."""
         if self.second is None:
             return []
         pairs = zip(self.evaluations, self.second.checks, strict=True)
@@ -92,14 +92,14 @@ class Report:
 
     @cached_property
     def calibrations(self) -> dict[str, list[CalibrationBin]]:
-        """Expected against actual SCS by decile, of those that say how sure they are."""
+        """Expected and actual SCS by decile, for recoverers whose predictions have a confidence."""
         found = {e.name: calibration(e) for e in self.evaluations}
         return {name: bins for name, bins in found.items() if bins}
 
     def categories(self) -> list[tuple[str, int, list[float]]]:
-        """(category, examples, mean SCS of each), the largest first; small ones are put together.
+        """Returns (category, number of examples, mean SCS of each recoverer), largest first.
 
-        Nothing if there is only one category.
+        Small categories are combined. The list is empty if there is only one category.
         """
         tables = [e.by_category(self.examples) for e in self.evaluations]
         names = list(tables[0])
@@ -117,7 +117,7 @@ class Report:
         return rows
 
     def lengths(self) -> list[tuple[str, int, list[float]]]:
-        """(words of both texts, examples, mean SCS of each), the shortest first."""
+        """Returns (words in both texts, number of examples, mean SCS of each), shortest first."""
         tables = [e.by_length(self.examples) for e in self.evaluations]
         return [
             (f"{low} … {high}", count, [t[low, high][0] for t in tables])
@@ -125,29 +125,29 @@ class Report:
         ]
 
     def samples(self) -> tuple[list[int], list[int]]:
-        """The places of the best's best and worst answers, the extreme ones first."""
+        """Returns indices of the best recoverer's best and worst answers, most extreme first."""
         order = np.argsort(-self.best.scs, kind="stable").tolist()
         count = min(_SAMPLES, max(len(order) // 2, 1))
         return order[:count], order[: -count - 1 : -1]
 
 
 def score(value: float) -> str:
-    """A score as text."""
+    """Formats a score."""
     return f"{value:.3f}"
 
 
 def span(interval: tuple[float, float], signed: bool = False) -> str:
-    """An interval as text."""
+    """Formats an interval."""
     return " … ".join(f"{value:+.3f}" if signed else score(value) for value in interval)
 
 
 def p_text(p: float) -> str:
-    """A p-value as text."""
+    """Formats a p-value."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def cost(evaluation: Evaluation) -> str:
-    """Seconds per example as text; a dash for predictions that came ready-made."""
+    """Formats the seconds per example, or a dash for predictions from elsewhere."""
     if evaluation.seconds is None:
         return "–"
     each = evaluation.seconds / len(evaluation.scs)
@@ -155,12 +155,12 @@ def cost(evaluation: Evaluation) -> str:
 
 
 def metric_name(report: Report) -> str:
-    """What was measured."""
+    """Returns the name of the metric."""
     return f"SCS (cosine^{report.exponent:g}) of {report.encoder}"
 
 
 def report_record(report: Report) -> dict[str, Any]:
-    """Everything in the report, as JSON."""
+    """Returns everything in the report as JSON values."""
     calibrations = report.calibrations
     rows = []
     for number, e in enumerate(report.evaluations):
@@ -242,7 +242,7 @@ def _finite(value: float) -> float | None:
 
 
 def verdict(report: Report) -> str:
-    """Who wins, by how much, and whether that is more than chance, in words."""
+    """Says in words which recoverer is best, by how much, and whether that is significant."""
     best, others = report.best, report.evaluations[1:]
     said = f"{best.name} comes first with a mean SCS of {score(best.mean)}"
     if not others:

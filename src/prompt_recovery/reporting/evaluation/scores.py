@@ -1,4 +1,4 @@
-"""How good predictions are."""
+"""Scores of predictions, and their calibration."""
 
 import time
 from collections.abc import Sequence
@@ -20,14 +20,15 @@ class Evaluation:
     """One recoverer on one dataset of n examples.
 
     Attributes:
-        name: of the recoverer.
-        predictions: in the order of the examples.
-        scs: fp32 [n].
-        cosine: fp32 [n].
-        exact: bool [n], equal up to case, punctuation and white space.
-        rouge_l: fp32 [n], in [0, 1].
-        interval: the 95 % bootstrap interval of the mean SCS.
-        seconds: that recovering all of them took; None for predictions that came ready-made.
+        name: Name of the recoverer.
+        predictions: Predictions in the order of the examples.
+        scs: SCS, fp32 [n].
+        cosine: Cosine similarity, fp32 [n].
+        exact: Whether prediction and truth are equal up to case, punctuation and white space,
+            bool [n].
+        rouge_l: ROUGE-L, fp32 [n], in [0, 1].
+        interval: 95 % bootstrap interval of the mean SCS.
+        seconds: Seconds that all predictions took. None for predictions from elsewhere.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Evaluation:
         return float(self.scs.mean())
 
     def by_category(self, examples: Sequence[RewriteExample]) -> dict[str, tuple[float, int]]:
-        """category → (mean SCS, number of examples), the largest category first."""
+        """Returns (mean SCS, number of examples) by category, largest category first."""
         groups: dict[str, list[int]] = {}
         for i, example in enumerate(examples):
             groups.setdefault(example.category or "(none)", []).append(i)
@@ -55,9 +56,9 @@ class Evaluation:
     def by_length(
         self, examples: Sequence[RewriteExample], groups: int = 4
     ) -> dict[tuple[int, int], tuple[float, int]]:
-        """(fewest, most words of both texts) → (mean SCS, number of examples), the shortest first.
+        """Returns (mean SCS, number of examples) by (fewest, most words in both texts).
 
-        The groups are of equal size, as far as texts of equal length allow.
+        The groups are in order of length, and of equal size as far as ties allow.
         """
         words = np.array(
             [len(e.original_text.split()) + len(e.rewritten_text.split()) for e in examples]
@@ -74,7 +75,7 @@ class Evaluation:
 
 
 def timed(recoverer: Recoverer, pairs: Sequence[Pair]) -> tuple[list[Prediction], float]:
-    """Predictions, with a progress bar, and the seconds that they took."""
+    """Recovers prompts with a progress bar. Returns the predictions and the seconds they took."""
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
         start = time.perf_counter()
@@ -92,7 +93,7 @@ def evaluate(
     """Compares predictions with the true prompts of their examples, in order.
 
     Raises:
-        ValueError: they are not one to one.
+        ValueError: If the ids of predictions and examples differ.
     """
     if [p.id for p in predictions] != [e.id for e in examples]:
         raise ValueError("predictions and examples must have the same ids in the same order")
@@ -114,9 +115,9 @@ def evaluate(
 
 
 def rouge_l(prediction: str, truth: str) -> float:
-    """The F-measure of the longest common subsequence of words (Lin, 2004), in [0, 1].
+    """Returns the F-measure of the longest common subsequence of words (Lin, 2004), in [0, 1].
 
-    Words are those of any script, in lower case.
+    Words of any script count, in lower case.
     """
     from torchmetrics.functional.text import rouge_score
 
@@ -128,7 +129,7 @@ def rouge_l(prediction: str, truth: str) -> float:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Examples of about the same confidence: expected and actual mean SCS."""
+    """Expected and actual mean SCS of examples with similar confidence."""
 
     expected: float
     actual: float
@@ -137,14 +138,14 @@ class CalibrationBin:
 
 
 def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin]:
-    """Expected against actual SCS by decile of confidence, the lowest first.
+    """Compares expected and actual SCS by decile of confidence, lowest first.
 
     Args:
-        evaluation: predictions without a confidence don't count.
-        groups: of equal size; fewer if there are fewer predictions.
+        evaluation: The evaluation. Predictions without a confidence are ignored.
+        groups: Number of bins of equal size. Fewer are made if there are fewer predictions.
 
     Returns:
-        Nothing if no prediction carries a confidence.
+        The bins, or an empty list if no prediction has a confidence.
     """
     known = [
         (p.confidence, float(score))
@@ -153,7 +154,7 @@ def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin
     ]
     if not known:
         return []
-    # Equals stay in the order of their examples: their scores must not decide where they go.
+    # The sort is stable, so that the scores do not decide the order of equal confidences.
     values = np.array(sorted(known, key=lambda pair: pair[0]), np.float64)
     return [
         CalibrationBin(
@@ -167,6 +168,6 @@ def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin
 
 
 def calibration_error(bins: Sequence[CalibrationBin]) -> float:
-    """The mean distance of expected and actual SCS over bins, weighted by their sizes."""
+    """Returns the mean distance of expected and actual SCS over bins, weighted by their size."""
     distances = [abs(b.expected - b.actual) for b in bins]
     return float(np.average(distances, weights=[b.count for b in bins]))

@@ -25,12 +25,12 @@ class RecovererEntry:
     """An entry of `recoverers=`.
 
     Attributes:
-        run: a run or an adapter folder, or several that choose together.
-        decoding: None is as the run did.
-        weights: how much each of several runs counts.
-        channel: of the group `channel`.
-        retrieval: of the group `retrieval`.
-        name: in tables; None is made of the runs and the decoding.
+        run: A run or an adapter folder, or several to use as an ensemble.
+        decoding: An option of the group `decoding`. None uses the decoding of the run.
+        weights: Weights of several runs.
+        channel: An option of the group `channel`.
+        retrieval: An option of the group `retrieval`.
+        name: Name shown in tables. None makes a name from the runs and the decoding.
     """
 
     run: RunNames
@@ -46,10 +46,11 @@ class PredictionsEntry:
     """An entry of `predictions=`: a file, or a column of the dataset.
 
     Attributes:
-        path: a file; None is a column of the dataset.
-        column: with the predictions; None is `prediction` or else `rewrite_prompt`.
-        id: the file's column with the ids.
-        name: in tables; None is the file's or the column's.
+        path: A file. None reads a column of the dataset.
+        column: Column with the predictions. None uses `prediction` or, if there is no such column,
+            `rewrite_prompt`.
+        id: The file's column with the ids.
+        name: Name shown in tables. None uses the name of the file or the column.
     """
 
     path: LocalPath | None = None
@@ -64,25 +65,26 @@ class PredictionsEntry:
 
 @dataclass(kw_only=True, frozen=True)
 class EvaluateSettings:
-    """The settings of `conf/evaluate.yaml`; its groups are chosen there.
+    """The settings in `conf/evaluate.yaml`, which also chooses its groups.
 
     Attributes:
-        data: the dataset.
-        training: what baselines learn from, if all of `data` is evaluated.
-        metric: decides.
-        second_metric: the check for metric hacking, by another encoder; None leaves it out.
-        model: of zero-shot and few-shot.
-        template: likewise.
-        decoding: likewise.
-        name: of the evaluation.
-        output: the report; started again, finished predictions are kept.
-        part: test or all of the dataset; auto is the test split of one that is also training's.
-        recoverers: run or adapter folders, or `RecovererEntry`s.
-        baselines: options of the group `baseline`, or {option: {what: to change}}.
-        predictions: columns of the data, files, or `PredictionsEntry`s.
+        data: The dataset to evaluate on.
+        training: The dataset that baselines are fitted to if all of `data` is evaluated.
+        metric: The metric that decides.
+        second_metric: A metric with another encoder, to detect metric hacking. None skips it.
+        model: Backbone of the zero-shot and few-shot baselines.
+        template: Recovery template of the zero-shot and few-shot baselines.
+        decoding: Decoding of the zero-shot and few-shot baselines.
+        name: Name of the evaluation.
+        output: Folder of the report. Finished predictions in it are used again.
+        part: Whether to evaluate on the test split or on all of `data`. auto uses the test split if
+            `data` and `training` are the same dataset, and all of it otherwise.
+        recoverers: Run or adapter folders, or `RecovererEntry` settings.
+        baselines: Options of the group `baseline`, or {option: {setting: value}}.
+        predictions: Columns of the dataset, files, or `PredictionsEntry` settings.
         precision: auto, bf16 or fp32.
-        max_prompt_tokens: of zero-shot and few-shot, each example.
-        split: how the datasets are split.
+        max_prompt_tokens: Limit of the zero-shot and few-shot baselines, for each example.
+        split: How the datasets are split.
     """
 
     data: Dataset
@@ -103,18 +105,18 @@ class EvaluateSettings:
     split: SplitSettings = field(default_factory=SplitSettings)
 
     def recoverer_entries(self) -> list[RecovererEntry]:
-        """`recoverers`, each with all it can say."""
+        """Returns `recoverers` as entries."""
         return [
             RecovererEntry(run=e) if isinstance(e, str) else e for e in _listed(self.recoverers)
         ]
 
     def prediction_entries(self) -> list[PredictionsEntry]:
-        """`predictions`, each with all it can say: a name that ends like a file is one."""
+        """Returns `predictions` as entries. A name with the ending of a data file is a file."""
         return prediction_entries(self.predictions)
 
 
 def prediction_entries(given: Any) -> list[PredictionsEntry]:
-    """What `predictions=` means."""
+    """Converts the setting `predictions` to entries."""
     entries = [PredictionsEntry(path=e) if isinstance(e, str)
                else PredictionsEntry(**e) if isinstance(e, dict) else e
                for e in _listed(given)]  # fmt: skip

@@ -14,11 +14,11 @@ from prompt_recovery.reporting.evaluation.report import (
 from prompt_recovery.reporting.evaluation.scores import CalibrationBin, Evaluation
 from prompt_recovery.tables import Table
 
-_LONGEST = 300  # characters shown of a prompt
+_LONGEST = 300  # maximum number of characters shown of a prompt
 
 
 def result_table(evaluations: Sequence[Evaluation], title: str) -> Table:
-    """One row for each recoverer, the best first."""
+    """Builds a table with one row for each recoverer, best first."""
     ordered = sorted(evaluations, key=lambda e: -e.mean)
     headings = ["recoverer", "SCS", "95 % interval", "cosine", "exact", "s / example"]
     rows = [
@@ -30,7 +30,7 @@ def result_table(evaluations: Sequence[Evaluation], title: str) -> Table:
 
 
 def ranking_table(report: Report) -> Table:
-    """One row for each recoverer, with its paired difference to the best."""
+    """Builds a table with one row for each recoverer and its paired difference to the best."""
     headings = ["recoverer", "SCS", "95 % interval", "to the best", "95 % interval", "p", "cosine",
                 "exact", "ROUGE-L", "s / example"]  # fmt: skip
     rows = []
@@ -48,7 +48,7 @@ def ranking_table(report: Report) -> Table:
 
 
 def category_table(evaluations: Sequence[Evaluation], examples: Sequence[RewriteExample]) -> Table:
-    """Mean SCS by category, one column for each recoverer."""
+    """Builds a table of mean SCS by category, with one column for each recoverer."""
     columns = [e.by_category(examples) for e in evaluations]
     headings = ["category", "n", *(e.name for e in evaluations)]
     rows = [
@@ -61,13 +61,13 @@ def category_table(evaluations: Sequence[Evaluation], examples: Sequence[Rewrite
 def group_table(
     heading: str, groups: Sequence[tuple[str, int, list[float]]], report: Report
 ) -> Table:
-    """Mean SCS by group (a category, a length), one column for each recoverer."""
+    """Builds a table of mean SCS by group (category or length), with a column per recoverer."""
     headings = [heading, "n", *(e.name for e in report.evaluations)]
     return Table(headings, [[name, count, *map(score, means)] for name, count, means in groups])
 
 
 def encoder_table(report: Report, second: SecondOpinion) -> Table:
-    """The scores under both encoders, and whether they agree."""
+    """Builds a table of the scores under both encoders, and whether they agree."""
     headings = ["recoverer", f"SCS, {report.encoder}", f"SCS, {second.encoder}", "expected there",
                 "kept (95 % interval)", "score"]  # fmt: skip
     rows = [
@@ -79,14 +79,14 @@ def encoder_table(report: Report, second: SecondOpinion) -> Table:
 
 
 def calibration_table(bins: Sequence[CalibrationBin]) -> Table:
-    """Expected against actual SCS, one row a decile of confidence."""
+    """Builds a table of expected and actual SCS, with one row per decile of confidence."""
     rows = [[b.count, score(b.expected), score(b.actual), span(b.interval)] for b in bins]
     return Table(["examples", "expected SCS", "actual SCS", "95 % interval"], rows)
 
 
 def answer_table(evaluation: Evaluation, examples: Sequence[RewriteExample], title: str,
                  places: Sequence[int]) -> Table:  # fmt: skip
-    """True and recovered prompts of the examples at some places, with their SCS."""
+    """Builds a table of true and recovered prompts with their SCS, for the given indices."""
     rows = [
         [f"{evaluation.scs[i]:.2f}", shortened(examples[i].rewrite_prompt),
          shortened(evaluation.predictions[i].rewrite_prompt)]
@@ -98,7 +98,7 @@ def answer_table(evaluation: Evaluation, examples: Sequence[RewriteExample], tit
 def sample_table(
     evaluation: Evaluation, examples: Sequence[RewriteExample], count: int = 10
 ) -> Table:
-    """Answers spread evenly from the best to the worst."""
+    """Builds a table of answers that are evenly spread from the best to the worst."""
     order = sorted(range(len(examples)), key=lambda i: -float(evaluation.scs[i]))
     count = min(count, len(order))
     places = [order[round(n * (len(order) - 1) / max(count - 1, 1))] for n in range(count)]
@@ -107,10 +107,10 @@ def sample_table(
 
 
 def about_table(report: Report) -> Table:
-    """How the evaluation was made."""
+    """Builds a table of how the evaluation was made."""
     return Table(["", ""], list(report.about.items()), wide=(1,))
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
-    """A text that is cut at its end if it is longer than `longest` characters."""
+    """Truncates a text that is longer than `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,4 +1,4 @@
-"""Pages for a browser: one file each, no scripts, nothing fetched from elsewhere."""
+"""Self-contained HTML pages, without scripts or external resources."""
 
 from prompt_recovery.reporting.html.charts import Interval, Line, interval_chart, line_chart
 from prompt_recovery.reporting.html.page import Section, page, write_page

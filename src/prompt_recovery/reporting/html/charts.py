@@ -1,4 +1,4 @@
-"""Plots as HTML and SVG, in the page's colours, readable at a phone's width."""
+"""Charts as HTML and SVG, in the page's colours, which are readable on a phone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from prompt_recovery.reporting.html.page import render
 
-COLOURS = 6  # of lines, in page.css
+COLOURS = 6  # number of line colours in page.css
 _WIDTH, _HEIGHT = 360, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 348, 10, 190
 
@@ -34,12 +34,12 @@ class Line:
 
 
 def interval_chart(rows: Sequence[Interval], caption: str, digits: int = 3) -> Markup:
-    """Horizontal bars from zero with intervals, one row each.
+    """Draws horizontal bars from zero with intervals, one per row.
 
     Args:
-        rows: at least one, in order.
-        caption: what the values are.
-        digits: after the point.
+        rows: At least one row, in order.
+        caption: Description of the values.
+        digits: Number of decimal places.
     """
     lowest = min(0.0, *(min(r.low, r.value) for r in rows))
     highest = max(0.01, *(max(r.high, r.value) for r in rows))
@@ -71,14 +71,14 @@ def line_chart(
     caption: str,
     diagonal: bool = False,
 ) -> Markup:
-    """Lines over a common plane that holds all points.
+    """Draws lines in one chart whose axes cover all points.
 
     Args:
-        lines: at least one, of one point at least; colours repeat after six.
-        x_label: under the horizontal axis.
-        y_label: over the vertical axis.
-        caption: what it shows.
-        diagonal: draw x = y, on axes of the same range.
+        lines: At least one line with at least one point. Colours repeat after six lines.
+        x_label: Label of the horizontal axis.
+        y_label: Label of the vertical axis.
+        caption: Description of the chart.
+        diagonal: Draw the line x = y, and give both axes the same range.
     """
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
@@ -119,7 +119,7 @@ def line_chart(
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers around a range."""
+    """Returns round numbers that cover a range."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     return [round(float(t), 10) for t in MaxNLocator(count).tick_values(low, high)]

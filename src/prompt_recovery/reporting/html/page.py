@@ -1,4 +1,4 @@
-"""The frame of every page."""
+"""The frame of every HTML page."""
 
 import re
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class Section:
     """A part of a page under its own heading.
 
     Attributes:
-        title: the heading; also names the link to it.
-        body: what `parts` and `charts` made, added together.
+        title: The heading, from which its link is made.
+        body: Content, joined from the results of `parts` and `charts`.
     """
 
     title: str
@@ -34,35 +34,35 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The heading as part of a link."""
+        """The heading as an anchor for links."""
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
 def page(title: str, sections: Sequence[Section], lead: str | Markup = "", foot: str = "") -> str:
-    """One self-contained HTML page: light and dark, for wide screens and phones.
+    """Renders a self-contained HTML page with light and dark colours, for any screen size.
 
     Args:
-        title: of the page.
-        sections: in order; links to them stand at the top.
-        lead: what the first screen says, before any section.
-        foot: a line at the end.
+        title: Title of the page.
+        sections: Sections in order. Links to them are placed at the top.
+        lead: Content before the first section.
+        foot: A line at the end.
 
     Returns:
-        The page's text. Whatever isn't `Markup` is escaped.
+        The page's HTML. Everything that is not `Markup` is escaped.
     """
     return render("page.html.jinja", title=title, sections=sections, lead=lead, foot=foot)
 
 
 def write_page(path: Path, html: str) -> None:
-    """Writes a page whole; what UTF-8 cannot hold (half a surrogate pair) becomes "?".
+    """Writes a page atomically. Characters that UTF-8 cannot encode are replaced by "?".
 
     Raises:
-        PromptRecoveryError: the file cannot be written.
+        PromptRecoveryError: If the file cannot be written.
     """
     with atomic_write(path) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace")
 
 
 def render(template: str, **values: Any) -> Markup:
-    """Fills one of the templates beside this module; texts among the values are escaped."""
+    """Renders one of the templates in this folder. Texts among the values are escaped."""
     return Markup(_ENVIRONMENT.get_template(template).render(values))

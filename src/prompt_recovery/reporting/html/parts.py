@@ -1,4 +1,4 @@
-"""What pages are made of. Every text is escaped unless it is `Markup`."""
+"""Building blocks of pages. Every text is escaped unless it is `Markup`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Tone = Literal["", "good", "bad"]
 
 @dataclass(frozen=True)
 class Fact:
-    """One of the few numbers that a page begins with."""
+    """One of the key numbers at the beginning of a page."""
 
     label: str
     value: str
@@ -23,21 +23,21 @@ class Fact:
 
 
 def facts(items: Sequence[Fact]) -> Markup:
-    """Facts side by side."""
+    """Renders facts side by side."""
     return render("facts.html.jinja", items=items)
 
 
 def paragraph(text: str | Markup, kind: Literal["", "quiet", "verdict"] = "") -> Markup:
-    """A paragraph: plain, in the background, or as the page's first sentence."""
+    """Renders a paragraph: plain, less prominent ("quiet"), or as the page's verdict."""
     return Markup('<p class="{}">{}</p>\n').format(kind, text)
 
 
 def html_table(table: Table, tones: Mapping[str, Tone] | None = None) -> Markup:
-    """A table that scrolls sideways where it doesn't fit; its first column stays in sight.
+    """Renders a table, which scrolls sideways if it is too wide. Its first column stays visible.
 
     Args:
-        table: its title becomes the caption.
-        tones: cells of these texts are coloured as good or bad.
+        table: The table. Its title becomes the caption.
+        tones: Texts of cells that are coloured as good or bad.
     """
     kinds = [
         "text" if column in table.wide else "number" if numeric else ""
@@ -52,13 +52,13 @@ def heat_table(
     highest: float,
     caption: str,
 ) -> Markup:
-    """A table of numbers, each on a colour that is the stronger the higher it is.
+    """Renders a table of numbers, with stronger background colours for higher numbers.
 
     Args:
-        headings: of the first two columns and the numbers'.
-        rows: a name, something about it (its size), and the numbers.
-        highest: the number on the strongest colour, > 0; those ≤ 0 have none.
-        caption: what it shows; that colours rise with numbers is said after it.
+        headings: Headings of the first two columns and of the numbers.
+        rows: Rows of a name, a detail such as its size, and the numbers.
+        highest: The number with the strongest colour, > 0. Numbers ≤ 0 have no colour.
+        caption: Description of the table. A note about the colours is appended.
     """
     shaded = [
         (name, about, [(f"{value:.3f}", min(max(value / highest, 0), 1)) for value in values])
