@@ -4,11 +4,15 @@ import json
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from hydra.types import RunMode
 
 from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.commands import entry
+from prompt_recovery.runs.folder import RunFolder
 from tests import command_line
 from tests.command_line import assert_one_line
 from tests.conftest import ROOT
@@ -65,6 +69,24 @@ def test_a_backbone_without_the_hub_is_one_quick_line(tmp_path):
 )
 def test_mistakes_are_one_line(arguments, parts, tmp_path):
     assert_one_line(run("model=tiny", "logger=none", *arguments, cwd=tmp_path), *parts)
+
+
+def test_an_interrupted_run_is_gone_on_with_from_its_checkpoint_if_it_has_one(
+    tmp_path, monkeypatch, capsys
+):
+    here = SimpleNamespace(mode=RunMode.RUN, runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    monkeypatch.setattr(entry.HydraConfig, "get", lambda: here)
+
+    def train(config):
+        raise KeyboardInterrupt
+
+    for advice in ("give the same command again", "go on with ckpt_path=last"):
+        with pytest.raises(SystemExit):
+            entry.one_line_errors(train)(None)
+        assert advice in capsys.readouterr().err
+        file = RunFolder(tmp_path).checkpoint
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
 
 
 def test_unknown_option_lists_the_known_ones():

@@ -223,6 +223,18 @@ def test_a_run_finds_its_data_again(recorded, tmp_path):
     assert recorded({"_target_": f"{ours}sources.starter"}, starter) == split(starter, **SHARES)
 
 
+def test_a_run_finds_a_relative_path_from_another_folder(recorded, tmp_path, monkeypatch):
+    dataset = sources.file(tmp_path / "data.jsonl")
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "run")
+    data = {"_target_": "prompt_recovery.data.sources.file", "path": "data.jsonl"}
+    run.write_config({"data": data, "split": SHARES})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run.splits(dataset.fingerprint()) == split(dataset, **SHARES)
+    assert data["path"] == "data.jsonl"
+
+
 def test_every_source_that_the_configuration_offers_can_be_recorded():
     from prompt_recovery.settings.folder import config_folder
 

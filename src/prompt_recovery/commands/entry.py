@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import prompt_recovery.runs.resolvers  # noqa: F401  (what the configuration asks for)
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.processes import ProcessLostError, is_first
 from prompt_recovery.runs.trials import INTERRUPTED
 from prompt_recovery.settings.arguments import prepared
@@ -63,9 +65,7 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
             return task(config)
         except KeyboardInterrupt:
             if is_first():
-                alone = task.__name__ == "train" and not in_multirun()
-                remedy = "go on with ckpt_path=last" if alone else "the same command goes on"
-                print(f"interrupted; {remedy}", file=sys.stderr)
+                print(f"interrupted; {_how_to_go_on(task.__name__)}", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         except _USERS as error:
             if not is_first() or isinstance(error, ProcessLostError):
@@ -73,6 +73,15 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
             raise _exit(error) from None
 
     return run
+
+
+def _how_to_go_on(name: str) -> str:
+    """What a user may do after an interrupt."""
+    if name != "train" or in_multirun():
+        return "the same command goes on"
+    if RunFolder(Path(HydraConfig.get().runtime.output_dir)).has_checkpoint:
+        return "go on with ckpt_path=last"
+    return "no checkpoint was written yet: give the same command again"
 
 
 def _exit(error: Exception) -> BaseException:

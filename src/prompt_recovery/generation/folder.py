@@ -66,7 +66,7 @@ def alone_in(folder: Path) -> Iterator[Path]:
         waiting.cancel()
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_generation_record(folder: Path) -> dict[str, Any]:
     """Reads `generation.json`. Returns an empty record if there is no such file.
 
     Raises:
@@ -81,7 +81,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     raise PromptRecoveryError(f"{path}: is not what `generate` writes; choose another output=…")
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+def write_generation_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes `generation.json`."""
     write_json(folder / _RECORD, record)
 

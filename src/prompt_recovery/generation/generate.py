@@ -17,9 +17,9 @@ from prompt_recovery.generation.card import Origin, Summary, card, summarise, ta
 from prompt_recovery.generation.folder import (
     alone_in,
     move_into,
-    read_record,
+    read_generation_record,
     refuse_other_settings,
-    write_record,
+    write_generation_record,
 )
 from prompt_recovery.generation.hub import push, token_for
 from prompt_recovery.generation.instructions import (
@@ -61,7 +61,7 @@ def generate(job: GenerationJob) -> Summary:
     bank = read_bank(None if path is None else Path(path))
     settings = job.settings(bank)
     with alone_in(job.output) as work:
-        record = read_record(job.output)
+        record = read_generation_record(job.output)
         if record and not job.overwrite:
             refuse_other_settings(job.output, record["settings"], settings)
         whole = all((job.output / name).exists() for name in ("data", "README.md"))
@@ -70,9 +70,9 @@ def generate(job: GenerationJob) -> Summary:
             summary = summarise(job.output)
         else:
             record = {"fingerprint": fingerprint(settings), "settings": settings}
-            write_record(job.output, {**record, "complete": False})
+            write_generation_record(job.output, {**record, "complete": False})
             summary, made = _make(job, bank, work)
-            write_record(job.output, {**record, **made})
+            write_generation_record(job.output, {**record, **made})
         _print(summary, job)
         if job.push_to_hub is not None and token is not None:
             log.info("uploaded to %s", push(job.output, job.push_to_hub, token))

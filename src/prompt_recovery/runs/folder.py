@@ -205,8 +205,7 @@ class RunFolder:
         """Returns the data that the run was trained, validated and tested on, without lead-ins.
 
         `data` and `split` in `config.yaml` say where the data is. It must have the fingerprint that
-        the adapter's `recoverer.yaml` records. A relative `data.path` is found only from the folder
-        in which the run was trained.
+        the adapter's `recoverer.yaml` records.
 
         Args:
             fingerprint: Fingerprint of the dataset in the record of the run's adapter.
@@ -239,9 +238,10 @@ class RunFolder:
         self._metrics.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes the resolved configuration."""
+        """Writes the resolved configuration, with an absolute `data.path`."""
+        text = OmegaConf.to_yaml(OmegaConf.create(with_absolute_data(config)))
         with atomic_write(self._config) as temporary:
-            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), "utf-8")
+            temporary.write_text(text, "utf-8")
 
     def write_curve(self, points: Sequence[tuple[int, float]]) -> None:
         """Writes the (step, val/scs) pairs of all validations so far."""
@@ -323,6 +323,15 @@ class RunFolder:
     @property
     def _predictions(self) -> Path:
         return self.path / "predictions.jsonl"
+
+
+def with_absolute_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration whose `data.path`, if it has one, is found from every folder."""
+    data = config.get("data")
+    if not isinstance(data, Mapping) or not data.get("path"):
+        return dict(config)
+    path = str(Path(data["path"]).expanduser().absolute())
+    return {**config, "data": {**data, "path": path}}
 
 
 def runs_in(path: Path) -> Iterator[RunFolder]:

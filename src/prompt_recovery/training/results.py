@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,43 +28,65 @@ from prompt_recovery.training.job import TrainingJob
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class RunEvaluations:
+    """What `evaluate_run` found.
+
+    Attributes:
+        trained: Of the trained recoverer.
+        start: Of the adapter that training started from; None for a new adapter.
+        zero_shot: Of the backbone without an adapter.
+        mean_prompt: Of the mean prompt, whatever the texts.
+    """
+
+    trained: Evaluation
+    start: Evaluation | None
+    zero_shot: Evaluation
+    mean_prompt: Evaluation
+
+    @property
+    def all(self) -> list[Evaluation]:
+        """In the order of tables and charts, the trained recoverer first."""
+        found = (self.trained, self.start, self.zero_shot, self.mean_prompt)
+        return [evaluation for evaluation in found if evaluation is not None]
+
+
 def evaluate_run(
     job: TrainingJob, writer: Writer, fallback: str, start_weights: dict[str, torch.Tensor]
-) -> list[Evaluation]:
+) -> RunEvaluations:
     """Evaluates the trained recoverer, what it started from and baselines on the test split."""
-    examples, scs = job.splits.test, job.scs
 
-    def recoverer(writer: Writer) -> PosteriorRecoverer:
-        return PosteriorRecoverer.of_writer(writer, job.decoding, fallback, scs)
+    def evaluated(writer: Writer) -> Evaluation:
+        recoverer = PosteriorRecoverer.of_writer(writer, job.decoding, fallback, job.scs)
+        return evaluate_recoverer(recoverer, job.splits.test, job.scs)
 
-    evaluations = evaluate_recoverers([recoverer(writer)], examples, scs)
+    trained, start = evaluated(writer), None
     if start_weights:
         with torch.no_grad():
             for name, parameter in writer.model.named_parameters():
                 if name in start_weights:
                     parameter.copy_(start_weights[name])
-        start = replace(writer, name="before " + job.objective.name)
-        evaluations += evaluate_recoverers([recoverer(start)], examples, scs)
+        start = evaluated(replace(writer, name="before " + job.objective.name))
     zero_shot = replace(writer, adapter=False, name=f"{job.backbone.name} zero-shot")
-    baselines: list[Recoverer] = [recoverer(zero_shot), ConstantRecoverer(fallback)]
-    return evaluations + evaluate_recoverers(baselines, examples, scs)
+    return RunEvaluations(
+        trained,
+        start,
+        evaluated(zero_shot),
+        evaluate_recoverer(ConstantRecoverer(fallback), job.splits.test, job.scs),
+    )
 
 
-def evaluate_recoverers(
-    recoverers: Sequence[Recoverer], examples: Sequence[RewriteExample], scs: SCS
-) -> list[Evaluation]:
-    """Runs recoverers on the same examples, in order, with a progress bar."""
-    pairs = pairs_of(examples)
-    evaluations = []
-    for recoverer in recoverers:
-        predictions, seconds = timed(recoverer, pairs)
-        evaluations.append(evaluate(recoverer.name, predictions, examples, scs, seconds))
-    return evaluations
+def evaluate_recoverer(
+    recoverer: Recoverer, examples: Sequence[RewriteExample], scs: SCS
+) -> Evaluation:
+    """Runs a recoverer on examples, with a progress bar."""
+    predictions, seconds = timed(recoverer, pairs_of(examples))
+    return evaluate(recoverer.name, predictions, examples, scs, seconds)
 
 
-def test_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
     """Computes the `test/…` and `baseline/…` entries of `metrics.json` from `evaluate_run`."""
-    trained, *before, zero_shot, constant = evaluations
+    trained, start = evaluations.trained, evaluations.start
     metrics = {
         "test/scs": float(trained.scs.mean()),
         "test/scs_ci_low": trained.interval[0],
@@ -72,10 +94,10 @@ def test_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
         "test/cosine": float(trained.cosine.mean()),
         "test/exact_match": float(trained.exact.mean()),
         "test/examples": len(trained.scs),
-        "baseline/zero_shot_scs": float(zero_shot.scs.mean()),
-        "baseline/mean_prompt_scs": float(constant.scs.mean()),
+        "baseline/zero_shot_scs": float(evaluations.zero_shot.scs.mean()),
+        "baseline/mean_prompt_scs": float(evaluations.mean_prompt.scs.mean()),
     }
-    for start in before:
+    if start is not None:
         gain = trained.scs - start.scs
         low, high = bootstrap_interval(gain)
         metrics |= {
@@ -90,22 +112,22 @@ def test_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 def leave_behind(
     job: TrainingJob,
     metrics: dict[str, float],
-    evaluations: Sequence[Evaluation],
+    evaluations: RunEvaluations | None,
     curve: Sequence[tuple[int, float]],
 ) -> None:
     """Writes predictions, chart, environment and, last, `metrics.json`; prints the tables."""
     test = job.splits.test
-    if evaluations:
+    if evaluations is not None:
         job.run.write_predictions(_predictions(test, evaluations))
-        result_chart(evaluations, curve, job.run.chart)
+        result_chart(evaluations.all, curve, job.run.chart)
     job.run.write_environment(environment())
     job.run.write_metrics(metrics)
-    if evaluations:
+    if evaluations is not None:
         print_tables(
-            sample_table(evaluations[0], test),
-            category_table(evaluations, test),
+            sample_table(evaluations.trained, test),
+            category_table(evaluations.all, test),
             result_table(
-                evaluations, f"Test: {len(test)} examples, prompts never seen in training"
+                evaluations.all, f"Test: {len(test)} examples, prompts never seen in training"
             ),
         )
     if "test/gain" in metrics:
@@ -125,23 +147,23 @@ def leave_behind(
 
 
 def _predictions(
-    test: Sequence[RewriteExample], evaluations: Sequence[Evaluation]
+    test: Sequence[RewriteExample], evaluations: RunEvaluations
 ) -> Iterator[dict[str, Any]]:
-    trained, *before, zero_shot, _ = evaluations
+    trained, start, zero_shot = evaluations.trained, evaluations.start, evaluations.zero_shot
     for i, example in enumerate(test):
         row = asdict(example) | {
             "prediction": trained.predictions[i].rewrite_prompt,
             "fallback": trained.predictions[i].fallback,
             "scs": round(float(trained.scs[i]), 6),
         }
-        for start in before:
+        if start is not None:
             row["start"] = start.predictions[i].rewrite_prompt
             row["start_scs"] = round(float(start.scs[i]), 6)
         yield row | {"zero_shot": zero_shot.predictions[i].rewrite_prompt}
 
 
 def log_results(
-    logger: Any, job: TrainingJob, metrics: dict[str, float], evaluations: Sequence[Evaluation]
+    logger: Any, job: TrainingJob, metrics: dict[str, float], evaluations: RunEvaluations | None
 ) -> None:
     """Logs the metrics, and with W&B the predictions and the adapter, and closes the logger."""
     logger.log_metrics({k: v for k, v in metrics.items() if np.isfinite(v)})
@@ -149,7 +171,7 @@ def log_results(
         rows = [
             [e.id, e.category, e.original_text, e.rewritten_text, e.rewrite_prompt,
              p.rewrite_prompt, float(s)]
-            for evaluation in evaluations[:1]
+            for evaluation in ([] if evaluations is None else [evaluations.trained])
             for e, p, s in zip(job.splits.test, evaluation.predictions, evaluation.scs, strict=True)
         ]  # fmt: skip
         columns = ["id", "category", "original_text", "rewritten_text", "rewrite_prompt",

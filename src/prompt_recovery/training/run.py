@@ -21,7 +21,6 @@ from prompt_recovery.metrics.recorded import metric_record
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.folder import RunFolder, adapter_folder, weights_digest
 from prompt_recovery.runs.processes import agreed, fitting, is_first, local_rank, together
@@ -36,6 +35,7 @@ from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import RecovererModule
 from prompt_recovery.training.results import (
+    RunEvaluations,
     evaluate_run,
     leave_behind,
     log_results,
@@ -104,7 +104,7 @@ def train(job: TrainingJob) -> dict[str, float]:
     metrics = _fit(job, ready, trainer, best)
     if not trainer.is_global_zero:
         return metrics
-    evaluations: list[Evaluation] = []
+    evaluations: RunEvaluations | None = None
     if job.evaluate:
         writer = _with_weights(job, ready, best.weights)
         evaluations = evaluate_run(job, writer, ready.fallback, ready.start_weights)

@@ -7,7 +7,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from prompt_recovery.runs.folder import RunFolder, checkpoint_file, resumed_run
+from prompt_recovery.runs.folder import (
+    RunFolder,
+    checkpoint_file,
+    resumed_run,
+    with_absolute_data,
+)
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.runs.trials import is_trial, trial_id
 from prompt_recovery.settings.checking import check
@@ -97,9 +102,9 @@ def finished_stage(
         return stopped.first_stage
     if not is_trial():
         return None
-    wanted = trial_id(stage)
+    wanted = trial_id(with_absolute_data(stage))
     for other in _trained_beside(run):
-        if wanted == trial_id(_config_of(other)):
+        if wanted == trial_id(with_absolute_data(_config_of(other))):
             log.info("the first stage was already trained in %s", other.path)
             return other
     return None

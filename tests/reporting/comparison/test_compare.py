@@ -182,6 +182,8 @@ def test_what_cannot_be_compared_is_set_apart_with_the_reason(ablation, tmp_path
     write_run(tmp_path / "other" / "metric", "small", "sft", 9, 0.5, exponent=1.0)
     write_run(tmp_path / "other" / "split", "small", "sft", 9, 0.5, ids="f")
     (write_run(tmp_path / "other" / "stopped", "small", "sft", 9, 0.5) / "metrics.json").unlink()
+    untested = write_run(tmp_path / "other" / "untested", "small", "sft", 9, 0.5)
+    (untested / "predictions.jsonl").unlink()
     write_run(tmp_path / "other" / "twin", "small", "sft", 1, 0.5)
     comparison = compare([str(ablation), str(tmp_path / "other" / "*")], None, tmp_path / "out")
     assert sum(len(a.runs) for a in comparison.arms) == 12
@@ -193,7 +195,8 @@ def test_what_cannot_be_compared_is_set_apart_with_the_reason(ablation, tmp_path
     assert reasons["metric"].startswith("other metric: minilm with exponent 1")
     assert reasons["split"].startswith("other test examples")
     assert reasons["twin"].startswith("the same settings and seed as ")
-    assert reasons["stopped"].startswith("is not finished")
+    assert reasons["stopped"] == "is not finished (no metrics.json)"
+    assert reasons["untested"].endswith("(no predictions.jsonl)")
     for name in ("report.md", "report.html"):
         text = (tmp_path / "out" / name).read_text()
         assert "other metric" in text

@@ -84,8 +84,10 @@ def _from_folder(run: RunFolder) -> Run | Apart:
     folder = run.path
     name = str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
     metrics = run.metrics()
-    if metrics is None or not run.is_evaluated:
+    if metrics is None:
         return Apart(name, "is not finished (no metrics.json)")
+    if not run.is_evaluated:
+        return Apart(name, "has not answered the test examples (no predictions.jsonl)")
     try:
         rows = run.predictions()
         return Run(
