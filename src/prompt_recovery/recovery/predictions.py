@@ -128,7 +128,7 @@ class PredictionStore:
         self._journal = Journal(path, _decoded)
         begun = self._journal.values
         if begun and begun[0] != identity:
-            log.warning("%s was begun with other settings: it is begun anew", path)
+            log.warning("%s was made with other settings and is overwritten", path)
             self.remove()
             self._journal, begun = Journal(path, _decoded), []
         if not begun:

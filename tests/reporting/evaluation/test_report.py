@@ -69,7 +69,7 @@ def test_the_first_screen_says_who_wins_by_how_much_and_whether_it_is_chance(rep
     assert f"{report.best.mean:.3f}" in head
     assert f"{gain:+.3f}" in head
     assert re.search(r'class="value (good|bad)">(yes|no)<', head)
-    assert "ready-made" in head
+    assert "made elsewhere" in head
     assert "flagged: bad" in head
 
 

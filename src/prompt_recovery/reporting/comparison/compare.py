@@ -93,7 +93,7 @@ def _say(comparison: Comparison, apart: Sequence[Apart], output: Path) -> None:
     for said in answers(comparison):
         log.info("%s %s: %s", said.question, said.answer, said.detail)
     for one in apart:
-        log.warning("set apart: %s: %s", one.name, one.reason)
+        log.warning("left out: %s: %s", one.name, one.reason)
     log.info("report: %s", output / "report.html")
 
 
@@ -106,7 +106,7 @@ def _html(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -
     )
     if apart:
         runs_apart = "1 run is" if len(apart) == 1 else f"{len(apart)} runs are"
-        lead += paragraph(f"{runs_apart} set apart below: not fair to compare with these.", "quiet")
+        lead += paragraph(f"{runs_apart} left out and listed below: not comparable.", "quiet")
     sections = [Section("Variants", _variants(comparison))]
     if comparison.factors:
         body = Markup("").join(html_table(_factor_table(f)) for f in comparison.factors)

@@ -68,7 +68,7 @@ def _facts(report: Report) -> list[Fact]:
             ),
         ]
     if best.seconds is None:
-        said.append(Fact("Cost", "unknown", "its answers came ready-made"))
+        said.append(Fact("Cost", "unknown", "its predictions were made elsewhere"))
     else:
         said.append(Fact("Cost", f"{cost(best)} s", "per example, on this machine"))
     if report.second is not None:
@@ -89,7 +89,7 @@ def _results(report: Report) -> Markup:
         Interval(e.name, e.mean, *e.interval, best=e is report.best) for e in report.evaluations
     ]
     highest = max(float(np.quantile(e.scs, 0.99)) for e in report.evaluations)
-    at = np.linspace(0, max(highest, 0.1), 41)  # a few lucky answers don't squeeze the rest
+    at = np.linspace(0, max(highest, 0.1), 41)  # a few lucky answers must not stretch the axis
     lines = [
         Line(e.name, [(float(x), float((e.scs >= x).mean())) for x in at])
         for e in report.evaluations[:_LINES]
@@ -100,7 +100,7 @@ def _results(report: Report) -> Markup:
         + paragraph(
             "Differences to the best are paired by example. p-values: sign-flip permutation test, "
             "adjusted for the number of comparisons (Holm). Exact: equal up to case, punctuation "
-            "and white space. A dash: the answers came ready-made.",
+            "and white space. A dash: the predictions were made elsewhere.",
             "quiet",
         )
         + line_chart(
@@ -112,11 +112,12 @@ def _results(report: Report) -> Markup:
 def _two_encoders(report: Report, second: SecondOpinion) -> Markup:
     return (
         paragraph(
-            "A score that comes from meaning holds under another encoder; one that comes from "
-            f"strings which please {report.encoder} only, falls. Expected is what human prompts "
-            f"that have the same SCS here have under {second.encoder} (its embeddings centred on "
-            f"such prompts; chance: {score(second.chance)}). Kept is the share of what is expected "
-            "above chance; where it is surely below 50 %, the score is flagged."
+            "A score that comes from meaning holds under another encoder; a score that comes from "
+            f"strings which only {report.encoder} finds similar falls. The expected score is that "
+            f"of human prompts with the same SCS, measured with {second.encoder} (its embeddings "
+            f"are centred on such prompts; chance: {score(second.chance)}). Kept is the actual "
+            "share of the expected score above chance. If it is below 50 % with a confidence of "
+            "97.5 %, the score is flagged."
         )
         + html_table(encoder_table(report, second), {"falls": "bad", "holds": "good"})
         + _odd_answers(report, second)
@@ -155,7 +156,7 @@ def _calibration(report: Report) -> Markup:
         lines,
         "expected SCS",
         "actual SCS",
-        "By decile of confidence; on the dashed line it is right",
+        "By decile of confidence; the dashed line is perfect calibration",
         diagonal=True,
     ) + paragraph(f"Mean distance of expected and actual SCS over deciles. {said}.", "quiet")
 
