@@ -5,7 +5,7 @@ import pytest
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.baselines.neighbours import Neighbours
+from prompt_recovery.recovery.baselines.neighbours import NeighbourIndex
 from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.mbr import rank
@@ -65,14 +65,16 @@ def test_the_nearest_examples_vote(scs):
         assert sum(joined.votes[1:]) == pytest.approx(3 * 16)
         assert posterior.log_probabilities == (None, None)
     assert retrieved.posteriors(pairs[1:2], MBR()) == {}
-    nearest = Neighbours("rewrite", 1).fit(TRAINING, scs)
-    assert nearest.nearest(pairs[:1])[0][0] == found[0].texts[0]
+    [[(nearest, cosine)]] = NeighbourIndex.of(TRAINING, scs, "rewrite").nearest(pairs[:1], 1)
+    assert nearest == found[0].texts[0]
+    embedded = scs.encoder.embed([pairs[0].rewritten_text, TEXTS[PROMPTS.index(nearest)]])
+    assert cosine == pytest.approx(float(embedded[0] @ embedded[1]), abs=1e-5)
 
 
 def test_no_more_examples_are_embedded_than_allowed(scs):
-    some = Retrieval(k=8, examples=3).fit(TRAINING, scs).neighbours
+    some = Retrieval(k=8, examples=3).fit(TRAINING, scs).index
     assert len(some.prompts) == len(some.vectors) == 3
-    again = Retrieval(k=8, examples=3).fit(TRAINING[::-1], scs).neighbours
+    again = Retrieval(k=8, examples=3).fit(TRAINING[::-1], scs).index
     assert again.prompts == some.prompts, "whatever their order"
     for bad in ({"k": 0}, {"weight": 0.0}, {"examples": 0}, {"space": "text"}):
         with pytest.raises(PromptRecoveryError, match=next(iter(bad))):

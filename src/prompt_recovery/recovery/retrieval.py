@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.baselines.neighbours import Neighbours, NeighboursRecoverer, Space
+from prompt_recovery.recovery.baselines.neighbours import NeighbourIndex, Space
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair, is_usable
 from prompt_recovery.recovery.posterior import Posterior
@@ -43,8 +43,8 @@ class Retrieval:
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "RetrievedPrompts":
         """Embeds the training examples, or a fixed choice of `examples` of them."""
         chosen = sorted(examples, key=lambda e: hashlib.sha256(ascii(e.id).encode()).digest())
-        neighbours = Neighbours(self.space, self.k).fit(chosen[: self.examples], scs)
-        return RetrievedPrompts(neighbours)
+        index = NeighbourIndex.of(chosen[: self.examples], scs, self.space)
+        return RetrievedPrompts(index, self.k)
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,12 @@ class RetrievedPrompts:
     """A source whose posteriors are the prompts of a pair's neighbours; made by `Retrieval.fit`.
 
     Attributes:
-        neighbours: The embedded training examples.
+        index: The embedded training examples.
+        k: The number of neighbours, ≥ 1.
     """
 
-    neighbours: NeighboursRecoverer
+    index: NeighbourIndex
+    k: int
 
     @property
     def name(self) -> str:
@@ -64,10 +66,11 @@ class RetrievedPrompts:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The retrieval's settings and a digest of the prompts."""
+        """The space, the number of neighbours and a digest of the prompts."""
         return {
-            **asdict(self.neighbours.settings),
-            "prompts": fingerprint(self.neighbours.prompts),
+            "space": self.index.space,
+            "k": self.k,
+            "prompts": fingerprint(self.index.prompts),
         }
 
     def posteriors(
@@ -78,6 +81,9 @@ class RetrievedPrompts:
     ) -> dict[int, Posterior]:
         """The prompts of the neighbours of each usable pair, with one vote each."""
         usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
-        prompts = self.neighbours.nearest([pairs[i] for i in usable]) if usable else []
+        found = self.index.nearest([pairs[i] for i in usable], self.k) if usable else []
         progress(len(pairs))
-        return {i: Posterior.of_texts(texts) for i, texts in zip(usable, prompts, strict=True)}
+        return {
+            i: Posterior.of_texts([prompt for prompt, _ in neighbours])
+            for i, neighbours in zip(usable, found, strict=True)
+        }

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.metrics.encoder import Encoder
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.baselines.vectors import answered, text_vectors, unit
@@ -39,9 +40,43 @@ class Neighbours:
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> "NeighboursRecoverer":
         """Embeds the training examples."""
+        index = NeighbourIndex.of(examples, scs, self.space)
+        return NeighboursRecoverer(self, scs, index, mean_prompt(scs, index.prompts))
+
+
+@dataclass(frozen=True)
+class NeighbourIndex:
+    """The prompts of training examples, found by the embeddings of their texts.
+
+    Attributes:
+        encoder: Embeds the texts.
+        space: As in `Neighbours`.
+        prompts: The prompts of n training examples.
+        vectors: fp32 [n, d], the examples in the space, of length 1.
+    """
+
+    encoder: Encoder
+    space: Space
+    prompts: list[str]
+    vectors: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, examples: Sequence[RewriteExample], scs: SCS, space: Space) -> "NeighbourIndex":
+        """Embeds the training examples."""
         prompts = [e.rewrite_prompt for e in examples]
-        vectors = _vectors(examples, scs, self.space)
-        return NeighboursRecoverer(self, scs, prompts, vectors, mean_prompt(scs, prompts))
+        return cls(scs.encoder, space, prompts, _vectors(examples, scs.encoder, space))
+
+    def nearest(self, pairs: Sequence[Pair], k: int) -> list[list[tuple[str, float]]]:
+        """Returns the prompts of the k examples nearest to each usable pair, nearest first.
+
+        Each has the cosine between its example and the pair. Prompts may repeat.
+        """
+        cosines = _vectors(pairs, self.encoder, self.space) @ self.vectors.T
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        return [
+            [(self.prompts[i], float(row[i])) for i in first]
+            for row, first in zip(cosines, order, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -49,17 +84,15 @@ class NeighboursRecoverer:
     """Answers with a neighbour's prompt; made by `Neighbours.fit`.
 
     Attributes:
-        settings: Space and number of neighbours.
-        scs: The metric, whose encoder computes embeddings.
-        prompts: Prompts of the n training examples.
-        vectors: Vectors of the training examples, fp32 [n, d], of length 1.
+        settings: The space and the number of neighbours.
+        scs: The metric by which neighbours agree.
+        index: The training examples.
         fallback: The answer for a pair with a blank or unusable text.
     """
 
     settings: Neighbours
     scs: SCS
-    prompts: list[str]
-    vectors: NDArray[np.float32]
+    index: NeighbourIndex
     fallback: str
 
     @property
@@ -73,26 +106,14 @@ class NeighboursRecoverer:
         """Returns one prediction for each pair, in order."""
         return answered(pairs, self._answers, self.fallback, progress)
 
-    def nearest(self, pairs: Sequence[Pair]) -> list[list[str]]:
-        """Returns the prompts of the k examples nearest to each usable pair, nearest first."""
-        return [[self.prompts[i] for i in self._first(row)] for row in self._nearness(pairs)]
-
     def _answers(self, pairs: Sequence[Pair]) -> list[str]:
-        return [self._chosen(row) for row in self._nearness(pairs)]
+        return [self._chosen(found) for found in self.index.nearest(pairs, self.settings.k)]
 
-    def _nearness(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
-        """Returns the cosines of pairs and training examples, fp32 [pairs, n]."""
-        return _vectors(pairs, self.scs, self.settings.space) @ self.vectors.T
-
-    def _first(self, nearness: NDArray[np.float32]) -> NDArray[np.int64]:
-        return np.argsort(-nearness, kind="stable")[: self.settings.k]
-
-    def _chosen(self, nearness: NDArray[np.float32]) -> str:
+    def _chosen(self, neighbours: Sequence[tuple[str, float]]) -> str:
         """Returns the prompt with the highest mean SCS to the k nearest, weighted by cosine."""
         votes: dict[str, float] = {}
-        for i in self._first(nearness):
-            weight = max(float(nearness[i]), 1e-6)
-            votes[self.prompts[i]] = votes.get(self.prompts[i], 0.0) + weight
+        for prompt, cosine in neighbours:
+            votes[prompt] = votes.get(prompt, 0.0) + max(cosine, 1e-6)
         texts = list(votes)
         if len(texts) < 3:  # two prompts agree with each other equally, so take the nearer one
             return max(texts, key=lambda text: votes[text])
@@ -100,7 +121,7 @@ class NeighboursRecoverer:
 
 
 def _vectors(
-    pairs: Sequence[Pair] | Sequence[RewriteExample], scs: SCS, space: Space
+    pairs: Sequence[Pair] | Sequence[RewriteExample], encoder: Encoder, space: Space
 ) -> NDArray[np.float32]:
-    originals, rewrites = text_vectors(pairs, scs.encoder)
+    originals, rewrites = text_vectors(pairs, encoder)
     return rewrites if space == "rewrite" else unit(rewrites - originals)
