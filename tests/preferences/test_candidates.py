@@ -16,9 +16,9 @@ from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.preferences.candidates import (
     BATCH,
-    Candidate,
     CorruptedTruths,
     OtherPrompts,
+    PreferenceCandidate,
     SampledCandidates,
     collect_candidates,
 )
@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
         patched.setattr(os, "fsync", full)
         collect_candidates(rows(20), [Fake()], tmp_path / "s.jsonl")
     found = collect_candidates(rows(20), [Fake()], tmp_path / "s.jsonl")
-    assert found["e3"][0] == pytest.approx(Candidate("guess at e3", "fake"), nan_ok=True)
+    assert found["e3"][0] == pytest.approx(PreferenceCandidate("guess at e3", "fake"), nan_ok=True)
 
 
 def test_the_model_is_left_as_it_was(writer, examples):

@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.preferences.candidates import Candidate
+from prompt_recovery.preferences.candidates import PreferenceCandidate
 from prompt_recovery.preferences.pairing import STRATEGIES, Pairing
 
 TRUTH = ("Make it rhyme", 1.0)
 
 candidates = st.lists(
     st.builds(
-        Candidate,
+        PreferenceCandidate,
         st.sampled_from(["make it rhyme!", "Sing", "Be brief"]) | st.text("abc", min_size=1),
         st.just("sampled"),
         st.floats(-1, 1) | st.sampled_from([0.0, 0.5, 1.0]),
@@ -98,7 +98,7 @@ def test_a_group_with_the_truth_begins_with_it(found, margin, size):
 
 
 def test_random_choices_vary_with_example_and_seed_only():
-    found = [Candidate(f"guess {n}", "sampled", 0.5 - n / 100) for n in range(20)]
+    found = [PreferenceCandidate(f"guess {n}", "sampled", 0.5 - n / 100) for n in range(20)]
     random.seed(1)
     groups = [Pairing().groups(str(n), TRUTH, found) for n in range(50)]
     random.seed(2)

@@ -17,10 +17,10 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.preferences.candidates import (
     Asking,
-    Candidate,
     CandidateSource,
     CorruptedTruths,
     OtherPrompts,
+    PreferenceCandidate,
     SampledCandidates,
     collect_candidates,
 )
@@ -176,7 +176,7 @@ def _chosen(example: PreferenceExample, pairing: Pairing) -> list[PreferenceExam
     # there is none, the best completion takes its place and is one of the candidates, too.
     truth = scored[0]
     others = scored[1:] if truth[1] > PERFECT else scored
-    candidates = [Candidate(text, "", score) for text, score in others]
+    candidates = [PreferenceCandidate(text, "", score) for text, score in others]
     return [
         replace(
             example,
@@ -284,7 +284,7 @@ def _prompt(example: RewriteExample, writer: "Writer") -> str | list[Message]:
 
 def _record(
     settings: Preferences,
-    scored: dict[str, list[Candidate]],
+    scored: dict[str, list[PreferenceCandidate]],
     writer: "Writer",
     scs: SCS,
     seed: int,
@@ -307,7 +307,7 @@ def _record(
     }
 
 
-def _best(scored: dict[str, list[Candidate]]) -> float:
+def _best(scored: dict[str, list[PreferenceCandidate]]) -> float:
     own = [
         max((c.scs for c in candidates if c.source not in ("corrupted", "others")), default=None)
         for candidates in scored.values()

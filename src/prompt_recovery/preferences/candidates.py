@@ -23,8 +23,10 @@ BATCH = 16  # examples whose candidates are saved together
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One guess at a prompt.
+class PreferenceCandidate:
+    """A guess at a prompt that may become a preference.
+
+    What a recoverer chooses from is `recovery.Candidate`.
 
     Attributes:
         text: The guess without chatter, never empty.
@@ -162,7 +164,7 @@ def collect_candidates(
     store: Path,
     progress: Callable[[int], None] = lambda _: None,
     asking: Asking | None = None,
-) -> dict[str, list[Candidate]]:
+) -> dict[str, list[PreferenceCandidate]]:
     """Asks every source about every example, and saves the answers in a file as they arrive.
 
     The file has one line per batch of examples, which is written and synced when the batch is
@@ -185,7 +187,7 @@ def collect_candidates(
     """
     order = sorted(examples, key=lambda e: (-len(e.original_text + e.rewritten_text), e.id))
     batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-    found: dict[str, list[Candidate]] = {}
+    found: dict[str, list[PreferenceCandidate]] = {}
     with locked(store):
         expected = iter(batches)
         journal = Journal(store, lambda value: _answers(value, next(expected, [])), in_order=True)
@@ -225,12 +227,12 @@ def _answers(value: Any, batch: Sequence[RewriteExample]) -> Answers:
     return answers
 
 
-def _distinct(answers: Sequence[Sequence[str]]) -> list[Candidate]:
-    kept: dict[str, Candidate] = {}
+def _distinct(answers: Sequence[Sequence[str]]) -> list[PreferenceCandidate]:
+    kept: dict[str, PreferenceCandidate] = {}
     for source, text in answers:
         cleaned = clean_prompt(text)
         if cleaned:
-            kept.setdefault(normalise(cleaned), Candidate(cleaned, source))
+            kept.setdefault(normalise(cleaned), PreferenceCandidate(cleaned, source))
     return list(kept.values())
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from prompt_recovery.data.splits import normalise
-from prompt_recovery.preferences.candidates import Candidate, seeded_random
+from prompt_recovery.preferences.candidates import PreferenceCandidate, seeded_random
 from prompt_recovery.settings import NotNegative, checked
 
 Scored = tuple[str, float]
@@ -43,13 +43,15 @@ class Pairing:
     truth: bool = False
     seed: int = 0
 
-    def groups(self, id_: str, truth: Scored, candidates: Sequence[Candidate]) -> list[Group]:
+    def groups(
+        self, id_: str, truth: Scored, candidates: Sequence[PreferenceCandidate]
+    ) -> list[Group]:
         """Returns the preference groups of one example."""
         rng = seeded_random(self.seed, "pairing", id_)
         return STRATEGIES[self.strategy](truth, candidates, self, rng)
 
 
-def _wrong(truth: Scored, candidates: Sequence[Candidate], margin: float) -> list[Scored]:
+def _wrong(truth: Scored, candidates: Sequence[PreferenceCandidate], margin: float) -> list[Scored]:
     """Returns the candidates that are worse than the truth by at least the margin, best first."""
     worse = [
         (c.text, c.scs)
@@ -59,7 +61,7 @@ def _wrong(truth: Scored, candidates: Sequence[Candidate], margin: float) -> lis
     return sorted(worse, key=lambda scored: (-scored[1], scored[0]))
 
 
-def _own(truth: Scored, candidates: Sequence[Candidate]) -> list[Scored]:
+def _own(truth: Scored, candidates: Sequence[PreferenceCandidate]) -> list[Scored]:
     """Returns the candidates without the truth, best first."""
     # Without a perfect score, `truth` is just the best candidate.
     known = normalise(truth[0]) if truth[1] > PERFECT else None
@@ -68,7 +70,7 @@ def _own(truth: Scored, candidates: Sequence[Candidate]) -> list[Scored]:
 
 
 def truth_best(
-    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+    truth: Scored, candidates: Sequence[PreferenceCandidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """Prefers the truth over the best candidate, which is the hardest pair to tell apart."""
     wrong = _wrong(truth, candidates, pairing.margin)
@@ -76,7 +78,7 @@ def truth_best(
 
 
 def truth_worst(
-    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+    truth: Scored, candidates: Sequence[PreferenceCandidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """Prefers the truth over the worst candidate, which is the easiest pair to tell apart."""
     wrong = _wrong(truth, candidates, pairing.margin)
@@ -84,7 +86,7 @@ def truth_worst(
 
 
 def truth_random(
-    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+    truth: Scored, candidates: Sequence[PreferenceCandidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """Prefers the truth over a random candidate."""
     wrong = _wrong(truth, candidates, pairing.margin)
@@ -92,7 +94,7 @@ def truth_random(
 
 
 def best_worst(
-    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+    truth: Scored, candidates: Sequence[PreferenceCandidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """Prefers the best candidate over the worst, if they differ by at least the margin."""
     ranked = _own(truth, candidates)
@@ -102,7 +104,7 @@ def best_worst(
 
 
 def listwise(
-    truth: Scored, candidates: Sequence[Candidate], pairing: Pairing, rng: random.Random
+    truth: Scored, candidates: Sequence[PreferenceCandidate], pairing: Pairing, rng: random.Random
 ) -> list[Group]:
     """Ranks one group of at most `size`: the best, the worst and random ones between them."""
     ranked = _own(truth, candidates)
@@ -116,7 +118,7 @@ def listwise(
     return [ranked]
 
 
-Strategy = Callable[[Scored, Sequence[Candidate], Pairing, random.Random], list[Group]]
+Strategy = Callable[[Scored, Sequence[PreferenceCandidate], Pairing, random.Random], list[Group]]
 STRATEGIES: dict[str, Strategy] = {
     f.__name__: f for f in (truth_best, truth_worst, truth_random, best_worst, listwise)
 }
