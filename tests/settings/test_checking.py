@@ -65,6 +65,7 @@ train data=file data.path=true => data.path=true: must be a path
 train data.path=x => data.path: there is no such setting
 train logger.kind=tensorboard => logger.kind=tensorboard: must be wandb, csv or none
 train trainer.max_steps=1.5 => trainer.max_steps=1.5: must be a whole number ≥ -1
+train trainer.devices=abc => trainer.devices=abc: must be auto, a whole number ≥ -1 or a list
 train trainer.accelerator=quantum => trainer.accelerator=quantum: must be auto, cpu
 train +trainer.limit_val_batchs=2 => did you mean trainer.limit_val_batches?
 train +trainer.logger=x => trainer.logger: there is no such setting

@@ -34,4 +34,4 @@ def compare(config: DictConfig) -> None:
     from prompt_recovery.reporting.comparison.compare import compare as compare_runs
 
     runs = [given.runs] if isinstance(given.runs, str) else list(given.runs)
-    compare_runs(runs, given.project, Path(given.output))
+    compare_runs(runs, given.project, Path(given.output).expanduser())

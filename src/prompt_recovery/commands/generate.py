@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.generation.cluster import Launcher
+from prompt_recovery.generation.cluster import Cluster
 from prompt_recovery.generation.job import GenerationJob, GenerationOptions, Guessing
 from prompt_recovery.generation.originals import CreatedOriginals, Originals
 from prompt_recovery.metrics.scs import SCS
@@ -40,7 +40,7 @@ class GenerateSettings(GenerationOptions):
     originals: Originals | CreatedOriginals
     rewriter: Rewriter
     template: Template
-    cluster: Launcher
+    cluster: Cluster
     preferences: Preferences | None = None
     metric: SCS
     candidates: Guessing

@@ -35,6 +35,6 @@ class SweepSettings:
 def sweep(config: DictConfig) -> None:
     """Runs or resumes a W&B sweep without an account."""
     given: SweepSettings = make(check(config, SweepSettings), SweepSettings)
-    file = Path(given.file)
-    folder = Path(given.folder or f"runs/sweep/{file.stem}")
+    file = Path(given.file).expanduser()
+    folder = Path(given.folder or f"runs/sweep/{file.stem}").expanduser()
     run_sweep(file, given.count, given.parallel, folder, given.seed)

@@ -1,4 +1,4 @@
-"""Launchers, which run work in this process or on the workers of a Ray cluster."""
+"""Where work is done: in this process or on the workers of a Ray cluster."""
 
 import logging
 import pickle
@@ -18,7 +18,7 @@ Work = Callable[[Sequence[T]], Iterator[tuple[int, R]]]
 """Takes items and yields (index, result) pairs in any order, exactly one for each item."""
 
 
-class Launcher(Protocol):
+class Cluster(Protocol):
     """Decides where work is done.
 
     Attributes:
@@ -28,7 +28,7 @@ class Launcher(Protocol):
     chunk: int
 
     def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
-        """Returns a rewriter whose answers are computed where this launcher runs its work."""
+        """Returns a rewriter whose answers are computed where this cluster does its work."""
         ...
 
     def each(
@@ -40,7 +40,7 @@ class Launcher(Protocol):
             items: The items to process. They are pickled to be sent to other processes.
             make: Makes the work function, for instance by loading a model. It is called in the
                 process that does the work.
-            block: Number of items that a worker gets at a time. None uses the launcher's default.
+            block: Number of items that a worker gets at a time. None uses the cluster's default.
 
         Yields:
             (index, result) pairs in any order, exactly one for each item.
@@ -54,7 +54,7 @@ class Local:
     """Runs work in this process.
 
     Attributes:
-        chunk: Number of requests that are held in memory at a time, ≥ 1.
+        chunk: Number of requests that are held in memory at a time.
     """
 
     chunk: AtLeastOne = 1024
@@ -84,12 +84,12 @@ class RayCluster:
     Attributes:
         address: Address of the cluster, or `auto` for the one that this machine belongs to. None
             starts a cluster on this machine.
-        workers: Number of workers, ≥ 1. Each has its own rewriter.
-        cpus: CPUs per worker, > 0.
-        gpus: GPUs per worker, ≥ 0; may be a fraction.
-        block: Number of items that a worker gets at a time, ≥ 1. They are processed again if the
+        workers: Number of workers. Each has its own rewriter.
+        cpus: CPUs per worker.
+        gpus: GPUs per worker; may be a fraction.
+        block: Number of items that a worker gets at a time. They are processed again if the
             worker dies.
-        chunk: Number of requests that are held in memory at a time, ≥ 1. Workers are restarted
+        chunk: Number of requests that are held in memory at a time. Workers are restarted
             for every chunk.
     """
 

@@ -28,10 +28,10 @@ class InstructionSettings:
 
     Attributes:
         bank: File of instructions. None uses the bank shipped with this package.
-        composed: Number of additional instructions composed of parts, ≥ 0.
-        variations: Number of rewordings of each instruction to ask the rewriter for, ≥ 0.
+        composed: Number of additional instructions composed of parts.
+        variations: Number of rewordings of each instruction to ask the rewriter for.
         near_duplicate_scs: Leave out an instruction whose SCS with an earlier one is higher than
-            this, in [-1, 1]. None keeps all.
+            this. None keeps all.
     """
 
     bank: LocalPath | None = None
@@ -106,7 +106,7 @@ class GenerationJob(GenerationOptions):
         rewriter: The rewriter that answers the requests.
         template: The rewrite template.
         output: Output folder, created if necessary.
-        chunk: Number of requests that the rewriter gets, and that are in memory, at a time, ≥ 1.
+        chunk: Number of requests that the rewriter gets, and that are in memory, at a time.
         scs: Makes the metric when it is needed.
         preferences: Makes candidates, scores and pairs. None makes none.
     """
@@ -115,13 +115,11 @@ class GenerationJob(GenerationOptions):
     rewriter: Rewriter
     template: Template
     output: Path
-    chunk: int = Local.chunk
+    chunk: AtLeastOne = Local.chunk
     scs: Callable[[], SCS] | None = None
     preferences: Preparation | None = None
 
     def __post_init__(self) -> None:
-        if self.chunk < 1:
-            raise PromptRecoveryError(f"cluster.chunk={self.chunk}: must be ≥ 1")
         if not self.template.chat or self.template.prefill:
             raise PromptRecoveryError(
                 f"template '{self.template.name}' is not for a rewriter, which answers chats: use "

@@ -16,7 +16,7 @@ from prompt_recovery.backbones.locate import locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import Splits
-from prompt_recovery.generation.cluster import Launcher, Work
+from prompt_recovery.generation.cluster import Cluster, Work
 from prompt_recovery.generation.job import Guessing
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.preferences import Preferences, prepare_preferences
@@ -66,20 +66,20 @@ class Guesser(Guessing):
 
 @dataclass(frozen=True)
 class PreferenceStage:
-    """Makes preferences, distributed by a launcher. It is the `Preparation` of a job.
+    """Makes preferences, distributed over a cluster. It is the `Preparation` of a job.
 
     Attributes:
         preferences: Settings of candidates and pairing.
         guesser: The model that is sampled.
         scs: Makes the metric in the process that needs it.
-        launcher: Decides where the work is done.
+        cluster: Decides where the work is done.
         seed: Seed of the samples.
     """
 
     preferences: Preferences
     guesser: Guesser
     scs: Callable[[], SCS]
-    launcher: Launcher
+    cluster: Cluster
     seed: int
 
     def settings(self) -> dict[str, Any]:
@@ -103,14 +103,14 @@ class PreferenceStage:
             make = partial(
                 _asking, self.preferences, self.guesser, self.scs, self.seed, splits.train
             )
-            return _ordered(self.launcher.each(batches, make, block=1))
+            return _ordered(self.cluster.each(batches, make, block=1))
 
         prepare_preferences(
             self.preferences,
             "",
             splits,
             self.guesser.writer(with_model=False),
-            _SpreadSCS(self.scs, self.launcher),
+            _SpreadSCS(self.scs, self.cluster),
             self.guesser.identity(),
             group=False,
             seed=self.seed,
@@ -143,16 +143,16 @@ def _ordered(results: Iterable[tuple[int, T]]) -> Iterator[T]:
 
 
 class _SpreadSCS(SCS):
-    """The metric, with its scoring distributed by a launcher."""
+    """The metric, with its scoring distributed over a cluster."""
 
-    def __init__(self, make: Callable[[], SCS], launcher: Launcher) -> None:
+    def __init__(self, make: Callable[[], SCS], cluster: Cluster) -> None:
         own = make()
         super().__init__(own.encoder, own.exponent)
-        self._make, self._launcher = make, launcher
+        self._make, self._cluster = make, cluster
 
     def __call__(self, predictions: Sequence[str], truths: Sequence[str]) -> NDArray[np.float32]:
         pairs = list(zip(predictions, truths, strict=True))
-        scores = _ordered(self._launcher.each(pairs, partial(_scoring, self._make), _PAIRS))
+        scores = _ordered(self._cluster.each(pairs, partial(_scoring, self._make), _PAIRS))
         return np.fromiter(scores, np.float32, len(pairs))
 
 

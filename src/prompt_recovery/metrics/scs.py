@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.metrics.encoder import Encoder
-from prompt_recovery.settings import Positive
+from prompt_recovery.settings import Positive, checked
 
 
 def sharpen(cosine: Any, exponent: float = 3.0) -> Any:
@@ -18,17 +18,16 @@ def sharpen(cosine: Any, exponent: float = 3.0) -> Any:
     return np.sign(cosine) * np.abs(cosine) ** exponent
 
 
+@checked("metric")
 class SCS:
     """Scores predictions against truths.
 
     Args:
         encoder: The sentence encoder.
-        exponent: The exponent, > 0; 1 gives the plain cosine.
+        exponent: The exponent; 1 gives the plain cosine.
     """
 
     def __init__(self, encoder: Encoder, exponent: Positive = 3.0) -> None:
-        if exponent <= 0:
-            raise ValueError(f"exponent must be positive, not {exponent}")
         self.encoder = encoder
         self.exponent = exponent
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Lt
 
@@ -27,7 +27,7 @@ class DPO(Objective):
         sft_weight: The weight of the SFT term.
     """
 
-    name = "dpo"
+    name: ClassVar[str] = "dpo"
     beta: Positive = 0.1
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0
     sft_weight: NotNegative = 1.0

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs
 from prompt_recovery.settings import NotNegative, Positive, checked
@@ -22,7 +22,7 @@ class Hinge(Objective):
         sft_weight: The weight of the SFT term.
     """
 
-    name = "hinge"
+    name: ClassVar[str] = "hinge"
     beta: Positive = 0.1
     sft_weight: NotNegative = 1.0
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs
 from prompt_recovery.settings import NotNegative, Positive, checked
@@ -25,7 +25,7 @@ class IPO(Objective):
         sft_weight: The weight of the SFT term.
     """
 
-    name = "ipo"
+    name: ClassVar[str] = "ipo"
     beta: Positive = 0.1
     sft_weight: NotNegative = 1.0
 

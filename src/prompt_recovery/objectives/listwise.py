@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives.base import Objective, ScoredCompletions
@@ -29,8 +29,8 @@ class Listwise(Objective):
         sft_weight: The weight of the SFT term.
     """
 
-    name = "listwise"
-    completions = "group"
+    name: ClassVar[str] = "listwise"
+    completions: ClassVar[Literal["truth", "pair", "group"]] = "group"
     beta: Positive = 0.1
     temperature: Positive = 0.1
     sft_weight: NotNegative = 1.0

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs
 from prompt_recovery.settings import NotNegative, checked
@@ -25,9 +25,9 @@ class ORPO(Objective):
         weight: λ ≥ 0, the weight of the odds ratio.
     """
 
-    name = "orpo"
-    uses_reference = False
-    sft_weight = 1.0  # part of the method
+    name: ClassVar[str] = "orpo"
+    uses_reference: ClassVar[bool] = False
+    sft_weight = 1.0  # no annotation, no setting: the term is part of the method
     weight: NotNegative = 0.1
 
     def losses(self, completions: ScoredCompletions) -> Tensor:

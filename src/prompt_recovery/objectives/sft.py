@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from prompt_recovery.objectives.base import Objective, ScoredCompletions
 from prompt_recovery.settings import Share, checked
@@ -23,9 +23,9 @@ class SFT(Objective):
         length_power: a, in [0, 1].
     """
 
-    name = "sft"
-    completions = "truth"
-    uses_reference = False
+    name: ClassVar[str] = "sft"
+    completions: ClassVar[Literal["truth", "pair", "group"]] = "truth"
+    uses_reference: ClassVar[bool] = False
     length_power: Share = 1.0
 
     def losses(self, completions: ScoredCompletions) -> Tensor:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prompt_recovery.objectives.base import Objective, ScoredCompletions, pairs
 from prompt_recovery.settings import NotNegative, Positive, checked
@@ -23,8 +23,8 @@ class SimPO(Objective):
         sft_weight: The weight of the SFT term.
     """
 
-    name = "simpo"
-    uses_reference = False
+    name: ClassVar[str] = "simpo"
+    uses_reference: ClassVar[bool] = False
     beta: Positive = 2.0
     gamma: NotNegative = 1.0
     sft_weight: NotNegative = 1.0

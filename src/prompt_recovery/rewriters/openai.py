@@ -15,9 +15,12 @@ from prompt_recovery.storage import fingerprint
 class OpenAIRewriter(Endpoint):
     """A hosted API, or the server of Ollama, vLLM or llama.cpp (extra `[api]`).
 
+    The settings of the connection, such as `base_url` and `retries`, are those of `Endpoint`.
+
     Attributes:
         model: The model; `model.served` is its name at the endpoint.
         sampling: The settings of sampling. The seed is sent, too, but some endpoints ignore it.
+        timeout_s: As for `Endpoint`, but longer: rewrites are long texts.
     """
 
     model: Model

@@ -107,7 +107,7 @@ class Logging:
 
 def trainer_options(
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto",
-    devices: _OrUnlimited | str | Sequence[int] = 1,
+    devices: Literal["auto"] | _OrUnlimited | Sequence[int] = 1,
     strategy: str = "auto",
     num_nodes: AtLeastOne = 1,
     max_epochs: _OrUnlimited = 1,
@@ -123,7 +123,7 @@ def trainer_options(
 
     Args:
         accelerator: auto uses a GPU if there is one, otherwise the CPU.
-        devices: Number of devices, or auto for all.
+        devices: Number or indices of the devices; auto and -1 use all.
         strategy: A strategy such as ddp; fsdp is this package's `FullySharded`.
         num_nodes: Number of machines.
         max_epochs: Maximum number of epochs; -1 sets no limit.
