@@ -53,7 +53,9 @@ def chats(count: int) -> list[list[dict[str, str]]]:
 def rewriter(backend: str) -> Any:
     """The default model on a backend, as configured."""
     from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from prompt_recovery.settings.checking import checked_value, make
 
     overrides = [
         f"rewriter/backend={backend}",
@@ -61,7 +63,8 @@ def rewriter(backend: str) -> Any:
         f"rewriter.sampling.max_new_tokens={MAX_NEW_TOKENS}",
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose("rewriter/smollm2", overrides).rewriter)
+        config = OmegaConf.to_container(compose("rewriter/smollm2", overrides).rewriter)
+    return make(checked_value(config, Any, "rewriter"))
 
 
 def ours(backend: str, count: int) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from prompt_recovery.settings.checking import make
 from tests.conftest import ROOT
 
 GEMMAS = ["gemma_7b_it", "gemma_2b_it", "gemma2_9b_it", "gemma3_4b_it"]
@@ -18,7 +19,8 @@ BACKENDS = {
 
 def made(rewriter, *overrides):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose(f"rewriter/{rewriter}", list(overrides)).rewriter)
+        config = compose(f"rewriter/{rewriter}", list(overrides)).rewriter
+    return make(OmegaConf.to_container(config, resolve=True))
 
 
 def test_every_preset_is_tested():

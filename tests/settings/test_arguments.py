@@ -34,6 +34,9 @@ def read_back(argument):
         ("generate", [], "instructions.bank"),
         ("generate", [], "candidates.start"),
         ("sweep", [], "file"),
+        ("train", [], "metric.encoder.source.path"),
+        ("train", [], "+first_stage.preferences.path"),
+        ("generate", [], "rewriter.model.path"),
     ],
 )
 def test_paths_are_verbatim(command, before, key, path):

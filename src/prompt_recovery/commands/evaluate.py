@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from prompt_recovery.commands.entry import command
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, prediction_entries
 from prompt_recovery.settings.checking import check, make
-from prompt_recovery.settings.options import option
+from prompt_recovery.settings.entries import option
 
 
 @command

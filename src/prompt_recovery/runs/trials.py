@@ -21,7 +21,8 @@ from prompt_recovery.storage import fingerprint
 
 State = Literal["finished", "stopped", "failed"]
 
-# Settings that do not change the result of a trial.
+# Settings that do not change the result of a trial. All others are part of its id with their
+# values, defaults included: a new setting that isn't named here changes the id of every trial.
 _COSMETIC = ("name", "group", "tags", "logger", "ckpt_path", "checkpoint_minutes")
 _PARENT = "PROMPT_RECOVERY_TRIAL_OF"
 INTERRUPTED = 130  # exit status of an interrupted process, as in shells

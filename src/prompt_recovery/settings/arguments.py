@@ -26,6 +26,7 @@ from prompt_recovery.settings.folder import config_folder
 TEXTS = ("original", "rewritten")
 """Settings of `recover` that are always taken verbatim as texts."""
 
+_STAGE = "first_stage"  # has the settings of `train` again
 _SIMPLE = re.compile(r"[\w./~:@%-]*", re.A)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.S)
 
@@ -76,25 +77,44 @@ def quoted(text: str) -> str:
 def _declared(command: str, path: list[str]) -> Any:
     """Returns the declared type of a command's setting, or None if there is no such setting.
 
-    If the options of a group declare different types, a path takes precedence.
+    If the options of a group declare different types, a path takes precedence. What is added to a
+    mapping, such as `+rewriter.backend.engine.x`, has no declared type.
     """
+    if path[0] == _STAGE and len(path) > 1:
+        path = path[1:]
     text = (config_folder() / f"{command}.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
     schema = schema_of(text)
-    found = [_inside(target_of(schema), path)] if schema else []
-    for package, group in _groups(yaml.safe_load(text)["defaults"]):
-        parts = package.split(".")
-        if path[: len(parts)] == parts and len(path) > len(parts):
-            found += [_inside(t, path[len(parts) :]) for t in _targets(group)]
+    found = [_inside(config, target_of(schema), path)] if schema else []
+    found += _in_groups(_groups(config["defaults"]), path)
     types = [declared for declared in found if declared is not None]
     return next(filter(is_path, types), types[0] if types else None)
 
 
-def _inside(target: Any, path: list[str]) -> Any:
-    setting = settings_of(target).get(path[0])
+def _in_groups(groups: list[tuple[str, str]], path: list[str]) -> list[Any]:
+    """Returns the types of a setting in all options of groups, and in the groups they choose."""
+    found = []
+    for package, group in groups:
+        parts = package.split(".")
+        rest = path[len(parts) :]
+        if path[: len(parts)] != parts or not rest:
+            continue
+        for node in _options(group):
+            found.append(_inside(node, None, rest))
+            defaults = [e for e in node.get("defaults", []) if isinstance(e, dict)]
+            inner = [(p, g[1:] if g[0] == "/" else f"{group}/{g}") for p, g in _groups(defaults)]
+            found += _in_groups([(p.lstrip("/"), g) for p, g in inner], rest)
+    return found
+
+
+def _inside(node: Any, declared: Any, path: list[str]) -> Any:
+    """Returns the type of a setting in a YAML node. Its `_target_` precedes the declared type."""
+    name = node.get("_target_") if isinstance(node, dict) else None
+    target = target_of(name) if name and name.startswith(OURS) else dataclass_in(declared)
+    setting = settings_of(target).get(path[0]) if target is not None else None
     if setting is None or len(path) == 1:
         return setting and setting.type
-    kind = dataclass_in(setting.type)
-    return None if kind is None else _inside(kind, path[1:])
+    return _inside(node.get(path[0]) if isinstance(node, dict) else None, setting.type, path[1:])
 
 
 def _groups(defaults: list[Any]) -> list[tuple[str, str]]:
@@ -104,8 +124,7 @@ def _groups(defaults: list[Any]) -> list[tuple[str, str]]:
     return [(package, group) for package, group in pairs if not group.startswith("override")]
 
 
-def _targets(group: str) -> list[Any]:
-    """Returns the targets of a group's options that belong to this package."""
+def _options(group: str) -> list[dict[str, Any]]:
+    """Returns the YAML files of a group's options."""
     files = sorted((config_folder() / group).glob("*.yaml"))
-    names = {yaml.safe_load(f.read_text(encoding="utf-8")).get("_target_") for f in files}
-    return [target_of(n) for n in sorted(filter(None, names)) if n.startswith(OURS)]
+    return [yaml.safe_load(f.read_text(encoding="utf-8")) or {} for f in files]

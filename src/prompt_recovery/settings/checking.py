@@ -30,7 +30,8 @@ _MISSING = "???"
 def check(config: Any, target: Any) -> dict[str, Any]:
     """Checks a configuration against the class that declares its settings.
 
-    Numbers are converted to texts if texts are wanted (`name=2024`). Nothing else is converted.
+    Numbers are converted to texts if texts are wanted (`name=2024`). Nothing else is converted. A
+    target with `**others` names these in a function `other_settings`, as `trainer_options` does.
 
     Args:
         config: A configuration of Hydra, or plain values.
@@ -132,6 +133,8 @@ def unknown(key: str, known: Iterable[str], prefix: str) -> PromptRecoveryError:
 
 def make(value: Any, declared: Any = None, late: Sequence[str] = ()) -> Any:
     """Makes objects from checked settings: calls each `_target_` and constructs dataclasses.
+
+    Calling a target may read files: those of `conf/data` and `conf/originals` return the data.
 
     Args:
         value: Plain values, as `check` returns them.

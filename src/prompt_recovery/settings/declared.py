@@ -47,8 +47,10 @@ class Setting:
     Attributes:
         name: Name of the parameter or field.
         type: Its annotation, including `Annotated` metadata.
-        default: The default as a plain value as in YAML, or `REQUIRED` if there is none.
-        fillable: Whether the default can be written in a configuration.
+        default: The default as YAML has it: a `Path` is a text, a dataclass a mapping with its
+            `_target_`. `REQUIRED` if there is none.
+        fillable: Whether the default can be written in a configuration. If it cannot, `filling`
+            leaves the setting out.
     """
 
     name: str
@@ -236,10 +238,12 @@ def refusal(key: str, declared: Any, value: Any) -> PromptRecoveryError:
 
 
 def checked(group: str) -> Callable[[C], C]:
-    """Makes a dataclass check the types and ranges of its values on construction.
+    """Makes a class check the types and ranges of its values on construction.
 
-    Use this decorator above `@dataclass`. Fields with other than plain types, such as models and
-    metrics, are not checked.
+    Use it for classes with ranges that Python code may construct: the targets in `conf/`, their
+    nested dataclasses, and jobs. The settings classes of commands do without it, because they are
+    only made from configurations that `check` has accepted. The decorator stands above
+    `@dataclass`. Values of other than plain types, such as models and metrics, are not checked.
 
     Args:
         group: Name of these settings in the configuration, such as `adapter`, for messages. Empty

@@ -7,8 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prompt_recovery.settings.declared import (
+    REQUIRED,
     Setting,
     dataclass_in,
+    is_plain,
     name_of,
     settings_of,
     target_of,
@@ -25,7 +27,10 @@ def schema_of(text: str) -> str | None:
 
 
 def fill(config: Any, text: str = "") -> None:
-    """Adds missing defaults in place, in the order of the declaration.
+    """Adds missing settings in place, in the order of the declaration.
+
+    They get their defaults. Required settings get `???`, which means missing in Hydra, so that they
+    can be given without a plus; those that are objects are left to the defaults list.
 
     Args:
         config: A YAML file as loaded by OmegaConf.
@@ -54,11 +59,14 @@ def _fill_targets(config: DictConfig) -> None:
 
 
 def _fill(config: DictConfig, declared: dict[str, Setting], targets: bool) -> None:
+    partial = bool(config.get("_partial_"))  # code gives the rest
     for setting in declared.values():
         node: Any = config._get_node(setting.name)
         if node is None:  # `in` would also be false for a mandatory `???`
             if setting.fillable:
                 config[setting.name] = _without_targets(setting.default, targets)
+            elif setting.default is REQUIRED and is_plain(setting.type) and not partial:
+                config[setting.name] = "???"
             continue
         if not isinstance(node, DictConfig) or node._is_none() or node._is_interpolation():
             continue

@@ -1,4 +1,4 @@
-"""Options of a group that a setting names, in addition to the chosen option."""
+"""Entries of lists, such as `baselines` of `evaluate`, that name options of a group."""
 
 from collections.abc import Mapping
 from typing import Any
