@@ -48,6 +48,13 @@ def hydras_basic_sweeper():
     assert (sweeper.config, sweeper.params) == (None, {"a": "1,2"})
 
 
+@used_in("_get_full_key", "prompt_recovery/settings/words.py")
+def omegaconfs_name_of_a_node():
+    config = OmegaConf.create({"a": {"b": {"c": 1}}})
+    assert config.a.b._get_full_key("") == "a.b"
+    assert config._get_full_key("") == ""
+
+
 @used_in(
     "hydra._internal.core_plugins.file_config_source", "hydra_plugins/prompt_recovery_settings.py"
 )

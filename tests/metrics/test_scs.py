@@ -94,7 +94,7 @@ def test_metric_is_the_mean_over_two_processes(scs, tmp_path):
 def test_mistakes(scs, tmp_path):
     with pytest.raises(ValueError, match="2 predictions for 3 truths"):
         scs(A[:2], B)
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(PromptRecoveryError, match=r"metric\.exponent=0: must be > 0"):
         SCS(scs.encoder, 0)
     with pytest.raises(PromptRecoveryError, match="'nope' is not installed: pip"):
         EncoderSource(package="nope", install="pip install nope").folder()
