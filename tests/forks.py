@@ -10,6 +10,7 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -101,7 +102,9 @@ def _run(words, cwd, environment, files, forks_trials):
             sys.argv = words
             runpy.run_path(words[0], run_name="__main__")
     finally:
-        atexit._run_exitfuncs()  # an interpreter does at its end, and a fork doesn't
+        # An interpreter does both at its end, in this order, and a fork doesn't.
+        threading._shutdown()
+        atexit._run_exitfuncs()
 
 
 def _fork_trials():
