@@ -31,7 +31,7 @@ def test_a_dataset_is_made_and_gone_on_with(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made"]
     again = run(*arguments, cwd=tmp_path)
     assert again.returncode == 0
-    assert "complete before" in again.stderr
+    assert "is already complete" in again.stderr
     assert_one_line(run(*arguments, "seed=1", cwd=tmp_path), "seed: 0 → 1", "overwrite=true")
 
 

@@ -265,7 +265,7 @@ def test_few_rows_make_a_dataset_with_empty_splits(tmp_path, caplog):
     ("changes", "part"),
     [
         ({"rows": 0}, "rows=0"),
-        ({"chunk": 0}, "cluster.chunk=0"),
+        ({"chunk": 0}, "chunk=0: must be ≥ 1"),
         ({"template": replace(TEMPLATE, chat=False)}, "template 't'"),
         ({"template": replace(TEMPLATE, prefill="Sure")}, "template 't'"),
     ],

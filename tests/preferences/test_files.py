@@ -198,7 +198,7 @@ GOOD = {"prompt": "p", "chosen": "good", "rejected": "bad"}
         ({**GOOD, "completions": ["x", " "]}, "a completion is empty"),
         ({**GOOD, "completions": '["x", "y"]'}, "column 'completions' is not a list; correct it"),
         ({**GOOD, "scores": 0.5}, "column 'scores' is not a list; correct it, or leave"),
-        ({**GOOD, "scores": [1]}, "has 2 completions and 1 scores; they must be as many"),
+        ({**GOOD, "scores": [1]}, "has 2 completions and 1 scores; give as many scores as"),
         ({**GOOD, "completions": ["x"], "scores": [1]}, "has 1 completions and 1 scores"),
         ({**GOOD, "chosen_score": "high"}, "score 'high' is not a number; correct it, or leave it"),
         ({**GOOD, "scores": [1, [2]]}, "score [2] is not a number"),

@@ -51,7 +51,7 @@ def test_files_are_valid_and_their_commands_compose(file, tmp_path):
 def test_a_file_that_wandb_would_refuse_is_refused_in_one_line(tmp_path):
     for text, part in [
         ("method: guess\nparameters: {a: {value: 1}}", "guess"),
-        ("[1]", "no sweep"),
+        ("[1]", "is not a sweep"),
         ("a: [", "not valid YAML"),
     ]:
         (tmp_path / "x.yaml").write_text(text)
@@ -86,7 +86,7 @@ def test_five_trials_and_the_best_is_reported(folder):
     assert (folder / "runs" / "sweep" / "random" / "summary.md").read_text().count("finished") == 5
     again = command("sweep", f"file={file}", "count=5", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert "5 trials were already started" in again.stderr
+    assert "5 trials are known from before" in again.stderr
     assert "started" not in again.stderr
 
 

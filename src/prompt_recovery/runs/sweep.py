@@ -310,7 +310,7 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
     with locked(folder / "sweep"), _quiet_engine():
         one = Sweep(config, folder, seed)
         if one.trials:
-            log.info("%d trials were already started in %s", len(one.trials), folder)
+            log.info("%d trials are known from before in %s", len(one.trials), folder)
         outcomes = one.run(count, parallel)
     title = f"{file.name}: {len(outcomes)} trials"
     table = outcome_table(outcomes, one.metric, one.goal, title)
