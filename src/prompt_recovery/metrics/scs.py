@@ -46,5 +46,19 @@ class SCS:
 
     def matrix(self, rows: Sequence[str], columns: Sequence[str]) -> NDArray[np.float32]:
         """The SCS of every row text and every column text, fp32 [r, c]."""
-        cosine = np.clip(self.encoder.embed(rows) @ self.encoder.embed(columns).T, -1, 1)
+        return self.with_vectors(rows, self.encoder.embed(columns))
+
+    def with_vectors(
+        self, rows: Sequence[str], vectors: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """The SCS of every row text and texts of which only the embeddings are known.
+
+        Args:
+            rows: r texts.
+            vectors: fp32 [c, d], of length 1, in the space of the encoder.
+
+        Returns:
+            fp32 [r, c].
+        """
+        cosine = np.clip(self.encoder.embed(rows) @ vectors.T, -1, 1)
         return np.asarray(sharpen(cosine, self.exponent), np.float32)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.interface import Candidate
-from prompt_recovery.recovery.posterior import Posterior
+from prompt_recovery.recovery.posterior import Posterior, PredictedEmbedding
 
 
 def expected_scs(
@@ -15,6 +15,7 @@ def expected_scs(
     votes: Sequence[float] | NDArray[np.float64],
     scs: SCS,
     one_vote: Sequence[float] | None = None,
+    embeddings: Sequence[PredictedEmbedding] = (),
 ) -> NDArray[np.float64]:
     """How well each text would score if the truth were one of the others (MBR: Kumar and Byrne,
     NAACL 2004; by sampling: Eikema and Aziz, arXiv 2005.10283).
@@ -28,18 +29,24 @@ def expected_scs(
         scs: The utility.
         one_vote: [n], the weight of one vote for each text, 1 by default. One of a text's own votes
             doesn't count for it, since a sample must not vote for itself.
+        embeddings: Predicted embeddings of the prompt, which vote like texts.
 
     Returns:
-        fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j, without one of the text's own votes; 0
-        for a single text with no other votes.
+        fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j over texts and embeddings, without one of
+        the text's own votes; 0 for a single text with no other votes.
     """
     weights = np.asarray(votes, np.float64)
     kept_out = np.minimum(weights, 1.0 if one_vote is None else np.asarray(one_vote, np.float64))
-    if len(texts) == 1 and weights[0] <= kept_out[0]:
+    if len(texts) == 1 and weights[0] <= kept_out[0] and not embeddings:
         return np.zeros(1)
     utility = scs.matrix(texts, texts).astype(np.float64)
+    gained = utility @ weights - kept_out * np.diag(utility)
     total = weights.sum() - kept_out
-    return np.asarray((utility @ weights - kept_out * np.diag(utility)) / np.maximum(total, 1e-12))
+    if embeddings:
+        predicted = np.array([e.votes for e in embeddings], np.float64)
+        gained += scs.with_vectors(texts, np.stack([e.vector for e in embeddings])) @ predicted
+        total += predicted.sum()
+    return np.asarray(gained / np.maximum(total, 1e-12))
 
 
 def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
@@ -51,7 +58,7 @@ def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
     if not posterior.texts:
         return []
     texts, known = posterior.texts, posterior.log_probabilities
-    values = expected_scs(texts, posterior.votes, scs, posterior.one_vote)
+    values = expected_scs(texts, posterior.votes, scs, posterior.one_vote, posterior.embeddings)
     unlikely = [np.inf if value is None else -value for value in known]
     order = sorted(range(len(texts)), key=lambda i: (-values[i], unlikely[i]))
     return [Candidate(texts[i], known[i], float(values[i])) for i in order]

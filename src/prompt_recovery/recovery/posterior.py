@@ -1,11 +1,13 @@
 """Posteriors over the prompt of a pair: texts with weights.
 
-A model's samples, the prompts of similar examples, and sums of these are all posteriors.
+A model's samples, the prompts of a bank that a retriever finds, and sums of these are all
+posteriors. A dense retriever also predicts the embedding of the prompt: part of its posterior may
+lie on that embedding, for which no text is known.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,19 @@ class Completion:
     mean_log_probability: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictedEmbedding:
+    """What a retriever believes the embedding of the prompt to be.
+
+    Attributes:
+        vector: fp32 [d], of length 1, in the space of the metric's encoder.
+        votes: Its votes, > 0: candidates near it gain as if a text with this embedding had them.
+    """
+
+    vector: NDArray[np.float32]
+    votes: float
+
+
 @dataclass(frozen=True)
 class Posterior:
     """A distribution over the prompt of one pair: texts with weights that sum to 1.
@@ -43,7 +58,9 @@ class Posterior:
         log_probabilities: [n], the highest log-probability of each text under a model that wrote
             it; None if no model wrote it.
         mean_log_probabilities: [n], the highest log-probability per token, likewise.
-        size: The number of all votes, including those of blank answers, > 0.
+        size: The number of all votes, including those of blank answers and predicted embeddings,
+            > 0.
+        embeddings: Predicted embeddings of the prompt, which are no candidates but vote for them.
     """
 
     texts: tuple[str, ...]
@@ -52,6 +69,7 @@ class Posterior:
     log_probabilities: tuple[float | None, ...]
     mean_log_probabilities: tuple[float | None, ...]
     size: float
+    embeddings: tuple[PredictedEmbedding, ...] = ()
 
     @property
     def weights(self) -> NDArray[np.float64]:
@@ -110,6 +128,62 @@ class Posterior:
             size=float(len(texts)),
         )
 
+    @classmethod
+    def of_weights(
+        cls,
+        texts: Sequence[str],
+        weights: Sequence[float] | NDArray[np.float64],
+        embedding: NDArray[np.float32] | None = None,
+        share: float = 0.0,
+    ) -> "Posterior":
+        """The posterior of a retriever, which knows the probability of each text.
+
+        A probability is no sample that happens to be the candidate: all of a text's own weight
+        counts for it.
+
+        Args:
+            texts: n ≥ 0 distinct texts, none of which is blank.
+            weights: [n], > 0; only their ratios matter.
+            embedding: fp32 [d], of length 1: the predicted embedding of the prompt.
+            share: The share of all votes that the predicted embedding has, in [0, 1).
+        """
+        nothing = (None,) * len(texts)
+        total = float(np.sum(weights))
+        own = embedding is not None and share > 0
+        return cls(
+            texts=tuple(texts),
+            votes=tuple((1 - share if own else 1.0) * float(w) / total for w in weights),
+            one_vote=(0.0,) * len(texts),
+            log_probabilities=nothing,
+            mean_log_probabilities=nothing,
+            size=1.0,
+            embeddings=(PredictedEmbedding(embedding, share),)
+            if own and embedding is not None
+            else (),
+        )
+
+    def with_embedding_share(self, share: float) -> "Posterior":
+        """The same posterior with this share of all votes on its predicted embeddings.
+
+        A posterior without predicted embeddings stays as it is.
+
+        Args:
+            share: The share, in [0, 1); 0 leaves the predicted embeddings out.
+        """
+        if not self.embeddings:
+            return self
+        believed = sum(e.votes for e in self.embeddings)
+        rest = (1 - share) * self.size / (self.size - believed)
+        own = share * self.size / believed
+        return replace(
+            self,
+            votes=tuple(vote * rest for vote in self.votes),
+            one_vote=tuple(vote * rest for vote in self.one_vote),
+            embeddings=tuple(PredictedEmbedding(e.vector, e.votes * own) for e in self.embeddings)
+            if share > 0
+            else (),
+        )
+
     def scaled(self, factor: float) -> "Posterior":
         """The same posterior with all votes multiplied by `factor` > 0."""
         return Posterior(
@@ -119,6 +193,7 @@ class Posterior:
             self.log_probabilities,
             self.mean_log_probabilities,
             self.size * factor,
+            tuple(PredictedEmbedding(e.vector, e.votes * factor) for e in self.embeddings),
         )
 
 
@@ -135,11 +210,13 @@ def weighted_sum(parts: Iterable[tuple[Posterior, float]]) -> Posterior:
     one_vote: dict[str, float] = {}
     total: dict[str, float | None] = {}
     mean: dict[str, float | None] = {}
+    embeddings: list[PredictedEmbedding] = []
     for posterior, weight in parts:
         # Only the ratios of the weights matter: each part gets as many votes as the first part has
         # samples, times its weight. w · n / n is not always exactly w.
         factor = weight if posterior.size == size else weight * size / posterior.size
         part = posterior.scaled(factor)
+        embeddings += part.embeddings
         for n, text in enumerate(part.texts):
             votes[text] = votes.get(text, 0.0) + part.votes[n]
             # The candidate is one sample of one part, so one vote is left out: the heaviest.
@@ -153,6 +230,7 @@ def weighted_sum(parts: Iterable[tuple[Posterior, float]]) -> Posterior:
         log_probabilities=tuple(total.values()),
         mean_log_probabilities=tuple(mean.values()),
         size=size * sum(weight for _, weight in parts),
+        embeddings=tuple(embeddings),
     )
 
 

@@ -4,16 +4,42 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.confidence import Calibration
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
+from prompt_recovery.recovery.joining import Joining
 from prompt_recovery.recovery.posterior import Posterior, weighted_sum
 from prompt_recovery.recovery.sources import Source, WriterSource
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
+
+Familiarity = Callable[[Sequence[Pair]], NDArray[np.float64]]
+"""How near each pair is to the training examples, fp64 [n]."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What sources say about some pairs, before anything weighs it.
+
+    Attributes:
+        parts: By the index of a pair, the posterior of each source, or None where a source says
+            nothing about the pair. Pairs about which none says anything are missing.
+        familiarity: fp64 [n], the familiarity of each pair; None if nothing depends on it.
+    """
+
+    parts: dict[int, list[Posterior | None]]
+    familiarity: NDArray[np.float64] | None = None
+
+    def of_source(self, number: int) -> "Said":
+        """What one of the sources says."""
+        alone = {i: [parts[number]] for i, parts in self.parts.items() if parts[number] is not None}
+        return Said(alone, self.familiarity)
 
 
 @dataclass
@@ -32,6 +58,8 @@ class PosteriorRecoverer:
         scs: The metric, for decodings that use it.
         calibration: From the score of an answer to its confidence, with this decoding.
         name: Its name in tables; by default the names of the sources.
+        joining: Weights of the sources that depend on the pair, instead of those above.
+        familiarity: How near pairs are to the training examples, for `joining` and `calibration`.
     """
 
     sources: Sequence[tuple[Source, float]]
@@ -40,6 +68,8 @@ class PosteriorRecoverer:
     scs: SCS | None = None
     calibration: Calibration | None = None
     name: str = ""
+    joining: Joining | None = None
+    familiarity: Familiarity | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or " + ".join(source.name for source, _ in self.sources)
@@ -70,8 +100,61 @@ class PosteriorRecoverer:
             PromptRecoveryError: The decoding needs a metric and there is none, or it cannot choose
                 from several sources.
         """
+        self._check(decoding or self.decoding)
+        return self.answers(pairs, self.said(pairs, decoding, progress), decoding)
+
+    def said(
+        self,
+        pairs: Sequence[Pair],
+        decoding: Decoding | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Said:
+        """What the sources say about the pairs; takes the arguments of `recover`."""
+        shared = _SharedProgress(progress, len(self.sources))
+        parts: dict[int, list[Posterior | None]] = {}
+        for number, (source, _) in enumerate(self.sources):
+            said = source.posteriors(pairs, decoding or self.decoding, shared)
+            for index, posterior in said.items():
+                parts.setdefault(index, [None] * len(self.sources))[number] = posterior
+        familiarity = None if self.familiarity is None else self.familiarity(pairs)
+        return Said(dict(sorted(parts.items())), familiarity)
+
+    def answers(
+        self, pairs: Sequence[Pair], said: Said, decoding: Decoding | None = None
+    ) -> list[Prediction]:
+        """One prediction for each pair from what the sources said about it, in order.
+
+        Args:
+            pairs: The pairs that `said` is about.
+            said: What the sources said; the weights are the recoverer's present ones.
+            decoding: As for `recover`.
+        """
         calibration = self.calibration if decoding in (None, self.decoding) else None
-        decoding = decoding or self.decoding
+        joined = {
+            index: posterior
+            for index, parts in said.parts.items()
+            if (posterior := self._joined(parts, said.familiarity, index)) is not None
+        }
+        chosen = (decoding or self.decoding).choose(list(joined.values()), self.scs)
+        candidates = dict(zip(joined, chosen, strict=True))
+        return [
+            _predicted(pair.id, candidates.get(i, []), self.fallback, calibration)
+            for i, pair in enumerate(pairs)
+        ]
+
+    def _joined(
+        self,
+        parts: Sequence[Posterior | None],
+        familiarity: NDArray[np.float64] | None,
+        index: int,
+    ) -> Posterior | None:
+        if self.joining is not None and familiarity is not None:
+            return self.joining.join(parts, float(familiarity[index]))
+        weights = [weight for _, weight in self.sources]
+        said = [(p, w) for p, w in zip(parts, weights, strict=True) if p is not None]
+        return weighted_sum(said) if said else None
+
+    def _check(self, decoding: Decoding) -> None:
         if decoding.uses_metric and self.scs is None:
             raise PromptRecoveryError(
                 f"{self.name}: {type(decoding).__name__} needs a metric; give the recoverer an scs"
@@ -81,30 +164,6 @@ class PosteriorRecoverer:
                 f"{self.name}: several sources choose together by a decoding that uses the metric, "
                 "such as decoding=mbr"
             )
-        posteriors = self.posteriors(pairs, decoding, progress)
-        chosen = decoding.choose(list(posteriors.values()), self.scs)
-        candidates = dict(zip(posteriors, chosen, strict=True))
-        return [
-            _predicted(pair.id, candidates.get(i, []), self.fallback, calibration)
-            for i, pair in enumerate(pairs)
-        ]
-
-    def posteriors(
-        self,
-        pairs: Sequence[Pair],
-        decoding: Decoding,
-        progress: Callable[[int], None] = lambda _: None,
-    ) -> dict[int, Posterior]:
-        """The weighted sum of the posteriors of each pair, by its index.
-
-        Takes the arguments of `recover`. Pairs with unusable texts have no posterior.
-        """
-        shared = _SharedProgress(progress, len(self.sources))
-        parts: dict[int, list[tuple[Posterior, float]]] = {}
-        for source, weight in self.sources:
-            for index, posterior in source.posteriors(pairs, decoding, shared).items():
-                parts.setdefault(index, []).append((posterior, weight))
-        return {index: weighted_sum(found) for index, found in sorted(parts.items())}
 
 
 class _SharedProgress:
