@@ -55,6 +55,50 @@ def test_it_is_the_least_squares_line_where_that_rises_above_zero(rows):
         assert said == pytest.approx(np.full(len(said), actual.mean()), abs=1e-6)
 
 
+def test_confidence_falls_where_pairs_are_unlike_the_training_examples():
+    """Fitted on familiar pairs, of which some are less familiar, it holds for unfamiliar ones."""
+    rng = np.random.default_rng(0)
+
+    def drawn(low, high, rows=3000):
+        score, near = rng.uniform(0, 0.6, rows), rng.uniform(low, high, rows)
+        return score, near, np.maximum(0.4 * score + 0.5 * near - 0.1, 0)
+
+    score, near, expected = drawn(0.5, 0.9)
+    actual = expected + rng.normal(0, 0.1, len(expected))
+    calibration = fit(score.tolist(), actual.tolist(), near.tolist())
+    blind = fit(score.tolist(), actual.tolist())
+    score, near, expected = drawn(0.0, 0.3)
+    said = np.array([calibration(s, n) for s, n in zip(score, near, strict=True)])
+    assert np.abs(said - expected).mean() < 0.03
+    assert np.mean([blind(s) for s in score]) > expected.mean() + 0.2
+    assert calibration(0.0, -5.0) == 0.0
+
+
+def test_a_familiarity_that_says_nothing_changes_nothing():
+    rng = np.random.default_rng(1)
+    score = rng.uniform(0, 1, 200)
+    actual = 0.5 * score
+    plain = fit(score.tolist(), actual.tolist())
+    for near in (np.full(200, 0.3), score, -0.2 * score):
+        assert fit(score.tolist(), actual.tolist(), near.tolist()) == plain
+    misleading = fit(score.tolist(), (actual - 0.1 * (near := rng.random(200))).tolist(), near)
+    assert misleading.per_familiarity == 0.0
+
+
+@settings(max_examples=80)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(-1, 1)), min_size=1, max_size=30)
+)
+def test_more_score_or_familiarity_never_lowers_the_confidence(rows):
+    score, near, actual = np.array(rows).T
+    calibration = fit(score.tolist(), actual.tolist(), near.tolist())
+    assert list(calibration.scores) == sorted(calibration.scores)
+    grid = np.linspace(-1, 2, 7)
+    said = np.array([[calibration(s, n) for n in grid] for s in grid])
+    assert (np.diff(said, axis=0) >= -1e-9).all()
+    assert (np.diff(said, axis=1) >= -1e-9).all()
+
+
 def test_few_and_equal_scores_are_no_trouble():
     assert fit([0.5], [0.2])(9) == pytest.approx(0.2)
     assert fit([0.5] * 9, [0.0, 0.3] * 4 + [0.1])(0.5) == pytest.approx(0.144, abs=0.02)
@@ -70,7 +114,10 @@ def test_calibrations_are_kept_by_key(tmp_path):
     keep(tmp_path, "b", asdict(second) | {"weight": 0.5})
     assert Calibration.of(kept(tmp_path)["a"]) == first
     assert Calibration.of(kept(tmp_path)["b"]) == second
-    for odd in ({"a": 3}, [], None, {"a": {"scores": 1, "expected": [], "examples": 1}}):
+    damaged = {"scores": 1, "expected": [], "examples": 1}
+    uneven = {"scores": [0, 1], "expected": [0.1], "examples": 1}
+    endless = {"scores": [0, float("inf")], "expected": [0.1, 0.2], "examples": 1}
+    for odd in ({"a": 3}, [], None, {"a": damaged}, {"a": uneven}, {"a": endless}):
         (tmp_path / "calibration.json").write_text(json.dumps(odd))
         assert kept(tmp_path) == {}
     keep(tmp_path, "a", asdict(first))

@@ -3,6 +3,10 @@
 Under MBR the score of an answer is already called its expected SCS, but that is its mean under the
 recoverer's posterior. The confidence is this score calibrated on validation examples; it is what
 `recover` prints as the expected SCS and compares with the threshold.
+
+A recoverer that is sure of itself on a pool of prompts that repeat is just as sure on texts from
+elsewhere, where it has no reason to be. So the confidence also depends on the familiarity of a
+pair: how near it is to the training examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
@@ -23,24 +28,40 @@ from prompt_recovery.storage import MALFORMED, read_json, write_json
 class Calibration:
     """A piecewise linear function from the score of an answer to its confidence.
 
+    With a familiarity, the function is that of the score plus a multiple of the familiarity.
+
     Attributes:
         scores: k ≥ 1 knots in ascending order; the function is constant outside their range.
         expected: The expected SCS at each knot, in [-1, 1], in ascending order.
         examples: The number of examples that it was fitted on.
+        per_familiarity: What a unit of familiarity adds to the score, ≥ 0.
     """
 
     scores: tuple[float, ...]
     expected: tuple[float, ...]
     examples: int
+    per_familiarity: float = 0.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Calibration":
-        """From plain values, as `asdict` gives them."""
-        return cls(tuple(values["scores"]), tuple(values["expected"]), int(values["examples"]))
+        """From plain values, as `asdict` gives them.
 
-    def __call__(self, score: float) -> float:
-        """The confidence in an answer with this score."""
-        return float(np.interp(score, self.scores, self.expected))
+        Raises:
+            ValueError, KeyError, TypeError: If they are damaged.
+        """
+        scores = tuple(float(value) for value in values["scores"])
+        expected = tuple(float(value) for value in values["expected"])
+        per_familiarity = float(values.get("per_familiarity", 0.0))
+        if not scores or len(scores) != len(expected):
+            raise ValueError("a calibration has as many expected values as scores")
+        if not np.isfinite([*scores, *expected, per_familiarity]).all():
+            raise ValueError("a calibration has finite values")
+        return cls(scores, expected, int(values["examples"]), per_familiarity)
+
+    def __call__(self, score: float, familiarity: float = 0.0) -> float:
+        """The confidence in an answer with this score to a pair of this familiarity."""
+        place = score + self.per_familiarity * familiarity
+        return float(np.interp(place, self.scores, self.expected))
 
 
 class CalibratedRecoverer(Recoverer, Protocol):
@@ -54,7 +75,11 @@ class CalibratedRecoverer(Recoverer, Protocol):
     calibration: Calibration | None
 
 
-def fit(scores: Sequence[float], actual: Sequence[float]) -> Calibration:
+def fit(
+    scores: Sequence[float],
+    actual: Sequence[float],
+    familiarity: Sequence[float] | None = None,
+) -> Calibration:
     """The least-squares line of the actual SCS on the score (Mincer and Zarnowitz, 1969).
 
     Under MBR the score is the SCS that the model itself expects, and the line says how far to trust
@@ -62,15 +87,22 @@ def fit(scores: Sequence[float], actual: Sequence[float]) -> Calibration:
     much freedom for a few hundred examples: fitted on validation, its squared error on test
     answers was 5 % higher.
 
+    With a familiarity, it is the least-squares plane, and it goes on falling to 0 for pairs that
+    are less familiar than all examples. Neither slope is negative.
+
     Args:
         scores: The scores of n ≥ 1 answers.
         actual: The SCS of each answer against the truth.
+        familiarity: The familiarity of each pair.
     """
     score, scs = np.asarray(scores, np.float64), np.asarray(actual, np.float64)
-    spread = float(np.mean((score - score.mean()) ** 2))
-    together = float(np.mean((score - score.mean()) * (scs - scs.mean())))
-    # Where all SCS are alike, their covariance with the scores is rounding error.
-    slope = together / spread if together > 1e-12 * spread**0.5 else 0.0
+    if familiarity is not None:
+        near = np.asarray(familiarity, np.float64)
+        of_score, of_near = _slopes(score, near, scs)
+        if of_score > 0 and of_near > 0:
+            line = fit((score + of_near / of_score * near).tolist(), actual)
+            return replace(_down_to_zero(line), per_familiarity=of_near / of_score)
+    slope = _slope(score, scs)
     if slope == 0.0:
         return Calibration((float(score.mean()),), (float(scs.mean()),), len(score))
     zero = float(score.mean() - scs.mean() / slope)  # where the line is 0
@@ -79,6 +111,36 @@ def fit(scores: Sequence[float], actual: Sequence[float]) -> Calibration:
     return Calibration(
         tuple(knots), tuple(max(slope * (knot - zero), 0.0) for knot in knots), len(score)
     )
+
+
+def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """The slope of the least-squares line, or 0 if it is negative."""
+    spread = float(np.mean((x - x.mean()) ** 2))
+    together = float(np.mean((x - x.mean()) * (y - y.mean())))
+    # Where all x or all y are alike, their covariance is rounding error.
+    known = spread > 1e-24 and together > 1e-12 * spread**0.5
+    return together / spread if known else 0.0
+
+
+def _slopes(
+    score: NDArray[np.float64], near: NDArray[np.float64], scs: NDArray[np.float64]
+) -> tuple[float, float]:
+    """The slopes of the least-squares plane; (0, 0) if the examples do not determine it."""
+    centred = np.stack([score - score.mean(), near - near.mean()])
+    products = centred @ centred.T
+    if np.linalg.det(products) <= 1e-6 * products[0, 0] * products[1, 1]:
+        return 0.0, 0.0
+    of_score, of_near = np.linalg.solve(products, centred @ (scs - scs.mean()))
+    return float(of_score), float(of_near)
+
+
+def _down_to_zero(line: Calibration) -> Calibration:
+    """The same line, continued below its lowest knot until it is 0."""
+    if len(line.scores) < 2 or line.expected[0] <= 0:
+        return line
+    (x0, x1), (y0, y1) = line.scores[:2], line.expected[:2]
+    zero = x0 - y0 * (x1 - x0) / (y1 - y0)
+    return replace(line, scores=(zero, *line.scores), expected=(0.0, *line.expected))
 
 
 def calibrate(
@@ -92,15 +154,33 @@ def calibrate(
     Returns None if the recoverer chose no answer to any of them.
     """
     predictions = recoverer.recover(pairs_of(examples), progress)
-    scored = [
-        (p.candidates[0].score, p.rewrite_prompt, e.rewrite_prompt)
-        for p, e in zip(predictions, examples, strict=True)
-        if p.candidates
-    ]
-    if not scored:
+    return calibrate_on(predictions, examples, scs)
+
+
+def calibrate_on(
+    predictions: Sequence[Prediction],
+    examples: Sequence[RewriteExample],
+    scs: SCS,
+    familiarity: NDArray[np.float64] | None = None,
+) -> Calibration | None:
+    """Fits a calibration on predictions that are known already; None if none chose an answer.
+
+    Args:
+        predictions: The predictions for the examples, in order.
+        examples: Examples that the recoverer was not trained on.
+        scs: The metric.
+        familiarity: fp64 [n], the familiarity of each pair, if the confidence shall depend on it.
+    """
+    chosen = [i for i, prediction in enumerate(predictions) if prediction.candidates]
+    if not chosen:
         return None
-    scores, answers, truths = zip(*scored, strict=True)
-    return fit(scores, scs(answers, truths).tolist())
+    answers = [predictions[i].rewrite_prompt for i in chosen]
+    truths = [examples[i].rewrite_prompt for i in chosen]
+    return fit(
+        [predictions[i].candidates[0].score for i in chosen],
+        scs(answers, truths).tolist(),
+        None if familiarity is None else familiarity[chosen].tolist(),
+    )
 
 
 def kept(folder: Path) -> dict[str, dict[str, Any]]:

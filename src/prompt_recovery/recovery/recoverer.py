@@ -138,7 +138,13 @@ class PosteriorRecoverer:
         chosen = (decoding or self.decoding).choose(list(joined.values()), self.scs)
         candidates = dict(zip(joined, chosen, strict=True))
         return [
-            _predicted(pair.id, candidates.get(i, []), self.fallback, calibration)
+            _predicted(
+                pair.id,
+                candidates.get(i, []),
+                self.fallback,
+                calibration,
+                0.0 if said.familiarity is None else float(said.familiarity[i]),
+            )
             for i, pair in enumerate(pairs)
         ]
 
@@ -181,11 +187,15 @@ class _SharedProgress:
 
 
 def _predicted(
-    id_: str, candidates: Sequence[Candidate], fallback: str, calibration: Calibration | None
+    id_: str,
+    candidates: Sequence[Candidate],
+    fallback: str,
+    calibration: Calibration | None,
+    familiarity: float,
 ) -> Prediction:
     """The best candidate of a pair, or the fallback if there is none."""
     if not candidates:
         return Prediction(id_, fallback, fallback=True)
     best = candidates[0]
-    confidence = None if calibration is None else calibration(best.score)
+    confidence = None if calibration is None else calibration(best.score, familiarity)
     return Prediction(id_, best.text, False, tuple(candidates), confidence)
