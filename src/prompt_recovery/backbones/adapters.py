@@ -72,10 +72,13 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
         raise PromptRecoveryError(
             f"{folder}: is damaged, or not an adapter of this backbone ({first_line})"
         ) from error
-    if theirs != set(get_peft_model_state_dict(peft_model)):  # PEFT only warns of this
+    # PEFT only warns of this. With embedding layers "auto", it would ask the Hub for their size.
+    if theirs != set(get_peft_model_state_dict(peft_model, save_embedding_layers=False)):
         raise PromptRecoveryError(
             f"{folder}: is not an adapter of this backbone (its layers are others)"
         )
+    # What it is saved with: one trained by an older version may name a cache folder.
+    peft_model.peft_config["default"].base_model_name_or_path = model.name_or_path
     return _prepared(peft_model, dtype)
 
 

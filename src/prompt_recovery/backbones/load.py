@@ -1,8 +1,6 @@
 """Loads the weights and the tokenizer of a backbone."""
 
 import logging
-import shutil
-import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,17 +10,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
+from prompt_recovery.backbones.convert import converted
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels import attention
 from prompt_recovery.kernels.linear import pack_linears
 from prompt_recovery.kernels.norms import fuse_norms
-from prompt_recovery.storage import cache_dir
 
 
 def load_tokenizer(backbone: Backbone, location: Location) -> Any:
     """The backbone's tokenizer; if it has no padding token, that is the end-of-text token."""
-    folder = _converted(location)
+    folder = converted(location)
     tokenizer = _loaded(AutoTokenizer, folder, trust_remote_code=backbone.trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -58,7 +56,7 @@ def load_model(
         )
     model = _loaded(
         AutoModelForCausalLM,
-        _converted(location),
+        converted(location),
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=backbone.trust_remote_code,
@@ -71,6 +69,8 @@ def load_model(
     model.get_output_embeddings().register_forward_pre_hook(
         lambda _module, inputs: (inputs[0].contiguous(),)
     )
+    if name := backbone.public_name:  # what PEFT writes into adapters, instead of a cache folder
+        model.name_or_path = name
     model.requires_grad_(False)
     fuse_norms(model)
     pack_linears(model)
@@ -118,43 +118,3 @@ def _loaded(auto: Any, folder: Path, **options: Any) -> Any:
         raise PromptRecoveryError(
             f"cannot load {folder} ({first_line}): the folder may be cut short; fetch it again"
         ) from error
-
-
-def _converted(location: Location) -> Path:
-    """A folder in Hub format; a GGUF file is converted to bf16 safetensors once and cached."""
-    if location.gguf_file is None:
-        return location.folder
-    target = cache_dir("backbones") / f"{Path(location.gguf_file).stem}-{location.identity}"
-    if (target / "config.json").is_file():
-        return target
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location.folder, gguf_file=location.gguf_file)
-        model = AutoModelForCausalLM.from_pretrained(
-            location.folder, gguf_file=location.gguf_file, dtype=torch.bfloat16
-        )
-    except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PromptRecoveryError(
-            f"cannot read {location.folder / location.gguf_file} ({first_line}): "
-            "reinstall the package that carries it"
-        ) from error
-    # It is dequantised, but still says that it is GGUF, and such a model refuses to be saved.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.is_quantized = False
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".convert-"))
-    try:
-        model.save_pretrained(scratch, safe_serialization=True)
-        tokenizer.save_pretrained(scratch)
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    except OSError as error:
-        if not (target / "config.json").is_file():  # otherwise another process made the same files
-            raise PromptRecoveryError(
-                f"cannot write {target} ({error.strerror}): free some space, or set "
-                "PROMPT_RECOVERY_CACHE to another folder"
-            ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target

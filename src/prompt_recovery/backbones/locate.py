@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from prompt_recovery.backbones.parts import find_parts, join, reinstalling
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.settings import LocalPath
-from prompt_recovery.storage import fingerprint
+from prompt_recovery.settings import AtLeastOne, LocalPath
+from prompt_recovery.storage import cache_dir, fingerprint, locked
 
 OFFLINE_MODELS = "model=smollm2, model=gemma3_270m and model=tiny work offline"
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
@@ -19,14 +20,19 @@ _HUB_TIMEOUT_S = 4
 class Backbone:
     """A pretrained causal LM and its source.
 
-    The source is the first of `path`, `package`, `architecture` and `repo` that is given.
+    The source is the first of `path`, `architecture`, `package` and `repo` that is given.
 
     Attributes:
         name: The name in records.
         path: A local folder in Hub format (config.json, safetensors, tokenizer files).
-        package: An installed Python package that contains a GGUF file.
+        package: An installed Python package that contains a GGUF file. If the file is spread over
+            several packages, `{part}` in the name stands for their numbers, 1 … `parts`.
+        parts: The number of packages that hold a part of the GGUF file each, as a file `*.bin`.
+        size: The size of the joined file in bytes.
+        sha256: The SHA-256 digest of the joined file in hexadecimal; required if there are parts.
         architecture: The architecture of a tiny model with random weights, for tests.
-        repo: A model on the Hugging Face Hub.
+        repo: A model on the Hugging Face Hub. If the weights come from a package, this is where
+            they were published, and the name of the base model in saved adapters.
         revision: The revision on the Hub; a commit pins it.
         install: The command that installs `package`, for the message when it is missing.
         trust_remote_code: Whether to run Python code that comes with the model. Only for models
@@ -36,23 +42,45 @@ class Backbone:
     name: str
     path: LocalPath | None = None
     package: str | None = None
+    parts: AtLeastOne = 1
+    size: AtLeastOne | None = None
+    sha256: str | None = None
     architecture: str | None = None
     repo: str | None = None
     revision: str | None = None
     install: str | None = None
     trust_remote_code: bool = False
 
+    @property
+    def public_name(self) -> str | None:
+        """The name of these weights on the Hub; None if they are a folder or random."""
+        return None if self.path is not None or self.architecture is not None else self.repo
+
 
 @dataclass(frozen=True)
 class Location:
-    """The local files of a backbone: a folder in Hub format, or a GGUF file to be converted."""
+    """The local files of a backbone: a folder in Hub format, or a GGUF file to be converted.
+
+    Attributes:
+        folder: The folder.
+        gguf_file: The name of the GGUF file in the folder. A file in parts need not exist yet:
+            `gguf_file` joins it.
+        parts: The parts of the GGUF file, in order; empty if it is whole.
+        sha256: The digest of the file in parts.
+        advice: What to do if the file is damaged, for error messages.
+    """
 
     folder: Path
     gguf_file: str | None = None
+    parts: tuple[Path, ...] = ()
+    sha256: str | None = None
+    advice: str = "reinstall the package that carries it"
 
     @property
     def identity(self) -> str:
         """A hash of the names, sizes and ends of the files, which changes with the weights."""
+        if self.parts:
+            return fingerprint(self.sha256)
         names = [self.gguf_file] if self.gguf_file else ["*.safetensors", "config.json"]
         files = sorted(f for name in names for f in self.folder.glob(name))
         return fingerprint([(f.name, f.stat().st_size, _ends(f)) for f in files])
@@ -79,6 +107,8 @@ def locate(backbone: Backbone) -> Location:
         from prompt_recovery.backbones.tiny import tiny_backbone
 
         return Location(tiny_backbone(backbone.architecture))
+    if backbone.package is not None and backbone.parts > 1:
+        return _in_packages(backbone.package, backbone)
     if backbone.package is not None:
         return _in_package(backbone.package, backbone)
     if backbone.repo is not None:
@@ -86,6 +116,41 @@ def locate(backbone: Backbone) -> Location:
     raise PromptRecoveryError(
         f"model '{backbone.name}' names no source: set model.path, model.repo or model.package"
     )
+
+
+def gguf_file(location: Location) -> Path:
+    """The GGUF file of a backbone that comes from packages, e.g. for llama.cpp.
+
+    A file in parts is joined once and kept in `gguf/` of the cache.
+
+    Raises:
+        PromptRecoveryError: If a part is damaged, or the disk has too little space.
+        ValueError: If the location is a folder in Hub format.
+    """
+    if location.gguf_file is None:
+        raise ValueError(f"{location.folder} is no GGUF file")
+    file = location.folder / location.gguf_file
+    if location.parts and not file.is_file():
+        with locked(file):
+            if not file.is_file():  # otherwise another process has joined it meanwhile
+                join(location.parts, file, str(location.sha256), location.advice)
+    return file
+
+
+def _in_packages(packages: str, backbone: Backbone) -> Location:
+    if backbone.sha256 is None:
+        raise PromptRecoveryError(
+            f"model '{backbone.name}' comes in {backbone.parts} parts: set model.sha256 to the "
+            "digest of the whole file"
+        )
+    install = backbone.install or f"pip install the packages {packages}"
+    try:
+        parts = find_parts(packages, backbone.parts, backbone.size, install)
+    except PromptRecoveryError as error:
+        raise PromptRecoveryError(f"model '{backbone.name}': {error}") from error
+    name = f"{backbone.name}-{backbone.sha256[:12]}.gguf"
+    advice = reinstalling(install)
+    return Location(cache_dir("gguf"), name, parts, backbone.sha256, advice)
 
 
 def _checked_folder(folder: Path) -> Path:

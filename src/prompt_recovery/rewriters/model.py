@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from prompt_recovery.backbones.locate import OFFLINE_MODELS, Backbone, Location, locate
+from prompt_recovery.backbones.locate import OFFLINE_MODELS, Backbone, Location, gguf_file, locate
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
 from prompt_recovery.settings import AtLeastOne, checked
@@ -110,8 +110,7 @@ def gguf(model: Model) -> Path:
             )
         return file
     if model.package is not None:
-        location = located(model)
-        return location.folder / str(location.gguf_file)
+        return gguf_file(located(model))
     if not (model.gguf_repo and model.gguf_file):
         raise PromptRecoveryError(
             f"rewriter '{model.name}' names no GGUF file: set rewriter.model.path=<file>.gguf, or "

@@ -136,7 +136,12 @@ def save_adapter(
         recoverer: Content of `recoverer.yaml`.
     """
     scratch = folder.with_name(f".{folder.name}.new")
-    model.save_pretrained(scratch, state_dict=weights, safe_serialization=True)
+    model.save_pretrained(
+        scratch,
+        state_dict=weights,
+        safe_serialization=True,
+        save_embedding_layers=False,  # "auto" would ask the Hub for the size of the vocabulary
+    )
     (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     with recoverer_file(scratch).open("w", encoding="utf-8") as file:
         yaml.safe_dump(recoverer, file, allow_unicode=True, sort_keys=False)

@@ -1,0 +1,148 @@
+"""Converts a GGUF file once to a folder in Hub format, which is kept in the cache."""
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from prompt_recovery.backbones.locate import Location
+from prompt_recovery.backbones.parts import join, require_space
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.processes import is_first
+from prompt_recovery.storage import cache_dir, locked
+
+log = logging.getLogger(__name__)
+
+_WORTH_SAYING = 1 << 29  # bytes of converted weights: below, it takes seconds
+_BYTES_PER_SECOND = 4e7  # of converted weights, on one slow core
+
+
+def converted(location: Location) -> Path:
+    """A folder in Hub format: the location's own, or the bf16 safetensors made of its GGUF file.
+
+    The conversion is done once, by one process, and kept in `backbones/` of the cache. One that is
+    killed leaves a folder `.<name>.partial`, which the next one deletes.
+
+    Raises:
+        PromptRecoveryError: If the GGUF file is damaged, or the disk has too little space.
+    """
+    if location.gguf_file is None:
+        return location.folder
+    cache = cache_dir("backbones")
+    target = cache / f"{Path(location.gguf_file).stem}-{location.identity}"
+    if (target / "config.json").is_file():
+        return target
+    scratch = cache / f".{target.name}.partial"
+    with locked(scratch):
+        if (target / "config.json").is_file():  # another process has made it meanwhile
+            return target
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            scratch.mkdir()
+            _convert(location, scratch, target)
+            scratch.rename(target)
+        except OSError as error:
+            raise PromptRecoveryError(
+                f"cannot write {target} ({error.strerror}): free some space, or set "
+                "PROMPT_RECOVERY_CACHE to another folder"
+            ) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _convert(location: Location, scratch: Path, target: Path) -> None:
+    """Writes the weights and the tokenizer of a GGUF file to `scratch`, and syncs them."""
+    started = time.perf_counter()
+    file = location.folder / str(location.gguf_file)
+    joining = bool(location.parts) and not file.is_file()
+    if joining:
+        size = sum(part.stat().st_size for part in location.parts)
+        require_space(scratch, size)
+        file = scratch / "joined.gguf"
+        join(location.parts, file, str(location.sha256), location.advice)
+    size = _size_in_bf16(file, location)
+    require_space(scratch, size)
+    if size >= _WORTH_SAYING and is_first():
+        minutes = max(round(size / _BYTES_PER_SECOND / 60), 1)
+        log.info(
+            "converting %s to bf16 safetensors, once: it takes up to %d minutes and %.1f GB in %s",
+            location.gguf_file,
+            minutes,
+            size / 1e9,
+            target,
+        )
+    with _progress_bars(size >= _WORTH_SAYING), _one_line(location, file):
+        options = {"gguf_file": file.name}
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            **options,
+        )
+    if joining:
+        file.unlink()  # the packages still hold it; before 3 GB more are written
+    # It is dequantised, but still says that it is GGUF, and such a model refuses to be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.is_quantized = False
+    with _progress_bars(size >= _WORTH_SAYING):
+        model.save_pretrained(scratch, safe_serialization=True)
+    tokenizer.save_pretrained(scratch)
+    for path in scratch.iterdir():
+        with path.open("rb+") as written:
+            os.fsync(written.fileno())
+        path.chmod(0o644)
+    if size >= _WORTH_SAYING and is_first():
+        log.info("converted it in %.0f s", time.perf_counter() - started)
+
+
+def _size_in_bf16(file: Path, location: Location) -> int:
+    """The size of the converted weights in bytes."""
+    from gguf import GGUFReader
+
+    with _one_line(location, file):
+        return sum(2 * int(tensor.n_elements) for tensor in GGUFReader(file).tensors)
+
+
+@contextmanager
+def _one_line(location: Location, file: Path) -> Iterator[None]:
+    """Gives what a library says of a damaged file in one line."""
+    try:
+        yield
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PromptRecoveryError(
+            f"cannot read {file} ({first_line}): {location.advice}"
+        ) from error
+
+
+@contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """Shows the progress bars of `transformers` on a terminal, and hides its warnings."""
+    level, were_on = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    switch: Any = {
+        True: transformers_logging.enable_progress_bar,
+        False: transformers_logging.disable_progress_bar,
+    }
+    switch[shown and is_first() and sys.stderr.isatty()]()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        switch[were_on]()
