@@ -1,4 +1,4 @@
-"""The settings of a low-rank adapter; `adapters` adds it to a model."""
+"""The settings of what is trained: a low-rank adapter, or all weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,3 +35,15 @@ class Adapter:
     layers: Annotated[float, Gt(0), Le(1)] = 1.0
     dora: bool = False
     four_bit: bool = False
+
+
+@checked("adapter")
+@dataclass(frozen=True)
+class AllWeights:
+    """No adapter: all weights of a sentence encoder are trained.
+
+    Attributes:
+        name: The name in records.
+    """
+
+    name: str = "full"

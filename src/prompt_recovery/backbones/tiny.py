@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,87 @@ def tiny_backbone(architecture: str, seed: int = 0) -> Path:
         raise PromptRecoveryError(
             f"model.architecture={architecture}: must be one of {', '.join(ARCHITECTURES)}"
         )
-    target = cache_dir("tiny") / f"{architecture}-{seed}-v1"
-    if (target / "config.json").is_file():
+    return _cached(
+        f"{architecture}-{seed}-v1", "config.json", lambda f: _make(architecture, seed, f)
+    )
+
+
+def tiny_encoder(architecture: str, seed: int = 0) -> Path:
+    """A cached sentence-transformers folder with random weights (about 50,000 parameters).
+
+    It has no dropout and embeds in 24 dimensions.
+
+    Args:
+        architecture: "bert".
+        seed: The seed of the weights.
+
+    Raises:
+        PromptRecoveryError: If the architecture is unknown.
+    """
+    if architecture != "bert":
+        raise PromptRecoveryError(f"model.architecture={architecture}: must be bert")
+    return _cached(
+        f"encoder-{architecture}-{seed}-v1", "modules.json", lambda f: _make_encoder(seed, f)
+    )
+
+
+def _cached(name: str, last_file: str, make: Callable[[Path], None]) -> Path:
+    target = cache_dir("tiny") / name
+    if (target / last_file).is_file():
         return target
     scratch = Path(tempfile.mkdtemp(dir=target.parent))
     try:
-        _make(architecture, seed, scratch)
+        make(scratch)
         scratch.rename(target)
     except OSError:
-        if not (target / "config.json").is_file():  # otherwise another process made it
+        if not (target / last_file).is_file():  # otherwise another process made it
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _make_encoder(seed: int, folder: Path) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers.models import WordPiece
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    from prompt_recovery.data.sources import starter
+
+    pieces = Tokenizer(WordPiece(unk_token="[UNK]"))
+    pieces.normalizer = normalizers.BertNormalizer()
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces.train_from_iterator(
+        (e.original_text for e in starter().examples),
+        trainers.WordPieceTrainer(vocab_size=1000, special_tokens=special, show_progress=False),
+    )
+    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    config = BertConfig(
+        vocab_size=1000,
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,  # the default makes all embeddings almost equal
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config)
+    inner = folder / "transformer"
+    model.save_pretrained(inner, safe_serialization=True)
+    BertTokenizerFast(tokenizer_object=pieces).save_pretrained(inner)
+    transformer = modules.Transformer(str(inner), max_seq_length=192)
+    pooling = modules.Pooling(24, "mean")
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(folder))
+    shutil.rmtree(inner)
 
 
 def _make(architecture: str, seed: int, folder: Path) -> None:

@@ -17,6 +17,7 @@ from prompt_recovery.settings import LocalPath
 from prompt_recovery.storage import KeyValueStore, fingerprint
 
 _BATCH = 128
+_OFFLINE = {"metric.encoder": "metric=scs_minilm", "model": "model=minilm"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class EncoderSource:
     repo: str | None = None
     install: str | None = None
 
-    def folder(self) -> Path:
+    def folder(self, setting: str = "metric.encoder") -> Path:
         """The encoder's local folder; a model on the Hub is downloaded first.
+
+        Args:
+            setting: The setting that holds the source, for messages.
 
         Raises:
             PromptRecoveryError: If the encoder cannot be found or downloaded.
@@ -52,7 +56,7 @@ class EncoderSource:
                 )
             return _with_modules(Path(next(iter(spec.submodule_search_locations))))
         if self.repo is None:
-            raise PromptRecoveryError("metric.encoder names no source: set path, package or repo")
+            raise PromptRecoveryError(f"{setting} names no source: set path, package or repo")
         os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "4")
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -69,7 +73,8 @@ class EncoderSource:
             raise PromptRecoveryError(
                 f"cannot get the sentence encoder '{self.repo}' from the Hugging Face Hub "
                 f"({type(error).__name__}): check the network, give a local copy with "
-                "metric.encoder.path=<folder>, or use metric=scs_minilm, which works offline"
+                f"{setting}.path=<folder>, or use {_OFFLINE.get(setting, 'another')}, which works "
+                "offline"
             ) from error
 
 
@@ -90,19 +95,25 @@ class Encoder(ABC):
         self._store = KeyValueStore("embeddings", identity)
         self._known: dict[bytes, NDArray[np.float32]] = {}
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The embeddings of n texts, fp32 [n, d], with rows of length 1."""
+    def embed(self, texts: Sequence[str], keep: bool = True) -> NDArray[np.float32]:
+        """The embeddings of n ≥ 1 texts, fp32 [n, d], with rows of length 1.
+
+        Args:
+            texts: The texts.
+            keep: Whether to keep them in memory, too. A million embeddings take 2 GB.
+        """
         keys = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
-        unknown = {k: t for k, t in zip(keys, texts, strict=True) if k not in self._known}
+        known = self._known if keep else {k: self._known[k] for k in keys if k in self._known}
+        unknown = {k: t for k, t in zip(keys, texts, strict=True) if k not in known}
         if unknown:
             for key, blob in self._store.read(unknown).items():
-                self._known[key] = np.frombuffer(blob, dtype=np.float32)
+                known[key] = np.frombuffer(blob, dtype=np.float32)
                 del unknown[key]
         if unknown:
             vectors = self._compute(list(unknown.values()))
-            self._known.update(zip(unknown, vectors, strict=True))
+            known.update(zip(unknown, vectors, strict=True))
             self._store.write({k: v.tobytes() for k, v in zip(unknown, vectors, strict=True)})
-        return np.stack([self._known[key] for key in keys])
+        return np.stack([known[key] for key in keys])
 
     @abstractmethod
     def _compute(self, texts: list[str]) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
-"""Objectives: small functions of the log-probabilities of completions."""
+"""Objectives: functions of the log-probabilities of completions, and one of embeddings."""
 
 from prompt_recovery.objectives.base import Objective, ScoredCompletions
+from prompt_recovery.objectives.contrastive import Contrastive
 from prompt_recovery.objectives.dpo import DPO
 from prompt_recovery.objectives.hinge import Hinge
 from prompt_recovery.objectives.ipo import IPO
@@ -14,6 +15,7 @@ __all__ = [
     "IPO",
     "ORPO",
     "SFT",
+    "Contrastive",
     "Hinge",
     "Listwise",
     "Objective",

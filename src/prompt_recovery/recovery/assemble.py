@@ -9,6 +9,7 @@ from typing import Any
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.bank import PromptBank, read_prompts
 from prompt_recovery.recovery.channel import NoisyChannel, fit_channel, judge
 from prompt_recovery.recovery.confidence import (
     CalibratedRecoverer,
@@ -17,15 +18,15 @@ from prompt_recovery.recovery.confidence import (
     keep,
     kept,
 )
-from prompt_recovery.recovery.decoding import Decoding, from_record, record
+from prompt_recovery.recovery.decoding import Decoding, record
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.recovery.likelihood import load_likelihood
-from prompt_recovery.recovery.load import load_writer, read_record, splits_of
+from prompt_recovery.recovery.load import decoding_of, load_source, read_record, splits_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
-from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.runs.folder import require_adapter_folder, weights_digest
+from prompt_recovery.runs.folder import recoverer_folders, weights_digest
 from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
@@ -61,22 +62,34 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
             candidate to choose from, or the weight of a channel has to be fitted and there is no
             validation split.
     """
-    folders = [require_adapter_folder(run) for run in recipe.runs]  # check all paths before loading
+    members = [recoverer_folders(run) for run in recipe.runs]  # check all paths before loading
+    folders = [folder for run in members for folder in run]
     records = [read_record(folder) for folder in folders]
-    decoding = recipe.decoding or from_record(records[0]["decoding"])
+    decoding = recipe.decoding or decoding_of(folders)
+    if len(folders) > 1 and not decoding.uses_metric:
+        raise PromptRecoveryError(
+            f"run={recipe.runs[0]}: its {' and '.join(f.name for f in folders)} choose together by "
+            f"decoding=mbr, not {decoding.name}; or give one of them, such as run={folders[0]}"
+        )
     if recipe.channel is not None and decoding.branches == 1:
         raise PromptRecoveryError(
             f"a channel chooses among candidates, and decoding={decoding.name} makes one: "
             "take decoding=mbr, or leave the channel out"
         )
-    writers = [
-        load_writer(run, recipe.precision, recipe.backbone_path, recipe.trust_remote_code)
-        for run in recipe.runs
-    ]
     scs = recorded_metric(records[0]["metric"])
-    retrieved = _retrieval_source(recipe, decoding, folders[0], scs)
+    own = [
+        load_source(
+            folder, scs, recipe.precision, recipe.backbone_path, recipe.trust_remote_code, number
+        )
+        for number, folder in enumerate(folders)
+    ]
+    own = _with_bank(recipe, own, scs, progress)
+    retrieved = _retrieval_source(recipe, decoding, own, folders[0], scs)
     recoverer = PosteriorRecoverer(
-        _weighted_sources(recipe, writers, retrieved), decoding, records[0]["fallback"], scs
+        _weighted_sources(recipe, [len(run) for run in members], own, retrieved),
+        decoding,
+        records[0]["fallback"],
+        scs,
     )
     settings = {
         "decoding": record(decoding),
@@ -84,8 +97,8 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         "channel": None if recipe.channel is None else asdict(recipe.channel),
         "metric": [scs.encoder.identity, scs.exponent],
         "members": [
-            [weights_digest(folder), saved, str(writer.model.dtype)]
-            for folder, saved, writer in zip(folders, records, writers, strict=True)
+            [weights_digest(folder), saved, _source_settings(source)]
+            for folder, saved, source in zip(folders, records, own, strict=True)
         ],
         "retrieval": _source_record(recipe.retrieval, retrieved),
     }
@@ -100,14 +113,48 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
     return Assembled(recoverer, recoverer.fallback, identity)
 
 
-def _retrieval_source(
-    recipe: Recipe, decoding: Decoding, folder: Path, scs: SCS
-) -> FittedSource | None:
-    """The fitted `retrieval` of the recipe, which joins the runs' samples.
+def _source_settings(source: WriterSource | Retriever) -> Any:
+    """What the posteriors of a source depend on besides its weights and its record."""
+    if isinstance(source, WriterSource):
+        return str(source.writer.model.dtype)
+    return source.settings
 
-    None if the recipe or the decoding has no use for it, or if there are no training examples.
+
+def _with_bank(
+    recipe: Recipe, sources: Sequence[WriterSource | Retriever], scs: SCS, progress: Progress
+) -> list[WriterSource | Retriever]:
+    """The sources, with the prompts of `bank` in the banks of the retrievers."""
+    if recipe.bank is None:
+        return list(sources)
+    if not any(isinstance(source, Retriever) for source in sources):
+        raise PromptRecoveryError(
+            f"bank={recipe.bank}: is for a dense retriever, and the runs have none; train one with "
+            "model=minilm objective=contrastive"
+        )
+    title = "embedding the bank"
+    prompts = read_prompts(recipe.bank, recipe.bank_column)
+    bank = PromptBank.of(prompts, scs.encoder, lambda n, total: progress(title, n, total))
+    return [
+        source.with_bank(source.bank.joined(bank)) if isinstance(source, Retriever) else source
+        for source in sources
+    ]
+
+
+def _retrieval_source(
+    recipe: Recipe,
+    decoding: Decoding,
+    sources: Sequence[Source],
+    folder: Path,
+    scs: SCS,
+) -> FittedSource | None:
+    """The fitted `retrieval` of the recipe, which joins the samples of the runs' models.
+
+    None if the recipe or the decoding has no use for it, if there are no training examples, or if
+    one of the runs has a dense retriever, which finds better prompts than `retrieval` does.
     """
     if recipe.retrieval is None or not decoding.uses_metric:
+        return None
+    if any(isinstance(source, Retriever) for source in sources):
         return None
     try:
         examples = splits_of(folder).train
@@ -127,18 +174,27 @@ def _source_record(
 
 
 def _weighted_sources(
-    recipe: Recipe, writers: Sequence[Writer], retrieved: Source | None
+    recipe: Recipe, sizes: Sequence[int], own: Sequence[Source], retrieved: Source | None
 ) -> list[tuple[Source, float]]:
-    """All sources of the recipe; the weights of the writers are 1 on average."""
-    weights = list(recipe.weights) or [1.0] * len(writers)
+    """All sources of the recipe with their weights; those of the runs are 1 on average.
+
+    Args:
+        recipe: The recipe.
+        sizes: The number of recoverers that each run consists of, which share its weight equally.
+        own: The sources of these recoverers.
+        retrieved: The fitted `retrieval`, if any.
+    """
+    weights = list(recipe.weights) or [1.0] * len(sizes)
     mean = sum(weights) / len(weights)
-    sources: list[tuple[Source, float]] = [
-        (WriterSource(writer, number), weight / mean)
-        for number, (writer, weight) in enumerate(zip(writers, weights, strict=True))
+    shares = [
+        weight / mean / size
+        for weight, size in zip(weights, sizes, strict=True)
+        for _ in range(size)
     ]
+    sources = list(zip(own, shares, strict=True))
     if retrieved is not None and recipe.retrieval is not None:
-        # Its weight is relative to that of all writers together, whose weights sum to their number.
-        sources.append((retrieved, recipe.retrieval.weight * len(writers)))
+        # Its weight is relative to that of all runs together, whose weights sum to their number.
+        sources.append((retrieved, recipe.retrieval.weight * len(sizes)))
     return sources
 
 

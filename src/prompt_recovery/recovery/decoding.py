@@ -70,7 +70,10 @@ class Decoding(ABC):
         """
 
     def choose(self, posteriors: Sequence[Posterior], scs: SCS | None) -> list[list[Candidate]]:
-        """The candidates of each posterior, the best first: by log-probability per token."""
+        """The candidates of each posterior, the best first: by log-probability per token.
+
+        Texts that a retriever found are ordered by their weight.
+        """
         return [_likeliest(posterior) for posterior in posteriors]
 
 
@@ -294,9 +297,15 @@ def _of_distinct(completions: Sequence[Completion]) -> Posterior:
 
 
 def _likeliest(posterior: Posterior) -> list[Candidate]:
-    """The texts that a model wrote, by descending log-probability per token."""
+    """The texts that a model wrote, by descending log-probability per token.
+
+    If no model wrote any, as in the posterior of a retriever, all texts by descending weight.
+    """
     rows = zip(
         posterior.texts, posterior.log_probabilities, posterior.mean_log_probabilities, strict=True
     )
     candidates = [Candidate(text, total, mean) for text, total, mean in rows if mean is not None]
+    if not candidates:
+        rated = zip(posterior.texts, posterior.weights.tolist(), strict=True)
+        candidates = [Candidate(text, None, weight) for text, weight in rated]
     return sorted(candidates, key=lambda c: -c.score)

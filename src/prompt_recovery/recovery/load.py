@@ -7,6 +7,8 @@ recoverer = load_recoverer("runs/latest")
 """
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,32 @@ import torch
 import yaml
 
 from prompt_recovery.backbones.adapters import load_adapter
+from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.load import four_bit_obstacle, load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.backbones.precision import choose_precision
+from prompt_recovery.backbones.sentence_model import load_sentence_model
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.decoding import Decoding, from_record
+from prompt_recovery.recovery.bank import PromptBank, read_prompts
+from prompt_recovery.recovery.decoding import MBR, Decoding, from_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.retriever import PairEncoder, Retriever
+from prompt_recovery.recovery.sources import WriterSource
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.runs.folder import RunFolder, recoverer_file, require_adapter_folder
+from prompt_recovery.runs.folder import (
+    RunFolder,
+    bank_file,
+    is_retriever,
+    recoverer_file,
+    recoverer_folders,
+    require_adapter_folder,
+    weights_digest,
+)
+from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import Template
 
 log = logging.getLogger(__name__)
@@ -42,11 +58,12 @@ def load_recoverer(
 ) -> PosteriorRecoverer:
     """A trained recoverer, on the GPU if there is one.
 
-    It answers from its model's samples alone. `prompt-recovery recover` runs what `assemble`
+    It answers from its own posterior alone: that of a language model's samples, that of a dense
+    retriever, or the sum of both with equal weights. `prompt-recovery recover` runs what `assemble`
     builds, which also has neighbours, a channel and a confidence, as its recipe says.
 
     Args:
-        path: A run folder such as `runs/latest`, or an adapter folder.
+        path: A run folder such as `runs/latest`, or an adapter or retriever folder.
         decoding: How answers are chosen; by default as in the run.
         precision: auto, bf16 or fp32.
         scs: The metric for MBR; by default the one that the recoverer was trained with.
@@ -57,11 +74,84 @@ def load_recoverer(
         PromptRecoveryError: The folder doesn't exist, holds no recoverer or a damaged file, or the
             backbone isn't the one that the adapter was trained on.
     """
-    saved = read_record(require_adapter_folder(path))
-    decoding = decoding or from_record(saved["decoding"])
-    writer = load_writer(path, precision, backbone_path, trust_remote_code)
+    folders = recoverer_folders(path)
+    saved = read_record(folders[0])
     scs = scs or recorded_metric(saved["metric"])
-    return PosteriorRecoverer.of_writer(writer, decoding, saved["fallback"], scs)
+    sources = [
+        (load_source(folder, scs, precision, backbone_path, trust_remote_code), 1.0)
+        for folder in folders
+    ]
+    decoding = decoding or decoding_of(folders)
+    return PosteriorRecoverer(sources, decoding, saved["fallback"], scs)
+
+
+def decoding_of(folders: Sequence[Path]) -> Decoding:
+    """The decoding of a recorded recoverer; that of several together is MBR."""
+    return MBR() if len(folders) > 1 else from_record(read_record(folders[0])["decoding"])
+
+
+def load_source(
+    folder: Path,
+    scs: SCS,
+    precision: str = "auto",
+    backbone_path: str | None = None,
+    trust_remote_code: bool = False,
+    member: int = 0,
+) -> WriterSource | Retriever:
+    """The source of posteriors in a folder: a language model with an adapter, or a retriever.
+
+    Args:
+        folder: An adapter or a retriever folder.
+        scs: The metric; a retriever embeds its prompts with its encoder.
+        precision: auto, bf16 or fp32.
+        backbone_path: Where the backbone is now, if it isn't where the run found it.
+        trust_remote_code: Run Python code that comes with the backbone.
+        member: The number of the model in an ensemble.
+
+    Raises:
+        PromptRecoveryError: The folder holds no recoverer or a damaged file, or the backbone isn't
+            the one that the adapter was trained on.
+    """
+    if is_retriever(folder):
+        return load_retriever(folder, scs, precision)
+    return WriterSource(load_writer(folder, precision, backbone_path, trust_remote_code), member)
+
+
+def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever:
+    """The dense retriever in a folder, with the prompts that it was trained on as its bank.
+
+    Args:
+        folder: A retriever folder.
+        scs: The metric, whose encoder embeds the prompts.
+        precision: auto, bf16 or fp32.
+
+    Raises:
+        PromptRecoveryError: A file is missing or damaged, or the metric has another encoder than
+            the one in whose space the retriever was trained.
+    """
+    saved = read_record(folder)
+    if saved["metric"]["encoder"] != scs.encoder.identity:
+        raise PromptRecoveryError(
+            f"{folder}: was trained in the space of another sentence encoder than "
+            f"{scs.encoder.name}; use the metric that it was trained with, or train a retriever "
+            "with this one"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_sentence_model(folder).requires_grad_(False).to(device)
+    digest = fingerprint(weights_digest(folder), saved)
+    bank = PromptBank.of(read_prompts(bank_file(folder)), scs.encoder)
+    if bank.vectors.shape[1] != model.get_embedding_dimension():
+        raise PromptRecoveryError(
+            f"{folder}: embeds in {model.get_embedding_dimension()} dimensions, and the metric in "
+            f"{bank.vectors.shape[1]}; copy the retriever folder again"
+        )
+    return Retriever(
+        PairEncoder(model, choose_precision(precision, device).dtype, digest),
+        bank,
+        saved["temperature"],
+        saved["k"],
+        f"{saved['backbone']['name']} {saved['objective']}",
+    )
 
 
 def load_writer(
@@ -70,7 +160,7 @@ def load_writer(
     backbone_path: str | None = None,
     trust_remote_code: bool = False,
 ) -> Writer:
-    """The model of a trained recoverer; takes the arguments of `load_recoverer`."""
+    """The language model of a trained recoverer; takes the arguments of `load_recoverer`."""
     folder = require_adapter_folder(path)
     saved = read_record(folder)
     backbone = replace(Backbone(**saved["backbone"]), trust_remote_code=trust_remote_code)
@@ -105,34 +195,56 @@ def load_writer(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `recoverer.yaml` in an adapter folder says; `training.run` writes it.
+    """What `recoverer.yaml` in an adapter or retriever folder says.
+
+    `training.language_model` and `training.retriever` write it.
 
     Raises:
         PromptRecoveryError: it is damaged or lacks something.
     """
     path = recoverer_file(folder)
+    retriever = is_retriever(folder)
+    kind: Any = EncoderBackbone if retriever else Backbone
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-        missing = _RECORD - set(saved)
-        known = {f.name for f in fields(Backbone)}
+        missing = (_RETRIEVER if retriever else _ADAPTER) - set(saved)
+        known = {f.name for f in fields(kind)}
         saved["backbone"] = {k: v for k, v in saved["backbone"].items() if k in known}
         if "metric" not in missing:
             EncoderSource(**saved["metric"]["source"])
+        if retriever and not missing:
+            _require_retriever(saved)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
         raise PromptRecoveryError(
-            f"{path}: is damaged ({type(error).__name__}); copy the adapter folder again"
+            f"{path}: is damaged ({type(error).__name__}); copy the {folder.name} folder again"
         ) from error
     if missing:
         raise PromptRecoveryError(f"{path}: lacks {', '.join(sorted(missing))}; copy it again")
     return dict(saved)
 
 
-_RECORD = {"backbone", "template", "decoding", "max_prompt_tokens", "fallback", "objective",
-           "metric"}  # fmt: skip
+def _require_retriever(saved: dict[str, Any]) -> None:
+    """Raises a `ValueError` unless a retriever can be made from these values."""
+    temperature, k = saved["temperature"], saved["k"]
+    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+        raise ValueError("temperature must be > 0")
+    if type(k) is not int or k < 1:
+        raise ValueError("k must be a whole number ≥ 1")
+    if saved["input"] != ["rewritten_text", "original_text"]:
+        raise ValueError("input must be the rewritten and the original text")
+    if not isinstance(saved["backbone"]["name"], str) or not isinstance(saved["fallback"], str):
+        raise ValueError("name and fallback must be texts")
+
+
+_SHARED = {"backbone", "decoding", "max_prompt_tokens", "fallback", "objective", "metric"}
+_ADAPTER = {*_SHARED, "template"}
+_RETRIEVER = {*_SHARED, "temperature", "k", "input"}
 
 
 def splits_of(folder: Path) -> Splits:
-    """What the run that made an adapter was trained, validated and tested on, without lead-ins.
+    """What the run that made an adapter or a retriever was trained, validated and tested on.
+
+    Lead-ins are left out.
 
     Raises:
         PromptRecoveryError: the run's configuration or its data cannot be had, or has changed.

@@ -54,7 +54,7 @@ class Posterior:
         texts: n ≥ 0 distinct texts, none of which is blank.
         votes: [n], the votes of each text, > 0.
         one_vote: [n], the weight of one vote for each text: that of the sample which is the
-            candidate, and therefore doesn't vote for it.
+            candidate, and therefore doesn't vote for it. 0 for a text that nobody sampled.
         log_probabilities: [n], the highest log-probability of each text under a model that wrote
             it; None if no model wrote it.
         mean_log_probabilities: [n], the highest log-probability per token, likewise.

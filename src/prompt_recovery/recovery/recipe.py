@@ -11,7 +11,7 @@ from prompt_recovery.recovery.sources import SourceSettings
 from prompt_recovery.settings import LocalPath, Precision
 
 RunNames = LocalPath | Sequence[LocalPath]
-"""What `run=` takes: a run or an adapter folder, or several that choose together."""
+"""What `run=` takes: a run, an adapter or a retriever folder, or several that choose together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,11 @@ class RecipeOptions:
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with a backbone.
         retrieval: The one source that joins the runs' samples under MBR, such as the prompts of
-            similar training examples of the first run.
+            similar training examples of the first run. Runs with a dense retriever don't need it.
+        bank: A file with prompts that a dense retriever can also answer with, besides those that it
+            was trained on: one on each line (.txt), or a column of a CSV, JSONL or Parquet file.
+        bank_column: The column. None takes the first of rewrite_prompt, text and prompt that there
+            is.
     """
 
     channel: ChannelSettings | None = None
@@ -35,6 +39,8 @@ class RecipeOptions:
     backbone_path: LocalPath | None = None
     trust_remote_code: bool = False
     retrieval: SourceSettings | None = None
+    bank: LocalPath | None = None
+    bank_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Recipe(RecipeOptions):
     """Describes a recoverer.
 
     Attributes:
-        runs: Run or adapter folders; several of them are an ensemble.
+        runs: Run, adapter or retriever folders; several of them are an ensemble.
         decoding: How answers are chosen; None means as in the run.
         weights: The weight of each run in an ensemble, > 0; empty means equal weights.
     """

@@ -10,11 +10,12 @@
 | `wandb/` or `csv/` | the logger of `training.tracking` | during training |
 | `preferences/` | `preferences.build` | before training, where preferences are sampled |
 | `curve.jsonl` | `training.run` | after each validation |
-| `adapter/` with `recoverer.yaml` | `training.checkpoints` | after each best validation so far |
+| `adapter/` with `recoverer.yaml` | `training.language_model` | after each best validation |
+| `retriever/` with the same | `training.retriever` | after each best validation |
 | `checkpoints/last.ckpt` | `training.checkpoints` | every few minutes and after validations |
 | `predictions.jsonl`, `results.png` | `training.results` | after the test, if there is one |
 | `environment.yaml`, then `metrics.json` | `training.results` | at the end |
-| `adapter/calibration.json` | `recovery.confidence` | when a way of decoding is first used |
+| `calibration.json` in them | `recovery.confidence` | when a way of decoding is first used |
 | `first_stage/` | all of these | a run inside, for the stage before the main one |
 """
 
@@ -92,6 +93,17 @@ class RunFolder:
     def adapter(self) -> Path:
         """The folder of the best adapter so far."""
         return self.path / "adapter"
+
+    @property
+    def retriever(self) -> Path:
+        """The folder of the best dense retriever so far, a sentence-transformers model."""
+        return self.path / "retriever"
+
+    @property
+    def recoverers(self) -> list[Path]:
+        """The folders of the recoverers that the run has trained: the adapter and the retriever."""
+        folders = (self.adapter, self.retriever)
+        return [folder for folder in folders if recoverer_file(folder).is_file()]
 
     @property
     def checkpoint(self) -> Path:
@@ -186,12 +198,14 @@ class RunFolder:
         return _yaml_mapping(self._config)
 
     def recoverer(self) -> dict[str, Any]:
-        """Reads `recoverer.yaml`, the record of the run's adapter, without checking what it lacks.
+        """Reads `recoverer.yaml`, the record of the run's adapter or else of its retriever.
+
+        What the record lacks is not checked.
 
         Raises:
             OSError, ValueError: If the file does not exist or is damaged.
         """
-        return _yaml_mapping(recoverer_file(self.adapter))
+        return _yaml_mapping(recoverer_file(next(iter(self.recoverers), self.adapter)))
 
     def predictions(self) -> list[dict[str, Any]]:
         """Reads the test examples with the run's predictions.
@@ -265,7 +279,10 @@ class RunFolder:
         if finished == self:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(finished.adapter, self.adapter, dirs_exist_ok=True)
+        for theirs, ours in ((finished.adapter, self.adapter),
+                             (finished.retriever, self.retriever)):  # fmt: skip
+            if theirs.is_dir():
+                shutil.copytree(theirs, ours, dirs_exist_ok=True)
         for file in (finished._config, finished._curve, finished.environment,
                      finished._metrics):  # fmt: skip
             if file.is_file():
@@ -351,8 +368,23 @@ def adapter_folder(path: str | Path) -> Path:
     return inside if inside.is_dir() else path
 
 
-def require_adapter_folder(path: str | Path) -> Path:
-    """Returns the adapter folder of the trained recoverer that `run=<path>` refers to.
+def retriever_folder(path: str | Path) -> Path:
+    """Returns the retriever folder inside a run folder, or the path itself if there is none."""
+    path = Path(path).expanduser()
+    inside = RunFolder(path).retriever
+    return inside if inside.is_dir() else path
+
+
+def is_retriever(folder: Path) -> bool:
+    """Returns whether the folder of a recoverer holds a dense retriever, and not an adapter."""
+    return (folder / "modules.json").is_file()
+
+
+def recoverer_folders(path: str | Path) -> list[Path]:
+    """Returns the folders of the trained recoverers that `run=<path>` refers to.
+
+    These are the adapter and the retriever of a run, as far as it has them, or the path itself if
+    it is such a folder.
 
     Raises:
         PromptRecoveryError: If the folder does not exist or contains no recoverer.
@@ -363,22 +395,49 @@ def require_adapter_folder(path: str | Path) -> Path:
             f"run={path}: no such folder; give a run or an adapter folder, or train one first "
             "(prompt-recovery train)"
         )
-    folder = adapter_folder(path)
-    if not recoverer_file(folder).is_file():
+    if recoverer_file(path).is_file():
+        return [path]
+    folders = RunFolder(path).recoverers
+    if not folders:
         raise PromptRecoveryError(
-            f"run={path}: holds no adapter/recoverer.yaml; the run may have been stopped before "
-            "its first validation"
+            f"run={path}: holds no adapter/recoverer.yaml or retriever/recoverer.yaml; the run may "
+            "have been stopped before its first validation"
         )
-    return folder
+    return folders
 
 
-def recoverer_file(adapter: Path) -> Path:
-    """Returns the path of the record of the recoverer that an adapter belongs to.
+def require_adapter_folder(path: str | Path) -> Path:
+    """Returns the adapter folder of the language model that `run=<path>` refers to.
 
-    `training.run` makes the record and `training.checkpoints.save_adapter` writes it;
-    `recovery.load.read_record` reads it, and so does `RunFolder.recoverer` for comparisons of runs.
+    Raises:
+        PromptRecoveryError: If the folder does not exist or contains no adapter.
     """
-    return adapter / "recoverer.yaml"
+    adapters = [folder for folder in recoverer_folders(path) if not is_retriever(folder)]
+    if not adapters:
+        raise PromptRecoveryError(
+            f"run={path}: holds a dense retriever, but a language model's adapter is needed here"
+        )
+    return adapters[0]
+
+
+def bank_file(folder: Path) -> Path:
+    """Returns the path of the prompts that a retriever can answer with: those of its training."""
+    return folder / "bank.jsonl"
+
+
+def write_bank(folder: Path, prompts: Iterable[str]) -> None:
+    """Writes the prompts that a retriever can answer with."""
+    write_jsonl(bank_file(folder), ({"rewrite_prompt": prompt} for prompt in prompts))
+
+
+def recoverer_file(folder: Path) -> Path:
+    """Returns the path of the record of the recoverer in an adapter or a retriever folder.
+
+    `training.language_model` and `training.retriever` make the records and
+    `training.checkpoints.write_record` writes them; `recovery.load.read_record` reads them, and so
+    does `RunFolder.recoverer` for comparisons of runs.
+    """
+    return folder / "recoverer.yaml"
 
 
 def calibration_file(adapter: Path) -> Path:
@@ -386,10 +445,15 @@ def calibration_file(adapter: Path) -> Path:
     return adapter / "calibration.json"
 
 
-def weights_digest(adapter: Path) -> str:
-    """Returns the SHA-256 digest of an adapter's weights, or "" if there are none."""
-    weights = adapter / "adapter_model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else ""
+def weights_digest(folder: Path) -> str:
+    """Returns the SHA-256 digest of the weights of an adapter or a retriever, or "" without any."""
+    weights = folder / "adapter_model.safetensors"
+    if weights.is_file():
+        return hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest, files = hashlib.sha256(), sorted(folder.rglob("*.safetensors"))
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if files else ""
 
 
 def named_runs(runs: str | Iterable[str]) -> list[Path]:

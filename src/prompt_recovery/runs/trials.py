@@ -67,10 +67,13 @@ def trial_id(config: Mapping[str, Any]) -> str:
 
 
 def uses_preferences(config: Mapping[str, Any]) -> bool:
-    """Returns whether any objective of a run uses the settings `preferences`. SFT does not."""
+    """Returns whether any objective of a run uses the settings `preferences`.
+
+    SFT and the contrastive objective don't.
+    """
     objectives = (config.get("objective"), (config.get("first_stage") or {}).get("objective"))
     targets = [str((o or {}).get("_target_", "")).lower() for o in objectives]
-    return any(target and not target.endswith("sft") for target in targets)
+    return any(target and not target.endswith(("sft", "contrastive")) for target in targets)
 
 
 def is_trial() -> bool:

@@ -1,5 +1,8 @@
-"""Atomic checkpoints, and the best adapter so far."""
+"""Atomic checkpoints, and the best weights so far."""
 
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,19 +81,18 @@ def last_checkpoint_callback(run: RunFolder, minutes: float) -> ModelCheckpoint:
     )
 
 
-class BestAdapter(Callback):
-    """Keeps the adapter with the highest `val/scs` in a folder that plain PEFT loads.
+class BestWeights(Callback):
+    """Keeps the weights with the highest `val/scs`, and has them written to a folder.
 
     The best weights are part of checkpoints, so that a resumed run has them even in a new folder.
 
     Args:
-        folder: The adapter folder.
-        recoverer: Content of `recoverer.yaml` in the adapter folder.
+        save: Writes trained weights, by their names in the module, where they can be loaded again.
+            Only the first process calls it.
     """
 
-    def __init__(self, folder: Path, recoverer: dict[str, Any]) -> None:
-        self.folder = folder
-        self.recoverer = recoverer
+    def __init__(self, save: Callable[[dict[str, torch.Tensor]], None]) -> None:
+        self.save = save
         self.best = float("-inf")
         self.weights: dict[str, torch.Tensor] = {}
 
@@ -102,17 +104,16 @@ class BestAdapter(Callback):
         if score > self.best:
             self.best = score
             self.weights = {n: w.cpu().clone() for n, w in pl_module.trained_weights().items()}
-            self._write(trainer, pl_module)
+            self._write(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Writes the best weights that a resumed run has loaded from its checkpoint."""
         if self.weights:
-            self._write(trainer, pl_module)
+            self._write(trainer)
 
-    def _write(self, trainer: Any, pl_module: Any) -> None:
+    def _write(self, trainer: Any) -> None:
         if trainer.is_global_zero:
-            weights = {n.removeprefix("model."): w for n, w in self.weights.items()}
-            save_adapter(pl_module.model, weights, self.folder, self.recoverer)
+            self.save(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best score and its weights."""
@@ -135,18 +136,37 @@ def save_adapter(
         folder: The folder, created if necessary.
         recoverer: Content of `recoverer.yaml`.
     """
-    scratch = folder.with_name(f".{folder.name}.new")
-    model.save_pretrained(
-        scratch,
-        state_dict=weights,
-        safe_serialization=True,
-        save_embedding_layers=False,  # "auto" would ask the Hub for the size of the vocabulary
-    )
-    (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    with recoverer_file(scratch).open("w", encoding="utf-8") as file:
+    with whole_folder(folder) as scratch:
+        model.save_pretrained(
+            scratch,
+            state_dict=weights,
+            safe_serialization=True,
+            save_embedding_layers=False,  # "auto" would ask the Hub for the size of the vocabulary
+        )
+        (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        write_record(scratch, recoverer)
+
+
+def write_record(folder: Path, recoverer: dict[str, Any]) -> None:
+    """Writes `recoverer.yaml`, the record of the recoverer in a folder."""
+    with recoverer_file(folder).open("w", encoding="utf-8") as file:
         yaml.safe_dump(recoverer, file, allow_unicode=True, sort_keys=False)
-    for path in sorted(scratch.iterdir()):
-        with atomic_write(folder / path.name) as temporary:
-            temporary.write_bytes(path.read_bytes())
-        path.unlink()
-    scratch.rmdir()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder, whose files then replace those of `folder`, each atomically.
+
+    The record comes last, so that a folder that has one is whole.
+    """
+    scratch = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    yield scratch
+    files = [path for path in scratch.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda p: (p == recoverer_file(scratch), p)):
+        target = folder / path.relative_to(scratch)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as temporary:
+            shutil.copyfile(path, temporary)
+    shutil.rmtree(scratch)

@@ -131,7 +131,7 @@ def preference_trees(
     return TrainingTrees(ordered, [p.scores for p in preferences])
 
 
-class _Indices:
+class Indices:
     """Maps every index to itself. A `range` would resolve the negative indices of fillers."""
 
     def __init__(self, count: int) -> None:
@@ -234,7 +234,7 @@ class RecoveryData(L.LightningDataModule):
             )
 
         return DataLoader(
-            _Indices(len(trees)),  # type: ignore[arg-type]
+            Indices(len(trees)),  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.batching.workers,

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
+from prompt_recovery.backbones.encoders import EncoderBackbone, locate_encoder
 from prompt_recovery.backbones.locate import Backbone, locate
-from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.backbones.low_rank import Adapter, AllWeights
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.lead_ins import with_lead_ins
 from prompt_recovery.data.splits import Splits, TrainingSplit, split
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.objectives import Objective
+from prompt_recovery.objectives import Contrastive, Objective
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.runs.folder import RunFolder
@@ -201,9 +203,9 @@ class TrainSettings(RunSettings):
     Attributes:
         data: The dataset.
         template: The recovery template.
-        model: The backbone.
-        adapter: The adapter that is trained.
-        objective: The loss over completion trees.
+        model: The backbone: a causal LM, or a sentence encoder for a retriever.
+        adapter: The adapter that is trained, or all weights of a sentence encoder.
+        objective: The loss: over completion trees, or contrastive for a retriever.
         preferences: Where objectives over pairs or groups get their preferences.
         metric: The metric.
         decoding: How answers are chosen in the test; its length limit also holds in validation.
@@ -221,9 +223,9 @@ class TrainSettings(RunSettings):
 
     data: Dataset
     template: Template
-    model: Backbone
-    adapter: Adapter
-    objective: Objective
+    model: Backbone | EncoderBackbone
+    adapter: Adapter | AllWeights
+    objective: Objective | Contrastive
     preferences: Preferences
     metric: SCS
     decoding: Decoding
@@ -247,9 +249,9 @@ class TrainingJob(RunSettings):
         dataset: The dataset that the splits come from, for records.
         splits: The examples.
         template: The recovery template.
-        backbone: The pretrained causal LM.
-        adapter: The adapter that is trained.
-        objective: The loss over completion trees.
+        backbone: The pretrained causal LM, or the sentence encoder of a retriever.
+        adapter: The adapter that is trained, or all weights of a sentence encoder.
+        objective: The loss: over completion trees, or contrastive for a retriever.
         scs: The metric.
         decoding: How answers are chosen in the test; its length limit also holds in validation.
         trainer: Options of `lightning.Trainer`; the strategy "fsdp" is `FullySharded`.
@@ -268,9 +270,9 @@ class TrainingJob(RunSettings):
     dataset: Dataset
     splits: Splits
     template: Template
-    backbone: Backbone
-    adapter: Adapter
-    objective: Objective
+    backbone: Backbone | EncoderBackbone
+    adapter: Adapter | AllWeights
+    objective: Objective | Contrastive
     scs: SCS
     decoding: Decoding
     trainer: dict[str, Any] = field(default_factory=trainer_options)
@@ -285,10 +287,56 @@ class TrainingJob(RunSettings):
     evaluate: bool = True
     config: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require_fitting(self.backbone, self.adapter, self.objective)
+
     @property
     def run(self) -> RunFolder:
         """The run's files."""
         return RunFolder(self.folder)
+
+    @property
+    def trains_retriever(self) -> bool:
+        """Whether a dense retriever is trained, and not the adapter of a language model."""
+        return isinstance(self.objective, Contrastive)
+
+    @property
+    def weights_folder(self) -> Path:
+        """The folder of the best weights so far."""
+        return self.run.retriever if self.trains_retriever else self.run.adapter
+
+
+def require_fitting(
+    model: Backbone | EncoderBackbone,
+    adapter: Adapter | AllWeights,
+    objective: Objective | Contrastive,
+) -> None:
+    """Checks that backbone, adapter and objective belong to one kind of recoverer.
+
+    Raises:
+        PromptRecoveryError: If they do not.
+    """
+    contrastive = isinstance(objective, Contrastive)
+    if contrastive and not isinstance(model, EncoderBackbone):
+        raise PromptRecoveryError(
+            f"objective=contrastive trains a sentence encoder, and model={model.name} is a "
+            "language model: give model=minilm (or model=mpnet), or objective=sft"
+        )
+    if not contrastive and not isinstance(model, Backbone):
+        raise PromptRecoveryError(
+            f"objective={objective.name} trains a language model, and model={model.name} is a "
+            "sentence encoder: give objective=contrastive, or a model such as model=smollm2"
+        )
+    if not contrastive and not isinstance(adapter, Adapter):
+        raise PromptRecoveryError(
+            f"adapter={adapter.name} is for sentence encoders: a language model is trained through "
+            "an adapter such as adapter=lora"
+        )
+    if contrastive and isinstance(adapter, Adapter) and adapter.four_bit:
+        raise PromptRecoveryError(
+            "adapter=qlora is for language models: a sentence encoder takes adapter=full or "
+            "adapter=lora"
+        )
 
 
 def job_of(config: dict[str, Any], run: RunFolder, **stage: Any) -> TrainingJob:
@@ -300,7 +348,12 @@ def job_of(config: dict[str, Any], run: RunFolder, **stage: Any) -> TrainingJob:
         stage: Fields of the job that say where it resumes and what came before it.
     """
     given: TrainSettings = make(config, TrainSettings)
-    locate(given.model)  # what can fail fails here, before torch and its friends are imported
+    require_fitting(given.model, given.adapter, given.objective)
+    # What can fail fails here, before torch and its friends are imported.
+    if isinstance(given.model, EncoderBackbone):
+        locate_encoder(given.model)
+    else:
+        locate(given.model)
     splits = split(given.data, **vars(given.split))
     return TrainingJob(
         dataset=given.data,

@@ -1,4 +1,4 @@
-"""The Lightning module for all objectives over completion trees."""
+"""Lightning modules: what all of them share, and the one for objectives over completion trees."""
 
 import random
 from typing import Any
@@ -21,122 +21,42 @@ from prompt_recovery.training.sharding import FullySharded, gathered, sharded_li
 from prompt_recovery.trees import score_completions
 
 
-class RecovererModule(L.LightningModule):
-    """Trains the adapter of a recoverer.
+class TrainedModule(L.LightningModule):
+    """What all kinds of training share: the optimiser, exact resumption and small checkpoints.
+
+    A subclass sets `model`, whose parameters with `requires_grad` are trained.
 
     Args:
-        writer: Writer with a `PeftModel`. It also answers greedily in validation.
-        objective: A function of `ScoredCompletions`.
-        scs: The metric of validation.
         optimisation: Optimiser and schedule.
         fingerprint: Fingerprint of data, tokens and backbone. A checkpoint with another one is
             refused.
-        max_new_tokens: Maximum number of tokens in an answer in validation.
-        fallback: The answer to score if the model's answer is empty.
     """
 
-    def __init__(
-        self,
-        writer: Writer,
-        objective: Objective,
-        scs: SCS,
-        optimisation: Optimisation,
-        fingerprint: str,
-        max_new_tokens: int,
-        fallback: str,
-    ) -> None:
+    model: Any
+
+    def __init__(self, optimisation: Optimisation, fingerprint: str) -> None:
         super().__init__()
-        self.model = writer.model
-        self.writer = writer
-        self.objective = objective
         self.optimisation = optimisation
         self.fingerprint = fingerprint
-        self.max_new_tokens = max_new_tokens
-        self.fallback = fallback
-        self.val_scs = SCSMetric(scs)
-        self.val_nll = MeanMetric()
-        self.sharded = False
         self.train_tokens = 0
         self._random_state: dict[str, Any] | None = None
 
-    def configure_model(self) -> None:
-        """Shards the model if the strategy is `FullySharded`."""
-        strategy = self.trainer.strategy
-        if isinstance(strategy, FullySharded) and not self.sharded:
-            strategy.shard(self.model)
-            self.sharded = True
-
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Returns the objective's loss on one batch, fp32 []."""
-        completions = self._scored(batch)
-        loss: Tensor = self.objective(completions)
-        # Gradients are averaged over processes, but their numbers of examples may differ by one.
-        share = self._share_of_batch(batch)
-        size = max(batch.real, 1)
-        metrics = {"train/loss": loss.detach(), **self._watch(completions)}
-        for name, value in metrics.items():
-            bar = name == "train/loss"
-            self.log(name, value * share, prog_bar=bar, batch_size=size, sync_dist=True)
-        return loss * share
-
-    def _scored(self, batch: Batch) -> ScoredCompletions:
-        scores = score_completions(self.model, batch.trees)
-        return ScoredCompletions(
-            log_probability=scores.log_probability,
-            length=scores.length,
-            tree=batch.trees.tree_of_completion,
-            reference=batch.reference,
-            score=batch.score,
-        )
-
-    def _share_of_batch(self, batch: Batch) -> float:
+    def share_of_batch(self, real: int, tokens: int) -> float:
         """Returns real · processes / (real of all processes), which is 1 if the shares are equal.
 
-        This also adds the tokens of all processes to `train_tokens`.
+        Gradients are averaged over processes, but their numbers of examples may differ by one. This
+        also adds the tokens of all processes to `train_tokens`.
+
+        Args:
+            real: The number of this process's examples in the batch, fillers apart.
+            tokens: The number of tokens of these examples.
         """
-        tokens = batch.trees.tokens if batch.real else 0
-        total, world = batch.real, self.trainer.world_size
+        total, world = real, self.trainer.world_size
         if world > 1:
             counts = torch.tensor([total, tokens], device=self.device)
             total, tokens = self.trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         self.train_tokens += tokens
-        return batch.real * world / total
-
-    def _watch(self, completions: ScoredCompletions) -> dict[str, Tensor]:
-        """Returns metrics of the preferred completions and their margin over the others."""
-        if self.objective.completions == "truth":
-            return {}
-        first = completions.first
-        value = (
-            completions.log_probability if completions.reference is None else completions.log_ratio
-        ).detach()
-        others = torch.ones_like(value, dtype=torch.bool)
-        others[first] = False
-        margin = value[first][completions.tree[others]] - value[others]
-        chosen = completions.mean_log_probability.detach()[first].mean()
-        return {
-            "train/chosen_log_probability": chosen,
-            "train/margin": margin.mean(),
-            "train/accuracy": (margin > 0).float().mean(),
-        }
-
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Logs `val/nll` of the true prompts and `val/scs` of the prompts that the model writes."""
-        scores = score_completions(self.model, batch.trees)
-        self.val_nll.update(-scores.mean_log_probability[: batch.real])
-        answers = self.writer.write_greedily(batch.prompts, self.max_new_tokens, self._all_done)
-        predictions = [answer.text or self.fallback for answer in answers[: batch.real]]
-        self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples[: batch.real]])
-        options = {"prog_bar": True, "on_epoch": True, "batch_size": max(batch.real, 1)}
-        self.log("val/nll", self.val_nll, **options)
-        self.log("val/scs", self.val_scs, **options)
-
-    def _all_done(self, done: bool) -> bool:
-        """Returns whether decoding may stop. A sharded model needs all processes until the end."""
-        if not self.sharded:
-            return done
-        waiting = torch.tensor(float(not done), device=self.device)
-        return not float(self.trainer.strategy.reduce(waiting, reduce_op="sum"))
+        return real * world / total
 
     def configure_optimizers(self) -> Any:
         """Returns AdamW on fp32 masters of the trained weights, and a schedule per step."""
@@ -232,6 +152,106 @@ class RecovererModule(L.LightningModule):
         random.setstate((version, tuple(keys), *rest))
         name, words, *numpy_rest = state["numpy"]
         np.random.set_state((name, words.numpy().astype(np.uint32), *numpy_rest))
+
+
+class RecovererModule(TrainedModule):
+    """Trains the adapter of a recoverer.
+
+    Args:
+        writer: Writer with a `PeftModel`. It also answers greedily in validation.
+        objective: A function of `ScoredCompletions`.
+        scs: The metric of validation.
+        optimisation: Optimiser and schedule.
+        fingerprint: Fingerprint of data, tokens and backbone. A checkpoint with another one is
+            refused.
+        max_new_tokens: Maximum number of tokens in an answer in validation.
+        fallback: The answer to score if the model's answer is empty.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        objective: Objective,
+        scs: SCS,
+        optimisation: Optimisation,
+        fingerprint: str,
+        max_new_tokens: int,
+        fallback: str,
+    ) -> None:
+        super().__init__(optimisation, fingerprint)
+        self.model = writer.model
+        self.writer = writer
+        self.objective = objective
+        self.max_new_tokens = max_new_tokens
+        self.fallback = fallback
+        self.val_scs = SCSMetric(scs)
+        self.val_nll = MeanMetric()
+        self.sharded = False
+
+    def configure_model(self) -> None:
+        """Shards the model if the strategy is `FullySharded`."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FullySharded) and not self.sharded:
+            strategy.shard(self.model)
+            self.sharded = True
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Returns the objective's loss on one batch, fp32 []."""
+        completions = self._scored(batch)
+        loss: Tensor = self.objective(completions)
+        share = self.share_of_batch(batch.real, batch.trees.tokens if batch.real else 0)
+        size = max(batch.real, 1)
+        metrics = {"train/loss": loss.detach(), **self._watch(completions)}
+        for name, value in metrics.items():
+            bar = name == "train/loss"
+            self.log(name, value * share, prog_bar=bar, batch_size=size, sync_dist=True)
+        return loss * share
+
+    def _scored(self, batch: Batch) -> ScoredCompletions:
+        scores = score_completions(self.model, batch.trees)
+        return ScoredCompletions(
+            log_probability=scores.log_probability,
+            length=scores.length,
+            tree=batch.trees.tree_of_completion,
+            reference=batch.reference,
+            score=batch.score,
+        )
+
+    def _watch(self, completions: ScoredCompletions) -> dict[str, Tensor]:
+        """Returns metrics of the preferred completions and their margin over the others."""
+        if self.objective.completions == "truth":
+            return {}
+        first = completions.first
+        value = (
+            completions.log_probability if completions.reference is None else completions.log_ratio
+        ).detach()
+        others = torch.ones_like(value, dtype=torch.bool)
+        others[first] = False
+        margin = value[first][completions.tree[others]] - value[others]
+        chosen = completions.mean_log_probability.detach()[first].mean()
+        return {
+            "train/chosen_log_probability": chosen,
+            "train/margin": margin.mean(),
+            "train/accuracy": (margin > 0).float().mean(),
+        }
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Logs `val/nll` of the true prompts and `val/scs` of the prompts that the model writes."""
+        scores = score_completions(self.model, batch.trees)
+        self.val_nll.update(-scores.mean_log_probability[: batch.real])
+        answers = self.writer.write_greedily(batch.prompts, self.max_new_tokens, self._all_done)
+        predictions = [answer.text or self.fallback for answer in answers[: batch.real]]
+        self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples[: batch.real]])
+        options = {"prog_bar": True, "on_epoch": True, "batch_size": max(batch.real, 1)}
+        self.log("val/nll", self.val_nll, **options)
+        self.log("val/scs", self.val_scs, **options)
+
+    def _all_done(self, done: bool) -> bool:
+        """Returns whether decoding may stop. A sharded model needs all processes until the end."""
+        if not self.sharded:
+            return done
+        waiting = torch.tensor(float(not done), device=self.device)
+        return not float(self.trainer.strategy.reduce(waiting, reduce_op="sum"))
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -2,18 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.metrics.statistics import bootstrap_interval
-from prompt_recovery.recovery.interface import ConstantRecoverer, Recoverer, pairs_of
-from prompt_recovery.recovery.recoverer import PosteriorRecoverer
-from prompt_recovery.recovery.writer import Writer
+from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import (
@@ -30,50 +27,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunEvaluations:
-    """What `evaluate_run` found.
+    """The evaluations of a trained recoverer and of baselines on the test split.
 
     Attributes:
         trained: Of the trained recoverer.
-        start: Of the adapter that training started from; None for a new adapter.
-        zero_shot: Of the backbone without an adapter.
+        start: Of what training started from; None for a new adapter.
+        zero_shot: Of the untrained backbone; None if it cannot answer.
         mean_prompt: Of the mean prompt, whatever the texts.
+        nearest: Of a retriever that answers with the nearest prompt; None for other recoverers.
     """
 
     trained: Evaluation
     start: Evaluation | None
-    zero_shot: Evaluation
+    zero_shot: Evaluation | None
     mean_prompt: Evaluation
+    nearest: Evaluation | None = None
 
     @property
     def all(self) -> list[Evaluation]:
         """In the order of tables and charts, the trained recoverer first."""
-        found = (self.trained, self.start, self.zero_shot, self.mean_prompt)
+        found = (self.trained, self.nearest, self.start, self.zero_shot, self.mean_prompt)
         return [evaluation for evaluation in found if evaluation is not None]
-
-
-def evaluate_run(
-    job: TrainingJob, writer: Writer, fallback: str, start_weights: dict[str, torch.Tensor]
-) -> RunEvaluations:
-    """Evaluates the trained recoverer, what it started from and baselines on the test split."""
-
-    def evaluated(writer: Writer) -> Evaluation:
-        recoverer = PosteriorRecoverer.of_writer(writer, job.decoding, fallback, job.scs)
-        return evaluate_recoverer(recoverer, job.splits.test, job.scs)
-
-    trained, start = evaluated(writer), None
-    if start_weights:
-        with torch.no_grad():
-            for name, parameter in writer.model.named_parameters():
-                if name in start_weights:
-                    parameter.copy_(start_weights[name])
-        start = evaluated(replace(writer, name="before " + job.objective.name))
-    zero_shot = replace(writer, adapter=False, name=f"{job.backbone.name} zero-shot")
-    return RunEvaluations(
-        trained,
-        start,
-        evaluated(zero_shot),
-        evaluate_recoverer(ConstantRecoverer(fallback), job.splits.test, job.scs),
-    )
 
 
 def evaluate_recoverer(
@@ -85,7 +59,7 @@ def evaluate_recoverer(
 
 
 def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
-    """Computes the `test/…` and `baseline/…` entries of `metrics.json` from `evaluate_run`."""
+    """Computes the `test/…` and `baseline/…` entries of `metrics.json`."""
     trained, start = evaluations.trained, evaluations.start
     metrics = {
         "test/scs": float(trained.scs.mean()),
@@ -94,9 +68,12 @@ def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
         "test/cosine": float(trained.cosine.mean()),
         "test/exact_match": float(trained.exact.mean()),
         "test/examples": len(trained.scs),
-        "baseline/zero_shot_scs": float(evaluations.zero_shot.scs.mean()),
-        "baseline/mean_prompt_scs": float(evaluations.mean_prompt.scs.mean()),
     }
+    if evaluations.nearest is not None:
+        metrics["test/nearest_scs"] = float(evaluations.nearest.scs.mean())
+    if evaluations.zero_shot is not None:
+        metrics["baseline/zero_shot_scs"] = float(evaluations.zero_shot.scs.mean())
+    metrics["baseline/mean_prompt_scs"] = float(evaluations.mean_prompt.scs.mean())
     if start is not None:
         gain = trained.scs - start.scs
         low, high = bootstrap_interval(gain)
@@ -159,7 +136,9 @@ def _predictions(
         if start is not None:
             row["start"] = start.predictions[i].rewrite_prompt
             row["start_scs"] = round(float(start.scs[i]), 6)
-        yield row | {"zero_shot": zero_shot.predictions[i].rewrite_prompt}
+        if zero_shot is not None:
+            row["zero_shot"] = zero_shot.predictions[i].rewrite_prompt
+        yield row
 
 
 def log_results(
@@ -180,8 +159,9 @@ def log_results(
         if job.logger.log_adapter:
             import wandb
 
-            artifact = wandb.Artifact(f"adapter-{logger.experiment.id}", type="model")
-            artifact.add_dir(str(job.run.adapter))
+            kind = "retriever" if job.trains_retriever else "adapter"
+            artifact = wandb.Artifact(f"{kind}-{logger.experiment.id}", type="model")
+            artifact.add_dir(str(job.weights_folder))
             logger.experiment.log_artifact(artifact)
         logger.experiment.finish()
     else:

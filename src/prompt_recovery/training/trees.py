@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from prompt_recovery.objectives import Objective
 from prompt_recovery.preferences import prepare_preferences
 from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.recovery.writer import Writer
@@ -13,9 +14,10 @@ from prompt_recovery.training.datamodule import TrainingTrees, preference_trees
 from prompt_recovery.training.job import TrainingJob
 
 
-def training_trees(job: TrainingJob, writer: Writer, started_with: str) -> TrainingTrees | None:
+def training_trees(
+    job: TrainingJob, objective: Objective, writer: Writer, started_with: str
+) -> TrainingTrees | None:
     """Returns preferences with reference log-probabilities, for objectives that need them."""
-    objective = job.objective
     if objective.completions == "truth":
         return None
     preferences = prepare_preferences(

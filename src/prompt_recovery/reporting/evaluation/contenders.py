@@ -19,7 +19,7 @@ from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.runs.folder import (
     RunFolder,
     recoverer_file,
-    require_adapter_folder,
+    recoverer_folders,
     weights_digest,
 )
 from prompt_recovery.storage import fingerprint
@@ -87,7 +87,7 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     Raises:
         PromptRecoveryError: If a folder does not exist or contains no recoverer.
     """
-    folders = [require_adapter_folder(run) for run in recipe.runs]
+    folders = [folder for run in recipe.runs for folder in recoverer_folders(run)]
     if name is None:
         name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
         name += f", {recipe.decoding.name}" if recipe.decoding else ""
@@ -95,8 +95,9 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
         name += ", channel" if recipe.channel else ""
     weights = [(weights_digest(f), recoverer_file(f).read_text("utf-8")) for f in folders]
     settings = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "runs"}
-    if recipe.retrieval is None:
-        del settings["retrieval"]
+    for added in ("retrieval", "bank", "bank_column"):  # keep the identities of older evaluations
+        if settings[added] is None:
+            del settings[added]
     return Contender(
         name, "recoverer", fingerprint(weights, repr(settings)), lambda: _assembled(recipe)
     )
@@ -115,10 +116,10 @@ def _assembled(recipe: Recipe) -> Recoverer:
 
 
 def _run_name(folder: Path) -> str:
-    """Returns a run's name without its date. For an adapter in a run folder, the run's name."""
+    """Returns a run's name without its date, also for an adapter or a retriever in its folder."""
     folder = folder.expanduser().resolve()
     run = RunFolder.of_adapter(folder)
-    name = (run.path if folder == run.adapter else folder).name
+    name = (run.path if folder in (run.adapter, run.retriever) else folder).name
     return re.sub(r"^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_", "", name) or name
 
 

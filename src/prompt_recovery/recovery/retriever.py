@@ -1,0 +1,188 @@
+"""The dense retriever: it finds prompts of a bank by the embedding that it predicts for a pair.
+
+A plain sentence-transformers model reproduces the embeddings of pairs:
+
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer("runs/latest/retriever")
+    model.encode([(rewritten_text, original_text)])
+
+The predicted embedding lies in the space of the metric's encoder, so that its cosine with the
+embedding of a prompt is the predicted cosine of that prompt with the true one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.bank import PromptBank, nearest
+from prompt_recovery.recovery.decoding import MBR, Decoding
+from prompt_recovery.recovery.interface import Pair, is_usable
+from prompt_recovery.recovery.posterior import Posterior
+
+_READ = 20_000  # characters of each text; the model reads fewer, and is slow to cut longer ones
+_BATCH = 64
+_TEMPERATURES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15)
+
+
+def pair_texts(pair: Pair | RewriteExample) -> tuple[str, str]:
+    """The two texts as the model reads them: the rewritten one, then the original one."""
+    return _clean(pair.rewritten_text), _clean(pair.original_text)
+
+
+def _clean(text: str) -> str:
+    return text[:_READ].encode("utf-8", "replace").decode()
+
+
+@dataclass(frozen=True)
+class PairEncoder:
+    """Predicts the embedding of a pair's prompt.
+
+    Attributes:
+        model: A `SentenceTransformer` that was fine-tuned on pairs.
+        dtype: The precision of the computation; the weights are fp32.
+        digest: A digest of the model's weights and of what it was trained on.
+    """
+
+    model: Any
+    dtype: torch.dtype = torch.float32
+    digest: str = ""
+
+    def embed(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
+    ) -> NDArray[np.float32]:
+        """The predicted embeddings of n ≥ 1 usable pairs, fp32 [n, d], with rows of length 1.
+
+        Args:
+            pairs: The pairs.
+            progress: Called with the number of pairs just done.
+        """
+        texts = [pair_texts(pair) for pair in pairs]
+        order = sorted(range(len(texts)), key=lambda i: -sum(map(len, texts[i])))
+        found: list[NDArray[np.float32]] = []
+        low = self.dtype == torch.bfloat16
+        device = self.model.device.type
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=low):
+            for start in range(0, len(order), _BATCH):
+                batch = [texts[i] for i in order[start : start + _BATCH]]
+                vectors = self.model.encode(
+                    batch, batch_size=_BATCH, convert_to_tensor=True, show_progress_bar=False
+                )
+                found.append(unit(vectors.float()).cpu().numpy())
+                progress(len(batch))
+        back = np.argsort(order)
+        return np.asarray(np.concatenate(found)[back], np.float32)
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Scales rows to length 1."""
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """A source whose posterior is a softmax over the prompts nearest to the predicted embedding.
+
+    Attributes:
+        encoder: Predicts the embedding of a pair's prompt.
+        bank: The prompts, embedded by the metric's encoder.
+        temperature: The temperature of the softmax of the cosines, > 0.
+        k: The largest number of prompts in a posterior, ≥ 1.
+        name: Its name in tables.
+    """
+
+    encoder: PairEncoder
+    bank: PromptBank
+    temperature: float
+    k: int = 200
+    name: str = "retriever"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The temperature, the number of prompts, and digests of the model and the bank."""
+        return {
+            "encoder": self.encoder.digest,
+            "dtype": str(self.encoder.dtype),
+            "bank": self.bank.identity,
+            "temperature": self.temperature,
+            "k": self.k,
+        }
+
+    def posteriors(
+        self,
+        pairs: Sequence[Pair],
+        decoding: Decoding,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> dict[int, Posterior]:
+        """The posterior of each usable pair by its index; it doesn't depend on the decoding."""
+        usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
+        progress(len(pairs) - len(usable))
+        if not usable:
+            return {}
+        predicted = self.encoder.embed([pairs[i] for i in usable], progress)
+        return dict(zip(usable, self.posteriors_of(predicted), strict=True))
+
+    def posteriors_of(self, predicted: NDArray[np.float32]) -> list[Posterior]:
+        """The posteriors of pairs whose embeddings are predicted already.
+
+        Args:
+            predicted: fp32 [n, d], of length 1.
+        """
+        found, cosines = nearest(predicted, self.bank.vectors, self.k)
+        weights = softmax(cosines / self.temperature)
+        return [
+            Posterior.of_weights([self.bank.prompts[i] for i in row], own)
+            for row, own in zip(found, weights, strict=True)
+        ]
+
+    def with_bank(self, bank: PromptBank) -> "Retriever":
+        """The same retriever with another bank."""
+        return replace(self, bank=bank)
+
+    def with_encoder(self, encoder: PairEncoder) -> "Retriever":
+        """The same retriever with another model."""
+        return replace(self, encoder=encoder)
+
+    def with_temperature(self, temperature: float) -> "Retriever":
+        """The same retriever with another temperature, > 0."""
+        return replace(self, temperature=temperature)
+
+
+def fit_temperature(
+    retriever: Retriever, predicted: NDArray[np.float32], truths: Sequence[str], scs: SCS
+) -> float:
+    """The temperature whose answers by MBR have the highest mean SCS.
+
+    The retriever's own temperature stays unless another one is better by more than one standard
+    error of the difference, since a maximum over a grid promises too much.
+
+    Args:
+        retriever: The retriever.
+        predicted: The predicted embeddings of n ≥ 1 pairs that it was not trained on, fp32 [n, d].
+        truths: The prompts of these pairs.
+        scs: The metric.
+    """
+
+    def scores(temperature: float) -> NDArray[np.float32]:
+        posteriors = retriever.with_temperature(temperature).posteriors_of(predicted)
+        return scs([row[0].text for row in MBR().choose(posteriors, scs)], truths)
+
+    own = scores(retriever.temperature)
+    found = {temperature: scores(temperature) for temperature in _TEMPERATURES}
+    best = max(found, key=lambda temperature: float(found[temperature].mean()))
+    gain = (found[best] - own).astype(np.float64)
+    error = float(gain.std()) / max(len(gain), 1) ** 0.5
+    return best if float(gain.mean()) > error else retriever.temperature
+
+
+def softmax(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The softmax of each row, fp64, summing to 1."""
+    shares = np.exp((values - values.max(axis=-1, keepdims=True)).astype(np.float64))
+    shares = np.maximum(shares, 1e-30)  # a text of a posterior has a weight
+    return np.asarray(shares / shares.sum(axis=-1, keepdims=True))

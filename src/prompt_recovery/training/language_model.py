@@ -1,0 +1,223 @@
+"""Prepares the training of a language model's adapter."""
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from prompt_recovery.backbones.adapters import add_adapter, count_parameters, load_adapter
+from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
+from prompt_recovery.backbones.locate import Backbone, Location, locate
+from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.recorded import metric_record
+from prompt_recovery.objectives import Objective
+from prompt_recovery.recovery.baselines import mean_prompt
+from prompt_recovery.recovery.decoding import record
+from prompt_recovery.recovery.interface import ConstantRecoverer
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.writer import Writer
+from prompt_recovery.runs.folder import adapter_folder, weights_digest
+from prompt_recovery.storage import fingerprint
+from prompt_recovery.templates import for_tokenizer
+from prompt_recovery.training.checkpoints import save_adapter
+from prompt_recovery.training.datamodule import RecoveryData
+from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.training.module import RecovererModule
+from prompt_recovery.training.prepared import Hardware, Prepared, describe_data, describe_model
+from prompt_recovery.training.results import RunEvaluations, evaluate_recoverer
+from prompt_recovery.training.trees import training_trees
+from prompt_recovery.trees import causal_lm_of, trees_share_rows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class PreparedLanguageModel(Prepared):
+    """A language model with an adapter that is trained on completion trees.
+
+    Attributes:
+        job: The job, with the template that fits the tokenizer.
+        writer: Writer with the backbone and the adapter that training starts from.
+        fallback: The mean prompt of the training split.
+        data: The tokenised data.
+        module: The Lightning module.
+        location: Location of the backbone's files.
+        hardware: Where and how precisely this process computes.
+        start_weights: Weights of the adapter that training starts from; empty for a new adapter.
+    """
+
+    job: TrainingJob
+    writer: Writer
+    fallback: str
+    data: RecoveryData
+    module: RecovererModule
+    location: Location
+    hardware: Hardware
+    start_weights: dict[str, torch.Tensor]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `recovery.load.read_record` reads."""
+        job = self.job
+        return {
+            "backbone": asdict(job.backbone),
+            "backbone_identity": self.location.identity,
+            "four_bit": _adapter(job).four_bit,
+            "template": asdict(self.writer.template),
+            "decoding": record(job.decoding),
+            "max_prompt_tokens": job.batching.max_prompt_tokens,
+            "fallback": self.fallback,
+            "objective": job.objective.name,
+            "metric": metric_record(job.scs),
+            "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
+        }
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """The numbers of trainable and of all parameters."""
+        return count_parameters(self.writer.model)
+
+    def save(self, weights: dict[str, torch.Tensor]) -> None:
+        """Writes the adapter folder."""
+        own = {name.removeprefix("model."): weight for name, weight in weights.items()}
+        save_adapter(self.module.model, own, self.job.run.adapter, self.record)
+
+    def evaluate(self, weights: dict[str, torch.Tensor]) -> RunEvaluations:
+        """Evaluates the trained adapter, what it started from and the bare backbone."""
+        job, writer = self.job, self._with_weights(weights)
+
+        def evaluated(writer: Writer) -> Any:
+            recoverer = PosteriorRecoverer.of_writer(writer, job.decoding, self.fallback, job.scs)
+            return evaluate_recoverer(recoverer, job.splits.test, job.scs)
+
+        trained, start = evaluated(writer), None
+        if self.start_weights:
+            with torch.no_grad():
+                for name, parameter in writer.model.named_parameters():
+                    if name in self.start_weights:
+                        parameter.copy_(self.start_weights[name])
+            start = evaluated(replace(writer, name="before " + job.objective.name))
+        zero_shot = replace(writer, adapter=False, name=f"{job.backbone.name} zero-shot")
+        return RunEvaluations(
+            trained,
+            start,
+            evaluated(zero_shot),
+            evaluate_recoverer(ConstantRecoverer(self.fallback), job.splits.test, job.scs),
+        )
+
+    def _with_weights(self, weights: dict[str, torch.Tensor]) -> Writer:
+        """Returns the writer with these weights. A sharded model is loaded again."""
+        module = self.module
+        if module.sharded:
+            module.cpu()
+            model = _model(self.job, self.location, self.hardware.precision.dtype)
+            writer = replace(module.writer, model=model)
+            module = _module(self.job, writer, self.fallback, module.fingerprint)
+        module.load_trained_weights(weights)
+        module.model.to(self.hardware.device)
+        return module.writer
+
+
+def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLanguageModel:
+    """Loads the backbone, adds the adapter and tokenises the data."""
+    backbone, adapter = _backbone(job), _adapter(job)
+    if adapter.four_bit:
+        require_four_bit()
+        if hardware.sharded:
+            raise PromptRecoveryError(
+                "trainer=fsdp cannot shard 4-bit weights: use trainer=ddp, or adapter=lora"
+            )
+    dtype = hardware.precision.dtype
+    location = locate(backbone)
+    tokenizer = load_tokenizer(backbone, location)
+    # From here on, the job has the template that fits the tokenizer; the caller's stays as given.
+    job = replace(job, template=for_tokenizer(job.template, tokenizer))
+    model = _model(job, location, dtype)
+    if job.start is not None:
+        log.info("starts from the adapter in %s; its settings replace adapter=…", job.start)
+    writer = Writer(
+        model=model,
+        tokenizer=tokenizer,
+        template=job.template,
+        max_prompt_tokens=job.batching.max_prompt_tokens,
+        name=f"{backbone.name} {job.objective.name}",
+    )
+    fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
+    started_with = fingerprint(
+        location.identity,
+        str(dtype),
+        adapter.four_bit,
+        None if job.start is None else weights_digest(adapter_folder(job.start)),
+    )
+    if not hardware.sharded or _objective(job).completions != "truth":
+        model.to(hardware.device)  # otherwise, it is moved layer by layer when it is sharded
+    training = training_trees(job, _objective(job), writer, started_with)
+    sharing = trees_share_rows(causal_lm_of(model))
+    data = RecoveryData(
+        job.splits, job.template, tokenizer, job.batching, job.seed, training, sharing
+    )
+    _describe(job, data, model)
+    identity = fingerprint(
+        job.dataset.fingerprint(),
+        started_with,
+        asdict(adapter),
+        asdict(job.template),
+        [r.id for r in data.training.rows],
+        job.batching.max_prompt_tokens,
+    )
+    start_weights = {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and job.start is not None
+    }
+    module = _module(job, writer, fallback, identity)
+    return PreparedLanguageModel(
+        job, writer, fallback, data, module, location, hardware, start_weights
+    )
+
+
+def _backbone(job: TrainingJob) -> Backbone:
+    assert isinstance(job.backbone, Backbone), "`TrainingJob` refuses what does not fit"
+    return job.backbone
+
+
+def _adapter(job: TrainingJob) -> Adapter:
+    assert isinstance(job.adapter, Adapter), "`TrainingJob` refuses what does not fit"
+    return job.adapter
+
+
+def _objective(job: TrainingJob) -> Objective:
+    assert isinstance(job.objective, Objective), "`TrainingJob` refuses what does not fit"
+    return job.objective
+
+
+def _module(job: TrainingJob, writer: Writer, fallback: str, identity: str) -> RecovererModule:
+    length = job.decoding.max_new_tokens
+    return RecovererModule(writer, _objective(job), job.scs, job.optim, identity, length, fallback)
+
+
+def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
+    """Loads the backbone with the adapter that training starts from."""
+    model = load_model(_backbone(job), location, dtype, _adapter(job).four_bit)
+    if job.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if job.start is None:
+        return add_adapter(model, _adapter(job), dtype)
+    return load_adapter(model, adapter_folder(job.start), dtype)
+
+
+def _describe(job: TrainingJob, data: RecoveryData, model: Any) -> None:
+    describe_model(job, *count_parameters(model))
+    describe_data(job)
+    for name, (prompts, characters) in data.cut_characters().items():
+        if prompts:
+            log.warning(
+                "%s: cut %s characters from the middle of the texts of %d prompts "
+                "(batching.max_prompt_tokens=%d)",
+                name,
+                f"{characters:,}",
+                prompts,
+                job.batching.max_prompt_tokens,
+            )

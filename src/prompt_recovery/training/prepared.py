@@ -1,0 +1,90 @@
+"""What a training run needs of the kind of recoverer that it trains."""
+
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+
+from prompt_recovery.backbones.precision import Precision
+from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.training.module import TrainedModule
+from prompt_recovery.training.results import RunEvaluations
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how precisely a process computes.
+
+    Attributes:
+        device: The device of this process.
+        precision: The precision of the computation.
+        sharded: Whether the weights are sharded over all processes.
+    """
+
+    device: torch.device
+    precision: Precision
+    sharded: bool
+
+
+class Prepared(ABC):
+    """A model with its data, loaded and ready to be trained.
+
+    Attributes:
+        module: The Lightning module.
+        data: The tokenised data.
+    """
+
+    module: TrainedModule
+    data: L.LightningDataModule
+
+    @property
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """The content of `recoverer.yaml`."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[int, int]:
+        """The numbers of trainable and of all parameters."""
+
+    @abstractmethod
+    def save(self, weights: dict[str, torch.Tensor]) -> None:
+        """Writes trained weights, by their names in the module, into the run's folder."""
+
+    def finish(self, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Fits what is fitted after training, with the best weights, in the first process only.
+
+        Returns:
+            Further metrics of the run.
+        """
+        del weights
+        return {}
+
+    @abstractmethod
+    def evaluate(self, weights: dict[str, torch.Tensor]) -> RunEvaluations:
+        """Evaluates the recoverer with the best weights, and baselines, on the test split."""
+
+
+def describe_data(job: TrainingJob) -> None:
+    """Logs the sizes of the splits and the rows that were left out."""
+    sizes = {name: len(getattr(job.splits, name)) for name in ("train", "val", "test")}
+    log.info("data %s: %s", job.dataset.name, ", ".join(f"{n} {k}" for k, n in sizes.items()))
+    for reason, count in job.dataset.dropped.items():
+        log.warning("data %s: left out %d rows: %s", job.dataset.name, count, reason)
+
+
+def describe_model(job: TrainingJob, trainable: int, total: int) -> None:
+    """Logs what is trained."""
+    log.info(
+        "%s with %s: %s trainable of %s parameters (%.2f %%)",
+        job.backbone.name,
+        job.adapter.name if job.start is None else job.start.name,
+        f"{trainable:,}",
+        f"{total:,}",
+        100 * trainable / total,
+    )

