@@ -15,6 +15,7 @@ from prompt_recovery.recovery.confidence import (
     with_fallback,
 )
 from prompt_recovery.recovery.interface import Candidate, ConstantRecoverer, Prediction
+from prompt_recovery.recovery.joining import Joining
 
 
 def test_confidence_is_what_may_be_expected():
@@ -39,7 +40,7 @@ def test_one_lucky_answer_makes_nobody_sure():
     assert fit(score.tolist(), actual.tolist())(1.0) <= 0.1 + 1e-9
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-1, 1)), min_size=1, max_size=30))
 def test_it_is_the_least_squares_line_where_that_rises_above_zero(rows):
     score, actual = np.array(rows).T
@@ -85,7 +86,7 @@ def test_a_familiarity_that_says_nothing_changes_nothing():
     assert misleading.per_familiarity == 0.0
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(-1, 1)), min_size=1, max_size=30)
 )
@@ -108,7 +109,7 @@ def test_what_chooses_nothing_has_no_confidence(scs, examples):
     assert calibrate(ConstantRecoverer("c"), examples, scs) is None
 
 
-def test_calibrations_are_kept_by_key(tmp_path):
+def test_calibrations_are_kept_by_key(tmp_path, caplog):
     first, second = Calibration((0.0, 1.0), (0.1, 0.2), 9), Calibration((0.5,), (0.3,), 4)
     keep(tmp_path, "a", asdict(first))
     keep(tmp_path, "b", asdict(second) | {"weight": 0.5})
@@ -120,6 +121,13 @@ def test_calibrations_are_kept_by_key(tmp_path):
     for odd in ({"a": 3}, [], None, {"a": damaged}, {"a": uneven}, {"a": endless}):
         (tmp_path / "calibration.json").write_text(json.dumps(odd))
         assert kept(tmp_path) == {}
+    entry = asdict(first) | {"joining": asdict(Joining((1, 1), (2, 1)))}
+    (tmp_path / "calibration.json").write_text(
+        json.dumps({"a": entry, "b": entry | {"joining": {"familiar": [1]}}, "c": {"joining": 3}})
+    )
+    caplog.clear()
+    assert set(kept(tmp_path)) == {"a"}, "the other entries are fitted again"
+    assert len(caplog.messages) == 1 and "is damaged" in caplog.text
     keep(tmp_path, "a", asdict(first))
     assert Calibration.of(kept(tmp_path)["a"]) == first
 

@@ -74,14 +74,14 @@ def test_mbr_over_weights_that_depend_on_the_pair_is_the_formula(
     found = Posterior.of_weights(
         list(retrieved), list(retrieved.values()), scs.encoder.vectors["predicted"], 0.4
     )
-    parts = [written(samples), found]
-    joined = joining.join(parts, familiarity)
+    parts = [written(samples), replace(found, familiarity=familiarity)]
+    joined = joining.join(parts)
     expected = brute_force(samples, retrieved, weights, own, scs)
     ranked = rank(joined, scs)
     assert {c.text: c.score for c in ranked} == pytest.approx(expected, rel=1e-5, abs=1e-6)
     truth = TEXTS[seed % len(TEXTS)]
     best = {t for t in expected if expected[t] > ranked[0].score - 1e-6}
-    actual = Judged(parts, familiarity, truth, scs).answered(joining)
+    actual = Judged(parts, truth, scs).answered(joining)
     assert any(actual == pytest.approx(float(scs([t], [truth])[0]), abs=1e-6) for t in best)
 
 
@@ -89,14 +89,15 @@ def test_a_source_without_a_weight_has_no_candidates():
     scs = SCS(Directions(0))
     joining = Joining((1, 0), (1, 1))
     parts = [written(["a", "b"]), Posterior.of_weights(["c"], [1.0])]
-    assert set(joining.join(parts, 1.0).texts) == {"a", "b"}
-    assert set(joining.join(parts, 0.5).texts) == {"a", "b", "c"}
-    assert Joining((0, 1), (0, 1)).join([parts[0], None], 1.0) is None
-    assert Judged([parts[0], None], 1.0, "a", scs).answered(Joining((0, 1), (0, 1))) == 0.0
-    assert Judged([None, None], 1.0, "a", scs).answered(joining) == 0.0
+    assert set(joining.join(parts).texts) == {"a", "b"}, "of unknown familiarity"
+    parts[0] = replace(parts[0], familiarity=0.5)
+    assert set(joining.join(parts).texts) == {"a", "b", "c"}
+    assert Joining((0, 1), (0, 1)).join([parts[0], None]) is None
+    assert Judged([parts[0], None], "a", scs).answered(Joining((0, 1), (0, 1))) == 0.0
+    assert Judged([None, None], "a", scs).answered(joining) == 0.0
 
 
-def judged(right, seed=0, familiarity=1.0):
+def judged(right, seed=0):
     """Examples that a retriever (True) or a writer (False) answers rightly, the other wrongly."""
     scs = SCS(Directions(seed))
     rng = np.random.default_rng(seed)
@@ -105,7 +106,7 @@ def judged(right, seed=0, familiarity=1.0):
         truth, wrong = rng.choice(TEXTS, 2, replace=False)
         said, found = (wrong, truth) if by_retrieval else (truth, wrong)
         parts = [Posterior.of_weights([said], [1.0]), Posterior.of_weights([found], [1.0])]
-        made.append(Judged(parts, familiarity, truth, scs))
+        made.append(Judged(parts, truth, scs))
     return made
 
 
@@ -143,7 +144,7 @@ def test_a_fit_does_not_promise_what_chance_brought():
 
 def test_ratios_within_a_group_stay():
     rows = [
-        Judged([*[written(["a", "b"])] * 2, Posterior.of_weights(["c"], [1.0])], 1.0, "c",
+        Judged([*[written(["a", "b"])] * 2, Posterior.of_weights(["c"], [1.0])], "c",
                SCS(Directions(1)))
     ] * 30  # fmt: skip
     found = fit(rows, Joining((0.6, 0.2, 0.2), (0.6, 0.3, 0.1)), [2]).joining

@@ -11,14 +11,16 @@ from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
 from prompt_recovery.recovery.channel import NoisyChannel, fit_channel, judge
-from prompt_recovery.recovery.confidence import (
-    CalibratedRecoverer,
-    Calibration,
-    calibrate,
-    keep,
-    kept,
+from prompt_recovery.recovery.confidence import CalibratedRecoverer, Calibration, kept
+from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.fitted import (
+    Fitted,
+    fit_key,
+    fit_recoverer,
+    keep_fit,
+    keep_values,
+    kept_fit,
 )
-from prompt_recovery.recovery.decoding import Decoding, record
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.recovery.likelihood import load_likelihood
 from prompt_recovery.recovery.load import decoding_of, load_source, read_record, splits_of
@@ -26,7 +28,7 @@ from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
-from prompt_recovery.runs.folder import recoverer_folders, weights_digest
+from prompt_recovery.runs.folder import recoverer_folders
 from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
@@ -91,33 +93,29 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         records[0]["fallback"],
         scs,
     )
-    settings = {
-        "decoding": record(decoding),
-        "weights": list(recipe.weights),
-        "channel": None if recipe.channel is None else asdict(recipe.channel),
-        "metric": [scs.encoder.identity, scs.exponent],
-        "members": [
-            [weights_digest(folder), saved, _source_settings(source)]
-            for folder, saved, source in zip(folders, records, own, strict=True)
-        ],
-        "retrieval": _source_record(recipe.retrieval, retrieved),
-    }
-    key = fingerprint(settings)
+    key = fit_key(
+        decoding,
+        scs,
+        folders,
+        records,
+        own,
+        recipe.weights,
+        _source_record(recipe.retrieval, retrieved),
+        None if recipe.channel is None else asdict(recipe.channel),
+    )
+    together = any(isinstance(source, Retriever) for source in own) and not recipe.weights
+    if recipe.channel is None and (recipe.confidence or together):
+        fitted = _fitted(recipe, recoverer, folders, key, progress)
+        fitted.applied_to(recoverer, recipe.confidence)
     if recipe.channel is not None:
         noisy = _with_channel(recipe, recoverer, scs, folders, key, progress)
         identity = fingerprint(key, str(noisy.calibration), noisy.weight)
         return Assembled(noisy, recoverer.fallback, identity)
-    if recipe.confidence:
-        recoverer.calibration = _calibration(recoverer, scs, folders, key, progress)
-    identity = fingerprint(key, str(recoverer.calibration), None)
+    joining = recoverer.joining
+    identity = fingerprint(
+        key, str(recoverer.calibration), None, *([] if joining is None else [str(joining)])
+    )
     return Assembled(recoverer, recoverer.fallback, identity)
-
-
-def _source_settings(source: WriterSource | Retriever) -> Any:
-    """What the posteriors of a source depend on besides its weights and its record."""
-    if isinstance(source, WriterSource):
-        return str(source.writer.model.dtype)
-    return source.settings
 
 
 def _with_bank(
@@ -233,32 +231,35 @@ def _with_channel(
                     found.weight, found.scs, found.scs_without,
                 )  # fmt: skip
                 values = {"weight": found.weight, **asdict(found.calibration)}
-                _keep(folders[0], key, values)
+                keep_values(folders[0], key, values)
     weight = settings.weight if settings.weight is not None else (values or {}).get("weight", 0.0)
     calibration = Calibration.of(values) if values and recipe.confidence else None
     return NoisyChannel(proposing, channel, weight, settings.candidates, calibration)
 
 
-def _calibration(
-    recoverer: Recoverer,
-    scs: SCS,
+def _fitted(
+    recipe: Recipe,
+    recoverer: PosteriorRecoverer,
     folders: Sequence[Path],
     key: str,
     progress: Progress,
-) -> Calibration | None:
-    values = kept(folders[0]).get(key)
-    if values is not None:
-        return Calibration.of(values)
+) -> Fitted:
+    """The weights and the confidence that are kept for this key, or else fitted now and kept."""
+    found = kept_fit(folders[0], key)
+    if found is not None:
+        return found
     try:
         examples = _validation(folders)
     except PromptRecoveryError as error:
         log.warning("no confidence: %s", error)
-        return None
-    log.info("confidence: fitted once for this run and decoding, on %d examples", len(examples))
+        return Fitted()
+    log.info("fitting the confidence on %d examples, once for this run and decoding", len(examples))
     title = "fitting the confidence"
-    found = calibrate(recoverer, examples, scs, lambda n: progress(title, n, len(examples)))
-    if found is not None:
-        _keep(folders[0], key, asdict(found))
+    found = fit_recoverer(
+        recoverer, examples, bool(recipe.weights), lambda n: progress(title, n, len(examples))
+    )
+    if found != Fitted():
+        keep_fit(folders[0], key, found)
     return found
 
 
@@ -272,10 +273,3 @@ def _validation(folders: Sequence[Path]) -> Any:
                 f"{folder} was trained with another validation split than {folders[0]}"
             )
     return examples
-
-
-def _keep(folder: Path, key: str, values: dict[str, Any]) -> None:
-    try:
-        keep(folder, key, values)
-    except PromptRecoveryError as error:
-        log.warning("the calibration could not be kept: %s", error)

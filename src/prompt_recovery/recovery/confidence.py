@@ -9,6 +9,7 @@ elsewhere, where it has no reason to be. So the confidence also depends on the f
 pair: how near it is to the training examples.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.interface import Prediction, Recoverer, pairs_of
+from prompt_recovery.recovery.joining import Joining
 from prompt_recovery.runs.folder import calibration_file
 from prompt_recovery.storage import MALFORMED, read_json, write_json
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,9 @@ class Calibration:
             raise ValueError("a calibration has finite values")
         return cls(scores, expected, int(values["examples"]), per_familiarity)
 
-    def __call__(self, score: float, familiarity: float = 0.0) -> float:
+    def __call__(self, score: float, familiarity: float | None = None) -> float:
         """The confidence in an answer with this score to a pair of this familiarity."""
-        place = score + self.per_familiarity * familiarity
+        place = score + self.per_familiarity * (familiarity or 0.0)
         return float(np.interp(place, self.scores, self.expected))
 
 
@@ -161,7 +166,7 @@ def calibrate_on(
     predictions: Sequence[Prediction],
     examples: Sequence[RewriteExample],
     scs: SCS,
-    familiarity: NDArray[np.float64] | None = None,
+    familiarity: Sequence[float | None] | None = None,
 ) -> Calibration | None:
     """Fits a calibration on predictions that are known already; None if none chose an answer.
 
@@ -169,7 +174,7 @@ def calibrate_on(
         predictions: The predictions for the examples, in order.
         examples: Examples that the recoverer was not trained on.
         scs: The metric.
-        familiarity: fp64 [n], the familiarity of each pair, if the confidence shall depend on it.
+        familiarity: [n], the familiarity of each pair, if the confidence shall depend on it.
     """
     chosen = [i for i, prediction in enumerate(predictions) if prediction.candidates]
     if not chosen:
@@ -179,19 +184,30 @@ def calibrate_on(
     return fit(
         [predictions[i].candidates[0].score for i in chosen],
         scs(answers, truths).tolist(),
-        None if familiarity is None else familiarity[chosen].tolist(),
+        None if familiarity is None else [familiarity[i] or 0.0 for i in chosen],
     )
 
 
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
-    """The calibrations kept beside an adapter, by key; empty if the file is missing or damaged."""
-    values = read_json(calibration_file(folder))
+    """What is kept beside the weights in a folder, by key, without what is damaged."""
+    file = calibration_file(folder)
+    values = read_json(file)
+    entries = values if isinstance(values, dict) else {}
+    whole = {key: entry for key, entry in entries.items() if _is_whole(entry)}
+    if len(whole) < len(entries):
+        log.warning("%s: is damaged; what is missing is fitted again", file)
+    return whole
+
+
+def _is_whole(entry: Any) -> bool:
     try:
-        for entry in values.values():
+        if "scores" in entry or "joining" not in entry:
             Calibration.of(entry)
-    except MALFORMED:
-        return {}
-    return dict(values)
+        if "joining" in entry:
+            Joining.of(entry["joining"])
+    except (*MALFORMED, PromptRecoveryError):
+        return False
+    return True
 
 
 def keep(folder: Path, key: str, values: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 A dense retriever is the better source for pairs like its training examples and the worse one for
 others, where a language model carries over. So there are two sets of weights, for familiar and for
 unfamiliar pairs, and the weights of a pair lie between them by its *familiarity*: how near it is to
-the training examples (`PosteriorRecoverer.familiarity`).
+the training examples (`Posterior.familiarity`).
 
 The weights at home are fitted on validation examples. These are as familiar as training examples,
 so that nothing can be fitted on them for unfamiliar pairs; there, defaults hold that were found on
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.posterior import Posterior, weighted_sum
+from prompt_recovery.recovery.posterior import Posterior, familiarity_of, weighted_sum
 from prompt_recovery.settings import NotNegative, checked
 from prompt_recovery.storage import MALFORMED
 
@@ -77,11 +77,13 @@ class Joining:
                 f"joining: the recorded weights are damaged ({type(error).__name__})"
             ) from error
 
-    def trust(self, familiarity: float) -> float:
-        """How familiar a pair is, from 0 (`low` and below) to 1 (`high` and above)."""
+    def trust(self, familiarity: float | None) -> float:
+        """How familiar a pair is, from 0 (`low` and below) to 1 (`high` and above, or unknown)."""
+        if familiarity is None:
+            return 1.0
         return float(np.clip((familiarity - self.low) / (self.high - self.low), 0.0, 1.0))
 
-    def weights(self, familiarity: float) -> tuple[float, ...]:
+    def weights(self, familiarity: float | None) -> tuple[float, ...]:
         """The weight of each source for a pair; they sum to 1."""
         near = self.trust(familiarity)
         home, away = sum(self.familiar), sum(self.unfamiliar)
@@ -90,25 +92,26 @@ class Joining:
             for one, other in zip(self.familiar, self.unfamiliar, strict=True)
         )
 
-    def join(self, parts: Sequence[Posterior | None], familiarity: float) -> Posterior | None:
+    def join(self, parts: Sequence[Posterior | None]) -> Posterior | None:
         """The weighted sum of the posteriors of a pair.
 
         Args:
-            parts: The posterior of each source; None where it says nothing about the pair.
-            familiarity: The familiarity of the pair.
+            parts: The posterior of each source; None where it says nothing about the pair. The
+                first familiarity that one of them measures is that of the pair.
 
         Returns:
             The sum, or None if no source with a weight says anything.
         """
+        weights = self.weights(familiarity_of(parts))
         said = [
             (posterior.with_embedding_share(self.embedding), weight)
-            for posterior, weight in zip(parts, self.weights(familiarity), strict=True)
+            for posterior, weight in zip(parts, weights, strict=True)
             if posterior is not None and weight > 0
         ]
         return weighted_sum(said) if said else None
 
 
-SHARES = tuple(n / 10 for n in range(11))
+SHARES = tuple(n / 10 for n in range(1, 10))
 """The weights of the retrievers together that are tried for familiar pairs."""
 EMBEDDING_SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7)
 """The shares of a predicted embedding that are tried."""
@@ -136,15 +139,12 @@ class Judged:
 
     Args:
         parts: The posterior of each source; None where it says nothing about the pair.
-        familiarity: The familiarity of the pair.
         truth: The prompt.
         scs: The metric.
     """
 
-    def __init__(
-        self, parts: Sequence[Posterior | None], familiarity: float, truth: str, scs: SCS
-    ) -> None:
-        self.familiarity = familiarity
+    def __init__(self, parts: Sequence[Posterior | None], truth: str, scs: SCS) -> None:
+        self.familiarity = familiarity_of(parts)
         self.texts = sorted({text for part in parts if part is not None for text in part.texts})
         self._said = np.array([part is not None for part in parts])
         shape = (len(parts), len(self.texts))

@@ -29,6 +29,7 @@ from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
 from prompt_recovery.recovery.decoding import MBR, Decoding, from_record
+from prompt_recovery.recovery.fitted import fit_key, kept_fit
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder, Retriever
 from prompt_recovery.recovery.sources import WriterSource
@@ -59,8 +60,10 @@ def load_recoverer(
     """A trained recoverer, on the GPU if there is one.
 
     It answers from its own posterior alone: that of a language model's samples, that of a dense
-    retriever, or the sum of both with equal weights. `prompt-recovery recover` runs what `assemble`
-    builds, which also has neighbours, a channel and a confidence, as its recipe says.
+    retriever, or the sum of both. The weights of the sum and the confidence are those that were
+    fitted for this decoding when the run ended or was first used; otherwise, the weights are equal
+    and there is no confidence. `prompt-recovery recover` runs what `assemble` builds, which fits
+    what is missing and also has neighbours and a channel, as its recipe says.
 
     Args:
         path: A run folder such as `runs/latest`, or an adapter or retriever folder.
@@ -75,14 +78,19 @@ def load_recoverer(
             backbone isn't the one that the adapter was trained on.
     """
     folders = recoverer_folders(path)
-    saved = read_record(folders[0])
-    scs = scs or recorded_metric(saved["metric"])
+    records = [read_record(folder) for folder in folders]
+    scs = scs or recorded_metric(records[0]["metric"])
     sources = [
-        (load_source(folder, scs, precision, backbone_path, trust_remote_code), 1.0)
-        for folder in folders
+        load_source(folder, scs, precision, backbone_path, trust_remote_code) for folder in folders
     ]
     decoding = decoding or decoding_of(folders)
-    return PosteriorRecoverer(sources, decoding, saved["fallback"], scs)
+    recoverer = PosteriorRecoverer(
+        [(source, 1.0) for source in sources], decoding, records[0]["fallback"], scs
+    )
+    fitted = kept_fit(folders[0], fit_key(decoding, scs, folders, records, sources))
+    if fitted is not None:
+        fitted.applied_to(recoverer)
+    return recoverer
 
 
 def decoding_of(folders: Sequence[Path]) -> Decoding:

@@ -61,6 +61,8 @@ class Posterior:
         size: The number of all votes, including those of blank answers and predicted embeddings,
             > 0.
         embeddings: Predicted embeddings of the prompt, which are no candidates but vote for them.
+        familiarity: How near the pair is to training examples, as a cosine in [-1, 1]; None if the
+            source doesn't measure it.
     """
 
     texts: tuple[str, ...]
@@ -70,6 +72,7 @@ class Posterior:
     mean_log_probabilities: tuple[float | None, ...]
     size: float
     embeddings: tuple[PredictedEmbedding, ...] = ()
+    familiarity: float | None = None
 
     @property
     def weights(self) -> NDArray[np.float64]:
@@ -194,6 +197,7 @@ class Posterior:
             self.mean_log_probabilities,
             self.size * factor,
             tuple(PredictedEmbedding(e.vector, e.votes * factor) for e in self.embeddings),
+            self.familiarity,
         )
 
 
@@ -231,7 +235,14 @@ def weighted_sum(parts: Iterable[tuple[Posterior, float]]) -> Posterior:
         mean_log_probabilities=tuple(mean.values()),
         size=size * sum(weight for _, weight in parts),
         embeddings=tuple(embeddings),
+        familiarity=familiarity_of(posterior for posterior, _ in parts),
     )
+
+
+def familiarity_of(parts: Iterable[Posterior | None]) -> float | None:
+    """The familiarity that the first source measures that measures any."""
+    known = (part.familiarity for part in parts if part is not None)
+    return next((value for value in known if value is not None), None)
 
 
 def _higher(one: float | None, other: float | None) -> float | None:

@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.confidence import Calibration
@@ -19,27 +16,10 @@ from prompt_recovery.recovery.sources import Source, WriterSource
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
 
-Familiarity = Callable[[Sequence[Pair]], NDArray[np.float64]]
-"""How near each pair is to the training examples, fp64 [n]."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """What sources say about some pairs, before anything weighs it.
-
-    Attributes:
-        parts: By the index of a pair, the posterior of each source, or None where a source says
-            nothing about the pair. Pairs about which none says anything are missing.
-        familiarity: fp64 [n], the familiarity of each pair; None if nothing depends on it.
-    """
-
-    parts: dict[int, list[Posterior | None]]
-    familiarity: NDArray[np.float64] | None = None
-
-    def of_source(self, number: int) -> "Said":
-        """What one of the sources says."""
-        alone = {i: [parts[number]] for i, parts in self.parts.items() if parts[number] is not None}
-        return Said(alone, self.familiarity)
+Said = dict[int, list[Posterior | None]]
+"""What sources say about some pairs, before anything weighs it: by the index of a pair, the
+posterior of each source, or None where it says nothing. Pairs of which none says anything are
+missing."""
 
 
 @dataclass
@@ -59,7 +39,6 @@ class PosteriorRecoverer:
         calibration: From the score of an answer to its confidence, with this decoding.
         name: Its name in tables; by default the names of the sources.
         joining: Weights of the sources that depend on the pair, instead of those above.
-        familiarity: How near pairs are to the training examples, for `joining` and `calibration`.
     """
 
     sources: Sequence[tuple[Source, float]]
@@ -69,7 +48,6 @@ class PosteriorRecoverer:
     calibration: Calibration | None = None
     name: str = ""
     joining: Joining | None = None
-    familiarity: Familiarity | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or " + ".join(source.name for source, _ in self.sources)
@@ -111,13 +89,12 @@ class PosteriorRecoverer:
     ) -> Said:
         """What the sources say about the pairs; takes the arguments of `recover`."""
         shared = _SharedProgress(progress, len(self.sources))
-        parts: dict[int, list[Posterior | None]] = {}
+        parts: Said = {}
         for number, (source, _) in enumerate(self.sources):
             said = source.posteriors(pairs, decoding or self.decoding, shared)
             for index, posterior in said.items():
                 parts.setdefault(index, [None] * len(self.sources))[number] = posterior
-        familiarity = None if self.familiarity is None else self.familiarity(pairs)
-        return Said(dict(sorted(parts.items())), familiarity)
+        return dict(sorted(parts.items()))
 
     def answers(
         self, pairs: Sequence[Pair], said: Said, decoding: Decoding | None = None
@@ -132,8 +109,8 @@ class PosteriorRecoverer:
         calibration = self.calibration if decoding in (None, self.decoding) else None
         joined = {
             index: posterior
-            for index, parts in said.parts.items()
-            if (posterior := self._joined(parts, said.familiarity, index)) is not None
+            for index, parts in said.items()
+            if (posterior := self._joined(parts)) is not None
         }
         chosen = (decoding or self.decoding).choose(list(joined.values()), self.scs)
         candidates = dict(zip(joined, chosen, strict=True))
@@ -143,19 +120,19 @@ class PosteriorRecoverer:
                 candidates.get(i, []),
                 self.fallback,
                 calibration,
-                0.0 if said.familiarity is None else float(said.familiarity[i]),
+                joined[i].familiarity if i in joined else None,
             )
             for i, pair in enumerate(pairs)
         ]
 
-    def _joined(
-        self,
-        parts: Sequence[Posterior | None],
-        familiarity: NDArray[np.float64] | None,
-        index: int,
-    ) -> Posterior | None:
-        if self.joining is not None and familiarity is not None:
-            return self.joining.join(parts, float(familiarity[index]))
+    def alone(self, number: int) -> "PosteriorRecoverer":
+        """The same recoverer with one of its sources only, and no confidence."""
+        source = self.sources[number]
+        return PosteriorRecoverer([source], self.decoding, self.fallback, self.scs)
+
+    def _joined(self, parts: Sequence[Posterior | None]) -> Posterior | None:
+        if self.joining is not None:
+            return self.joining.join(parts)
         weights = [weight for _, weight in self.sources]
         said = [(p, w) for p, w in zip(parts, weights, strict=True) if p is not None]
         return weighted_sum(said) if said else None
@@ -191,7 +168,7 @@ def _predicted(
     candidates: Sequence[Candidate],
     fallback: str,
     calibration: Calibration | None,
-    familiarity: float,
+    familiarity: float | None,
 ) -> Prediction:
     """The best candidate of a pair, or the fallback if there is none."""
     if not candidates:

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
@@ -84,6 +86,9 @@ class RetrievedPrompts:
         found = self.index.nearest([pairs[i] for i in usable], self.k) if usable else []
         progress(len(pairs))
         return {
-            i: Posterior.of_texts([prompt for prompt, _ in neighbours])
+            i: replace(
+                Posterior.of_texts([prompt for prompt, _ in neighbours]),
+                familiarity=float(np.mean([cosine for _, cosine in neighbours])),
+            )
             for i, neighbours in zip(usable, found, strict=True)
         }

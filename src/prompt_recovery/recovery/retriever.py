@@ -28,6 +28,7 @@ from prompt_recovery.recovery.posterior import Posterior
 
 _READ = 20_000  # characters of each text; the model reads fewer, and is slow to cut longer ones
 _BATCH = 64
+EMBEDDING_SHARE = 0.2
 _TEMPERATURES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15)
 
 
@@ -95,6 +96,10 @@ class Retriever:
         temperature: The temperature of the softmax of the cosines, > 0.
         k: The largest number of prompts in a posterior, ≥ 1.
         name: Its name in tables.
+        embedding_share: The share of the posterior that lies on the predicted embedding itself, in
+            [0, 1): prompts near it gain, whatever other prompts the bank holds.
+        home: The prompts that the model was trained on, by which the familiarity of a pair is
+            measured; None if that is the whole bank.
     """
 
     encoder: PairEncoder
@@ -102,6 +107,8 @@ class Retriever:
     temperature: float
     k: int = 200
     name: str = "retriever"
+    embedding_share: float = EMBEDDING_SHARE
+    home: PromptBank | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -112,6 +119,7 @@ class Retriever:
             "bank": self.bank.identity,
             "temperature": self.temperature,
             "k": self.k,
+            "embedding_share": self.embedding_share,
         }
 
     def posteriors(
@@ -136,14 +144,22 @@ class Retriever:
         """
         found, cosines = nearest(predicted, self.bank.vectors, self.k)
         weights = softmax(cosines / self.temperature)
+        near = cosines[:, 0]
+        if self.home is not None:
+            near = nearest(predicted, self.home.vectors, 1)[1][:, 0]
         return [
-            Posterior.of_weights([self.bank.prompts[i] for i in row], own)
-            for row, own in zip(found, weights, strict=True)
+            replace(
+                Posterior.of_weights(
+                    [self.bank.prompts[i] for i in row], own, vector, self.embedding_share
+                ),
+                familiarity=float(cosine),
+            )
+            for row, own, vector, cosine in zip(found, weights, predicted, near, strict=True)
         ]
 
     def with_bank(self, bank: PromptBank) -> "Retriever":
         """The same retriever with another bank."""
-        return replace(self, bank=bank)
+        return replace(self, bank=bank, home=self.home or self.bank)
 
     def with_encoder(self, encoder: PairEncoder) -> "Retriever":
         """The same retriever with another model."""

@@ -17,6 +17,7 @@
 | `environment.yaml`, then `metrics.json` | `training.results` | at the end |
 | `calibration.json` in them | `recovery.confidence` | when a way of decoding is first used |
 | `first_stage/` | all of these | a run inside, for the stage before the main one |
+| `retriever_stage/` | all of these | a run inside, for the retriever of `retriever=contrastive` |
 """
 
 import csv
@@ -47,7 +48,14 @@ from prompt_recovery.storage import (
 )
 
 _FIRST_STAGE = "first_stage"
-_NO_RUNS = {".hydra", _FIRST_STAGE, "wandb", "files"}  # folders whose config.yaml is not a run's
+_RETRIEVER_STAGE = "retriever_stage"
+_NO_RUNS = {
+    ".hydra",
+    _FIRST_STAGE,
+    _RETRIEVER_STAGE,
+    "wandb",
+    "files",
+}  # folders whose config.yaml is not a run's
 _LATEST = "latest"
 
 
@@ -146,6 +154,11 @@ class RunFolder:
         return RunFolder(self.path / _FIRST_STAGE)
 
     @property
+    def retriever_stage(self) -> "RunFolder":
+        """The training of the retriever that answers with the language model, a run inside."""
+        return RunFolder(self.path / _RETRIEVER_STAGE)
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run has finished."""
         return self.metrics() is not None
@@ -158,7 +171,8 @@ class RunFolder:
     @property
     def _checkpoint_time(self) -> float | None:
         """When the newest checkpoint of the run's stages was written, in seconds since 1970."""
-        files = [run.last_checkpoint for run in (self, self.first_stage)]
+        stages = (self, self.first_stage, self.retriever_stage)
+        files = [run.last_checkpoint for run in stages]
         return max((file.stat().st_mtime for file in files if file is not None), default=None)
 
     @property
@@ -287,6 +301,11 @@ class RunFolder:
                      finished._metrics):  # fmt: skip
             if file.is_file():
                 shutil.copy(file, self.path)
+
+    def take_retriever(self, folder: Path) -> None:
+        """Copies a trained retriever into this run, which then answers with it."""
+        if folder.resolve() != self.retriever.resolve():
+            shutil.copytree(folder, self.retriever, dirs_exist_ok=True)
 
     def held(self, wait: bool = False) -> AbstractContextManager[None]:
         """Locks the folder, with `.run.lock`, for the process that trains in it.

@@ -216,6 +216,9 @@ class TrainSettings(RunSettings):
         ckpt_path: A checkpoint to resume from; `last` is the newest one of an unfinished run.
         start: An adapter folder or a run to start from. None trains a new adapter.
         first_stage: Settings that differ in a stage before this one. None has no such stage.
+        retriever: Settings that differ in the training of a dense retriever, which is trained
+            before the language model and answers with it; `run` names a finished one to take
+            instead. None has no retriever.
         split: How the dataset is split.
         lead_ins: Share of training rewrites to which a lead-in of chat models, such as "Sure, here
             is …", is added.
@@ -236,6 +239,7 @@ class TrainSettings(RunSettings):
     ckpt_path: LocalPath | None = None
     start: LocalPath | None = None
     first_stage: Mapping[str, Any] | None = None
+    retriever: Mapping[str, Any] | None = None
     split: TrainingSplit = field(default_factory=TrainingSplit)
     lead_ins: Share = 0.0
 
@@ -264,6 +268,7 @@ class TrainingJob(RunSettings):
         seconds_before: Duration of an earlier stage in seconds.
         preferences: Where objectives over pairs or groups get their preferences.
         evaluate: Whether to evaluate on the test split at the end.
+        retriever: A trained retriever in the run's folder that answers with the language model.
         config: The run's configuration, for records.
     """
 
@@ -285,6 +290,7 @@ class TrainingJob(RunSettings):
     seconds_before: float = 0.0
     preferences: Preferences = field(default_factory=Preferences)
     evaluate: bool = True
+    retriever: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

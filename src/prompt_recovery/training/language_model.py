@@ -18,6 +18,7 @@ from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.interface import ConstantRecoverer
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.writer import Writer
+from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.folder import adapter_folder, weights_digest
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import for_tokenizer
@@ -26,7 +27,12 @@ from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import RecovererModule
 from prompt_recovery.training.prepared import Hardware, Prepared, describe_data, describe_model
-from prompt_recovery.training.results import RunEvaluations, evaluate_recoverer
+from prompt_recovery.training.results import (
+    RunEvaluations,
+    evaluate_recoverer,
+    evaluate_sources,
+)
+from prompt_recovery.training.together import fit_and_keep, joined_recoverer
 from prompt_recovery.training.trees import training_trees
 from prompt_recovery.trees import causal_lm_of, trees_share_rows
 
@@ -46,6 +52,7 @@ class PreparedLanguageModel(Prepared):
         location: Location of the backbone's files.
         hardware: Where and how precisely this process computes.
         start_weights: Weights of the adapter that training starts from; empty for a new adapter.
+        together: The trained model and the retriever, once training has ended.
     """
 
     job: TrainingJob
@@ -56,6 +63,7 @@ class PreparedLanguageModel(Prepared):
     location: Location
     hardware: Hardware
     start_weights: dict[str, torch.Tensor]
+    together: PosteriorRecoverer | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -84,15 +92,33 @@ class PreparedLanguageModel(Prepared):
         own = {name.removeprefix("model."): weight for name, weight in weights.items()}
         save_adapter(self.module.model, own, self.job.run.adapter, self.record)
 
+    def finish(self, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Fits the weights of model and retriever and the confidence, if there is a retriever."""
+        if self.job.retriever is None:
+            return {}
+        self.together = joined_recoverer(
+            self.job, self._with_weights(weights), self.job.retriever, self.hardware
+        )
+        fit_and_keep(self.job, self.together, [self.job.run.adapter, self.job.retriever])
+        return {}
+
     def evaluate(self, weights: dict[str, torch.Tensor]) -> RunEvaluations:
-        """Evaluates the trained adapter, what it started from and the bare backbone."""
+        """Evaluates the trained adapter, what it started from and the bare backbone.
+
+        With a retriever, both together are evaluated, and each alone from the same posteriors.
+        """
         job, writer = self.job, self._with_weights(weights)
 
-        def evaluated(writer: Writer) -> Any:
+        def evaluated(writer: Writer) -> Evaluation:
             recoverer = PosteriorRecoverer.of_writer(writer, job.decoding, self.fallback, job.scs)
             return evaluate_recoverer(recoverer, job.splits.test, job.scs)
 
-        trained, start = evaluated(writer), None
+        alone: list[Evaluation] = []
+        start = None
+        if self.together is None:
+            trained = evaluated(writer)
+        else:
+            trained, *alone = evaluate_sources(self.together, job.splits.test, job.scs)
         if self.start_weights:
             with torch.no_grad():
                 for name, parameter in writer.model.named_parameters():
@@ -105,6 +131,7 @@ class PreparedLanguageModel(Prepared):
             start,
             evaluated(zero_shot),
             evaluate_recoverer(ConstantRecoverer(self.fallback), job.splits.test, job.scs),
+            alone=alone,
         )
 
     def _with_weights(self, weights: dict[str, torch.Tensor]) -> Writer:

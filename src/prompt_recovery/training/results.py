@@ -1,16 +1,19 @@
 """The results of a run: evaluations, tables, files, and the final log entries."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich.progress import Progress
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.metrics.statistics import bootstrap_interval
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import (
@@ -35,6 +38,8 @@ class RunEvaluations:
         zero_shot: Of the untrained backbone; None if it cannot answer.
         mean_prompt: Of the mean prompt, whatever the texts.
         nearest: Of a retriever that answers with the nearest prompt; None for other recoverers.
+        alone: If several sources answer together, of each alone: first the trained language model,
+            then the retriever.
     """
 
     trained: Evaluation
@@ -42,12 +47,25 @@ class RunEvaluations:
     zero_shot: Evaluation | None
     mean_prompt: Evaluation
     nearest: Evaluation | None = None
+    alone: Sequence[Evaluation] = ()
 
     @property
     def all(self) -> list[Evaluation]:
         """In the order of tables and charts, the trained recoverer first."""
-        found = (self.trained, self.nearest, self.start, self.zero_shot, self.mean_prompt)
+        found = (
+            self.trained,
+            *self.alone,
+            self.nearest,
+            self.start,
+            self.zero_shot,
+            self.mean_prompt,
+        )
         return [evaluation for evaluation in found if evaluation is not None]
+
+    @property
+    def model(self) -> Evaluation:
+        """Of what this run has trained, without a retriever that answers with it."""
+        return self.alone[0] if self.alone else self.trained
 
 
 def evaluate_recoverer(
@@ -56,6 +74,25 @@ def evaluate_recoverer(
     """Runs a recoverer on examples, with a progress bar."""
     predictions, seconds = timed(recoverer, pairs_of(examples))
     return evaluate(recoverer.name, predictions, examples, scs, seconds)
+
+
+def evaluate_sources(
+    recoverer: PosteriorRecoverer, examples: Sequence[RewriteExample], scs: SCS
+) -> list[Evaluation]:
+    """Evaluates all sources of a recoverer together and then each alone, asking each only once."""
+    pairs = pairs_of(examples)
+    with Progress(transient=True) as progress:
+        bar = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
+        begun = time.perf_counter()
+        said = recoverer.said(pairs, progress=lambda n: progress.advance(bar, n))
+        predictions = recoverer.answers(pairs, said)
+        seconds = time.perf_counter() - begun
+    found = [evaluate(recoverer.name, predictions, examples, scs, seconds)]
+    for number in range(len(recoverer.sources)):
+        one = recoverer.alone(number)
+        own = {i: [parts[number]] for i, parts in said.items()}
+        found.append(evaluate(one.name, one.answers(pairs, own), examples, scs, None))
+    return found
 
 
 def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
@@ -69,13 +106,17 @@ def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
         "test/exact_match": float(trained.exact.mean()),
         "test/examples": len(trained.scs),
     }
+    if evaluations.alone:
+        model, retriever = evaluations.alone
+        metrics["test/model_scs"] = float(model.scs.mean())
+        metrics["test/retriever_scs"] = float(retriever.scs.mean())
     if evaluations.nearest is not None:
         metrics["test/nearest_scs"] = float(evaluations.nearest.scs.mean())
     if evaluations.zero_shot is not None:
         metrics["baseline/zero_shot_scs"] = float(evaluations.zero_shot.scs.mean())
     metrics["baseline/mean_prompt_scs"] = float(evaluations.mean_prompt.scs.mean())
     if start is not None:
-        gain = trained.scs - start.scs
+        gain = evaluations.model.scs - start.scs
         low, high = bootstrap_interval(gain)
         metrics |= {
             "test/start_scs": float(start.scs.mean()),

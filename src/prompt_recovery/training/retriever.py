@@ -34,6 +34,7 @@ from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.pairs import PairData, RetrieverModule
 from prompt_recovery.training.prepared import Hardware, Prepared, describe_data, describe_model
 from prompt_recovery.training.results import RunEvaluations, evaluate_recoverer
+from prompt_recovery.training.together import fit_and_keep, retriever_alone
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class PreparedRetriever(Prepared):
             write_record(scratch, self.record)
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, float]:
-        """Fits the temperature of the posterior on the validation split."""
+        """Fits the temperature of the posterior and the confidence on the validation split."""
         trained = self._trained(weights)
         predicted = trained.encoder.embed(pairs_of(self.job.splits.val))
         truths = [e.rewrite_prompt for e in self.job.splits.val]
@@ -104,6 +105,7 @@ class PreparedRetriever(Prepared):
         if temperature != self.retriever.temperature:
             self.retriever = self.retriever.with_temperature(temperature)
             self.save(weights)
+        fit_and_keep(self.job, retriever_alone(self.job, self.hardware), [self.job.run.retriever])
         return {"retriever/temperature": temperature}
 
     def evaluate(self, weights: dict[str, Tensor]) -> RunEvaluations:

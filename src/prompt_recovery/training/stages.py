@@ -1,4 +1,5 @@
-"""Trains the stages of a run: the main one, and before it a first one, such as SFT before DPO."""
+"""Trains the stages of a run: the main one, before it a first one, such as SFT before DPO, and
+before both the dense retriever that answers with the language model."""
 
 import logging
 from collections.abc import Iterator
@@ -7,15 +8,19 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import (
     RunFolder,
     checkpoint_file,
+    is_retriever,
+    recoverer_folders,
     resumed_run,
     with_absolute_data,
 )
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.runs.trials import is_trial, trial_id
 from prompt_recovery.settings.checking import check
+from prompt_recovery.settings.declared import name_of
 from prompt_recovery.settings.filling import fill
 from prompt_recovery.training.job import TrainingJob, TrainSettings, job_of
 
@@ -35,22 +40,62 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     stage = None if given["first_stage"] is None else check(stage_config(given), TrainSettings)
     stopped = resumed_run(given["ckpt_path"], run)
     start = None if given["start"] is None else Path(given["start"]).expanduser()
-    seconds_before = 0.0
+    retriever, seconds_before = _retriever(given, run, stopped)
     if stage is not None:
-        start, seconds_before = _first_stage(stage, run, stopped)
+        start, seconds = _stage(stage, run, run.first_stage, stopped and stopped.first_stage)
+        seconds_before += seconds
     resume = checkpoint_file(given["ckpt_path"], stopped)
-    job = job_of(given, run, start=start, ckpt_path=resume, seconds_before=seconds_before)
+    job = job_of(
+        given,
+        run,
+        start=start,
+        ckpt_path=resume,
+        seconds_before=seconds_before,
+        retriever=retriever,
+    )
     return _train(job, run)
 
 
-def _first_stage(
-    stage: dict[str, Any], run: RunFolder, stopped: RunFolder | None
+def _retriever(
+    given: dict[str, Any], run: RunFolder, stopped: RunFolder | None
+) -> tuple[Path | None, float]:
+    """Trains the retriever or takes a finished one. Returns its folder in the run, and seconds."""
+    if given["retriever"] is None:
+        return None, 0.0
+    found, seconds = given["retriever"].get("run"), 0.0
+    if found is not None:
+        folders = [f for f in recoverer_folders(found) if is_retriever(f)]
+        if not folders:
+            raise PromptRecoveryError(
+                f"retriever.run={found}: holds no dense retriever; give a run of "
+                "objective=contrastive, or its retriever folder"
+            )
+        trained = folders[0]
+    else:
+        stage = check(retriever_config(given), TrainSettings)
+        folder, seconds = _stage(
+            stage, run, run.retriever_stage, stopped and stopped.retriever_stage
+        )
+        trained = RunFolder(folder).retriever
+    if is_first():
+        run.take_retriever(trained)
+    return run.retriever, seconds
+
+
+def _stage(
+    stage: dict[str, Any], run: RunFolder, own: RunFolder, stopped: RunFolder | None
 ) -> tuple[Path, float]:
-    """Trains the first stage unless it is finished. Returns its folder and its seconds."""
-    own = run.first_stage
+    """Trains a stage of a run unless it is finished. Returns its folder and its seconds.
+
+    Args:
+        stage: Configuration of the stage.
+        run: The run that needs the stage.
+        own: The stage's folder inside the run.
+        stopped: The same stage of the run that is being resumed, if any.
+    """
     finished = finished_stage(stage, run, stopped)
     if finished is None:
-        resume = checkpoint_file("last", stopped and stopped.first_stage)
+        resume = checkpoint_file("last", stopped)
         _train(job_of(stage, own, ckpt_path=resume, evaluate=False), run)
     elif is_first():
         own.take_over(finished)
@@ -59,7 +104,7 @@ def _first_stage(
 
 
 def _train(job: TrainingJob, run: RunFolder) -> float:
-    """Trains one stage of a run, whose own folder is the run's or `first_stage/` inside it."""
+    """Trains one stage of a run, whose own folder is the run's or one inside it."""
     from prompt_recovery.training.run import train
 
     if is_first():
@@ -77,8 +122,35 @@ def stage_config(config: dict[str, Any]) -> dict[str, Any]:
     stage: Any = OmegaConf.create(config)
     if "objective" in changes:
         stage.objective = {}  # replace it: another objective has other options
-    stage.merge_with(changes, {"first_stage": None, "name": f"{config['name']}_first"})
+    stage.merge_with(
+        changes, {"first_stage": None, "retriever": None, "name": f"{config['name']}_first"}
+    )
     fill(stage)
+    return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
+
+
+def retriever_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of the retriever's training.
+
+    It is that of the run with the settings in `retriever` in place of the run's own. Options of the
+    trainer are merged, since devices are those of the run.
+    """
+    changes = {key: value for key, value in config["retriever"].items() if key != "run"}
+    stage: Any = OmegaConf.create(config)
+    for key in changes.keys() - {"trainer"}:
+        stage[key] = {}
+    stage.merge_with(
+        changes,
+        {
+            "first_stage": None,
+            "retriever": None,
+            "start": None,
+            "name": f"{config['name']}_retriever",
+        },
+    )
+    if stage.trainer.get("strategy") == "fsdp":
+        stage.trainer.strategy = "ddp"  # a sentence encoder fits into one GPU
+    fill(stage, f"# settings: {name_of(TrainSettings)}")
     return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
 
 
@@ -93,19 +165,19 @@ def finished_stage(
     Args:
         stage: Configuration of the stage.
         run: The run that needs the stage.
-        stopped: The run that is being resumed, if any.
+        stopped: The same stage of the run that is being resumed, if any.
 
     Returns:
         The finished stage, or None.
     """
-    if stopped is not None and stopped.first_stage.is_finished:
-        return stopped.first_stage
+    if stopped is not None and stopped.is_finished:
+        return stopped
     if not is_trial():
         return None
     wanted = trial_id(with_absolute_data(stage))
     for other in _trained_beside(run):
         if wanted == trial_id(with_absolute_data(_config_of(other))):
-            log.info("the first stage was already trained in %s", other.path)
+            log.info("%s was already trained in %s", stage["name"], other.path)
             return other
     return None
 
@@ -113,7 +185,8 @@ def finished_stage(
 def _trained_beside(run: RunFolder) -> Iterator[RunFolder]:
     beside = sorted(f for f in run.path.parent.iterdir() if f.is_dir() and f != run.path)
     for trial in map(RunFolder, beside):
-        yield from (f for f in (trial, trial.first_stage) if f.is_finished)
+        stages = (trial, trial.first_stage, trial.retriever_stage)
+        yield from (folder for folder in stages if folder.is_finished)
 
 
 def _config_of(run: RunFolder) -> dict[str, Any]:

@@ -1,0 +1,214 @@
+"""What is fitted on validation once a recoverer is trained: the weights of its sources, and its
+confidence.
+
+It is kept in `calibration.json` beside the weights of the first run, by a key that changes with
+everything that it depends on. Whatever loads the same recoverer with the same decoding finds it.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.confidence import Calibration, calibrate_on, keep, kept
+from prompt_recovery.recovery.decoding import Decoding, record
+from prompt_recovery.recovery.interface import pairs_of
+from prompt_recovery.recovery.joining import Joining, Judged, fit
+from prompt_recovery.recovery.posterior import familiarity_of
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer, Said
+from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
+from prompt_recovery.recovery.sources import WriterSource
+from prompt_recovery.runs.folder import weights_digest
+from prompt_recovery.storage import fingerprint
+
+log = logging.getLogger(__name__)
+
+RETRIEVED = 0.5
+"""The weight of the retrievers for familiar pairs that the fit starts from."""
+RETRIEVED_AWAY = 0.3
+"""Their weight for unfamiliar pairs (`experiments/joining.md`)."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit_recoverer` found.
+
+    Attributes:
+        joining: The weights of the sources; None if they don't depend on the pair.
+        calibration: From the score of an answer to its confidence; None if there is no answer.
+    """
+
+    joining: Joining | None = None
+    calibration: Calibration | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Fitted":
+        """From plain values, as `values` gives them."""
+        joining = values.get("joining")
+        return cls(
+            None if joining is None else Joining.of(joining),
+            Calibration.of(values) if "scores" in values else None,
+        )
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Plain values; those of the calibration stand beside `joining`, as in older files."""
+        values = {} if self.calibration is None else asdict(self.calibration)
+        return values | ({} if self.joining is None else {"joining": asdict(self.joining)})
+
+    def applied_to(self, recoverer: PosteriorRecoverer, confidence: bool = True) -> None:
+        """Gives a recoverer these weights and, if wanted, this confidence."""
+        recoverer.joining = self.joining
+        recoverer.calibration = self.calibration if confidence else None
+
+
+def fit_recoverer(
+    recoverer: PosteriorRecoverer,
+    examples: Sequence[RewriteExample],
+    fixed_weights: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Fitted:
+    """Fits the weights of the sources and then the confidence, which asks each source only once.
+
+    Args:
+        recoverer: A recoverer with a metric. It stays as it is.
+        examples: Examples that none of the sources was trained on.
+        fixed_weights: Keep the recoverer's weights, since somebody has chosen them.
+        progress: Called with the number of examples just done.
+    """
+    assert recoverer.scs is not None
+    pairs = pairs_of(examples)
+    said = recoverer.said(pairs, progress=progress)
+    joining = None
+    retrievers = [n for n, (s, _) in enumerate(recoverer.sources) if isinstance(s, Retriever)]
+    if retrievers and not fixed_weights and recoverer.decoding.uses_metric and said:
+        default = default_joining([w for _, w in recoverer.sources], retrievers, said)
+        judged = [
+            Judged(parts, examples[i].rewrite_prompt, recoverer.scs) for i, parts in said.items()
+        ]
+        found = fit(judged, default, retrievers)
+        joining = found.joining
+        log.info(
+            "weights of %s: %s for familiar pairs, %s for unfamiliar ones, predicted embedding "
+            "%.2f; validation SCS %.4f (cross-fitted), with the weights before the fit %.4f",
+            recoverer.name,
+            _shown(joining.familiar),
+            _shown(joining.unfamiliar),
+            joining.embedding,
+            found.scs,
+            found.scs_default,
+        )
+    predictions = replace(recoverer, joining=joining).answers(pairs, said)
+    familiarity = [familiarity_of(said.get(i, [])) for i in range(len(pairs))]
+    known = None if all(value is None for value in familiarity) else familiarity
+    return Fitted(joining, calibrate_on(predictions, examples, recoverer.scs, known))
+
+
+def default_joining(weights: Sequence[float], retrievers: Sequence[int], said: Said) -> Joining:
+    """The weights that the fit starts from.
+
+    A pair is familiar if it is at least as near to the training examples as the median validation
+    example, and unfamiliar if it is further away than nearly all of them.
+
+    Args:
+        weights: The static weights of the sources, whose ratios stay among retrievers and among the
+            other sources.
+        retrievers: The numbers of the retrievers, at least one.
+        said: What the sources say about validation examples.
+    """
+    near = [value for parts in said.values() if (value := familiarity_of(parts)) is not None]
+    low, high = np.quantile(near, (0.02, 0.5)) if near else (0.0, 1.0)
+    return Joining(
+        _grouped(weights, retrievers, RETRIEVED),
+        _grouped(weights, retrievers, RETRIEVED_AWAY),
+        EMBEDDING_SHARE,
+        round(float(low), 6),
+        round(float(max(high, low + 1e-3)), 6),
+    )
+
+
+def _grouped(
+    weights: Sequence[float], retrievers: Sequence[int], share: float
+) -> tuple[float, ...]:
+    """Weights that sum to 1, of which the retrievers have this share, if there are others."""
+    theirs = sum(weights[n] for n in retrievers)
+    others = sum(weights) - theirs
+    if len(retrievers) == len(weights):
+        share = 1.0
+    return tuple(
+        share * w / theirs if n in retrievers else (1 - share) * w / others
+        for n, w in enumerate(weights)
+    )
+
+
+def _shown(weights: Sequence[float]) -> str:
+    return " : ".join(f"{weight:.2f}" for weight in weights)
+
+
+def fit_key(
+    decoding: Decoding,
+    scs: SCS,
+    folders: Sequence[Path],
+    records: Sequence[Mapping[str, Any]],
+    sources: Sequence[WriterSource | Retriever],
+    weights: Sequence[float] = (),
+    retrieval: Any = None,
+    channel: Any = None,
+) -> str:
+    """A fingerprint of all that the answers of a recoverer depend on, besides what is fitted.
+
+    Args:
+        decoding: How the answer is chosen.
+        scs: The metric.
+        folders: The folders of the trained models.
+        records: Their records.
+        sources: The sources that were loaded from them.
+        weights: The weights of the runs, if they were given.
+        retrieval: What identifies the fitted source that joins them, if any, as plain values.
+        channel: The settings of the channel, if any, as plain values.
+    """
+    return fingerprint(
+        {
+            "decoding": record(decoding),
+            "weights": list(weights),
+            "channel": channel,
+            "metric": [scs.encoder.identity, scs.exponent],
+            "members": [
+                [weights_digest(folder), dict(saved), _depends_on(source)]
+                for folder, saved, source in zip(folders, records, sources, strict=True)
+            ],
+            "retrieval": retrieval,
+        }
+    )
+
+
+def _depends_on(source: WriterSource | Retriever) -> Any:
+    """What the posteriors of a source depend on besides its weights and its record."""
+    if isinstance(source, WriterSource):
+        return str(source.writer.model.dtype)
+    return source.settings
+
+
+def kept_fit(folder: Path, key: str) -> Fitted | None:
+    """What was fitted for this key, from `calibration.json` in a folder; None if nothing was."""
+    values = kept(folder).get(key)
+    return None if values is None else Fitted.of(values)
+
+
+def keep_fit(folder: Path, key: str, fitted: Fitted) -> None:
+    """Keeps what was fitted for a key; if that fails, a warning says why."""
+    keep_values(folder, key, fitted.values)
+
+
+def keep_values(folder: Path, key: str, values: dict[str, Any]) -> None:
+    """Keeps plain values for a key; if that fails, a warning says why."""
+    try:
+        keep(folder, key, values)
+    except PromptRecoveryError as error:
+        log.warning("the calibration could not be kept: %s", error)

@@ -1,0 +1,137 @@
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.recovery.bank import PromptBank
+from prompt_recovery.recovery.decoding import MBR
+from prompt_recovery.recovery.fitted import (
+    RETRIEVED,
+    RETRIEVED_AWAY,
+    Fitted,
+    fit_recoverer,
+    keep_fit,
+    kept_fit,
+)
+from prompt_recovery.recovery.interface import Pair, pairs_of
+from prompt_recovery.recovery.posterior import Posterior
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.retriever import Retriever
+
+PROMPTS = [
+    "Make it a poem", "Turn it into a legal notice", "Write it as a recipe",
+    "Translate it into French", "Add three jokes", "Shorten it to one sentence",
+]  # fmt: skip
+
+
+class Guesses:
+    """Predicts the embedding of the prompt whose number ends the rewritten text, if it knows it."""
+
+    digest, dtype = "", "fp32"
+
+    def __init__(self, scs, noise):
+        self.scs, self.noise, self.asked = scs, noise, 0
+
+    def embed(self, pairs, progress=lambda _: None):
+        self.asked += len(pairs)
+        rng = np.random.default_rng(0)
+        rows = []
+        for pair in pairs:
+            vector = self.scs.encoder.embed([PROMPTS[int(pair.rewritten_text[-1])]])[0]
+            noise = rng.normal(size=vector.shape) / vector.shape[0] ** 0.5
+            away = 3.0 if pair.original_text == "elsewhere" else self.noise
+            rows.append((vector + away * noise) / np.linalg.norm(vector + away * noise))
+            progress(1)
+        return np.array(rows, np.float32)
+
+
+@dataclass
+class Writes:
+    """Writes the right prompt for every n-th pair, and something else for the others."""
+
+    every: int
+    name: str = "writer"
+    asked: int = 0
+
+    def posteriors(self, pairs, decoding, progress=lambda _: None):
+        self.asked += len(pairs)
+        progress(len(pairs))
+        number = [int(pair.rewritten_text[-1]) for pair in pairs]
+        right = [int(pair.id) % self.every == 0 for pair in pairs]
+        texts = [PROMPTS[n if good else n - 1] for n, good in zip(number, right, strict=True)]
+        return {i: Posterior.of_texts([text] * 3 + ["Do it"]) for i, text in enumerate(texts)}
+
+
+@pytest.fixture
+def examples():
+    return [RewriteExample(str(n), "home", f"x{n % 6}", PROMPTS[n % 6]) for n in range(60)]
+
+
+def recoverer(scs, every=4, noise=0.3):
+    bank = PromptBank.of(PROMPTS, scs.encoder)
+    found = Retriever(Guesses(scs, noise), bank, 0.05, 6)
+    return PosteriorRecoverer([(Writes(every), 1.0), (found, 1.0)], MBR(), "Do it", scs)
+
+
+def test_each_source_is_asked_once_and_the_better_one_gets_the_weight(scs, examples):
+    both = recoverer(scs)
+    done = []
+    fitted = fit_recoverer(both, examples, progress=done.append)
+    writer, retriever = (source for source, _ in both.sources)
+    assert writer.asked == retriever.encoder.asked == sum(done) == len(examples)
+    assert both.joining is None and both.calibration is None, "the recoverer stays as it is"
+    assert fitted.joining.familiar[1] >= RETRIEVED
+    assert fitted.joining.unfamiliar == pytest.approx((1 - RETRIEVED_AWAY, RETRIEVED_AWAY))
+    fitted.applied_to(both)
+    predictions = both.recover(pairs_of(examples))
+    right = np.mean([p.rewrite_prompt == e.rewrite_prompt
+                     for p, e in zip(predictions, examples, strict=True)])  # fmt: skip
+    assert right > 0.9
+    assert np.mean([p.confidence for p in predictions]) == pytest.approx(
+        np.mean(scs([p.rewrite_prompt for p in predictions], [e.rewrite_prompt for e in examples])),
+        abs=0.05,
+    )
+
+
+def test_far_from_the_training_examples_the_retriever_loses_its_say(scs, examples):
+    both = recoverer(scs)
+    fit_recoverer(both, examples).applied_to(both)
+    retriever = both.sources[1][0]
+    home = retriever.posteriors([Pair("1", "home", "x1")], MBR())[0]
+    away = retriever.posteriors([Pair("1", "elsewhere", "x1")], MBR())[0]
+    assert away.familiarity < both.joining.low < home.familiarity
+    assert both.joining.weights(away.familiarity)[1] == pytest.approx(RETRIEVED_AWAY)
+    assert both.joining.weights(home.familiarity)[1] > RETRIEVED_AWAY
+
+
+def test_given_weights_and_other_decodings_are_left_alone(scs, examples):
+    assert fit_recoverer(recoverer(scs), examples, fixed_weights=True).joining is None
+    alone = PosteriorRecoverer([(Writes(2), 1.0)], MBR(), "Do it", scs)
+    fitted = fit_recoverer(alone, examples)
+    assert fitted.joining is None
+    assert fitted.calibration.per_familiarity == 0.0
+
+
+def test_what_is_fitted_is_kept_and_damage_is_one_line(scs, examples, tmp_path, caplog):
+    fitted = fit_recoverer(recoverer(scs), examples)
+    keep_fit(tmp_path, "key", fitted)
+    assert kept_fit(tmp_path, "key") == fitted
+    assert kept_fit(tmp_path, "another") is None
+    file = tmp_path / "calibration.json"
+    values = json.loads(file.read_text())
+    for odd in ({"familiar": [0, 0]}, {"low": None}, {"embedding": 7}, {"familiar": ["a", 1]}):
+        damaged = {"key": values["key"] | {"joining": values["key"]["joining"] | odd}}
+        file.write_text(json.dumps(damaged))
+        caplog.clear()
+        assert kept_fit(tmp_path, "key") is None
+        assert len(caplog.messages) == 1 and str(file) in caplog.text
+
+
+def test_old_records_of_a_confidence_alone_are_read(tmp_path):
+    old = {"scores": [0.0, 1.0], "expected": [0.1, 0.2], "examples": 9}
+    (tmp_path / "calibration.json").write_text(json.dumps({"key": old}))
+    found = kept_fit(tmp_path, "key")
+    assert found.joining is None and found.calibration(0.5) == pytest.approx(0.15)
+    assert Fitted().values == {}
