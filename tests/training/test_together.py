@@ -1,0 +1,114 @@
+"""A language model and the retriever that is trained before it, in one run."""
+
+import json
+
+import pytest
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery import Pair, load_recoverer
+from prompt_recovery.recovery.assemble import assemble
+from prompt_recovery.recovery.decoding import MBR
+from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.runs.folder import RunFolder, recoverer_folders
+from prompt_recovery.settings.checking import check
+from prompt_recovery.training import run as training
+from prompt_recovery.training.job import TrainSettings
+from prompt_recovery.training.stages import retriever_config, train_stages
+from tests.settings.composing import composed
+
+TINY = (
+    "model=tiny", "retriever=contrastive", "model@retriever.model=tiny_encoder", "data=file",
+    "data.path=own.jsonl", "split.val=0.2", "split.test=0.2", "precision=fp32", "trainer=cpu",
+    "trainer.enable_progress_bar=false", "trainer.max_steps=2", "retriever.trainer.max_epochs=1",
+    "decoding=mbr", "decoding.samples=3", "decoding.max_new_tokens=4", "logger=none", "name=mine",
+    "group=null",
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, examples, monkeypatch):
+    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
+    (tmp_path / "own.jsonl").write_text(rows)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def given(*arguments):
+    return check(composed("train", *TINY, *arguments), TrainSettings)
+
+
+def test_a_run_leaves_both_and_they_answer_together(folder):
+    run = RunFolder(folder / "runs" / "mine")
+    train_stages(given(), run)
+    assert recoverer_folders(run.path) == [run.adapter, run.retriever]
+    metrics = run.metrics()
+    assert {"test/scs", "test/model_scs", "test/retriever_scs", "val/scs"} <= set(metrics)
+
+    pair = Pair("1", "It rained all day.", "All day it rained, oh joy!")
+    decoding = MBR(samples=3, max_new_tokens=4)
+    recipe = Recipe([run.path], decoding, precision="fp32")
+    ready = assemble(recipe, lambda *_: pytest.fail("it was fitted at the end of training"))
+    assert ready.recoverer.joining is not None
+    [prediction] = ready.recoverer.recover([pair])
+    assert prediction.confidence is not None
+    written = [c for c in prediction.candidates if c.log_probability is not None]
+    assert 0 < len(written) < len(prediction.candidates), "both have candidates"
+    assert load_recoverer(run.path, decoding, "fp32").recover([pair]) == [prediction]
+
+    alone = assemble(Recipe([run.retriever], MBR(), precision="fp32"))
+    assert all(c.log_probability is None for c in alone.recoverer.recover([pair])[0].candidates)
+    weighted = Recipe([run.adapter, run.retriever], decoding, [1, 3], precision="fp32")
+    assert assemble(weighted).recoverer.joining is None, "given weights stay"
+
+
+def test_the_retriever_is_trained_first_with_its_own_settings(folder, monkeypatch):
+    run = RunFolder(folder / "runs" / "mine")
+    seen = []
+
+    def train(job):
+        seen.append((job.run, job.backbone.name, job.optim.learning_rate, job.evaluate))
+        if job.trains_retriever:
+            job.run.retriever.mkdir()
+            (job.run.retriever / "modules.json").write_text("[]")
+        else:
+            assert job.retriever == run.retriever
+            assert (run.retriever / "modules.json").is_file()
+            assert job.seconds_before == 7.0
+        metrics = {"val/scs": 0.5, "train/seconds": 7.0}
+        job.run.write_metrics(metrics)
+        return metrics
+
+    monkeypatch.setattr(training, "train", train)
+    assert train_stages(given("optim.learning_rate=0.5"), run) == 0.5
+    assert seen == [
+        (run.retriever_stage, "tiny_encoder", 1e-4, False),
+        (run, "tiny", 0.5, True),
+    ]
+
+
+def test_its_settings_do_not_depend_on_those_of_the_model():
+    """So that trials of a multirun that differ in the model share one retriever."""
+    plain = retriever_config(given())
+    other = retriever_config(
+        given(
+            "optim.learning_rate=0.5",
+            "batching.batch_size=2",
+            "template=difference",
+            "objective=dpo",
+            "trainer.max_epochs=9",
+            "adapter.rank=4",
+        )
+    )
+    for config in (plain, other):
+        del config["preferences"]  # objective=contrastive has none
+    assert plain == other
+    assert plain["retriever"] is None and plain["trainer"]["accelerator"] == "cpu"
+
+
+def test_a_finished_retriever_can_be_given(folder):
+    (folder / "empty").mkdir()
+    run = RunFolder(folder / "runs" / "mine")
+    with pytest.raises(PromptRecoveryError, match="run=empty: holds no"):
+        train_stages(given("retriever.run=empty"), run)
+    with pytest.raises(PromptRecoveryError, match="run=none: no such folder"):
+        train_stages(given("retriever.run=none"), run)
