@@ -148,6 +148,7 @@ def test_no_secret_reaches_the_run_folder(tmp_path, examples):
     secret = "s3cret-token-of-a-user"
     result = run_anew(
         "model=tiny",
+        "retriever=none",
         "data=file",
         "data.path=own.jsonl",
         "split.val=0.2",

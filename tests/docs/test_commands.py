@@ -40,6 +40,7 @@ INLINE = sorted(
 )
 # What makes a run one of seconds.
 QUICK = [
+    "retriever=none",
     "trainer.max_steps=2",
     "decoding.max_new_tokens=2",
     "split.val=0.02",

@@ -94,7 +94,9 @@ def test_samples_and_retrieved_prompts_add_up(scs):
 
 def test_the_temperature_changes_only_for_a_clear_gain(scs):
     prompts = [f"Write about number {n}" for n in range(30)]
-    retriever = Retriever(PairEncoder(None), PromptBank.of(prompts, scs.encoder), 0.05)
+    retriever = Retriever(
+        PairEncoder(None), PromptBank.of(prompts, scs.encoder), 0.05, embedding_share=0
+    )
     exact = scs.encoder.embed(prompts[:5])
     assert fit_temperature(retriever, exact, prompts[:5], scs) == 0.05, "none is better"
     flat = retriever.with_temperature(50.0)  # the prompt that agrees with all answers every pair

@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 # A run of seconds: a random model, forty rows, two steps.
 QUICK = [
     "model=tiny",
+    "retriever=none",
     "data=file",
     "data.path=own.jsonl",
     "split.val=0.2",

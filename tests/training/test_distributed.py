@@ -158,6 +158,7 @@ def test_a_sharded_checkpoint_has_every_slice_and_nothing_frozen(folder, name):
 def options(folder):
     return [
         "model=tiny",
+        "retriever=none",
         "model.architecture=gemma",
         "adapter=lora",
         "precision=fp32",

@@ -22,6 +22,7 @@ from tests.settings.composing import composed
 SETTINGS = (
     "+experiment=sft_then_dpo",
     "model=tiny",
+    "retriever=none",
     "data=file",
     "data.path=own.jsonl",
     "split.val=0.2",
@@ -138,8 +139,8 @@ def test_a_finished_run_that_is_trained_again_is_not_finished_meanwhile(tmp_path
     for folder in (run, run.first_stage):
         folder.path.mkdir(parents=True)
         folder.write_metrics({"val/scs": 0.1})
-    config = composed("train", "model=tiny", "+first_stage={objective: {_target_: "
-                      "prompt_recovery.objectives.SFT}}", "name=mine", "group=null")  # fmt: skip
+    first = "+first_stage={objective: {_target_: prompt_recovery.objectives.SFT}}"
+    config = composed("train", "model=tiny", "retriever=none", first, "name=mine", "group=null")
     assert train_stages(check(config, TrainSettings), run) == 0.5
     assert seen == [(run.first_stage, False, False), (run, False, True)]
     assert run.is_finished

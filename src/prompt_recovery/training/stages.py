@@ -3,6 +3,7 @@ before both the dense retriever that answers with the language model."""
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from prompt_recovery.runs.trials import is_trial, trial_id
 from prompt_recovery.settings.checking import check
 from prompt_recovery.settings.declared import name_of
 from prompt_recovery.settings.filling import fill
+from prompt_recovery.storage import MALFORMED
 from prompt_recovery.training.job import TrainingJob, TrainSettings, job_of
 
 log = logging.getLogger(__name__)
@@ -40,24 +42,22 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     stage = None if given["first_stage"] is None else check(stage_config(given), TrainSettings)
     stopped = resumed_run(given["ckpt_path"], run)
     start = None if given["start"] is None else Path(given["start"]).expanduser()
-    retriever, seconds_before = _retriever(given, run, stopped)
+    # What can fail because of the main stage fails here, before others are trained.
+    job = job_of(given, run, ckpt_path=checkpoint_file(given["ckpt_path"], stopped))
+    if job.trains_retriever and given["retriever"] is not None:
+        raise PromptRecoveryError(
+            "objective=contrastive trains a retriever itself: give retriever=none"
+        )
+    retriever, seconds_before = _retriever(given, job, run, stopped)
     if stage is not None:
         start, seconds = _stage(stage, run, run.first_stage, stopped and stopped.first_stage)
         seconds_before += seconds
-    resume = checkpoint_file(given["ckpt_path"], stopped)
-    job = job_of(
-        given,
-        run,
-        start=start,
-        ckpt_path=resume,
-        seconds_before=seconds_before,
-        retriever=retriever,
-    )
+    job = replace(job, start=start, seconds_before=seconds_before, retriever=retriever)
     return _train(job, run)
 
 
 def _retriever(
-    given: dict[str, Any], run: RunFolder, stopped: RunFolder | None
+    given: dict[str, Any], job: TrainingJob, run: RunFolder, stopped: RunFolder | None
 ) -> tuple[Path | None, float]:
     """Trains the retriever or takes a finished one. Returns its folder in the run, and seconds."""
     if given["retriever"] is None:
@@ -71,6 +71,7 @@ def _retriever(
                 "objective=contrastive, or its retriever folder"
             )
         trained = folders[0]
+        _refuse_seen(job, trained)
     else:
         stage = check(retriever_config(given), TrainSettings)
         folder, seconds = _stage(
@@ -80,6 +81,22 @@ def _retriever(
     if is_first():
         run.take_retriever(trained)
     return run.retriever, seconds
+
+
+def _refuse_seen(job: TrainingJob, retriever: Path) -> None:
+    """Refuses a finished retriever that has seen validation or test examples of this run."""
+    theirs = RunFolder.of_adapter(retriever)
+    try:
+        seen = {e.id for e in theirs.splits(theirs.recoverer()["data"]["fingerprint"]).train}
+    except (OSError, *MALFORMED, PromptRecoveryError) as error:
+        log.warning("it cannot be checked what retriever.run was trained on: %s", error)
+        return
+    own = [e.id for e in (*job.splits.val, *job.splits.test) if e.id in seen]
+    if own:
+        raise PromptRecoveryError(
+            f"retriever.run={retriever}: was trained on {len(own)} validation or test examples of "
+            "this run; give one that was trained with the same data and split"
+        )
 
 
 def _stage(
