@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -14,8 +16,12 @@ from prompt_recovery.backbones.convert import converted
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels import attention
+from prompt_recovery.kernels.feed_forward import fuse_feed_forward
 from prompt_recovery.kernels.linear import pack_linears
+from prompt_recovery.kernels.memory import keep_freed_memory
 from prompt_recovery.kernels.norms import fuse_norms
+
+_LARGE = 1 << 30  # bytes of bf16 weights
 
 
 def load_tokenizer(backbone: Backbone, location: Location) -> Any:
@@ -37,7 +43,9 @@ def load_model(
     Args:
         backbone: The backbone.
         location: Its files, from `locate`.
-        dtype: The dtype of the weights and of the computation.
+        dtype: The dtype of the computation and of the weights. On a CPU, the linear layers of a
+            large model that was saved in bf16 stay in bf16 even if it is fp32: they are widened
+            while they are multiplied, which gives the same results in half the memory.
         four_bit: Whether to quantise the linear layers to NF4 with double quantisation (QLoRA,
             Dettmers et al., arXiv 2305.14314), which needs CUDA.
 
@@ -54,14 +62,18 @@ def load_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
+    folder = converted(location)
+    thin = dtype == torch.float32 and not torch.cuda.is_available() and _worth_thinning(folder)
     model = _loaded(
         AutoModelForCausalLM,
-        converted(location),
-        dtype=dtype,
+        folder,
+        dtype=torch.bfloat16 if thin else dtype,
         use_safetensors=True,
         trust_remote_code=backbone.trust_remote_code,
         **options,
     )
+    if thin:
+        _widen_all_but_linear(model)
     if attention.suits(model):
         model.set_attn_implementation(attention.NAME)
     # A slice of the hidden states (in generation, the last position) is not contiguous. On the CPU,
@@ -73,8 +85,36 @@ def load_model(
         model.name_or_path = name
     model.requires_grad_(False)
     fuse_norms(model)
+    fuse_feed_forward(model)
     pack_linears(model)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     return model.eval()
+
+
+def _worth_thinning(folder: Path) -> bool:
+    """Whether a model is large, and all of its weights are saved in bf16."""
+    size = 0
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                if any(tensors.get_slice(k).get_dtype() != "BF16" for k in tensors.keys()):  # noqa: SIM118
+                    return False
+        except SafetensorError:  # `from_pretrained` says it better
+            return False
+        size += file.stat().st_size
+    return size >= _LARGE
+
+
+def _widen_all_but_linear(model: Any) -> None:
+    """Converts the weights to fp32, except those that only linear layers use."""
+    layers = {m for m in model.modules() if type(m) is nn.Linear}
+    others = (p for m in model.modules() if m not in layers for p in m.parameters(recurse=False))
+    for parameter in others:
+        parameter.data = parameter.data.float()
+    for layer in layers:
+        if layer.bias is not None:
+            layer.bias.data = layer.bias.data.float()
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:

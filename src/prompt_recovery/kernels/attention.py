@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from prompt_recovery.kernels.linear import bf16_is_native
+
 log = logging.getLogger(__name__)
 
 NAME = "prompt_recovery"
@@ -191,9 +193,11 @@ def attention(
     """
     scaling = 1 / math.sqrt(query.shape[3]) if scaling is None else scaling
     if isinstance(attention_mask, PlannedMask):
-        runs = attention_mask.runs
+        runs, dtype = attention_mask.runs, query.dtype
+        if query.dtype == torch.bfloat16 and not bf16_is_native():
+            query, key, value = query.float(), key.float(), value.float()
         output: Tensor = _PlannedAttention.apply(query, key, value, runs, scaling, softcap)
-        return output, None
+        return output.to(dtype), None
     if not (isinstance(attention_mask, Tensor) or attention_mask is None):
         from transformers.integrations.flex_attention import flex_attention_forward
 

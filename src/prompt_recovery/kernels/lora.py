@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-from prompt_recovery.kernels.linear import FrozenProduct, product_of
+from prompt_recovery.kernels.linear import FrozenProduct, add_matmul, matmul, product_of
 
 
 def fuse_lora(model: Any) -> int:
@@ -43,6 +43,25 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
+LowRank = tuple[Tensor, Tensor, float]  # A [r, i], B [o, r] and the factor
+
+
+def parts_of(layer: Any, dtype: torch.dtype) -> tuple[FrozenProduct, LowRank | None] | None:
+    """The frozen product of a linear layer and its adapter, which is None if there is none.
+
+    None if this module cannot compute the layer: it is of another kind, its adapter is disabled or
+    merged, or it has another dtype.
+    """
+    if type(layer) is nn.Linear:
+        trained = any(p.requires_grad for p in layer.parameters(recurse=False))
+        return None if trained else (product_of(layer), None)
+    forward = vars(layer).get("forward")
+    if not isinstance(forward, _Forward) or not forward.is_on(dtype):
+        return None
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    return product_of(layer.get_base_layer()), (a, b, layer.scaling["default"])
+
+
 class _Forward:
     """The replacement of a layer's forward method."""
 
@@ -50,20 +69,29 @@ class _Forward:
         self.layer = layer
         self.peft = layer.forward
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def is_on(self, dtype: torch.dtype) -> bool:
         layer = self.layer
-        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        base = layer.get_base_layer()
         off = layer.disable_adapters or layer.merged or layer.active_adapters != ["default"]
-        if off or args or kwargs or x.dtype != a.dtype or base.weight.dtype != a.dtype:
+        frozen = layer.get_base_layer().weight.dtype  # bf16 under fp32 arithmetic saves memory
+        return (
+            not off
+            and layer.lora_A["default"].weight.dtype == dtype
+            and (frozen == dtype or (frozen, dtype) == (torch.bfloat16, torch.float32))
+        )
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        parts = None if args or kwargs else parts_of(self.layer, x.dtype)
+        frozen, low_rank = parts or (None, None)
+        if low_rank is None:
             return self.peft(x, *args, **kwargs)
-        return LoraProduct.apply(x, product_of(base), a, b, layer.scaling["default"])
+        return LoraProduct.apply(x, frozen, *low_rank)
 
 
 class LoraProduct(torch.autograd.Function):
     """y = x Wᵀ + bias + s·(x Aᵀ) Bᵀ with W and the bias frozen (LoRA, arXiv 2106.09685, eq. 3).
 
-    Shapes: x [..., i], W [o, i], A [r, i], B [o, r], y [..., o], all of the same dtype.
+    Shapes: x [..., i], W [o, i], A [r, i], B [o, r], y [..., o], all of the same dtype, but W may
+    be bf16 where the others are fp32.
     """
 
     @staticmethod
@@ -71,8 +99,7 @@ class LoraProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, frozen: FrozenProduct, a: Tensor, b: Tensor, s: float
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        thin = (flat @ a.T).mul_(s)
-        y = frozen.forward(flat).addmm_(thin, b.T)
+        y, thin = product(flat, frozen, (a, b, s))
         ctx.save_for_backward(flat, thin, a, b)
         ctx.frozen, ctx.scaling = frozen, s
         ctx.needs_x = x.requires_grad
@@ -82,8 +109,38 @@ class LoraProduct(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> Any:  # noqa: D102
         flat, thin, a, b = ctx.saved_tensors
         g = outputs[0].reshape(-1, outputs[0].shape[-1])
-        g_thin = (g @ b).mul_(ctx.scaling)
-        g_x = None
-        if ctx.needs_x:
-            g_x = ctx.frozen.backward(g).addmm_(g_thin, a).view(*outputs[0].shape[:-1], -1)
-        return g_x, None, g_thin.T @ flat, (thin.T @ g).T, None
+        low_rank = (a, b, ctx.scaling)
+        g_x, g_a, g_b = gradients(g, flat, thin, ctx.frozen, low_rank, ctx.needs_x)
+        if g_x is not None:
+            g_x = g_x.view(*outputs[0].shape[:-1], -1)
+        return g_x, None, g_a, g_b, None
+
+
+def product(
+    x: Tensor, frozen: FrozenProduct, low_rank: LowRank | None
+) -> tuple[Tensor, Tensor | None]:
+    """x Wᵀ + bias + s·(x Aᵀ) Bᵀ, [n, o], and s·x Aᵀ, [n, r], of x [n, i]."""
+    if low_rank is None:
+        return frozen.forward(x), None
+    a, b, s = low_rank
+    thin = matmul(x, a.T).mul_(s)
+    return add_matmul(frozen.forward(x), thin, b.T), thin
+
+
+def gradients(
+    g: Tensor,
+    x: Tensor,
+    thin: Tensor | None,
+    frozen: FrozenProduct,
+    low_rank: LowRank | None,
+    needs_x: bool = True,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x [n, i], A [r, i] and B [o, r], given that of the product, g [n, o]."""
+    g_x = frozen.backward(g) if needs_x else None
+    if low_rank is None or thin is None:
+        return g_x, None, None
+    a, b, s = low_rank
+    g_thin = matmul(g, b).mul_(s)
+    if g_x is not None:
+        add_matmul(g_x, g_thin, a)
+    return g_x, matmul(g_thin.T, x), matmul(thin.T, g).T

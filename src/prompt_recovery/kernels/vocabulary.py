@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from prompt_recovery.kernels.linear import linear, linear_backward
+
 _LOGITS = 1 << 25  # the largest number of fp32 logits in memory at a time: 128 MiB
 
 
@@ -78,7 +80,7 @@ class _FrozenHead(torch.autograd.Function):
     ) -> Tensor:
         values, gradients = [], []
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logits = _capped(nn.functional.linear(h, weight).float(), cap)
+            logits = _capped(linear(h, weight).float(), cap)
             total = logits.logsumexp(1, keepdim=True)
             values.append(logits.gather(1, t[:, None]) - total)
             slope = None if cap is None else 1 - (logits / cap).square_()
@@ -86,7 +88,7 @@ class _FrozenHead(torch.autograd.Function):
             slopes.scatter_add_(1, t[:, None], torch.ones_like(total))
             if slope is not None:
                 slopes.mul_(slope)
-            gradients.append(slopes.to(weight.dtype) @ weight)
+            gradients.append(linear_backward(slopes.to(h.dtype), weight))
         ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(values).squeeze(1)
 

@@ -51,6 +51,8 @@ class FullySharded(ModelParallelStrategy):
         layers = next(
             m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count
         )
+        for parameter in model.parameters():  # FSDP2 wants one dtype, which `load_model` may not
+            parameter.data = parameter.data.to(causal_lm.dtype)
         mesh = self.device_mesh["data_parallel"]
         for layer in layers:
             fully_shard(layer, mesh=mesh)

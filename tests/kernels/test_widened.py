@@ -1,0 +1,87 @@
+"""bf16 weights that are multiplied in fp32."""
+
+import pytest
+import torch
+from torch import nn
+
+from prompt_recovery.backbones import load
+from prompt_recovery.backbones.adapters import add_adapter
+from prompt_recovery.backbones.load import load_model
+from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.kernels import linear
+from prompt_recovery.trees import pack, score_completions
+from tests.closeness import assert_close
+from tests.kernels.test_lora import randomised, result
+from tests.trees.test_forward import PAD, random_trees
+
+ROUNDING = 3e-6  # relative; sums are added in another order
+
+
+@pytest.mark.parametrize("tile", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_products_with_bf16_weights_are_those_with_the_same_weights_in_fp32(
+    tile, rows, monkeypatch
+):
+    monkeypatch.setattr(linear, "_TILE", tile)
+    monkeypatch.setattr(linear, "_SMALL_TILE", tile)
+    torch.manual_seed(0)
+    weight, bias = torch.randn(80, 48).bfloat16(), torch.randn(80)
+    x, g = torch.randn(rows, 48), torch.randn(rows, 80)
+    y = linear.linear(x, weight, bias)
+    assert y.dtype == torch.float32
+    assert_close(y, nn.functional.linear(x, weight.float(), bias), rtol=ROUNDING)
+    assert_close(linear.linear_backward(g, weight), g @ weight.float(), rtol=ROUNDING)
+
+
+def test_without_bf16_arithmetic_products_are_computed_in_fp32(monkeypatch):
+    monkeypatch.setattr(linear, "bf16_is_native", lambda: False)
+    torch.manual_seed(0)
+    weight, x = torch.randn(80, 48).bfloat16(), torch.randn(6, 48).bfloat16()
+    exact = x.float() @ weight.float().T
+    assert torch.equal(linear.linear(x, weight), exact.bfloat16())
+    assert torch.equal(linear.matmul(x, weight.T), exact.bfloat16())
+    y = torch.ones(6, 80).bfloat16()
+    assert linear.add_matmul(y, x, weight.T) is y
+    torch.testing.assert_close(y, (exact + 1).bfloat16())
+
+
+@pytest.fixture
+def saved_in_bf16(tmp_path):
+    """A tiny model whose weights are saved in bf16."""
+    location = Location(tiny_backbone("llama"))
+    load_model(Backbone("m"), location, torch.bfloat16).save_pretrained(tmp_path)
+    return Location(tmp_path)
+
+
+def test_a_large_model_in_fp32_keeps_its_bf16_weights_and_its_results(saved_in_bf16, monkeypatch):
+    whole = load_model(Backbone("m"), saved_in_bf16, torch.float32)
+    monkeypatch.setattr(load, "_LARGE", 1)
+    thin = load_model(Backbone("m"), saved_in_bf16, torch.float32)
+    if torch.cuda.is_available():
+        pytest.skip("weights stay in bf16 on a CPU only")
+    dtypes = {m.weight.dtype for m in thin.modules() if type(m) is nn.Linear}
+    assert dtypes == {torch.bfloat16}
+    others = {m.weight.dtype for m in thin.modules() if "Norm" in type(m).__name__}
+    assert others == {torch.float32} and thin.dtype == torch.float32
+    batch = pack(random_trees(), PAD)
+    with torch.no_grad():
+        a, b = (score_completions(m, batch).log_probability for m in (thin, whole))
+    torch.testing.assert_close(a, b, atol=0, rtol=1e-5)
+    ours, theirs = (result(_adapted(m)) for m in (thin, whole))
+    torch.testing.assert_close(ours[0], theirs[0], atol=0, rtol=1e-5)
+    for x, y in zip(ours[1], theirs[1], strict=True):
+        assert x.dtype == torch.float32
+        assert_close(x, y, rtol=2e-5)
+
+
+def _adapted(model):
+    torch.manual_seed(0)  # PEFT draws A
+    return randomised(add_adapter(model, Adapter(rank=4), torch.float32))
+
+
+def test_weights_saved_in_fp32_are_not_rounded(monkeypatch):
+    monkeypatch.setattr(load, "_LARGE", 1)
+    model = load_model(Backbone("m"), Location(tiny_backbone("llama")), torch.float32)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
