@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from prompt_recovery.backbones import load
-from prompt_recovery.backbones.adapters import add_adapter
+from prompt_recovery.backbones.adapters import add_adapter, load_adapter
 from prompt_recovery.backbones.load import load_model
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.low_rank import Adapter
@@ -13,7 +13,7 @@ from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.kernels import linear
 from prompt_recovery.trees import pack, score_completions
 from tests.closeness import assert_close
-from tests.kernels.test_lora import randomised, result
+from tests.kernels.test_lora import result
 from tests.trees.test_forward import PAD, random_trees
 
 ROUNDING = 3e-6  # relative; sums are added in another order
@@ -77,8 +77,22 @@ def test_a_large_model_in_fp32_keeps_its_bf16_weights_and_its_results(saved_in_b
 
 
 def _adapted(model):
-    torch.manual_seed(0)  # PEFT draws A
-    return randomised(add_adapter(model, Adapter(rank=4), torch.float32))
+    adapted = add_adapter(model, Adapter(rank=4), torch.float32)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    return adapted
+
+
+def test_adapters_are_not_rounded(saved_in_bf16, monkeypatch, tmp_path):
+    monkeypatch.setattr(load, "_LARGE", 1)
+    model = _adapted(load_model(Backbone("m"), saved_in_bf16, torch.float32))
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    fresh = load_model(Backbone("m"), saved_in_bf16, torch.float32)
+    again = load_adapter(fresh, tmp_path / "adapter", torch.float32)
+    theirs = dict(again.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, theirs[name]), name
 
 
 def test_weights_saved_in_fp32_are_not_rounded(monkeypatch):

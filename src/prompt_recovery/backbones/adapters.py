@@ -22,7 +22,8 @@ from prompt_recovery.kernels.lora import fuse_lora
 def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
     """Wraps a frozen model in a `PeftModel` whose adapter weights have `dtype`.
 
-    The adapter also computes in `dtype`; the optimiser keeps an fp32 master copy.
+    The adapter also computes in `dtype`; the optimiser keeps an fp32 master copy. On frozen weights
+    that stay in bf16 under fp32 arithmetic, PEFT rounds the first weights of A to bf16.
 
     Raises:
         PromptRecoveryError: If no layer of the model has a name in `target_modules`.
@@ -41,7 +42,7 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
         use_dora=adapter.dora,
     )
     try:
-        peft_model = get_peft_model(model, config, autocast_adapter_dtype=False)
+        peft_model = get_peft_model(model, config, autocast_adapter_dtype=dtype == torch.float32)
     except ValueError as error:
         raise PromptRecoveryError(
             f"adapter.target_modules={targets}: {str(error).splitlines()[0]}"
@@ -65,7 +66,7 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             theirs = set(file.keys())
         peft_model = PeftModel.from_pretrained(
-            model, folder, is_trainable=True, autocast_adapter_dtype=False
+            model, folder, is_trainable=True, autocast_adapter_dtype=dtype == torch.float32
         )
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
