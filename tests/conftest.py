@@ -1,3 +1,4 @@
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -23,6 +24,12 @@ from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.scs import SCS
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_finish():
+    """What is imported by now stays, and collections need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,9 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
+from multiprocessing import forkserver
 from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -94,12 +96,16 @@ def _run(words, cwd, environment, files, forks_trials):
     while not Path(words[0]).name.startswith("python"):
         words = words[1:]  # /usr/bin/env
     words = words[1:]
+    # Each process has a folder for media, which it removes at its end.
+    sys.modules["wandb.sdk.data_types._private"].MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")
+    sys.argv = words[1:] if words[0] == "-m" else words
+    custom = Path("sitecustomize.py")
+    if custom.exists():  # an interpreter runs one that is on its path
+        exec(custom.read_text(), {})
     try:
         if words[0] == "-m":
-            sys.argv = words[1:]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
-            sys.argv = words
             runpy.run_path(words[0], run_name="__main__")
     finally:
         # An interpreter does both at its end, in this order, and a fork doesn't.
@@ -110,6 +116,9 @@ def _run(words, cwd, environment, files, forks_trials):
 def _fork_trials():
     """Trials are started as they are, but that a fork takes the place of a new interpreter."""
     from prompt_recovery.runs import trials
+
+    # The server's address is inherited, but Python 3.11 would start another server for this fork.
+    forkserver._forkserver.ensure_running = lambda: None
 
     class Subprocess:
         Popen = Fork

@@ -1,9 +1,24 @@
 """Imported by the server of forks, so that no fork does again what each command does first."""
 
+import gc
+import io
+
+import datasets  # noqa: F401
+import sentence_transformers  # noqa: F401
+import wandb.sdk.launch  # noqa: F401  # each run imports it
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import prompt_recovery.commands.train  # noqa: F401
 from prompt_recovery.settings.folder import config_folder
 
 with initialize_config_dir(str(config_folder()), version_base="1.3"):
     compose("train", ["model=tiny"])  # ANTLR learns Hydra's grammar while it reads
+get_checkpoint_conversion_mapping("llama")  # compiles a thousand regular expressions
+figure = Figure()
+figure.subplots().set_title("finds the fonts")
+figure.savefig(io.BytesIO())
+# Collections in the forks would otherwise touch, and so copy, every page of what is imported.
+gc.collect()
+gc.freeze()

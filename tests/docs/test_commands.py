@@ -47,6 +47,8 @@ QUICK = [
     "split.test=0.02",
     "trainer.enable_progress_bar=false",
 ]
+# The starter dataset has a thousand long texts, all of which are tokenised.
+FEW = ["data=file", "data.path=pairs.csv", "split.val=0.1", "split.test=0.1"]
 
 
 def words_of(line):
@@ -147,7 +149,8 @@ def write_csv(path, rows):
         writer.writerows(rows)
 
 
-RUN = [c for c in COMMANDS if "run" in c.values[0]]
+# What tests/runs/test_multirun.py runs with joblib takes minutes of new interpreters.
+RUN = [c for c in COMMANDS if "run" in c.values[0] and "launcher=joblib" not in c.values[1]]
 
 
 @pytest.mark.parametrize(("needs", "line"), RUN)
@@ -160,18 +163,18 @@ def test_commands_run(needs, line, laptop):
             text = file.read_text().replace("python, train.py", f"python, {quick}")
             (laptop / "sweeps" / file.name).write_text(text)
     if name == "compare" and not (laptop / "runs" / "latest").exists():
-        finished(laptop, "train", ["model=tiny", *QUICK])
+        finished(laptop, "train", ["model=tiny", *QUICK, *FEW])
     if name == "recover":  # of a small dataset: its texts are embedded, for their neighbours' votes
-        own = ["data=file", "data.path=pairs.csv", "split.val=0.1", "split.test=0.1"]
-        finished(laptop, "train", ["model=tiny", *QUICK, *own])
+        finished(laptop, "train", ["model=tiny", *QUICK, *FEW])
         overrides = [*overrides, "decoding.max_new_tokens=2"]
     if name == "train" and "--cfg" not in overrides:
         own = [] if any(o.startswith("model.path") for o in overrides) else ["model=tiny"]
         given = {o.partition("=")[0] for o in overrides}
         quick = [q for q in QUICK if q.partition("=")[0] not in given]
-        data = ["split.val=0.1", "split.test=0.1"] if "data.path" in given else []
+        data = FEW[:2] if not given & {"data", "objective", "+experiment"} else []
+        few = FEW[2:] if data or "data" in given else []
         overrides = [o for o in overrides if not o.startswith("model=") or not own]
-        overrides = [*overrides, *own, *quick, *data]
+        overrides = [*overrides, *own, *quick, *data, *few]
     result = finished(laptop, name, overrides)
     if "--cfg" in overrides:
         assert "objective:" in result.stdout

@@ -1,6 +1,4 @@
 import json
-import os
-import subprocess
 
 import pytest
 
@@ -30,18 +28,6 @@ def folder(tmp_path, examples):
     (tmp_path / "own.jsonl").write_text(rows)
     (tmp_path / "train.py").write_text((ROOT / "train.py").read_text())
     return tmp_path
-
-
-def started(*arguments, cwd):
-    """`prompt-recovery …` in a new interpreter, and so are its trials."""
-    return subprocess.Popen(
-        command_line.command(*arguments),
-        cwd=cwd,
-        env={**os.environ, **_WIDE},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def command(*arguments, cwd, **options):

@@ -1,7 +1,6 @@
 """Multiruns as a user meets them."""
 
 import json
-import os
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -148,8 +147,7 @@ def test_a_killed_trial_is_resumed_and_the_others_go_on(folder):
     arguments = [
         "train", "-m", *QUICK, "trainer.max_steps=12", "checkpoint_minutes=0", "seed=1,2",
     ]  # fmt: skip
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    first = command(*arguments, cwd=folder, forks_trials=False, PYTHONPATH=path)
+    first = command(*arguments, cwd=folder)
     assert first.returncode == 1
     assert (folder / "killed").exists()
     assert "killed by signal 9" in first.stderr

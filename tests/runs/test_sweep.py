@@ -12,8 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings.folder import config_folder
+from tests import command_line
 from tests.conftest import ROOT
-from tests.runs.conftest import QUICK, command, started
+from tests.forks import Fork
+from tests.runs.conftest import QUICK, command
 
 sweeps = pytest.importorskip("sweeps.config", reason="needs the extra [sweeps]")
 
@@ -93,17 +95,18 @@ def test_five_trials_and_the_best_is_reported(folder):
 def test_a_killed_sweep_goes_on(folder):
     file = quick_file(folder, "random.yaml")
     text = (folder / file).read_text()
-    slower = "- model=tiny\n- trainer.max_epochs=6\n- checkpoint_minutes=0"
+    slower = "- model=tiny\n- trainer.max_epochs=3\n- checkpoint_minutes=0"
     (folder / file).write_text(text.replace("- model=tiny", slower))
     arguments = ["sweep", f"file={file}", "count=3"]
-    process = started(*arguments, cwd=folder)
+    with (folder / "stderr").open("w") as said:
+        process = Fork(command_line.command(*arguments), folder, stderr=said, forks_trials=True)
     deadline = time.monotonic() + 200
     while len(list(folder.rglob("last.ckpt"))) < 2:
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, (folder / "stderr").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     record = folder / "runs" / "sweep" / "random" / "trials.jsonl"
     before = record.read_text()
     record.write_text(before + '{"trial": 1, "sta')  # as a kill in the middle of a line leaves it

@@ -5,8 +5,11 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from prompt_recovery.runs import processes
 from prompt_recovery.storage import locked
 from tests.closeness import assert_close
 from tests.conftest import ROOT
+from tests.forks import Fork
 from tests.training import together
 
 PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -44,6 +48,35 @@ def start(*arguments, cwd=ROOT, timeout=110):
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
+def in_two_forks(*arguments, cwd=ROOT):
+    """`start(*TORCHRUN, …)` without three new interpreters."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "tests",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    words = [sys.executable, *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = (Path(folder, name) for name in ("stdout", "stderr"))
+        with out.open("w") as stdout, err.open("w") as stderr:
+            forks = [
+                Fork(
+                    words,
+                    cwd,
+                    {**os.environ, **together, "RANK": rank, "LOCAL_RANK": rank},
+                    stdout=stdout,
+                    stderr=stderr,
+                )
+                for rank in "01"
+            ]
+        try:
+            worst = max(fork.wait(280) for fork in forks)
+        finally:
+            for fork in forks:
+                fork.kill()
+        return subprocess.CompletedProcess(words, worst, out.read_text(), err.read_text())
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Runs of two processes, and of this one; made once for all workers of pytest-xdist."""
@@ -56,7 +89,7 @@ def folder(tmp_path_factory):
             for objective in ("sft", "dpo"):
                 together.run(folder, objective)
             tasks = "equal_one_process+keep_slices"
-            result = start(*TORCHRUN, "-m", "tests.training.together", tasks, folder)
+            result = in_two_forks("-m", "tests.training.together", tasks, folder)
             assert result.returncode == 0, result.stderr
     return folder
 
@@ -180,16 +213,17 @@ def options(folder):
 def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path, folder):
     rows = [{name: getattr(row, name) for name in row.__slots__} for row in together.ROWS]
     (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    # torchrun, then Lightning's launcher with another strategy, which goes on with the run before.
+    # As torchrun, then with Lightning's launcher and another strategy, from where the first ended.
     aside = tmp_path / "metrics.json"
-    for epochs, command in enumerate(
+    for epochs, (way, *given) in enumerate(
         [
-            (*TORCHRUN, ROOT / "train.py", "trainer=ddp", "logger=csv"),
-            (ROOT / "train.py", "trainer=fsdp", "trainer.devices=2", "ckpt_path=last"),
+            (in_two_forks, "trainer=ddp", "logger=csv"),
+            (start, "trainer=fsdp", "trainer.devices=2", "ckpt_path=last"),
         ],
         start=1,
     ):
-        result = start(*command, f"trainer.max_epochs={epochs}", *options(folder), cwd=tmp_path)
+        settings = [*given, f"trainer.max_epochs={epochs}", *options(folder)]
+        result = way(ROOT / "train.py", *settings, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert result.stderr.count("run folder") == 1
         assert result.stdout.count("mean prompt") == 2  # two tables, once each
