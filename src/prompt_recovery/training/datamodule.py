@@ -59,6 +59,7 @@ class Batch:
         reference: fp32 [C], log-probabilities under the reference; None if not needed.
         real: The first `real` of the T trees are real. The others are fillers, which keep the
             processes of a distributed run in step.
+        indices: The index of each tree in its part of the data.
     """
 
     trees: TreeBatch
@@ -67,6 +68,7 @@ class Batch:
     score: Tensor | None = None
     reference: Tensor | None = None
     real: int = 0
+    indices: Sequence[int] = ()
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch with its tensors on another device."""
@@ -231,6 +233,7 @@ class RecoveryData(L.LightningDataModule):
                 score=flat(part.scores, chosen),
                 reference=flat(part.reference, chosen),
                 real=sum(i >= 0 for i in indices),
+                indices=chosen,
             )
 
         return DataLoader(

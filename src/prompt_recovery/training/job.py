@@ -180,6 +180,12 @@ class RunSettings:
         precision: auto, bf16 or fp32. auto measures whether bf16 is faster on this device.
         gradient_checkpointing: Keep only the layers' inputs and recompute the rest in the backward
             pass, which saves memory and takes a third more time.
+        keep_hidden_states: Keep the hidden states of the layers below the lowest adapter on the
+            disk, in `hidden_states/` of the cache. From the second epoch on, and in later runs on
+            the same data, a step begins at the lowest adapter, which with `adapter=lora_top` leaves
+            out 43 % of the arithmetic. The results are the same up to rounding. It takes 2 bytes in
+            bf16 or 4 in fp32 per token and dimension: for the starter dataset, about 0.6 GB with
+            SmolLM2 and 1.8 GB with Qwen2.5-1.5B, in fp32.
         checkpoint_minutes: Minutes between two writes of `checkpoints/last.ckpt`; 0 writes it
             after every step.
         tags: Tags of the W&B run.
@@ -190,6 +196,7 @@ class RunSettings:
     seed: Count = 0
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
+    keep_hidden_states: bool = False
     checkpoint_minutes: NotNegative = 1.0
     tags: Sequence[str] = ()
     batching: Batching = field(default_factory=Batching)

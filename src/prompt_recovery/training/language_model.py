@@ -35,6 +35,7 @@ from prompt_recovery.training.results import (
 from prompt_recovery.training.together import fit_and_keep, joined_recoverer
 from prompt_recovery.training.trees import training_trees
 from prompt_recovery.trees import causal_lm_of, trees_share_rows
+from prompt_recovery.trees.frozen import FrozenStates, frozen_layers
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +201,8 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
         if parameter.requires_grad and job.start is not None
     }
     module = _module(job, writer, fallback, identity)
+    if job.keep_hidden_states:
+        module.frozen = _frozen_states(model, data, location, adapter, hardware.sharded)
     return PreparedLanguageModel(
         job, writer, fallback, data, module, location, hardware, start_weights
     )
@@ -218,6 +221,32 @@ def _adapter(job: TrainingJob) -> Adapter:
 def _objective(job: TrainingJob) -> Objective:
     assert isinstance(job.objective, Objective), "`TrainingJob` refuses what does not fit"
     return job.objective
+
+
+def _frozen_states(
+    model: Any, data: RecoveryData, location: Location, adapter: Adapter, sharded: bool
+) -> FrozenStates | None:
+    """Returns the kept hidden states below the lowest adapter, which may still be empty."""
+    if sharded:
+        raise PromptRecoveryError(
+            "trainer=fsdp cannot skip layers: use trainer=ddp, or keep_hidden_states=false"
+        )
+    count = frozen_layers(model)
+    if not count:
+        log.warning(
+            "keep_hidden_states has no effect: the adapter begins at the first layer, or there is "
+            "dropout below it; adapter.layers=0.4 leaves 60 %% of the layers frozen"
+        )
+        return None
+    identity = fingerprint(location.identity, adapter.four_bit)
+    states = FrozenStates(model, data.training.trees(), identity)
+    log.info(
+        "keeping the hidden states of %d frozen layers: %.2f GB in %s",
+        count,
+        states.size / 1e9,
+        states.path,
+    )
+    return states
 
 
 def _module(job: TrainingJob, writer: Writer, fallback: str, identity: str) -> RecovererModule:

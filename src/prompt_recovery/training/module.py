@@ -1,6 +1,7 @@
 """Lightning modules: what all of them share, and the one for objectives over completion trees."""
 
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -19,6 +20,7 @@ from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.optimizer import MasterAdamW
 from prompt_recovery.training.sharding import FullySharded, gathered, sharded_like
 from prompt_recovery.trees import score_completions
+from prompt_recovery.trees.frozen import FrozenStates
 
 
 class TrainedModule(L.LightningModule):
@@ -166,6 +168,9 @@ class RecovererModule(TrainedModule):
             refused.
         max_new_tokens: Maximum number of tokens in an answer in validation.
         fallback: The answer to score if the model's answer is empty.
+
+    Attributes:
+        frozen: Hidden states of the training trees below the lowest adapter; None keeps none.
     """
 
     def __init__(
@@ -186,6 +191,7 @@ class RecovererModule(TrainedModule):
         self.fallback = fallback
         self.val_scs = SCSMetric(scs)
         self.val_nll = MeanMetric()
+        self.frozen: FrozenStates | None = None
         self.sharded = False
 
     def configure_model(self) -> None:
@@ -208,7 +214,8 @@ class RecovererModule(TrainedModule):
         return loss * share
 
     def _scored(self, batch: Batch) -> ScoredCompletions:
-        scores = score_completions(self.model, batch.trees)
+        with self.frozen.used(batch.trees, batch.indices) if self.frozen else nullcontext():
+            scores = score_completions(self.model, batch.trees)
         return ScoredCompletions(
             log_probability=scores.log_probability,
             length=scores.length,
