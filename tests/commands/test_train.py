@@ -69,6 +69,7 @@ def test_a_backbone_without_the_hub_is_one_quick_line(tmp_path):
 )
 def test_mistakes_are_one_line(arguments, parts, tmp_path):
     assert_one_line(run("model=tiny", "logger=none", *arguments, cwd=tmp_path), *parts)
+    assert not list(tmp_path.rglob("retriever_stage")), "it fails before the retriever is trained"
 
 
 def test_an_interrupted_run_is_gone_on_with_from_its_checkpoint_if_it_has_one(

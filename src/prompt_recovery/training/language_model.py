@@ -21,7 +21,7 @@ from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.folder import adapter_folder, weights_digest
 from prompt_recovery.storage import fingerprint
-from prompt_recovery.templates import for_tokenizer
+from prompt_recovery.templates import chat_prompt, for_tokenizer
 from prompt_recovery.training.checkpoints import save_adapter
 from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
@@ -148,15 +148,39 @@ class PreparedLanguageModel(Prepared):
         return module.writer
 
 
+def require_usable(job: TrainingJob) -> None:
+    """Raises what would stop this stage at once, before earlier stages are trained.
+
+    Raises:
+        PromptRecoveryError: If there is no GPU for 4-bit weights, the backbone's tokenizer cannot
+            be loaded, or the template cannot be filled.
+    """
+    _require_four_bit(job)
+    backbone = _backbone(job)
+    tokenizer = load_tokenizer(backbone, locate(backbone))
+    texts = job.splits.train[0]
+    chat_prompt(
+        for_tokenizer(job.template, tokenizer),
+        tokenizer,
+        original_text=texts.original_text,
+        rewritten_text=texts.rewritten_text,
+    )
+
+
+def _require_four_bit(job: TrainingJob) -> None:
+    if not _adapter(job).four_bit:
+        return
+    require_four_bit()
+    if job.trainer.get("strategy") == "fsdp":
+        raise PromptRecoveryError(
+            "trainer=fsdp cannot shard 4-bit weights: use trainer=ddp, or adapter=lora"
+        )
+
+
 def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLanguageModel:
     """Loads the backbone, adds the adapter and tokenises the data."""
     backbone, adapter = _backbone(job), _adapter(job)
-    if adapter.four_bit:
-        require_four_bit()
-        if hardware.sharded:
-            raise PromptRecoveryError(
-                "trainer=fsdp cannot shard 4-bit weights: use trainer=ddp, or adapter=lora"
-            )
+    _require_four_bit(job)
     dtype = hardware.precision.dtype
     location = locate(backbone)
     tokenizer = load_tokenizer(backbone, location)

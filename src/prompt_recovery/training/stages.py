@@ -48,6 +48,8 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
         raise PromptRecoveryError(
             "objective=contrastive trains a retriever itself: give retriever=none"
         )
+    if not job.trains_retriever and (stage, given["retriever"]) != (None, None):
+        _require_usable(job)
     retriever, seconds_before = _retriever(given, job, run, stopped)
     if stage is not None:
         start, seconds = _stage(stage, run, run.first_stage, stopped and stopped.first_stage)
@@ -118,6 +120,12 @@ def _stage(
         own.take_over(finished)
     trained = finished or own
     return trained.path, (trained.metrics() or {}).get("train/seconds", 0.0)
+
+
+def _require_usable(job: TrainingJob) -> None:
+    from prompt_recovery.training.language_model import require_usable
+
+    require_usable(job)
 
 
 def _train(job: TrainingJob, run: RunFolder) -> float:
