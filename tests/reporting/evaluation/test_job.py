@@ -174,7 +174,7 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     record = json.loads((folder / "report.json").read_text())
     names = [r["name"] for r in record["recoverers"]]
     assert names[0] == "theirs"
-    assert {"mine", "mean prompt", "tiny 1-shot"} < set(names)
+    assert {"mine", "searched constant", "tiny 1-shot"} < set(names)
     assert any(n.endswith(", mbr") for n in names)
     assert record["examples"] == 40
     assert record["recoverers"][0]["exact_match"] == 0.5

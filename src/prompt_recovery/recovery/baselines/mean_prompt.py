@@ -129,16 +129,23 @@ class MeanPrompt:
     """Answers with the constant text of highest mean SCS on the training prompts; see `search`.
 
     Attributes:
-        rounds: Maximum number of rounds; 0 takes the best training prompt itself.
+        rounds: Maximum number of rounds; 0 takes the best training prompt itself, which is the mean
+            prompt.
         proposals: Number of changed texts per round, ≥ 1.
         seed: Seed of the changes.
-        name: Name shown in tables.
+        name: Name shown in tables. If it is empty, "mean prompt" without a search and "searched
+            constant" with one, whose result is mostly a string of words and no prompt.
     """
 
     rounds: Count = 40
     proposals: AtLeastOne = 128
     seed: int = 0
-    name: str = "mean prompt"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            found = "searched constant" if self.rounds else "mean prompt"
+            object.__setattr__(self, "name", found)
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> ConstantRecoverer:
         """Searches for the text and shows the progress."""
