@@ -112,3 +112,13 @@ def test_a_finished_retriever_can_be_given(folder):
         train_stages(given("retriever.run=empty"), run)
     with pytest.raises(PromptRecoveryError, match="run=none: no such folder"):
         train_stages(given("retriever.run=none"), run)
+
+
+def test_it_is_trained_as_a_run_of_its_own_would_train_it():
+    beside = retriever_config(check(composed("train", "name=x", "group=null"), TrainSettings))
+    alone = check(
+        composed("train", "model=minilm", "objective=contrastive", "name=x", "group=null"),
+        TrainSettings,
+    )
+    for key in ("model", "adapter", "objective", "batching", "optim", "trainer", "split"):
+        assert beside[key] == alone[key], f"conf/retriever/contrastive.yaml differs in {key}"
