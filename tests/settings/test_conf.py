@@ -10,7 +10,7 @@ from tests.settings.composing import COMMANDS, composed, groups, options
 GROUPS_OF = {
     "train": (
         "adapter", "data", "decoding", "logger", "metric", "model", "objective", "preferences",
-        "template", "trainer",
+        "retriever", "template", "trainer",
     ),
     "generate": ("cluster", "originals", "preferences", "rewriter", "rewriter/backend"),
     "evaluate": ("baseline",),

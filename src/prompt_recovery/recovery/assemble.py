@@ -10,7 +10,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
-from prompt_recovery.recovery.channel import NoisyChannel, fit_channel, judge
+from prompt_recovery.recovery.channel import ChannelSettings, NoisyChannel, fit_channel, judge
 from prompt_recovery.recovery.confidence import CalibratedRecoverer, Calibration, kept
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.fitted import (
@@ -93,28 +93,24 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         records[0]["fallback"],
         scs,
     )
-    key = fit_key(
-        decoding,
-        scs,
-        folders,
-        records,
-        own,
-        recipe.weights,
-        _source_record(recipe.retrieval, retrieved),
-        None if recipe.channel is None else asdict(recipe.channel),
-    )
+
+    def key_with(channel: ChannelSettings | None) -> str:
+        joined_by = _source_record(recipe.retrieval, retrieved)
+        settings = None if channel is None else asdict(channel)
+        return fit_key(decoding, scs, folders, records, own, recipe.weights, joined_by, settings)
+
+    plain = recipe.channel is None
     together = any(isinstance(source, Retriever) for source in own) and not recipe.weights
-    if recipe.channel is None and (recipe.confidence or together):
-        fitted = _fitted(recipe, recoverer, folders, key, progress)
-        fitted.applied_to(recoverer, recipe.confidence)
-    if recipe.channel is not None:
+    if together or (plain and recipe.confidence):
+        fitted = _fitted(recipe, recoverer, folders, key_with(None), progress)
+        fitted.applied_to(recoverer, plain and recipe.confidence)
+    joining = [] if recoverer.joining is None else [str(recoverer.joining)]
+    key = key_with(recipe.channel)
+    if not plain:
         noisy = _with_channel(recipe, recoverer, scs, folders, key, progress)
-        identity = fingerprint(key, str(noisy.calibration), noisy.weight)
+        identity = fingerprint(key, str(noisy.calibration), noisy.weight, *joining)
         return Assembled(noisy, recoverer.fallback, identity)
-    joining = recoverer.joining
-    identity = fingerprint(
-        key, str(recoverer.calibration), None, *([] if joining is None else [str(joining)])
-    )
+    identity = fingerprint(key, str(recoverer.calibration), None, *joining)
     return Assembled(recoverer, recoverer.fallback, identity)
 
 
