@@ -106,6 +106,7 @@ def test_a_run_on_own_data_leaves_everything_behind_but_secrets(tmp_path, exampl
     arguments = [
         "model=mistral",
         f"model.path={tiny_backbone('mistral')}",
+        "model@retriever.model=tiny_encoder",
         "data=file",
         "data.path=own.jsonl",
         "data.columns.id=key",
@@ -143,6 +144,9 @@ def test_a_run_on_own_data_leaves_everything_behind_but_secrets(tmp_path, exampl
         "adapter/adapter_model.safetensors",
         "adapter/adapter_config.json",
         "adapter/recoverer.yaml",
+        "adapter/calibration.json",
+        "retriever/modules.json",
+        "retriever/recoverer.yaml",
     ):
         assert (folder / name).stat().st_size > 0
     assert list(folder.glob("wandb/offline-run-*/run-*.wandb"))
