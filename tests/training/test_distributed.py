@@ -86,7 +86,7 @@ def folder(tmp_path_factory):
         if not folder.exists():
             folder.mkdir()
             together.write_preferences(folder / "preferences.jsonl")
-            for objective in ("sft", "dpo"):
+            for objective in ("sft", "dpo", "contrastive"):
                 together.run(folder, objective)
             tasks = "equal_one_process+keep_slices"
             result = in_two_forks("-m", "tests.training.together", tasks, folder)
@@ -108,6 +108,11 @@ def curve(run):
 
 def adapter(run):
     return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def retriever(run):
+    files = sorted((run / "retriever").rglob("*.safetensors"))
+    return {f"{file.parent.name} {n}": w for file in files for n, w in load_file(file).items()}
 
 
 def assert_same_curve(ours, theirs):
@@ -147,6 +152,15 @@ def test_two_processes_are_one_with_the_same_global_batch(folder, strategy, obje
         assert [m[name] for m in metrics] == pytest.approx([alone[name]] * 2, rel=5e-6)
     tokens = [m["train/tokens_per_second"] * m["train/seconds"] for m in (*metrics, alone)]
     assert tokens == pytest.approx([tokens[0]] * 3)
+
+
+def test_two_processes_share_their_negatives(folder):
+    one, two = folder / "one_contrastive", folder / "ddp_contrastive"
+    theirs = curve(one)
+    assert_same_curve(curve(two), theirs)
+    assert_same_adapter(retriever(two), retriever(one))
+    losses = [value for (_, name), value in sorted(theirs.items()) if name == "train/loss"]
+    assert losses[-1] < losses[0] - 0.1
 
 
 @pytest.mark.parametrize("change", ["ddp_to_fsdp", "fsdp_to_ddp", "fsdp_to_fsdp", "fsdp_to_one"])

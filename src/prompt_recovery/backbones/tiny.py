@@ -1,8 +1,10 @@
 """Tiny random models of all architectures that the project names, with a real tokenizer."""
 
 import os
+import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,7 @@ def tiny_encoder(architecture: str, seed: int = 0) -> Path:
     if architecture != "bert":
         raise PromptRecoveryError(f"model.architecture={architecture}: must be bert")
     return _cached(
-        f"encoder-{architecture}-{seed}-v1", "modules.json", lambda f: _make_encoder(seed, f)
+        f"encoder-{architecture}-{seed}-v2", "modules.json", lambda f: _make_encoder(seed, f)
     )
 
 
@@ -107,20 +109,22 @@ def _make_encoder(seed: int, folder: Path) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
-    from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     from prompt_recovery.data.sources import starter
 
-    pieces = Tokenizer(WordPiece(unk_token="[UNK]"))
+    # Not trained: `WordPieceTrainer` finds another vocabulary each time.
+    words = Counter(w for e in starter().examples for w in re.findall(r"[a-z]+", e.original_text))
+    letters = [chr(code) for code in range(33, 127)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    vocabulary += ["##" + letter for letter in letters]
+    common = sorted(words, key=lambda w: (-words[w], w))
+    vocabulary += [w for w in common if len(w) > 1][: 1000 - len(vocabulary)]
+    pieces = Tokenizer(WordPiece({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
     pieces.normalizer = normalizers.BertNormalizer()
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces.train_from_iterator(
-        (e.original_text for e in starter().examples),
-        trainers.WordPieceTrainer(vocab_size=1000, special_tokens=special, show_progress=False),
-    )
     pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     config = BertConfig(
         vocab_size=1000,

@@ -227,7 +227,9 @@ class RetrieverModule(TrainedModule):
         if self.trainer.world_size > 1:
             padded = own.new_full((self.batch_size,), -1)
             padded[: len(own)] = own
-            own = self.all_gather(padded).flatten()
+            every = [torch.empty_like(padded) for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather(every, padded)
+            own = torch.cat(every)
             own = own[own >= 0]
         return torch.cat([own, self.similar[own].flatten()]).unique()
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.encoder import Encoder
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.bank import nearest
 from prompt_recovery.recovery.baselines.mean_prompt import mean_prompt
 from prompt_recovery.recovery.baselines.vectors import answered, text_vectors, unit
 from prompt_recovery.recovery.interface import Pair, Prediction
@@ -71,11 +72,10 @@ class NeighbourIndex:
 
         Each has the cosine between its example and the pair. Prompts may repeat.
         """
-        cosines = _vectors(pairs, self.encoder, self.space) @ self.vectors.T
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        found, cosines = nearest(_vectors(pairs, self.encoder, self.space), self.vectors, k)
         return [
-            [(self.prompts[i], float(row[i])) for i in first]
-            for row, first in zip(cosines, order, strict=True)
+            [(self.prompts[i], float(cosine)) for i, cosine in zip(*row, strict=True)]
+            for row in zip(found, cosines, strict=True)
         ]
 
 

@@ -13,6 +13,7 @@ from prompt_recovery.data.sources import SUFFIXES, read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.assemble import assemble
+from prompt_recovery.recovery.bank import read_prompts
 from prompt_recovery.recovery.baselines.base import Baseline
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.recipe import Recipe
@@ -92,12 +93,15 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
         name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
         name += f", {recipe.decoding.name}" if recipe.decoding else ""
         name += f", {recipe.retrieval.name}" if recipe.retrieval else ""
+        name += ", bank" if recipe.bank else ""
         name += ", channel" if recipe.channel else ""
     weights = [(weights_digest(f), recoverer_file(f).read_text("utf-8")) for f in folders]
     settings = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "runs"}
     for added in ("retrieval", "bank", "bank_column"):  # keep the identities of older evaluations
         if settings[added] is None:
             del settings[added]
+    if recipe.bank is not None:
+        settings["bank"] = fingerprint(read_prompts(recipe.bank, recipe.bank_column))
     return Contender(
         name, "recoverer", fingerprint(weights, repr(settings)), lambda: _assembled(recipe)
     )

@@ -30,6 +30,9 @@ class RecovererEntry:
         weights: Weights of several runs.
         channel: An option of the group `channel`.
         retrieval: An option of the group `retrieval`.
+        bank: A file with prompts that a dense retriever can also answer with.
+        bank_column: Its column with the prompts. None takes the first of rewrite_prompt, text and
+            prompt that there is.
         name: Name shown in tables. None makes a name from the runs and the decoding.
     """
 
@@ -38,6 +41,8 @@ class RecovererEntry:
     weights: Sequence[Positive] | None = None
     channel: Option | None = None
     retrieval: Option | None = None
+    bank: LocalPath | None = None
+    bank_column: str | None = None
     name: str | None = None
 
 
