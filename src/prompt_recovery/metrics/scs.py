@@ -15,6 +15,8 @@ def sharpen(cosine: Any, exponent: float = 3.0) -> Any:
 
     The exponent 3 is the one of the Kaggle competition LLM Prompt Recovery (2024).
     """
+    if exponent == 3.0:
+        return cosine * cosine * cosine  # many times as fast, and odd already
     return np.sign(cosine) * np.abs(cosine) ** exponent
 
 
@@ -46,7 +48,8 @@ class SCS:
 
     def matrix(self, rows: Sequence[str], columns: Sequence[str]) -> NDArray[np.float32]:
         """The SCS of every row text and every column text, fp32 [r, c]."""
-        return self.with_vectors(rows, self.encoder.embed(columns))
+        vectors = self.encoder.embed(columns)
+        return self._sharpened(vectors if rows is columns else self.encoder.embed(rows), vectors)
 
     def with_vectors(
         self, rows: Sequence[str], vectors: NDArray[np.float32]
@@ -60,5 +63,10 @@ class SCS:
         Returns:
             fp32 [r, c].
         """
-        cosine = np.clip(self.encoder.embed(rows) @ vectors.T, -1, 1)
+        return self._sharpened(self.encoder.embed(rows), vectors)
+
+    def _sharpened(
+        self, rows: NDArray[np.float32], columns: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        cosine = np.clip(rows @ columns.T, -1, 1)
         return np.asarray(sharpen(cosine, self.exponent), np.float32)
