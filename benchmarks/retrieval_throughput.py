@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def answering_script(count: int, size: int) -> dict[str, Any]:
     return {"pairs_per_second": len(answers) / (time.perf_counter() - start)}
 
 
-SIDES = {
+SIDES: dict[str, Callable[..., dict[str, Any]]] = {
     "training_ours": training_ours,
     "training_script": training_script,
     "answering_ours": answering_ours,
