@@ -7,11 +7,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from prompt_recovery.backbones.locate import Location
@@ -48,7 +56,8 @@ def converted(location: Location) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             scratch.mkdir()
-            _convert(location, scratch, target)
+            with _read_once():
+                _convert(location, scratch, target)
             scratch.rename(target)
         except OSError as error:
             raise PromptRecoveryError(
@@ -70,7 +79,9 @@ def _convert(location: Location, scratch: Path, target: Path) -> None:
         require_space(scratch, size)
         file = scratch / "joined.gguf"
         join(location.parts, file, str(location.sha256), location.advice)
-    size = _size_in_bf16(file, location)
+    with _progress_bars(False), _one_line(location, file):
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        size = _size_in_bf16(config)
     require_space(scratch, size)
     if size >= _WORTH_SAYING and is_first():
         minutes = max(round(size / _BYTES_PER_SECOND / 60), 1)
@@ -82,7 +93,7 @@ def _convert(location: Location, scratch: Path, target: Path) -> None:
             target,
         )
     with _progress_bars(size >= _WORTH_SAYING), _one_line(location, file):
-        options = {"gguf_file": file.name}
+        options = {"gguf_file": file.name, "config": config}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
@@ -108,12 +119,21 @@ def _convert(location: Location, scratch: Path, target: Path) -> None:
         log.info("converted it in %.0f s", time.perf_counter() - started)
 
 
-def _size_in_bf16(file: Path, location: Location) -> int:
+def _size_in_bf16(config: PreTrainedConfig) -> int:
     """The size of the converted weights in bytes."""
-    from gguf import GGUFReader
+    with torch.device("meta"):
+        return 2 * int(AutoModelForCausalLM.from_config(config).num_parameters())
 
-    with _one_line(location, file):
-        return sum(2 * int(tensor.n_elements) for tensor in GGUFReader(file).tensors)
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """`transformers` opens the file three times; to read its vocabulary takes seconds each time."""
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = lru_cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
 
 
 @contextmanager
