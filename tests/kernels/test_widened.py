@@ -11,7 +11,8 @@ from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.kernels import linear
-from prompt_recovery.trees import pack, score_completions
+from prompt_recovery.kernels.linear import activation_dtype
+from prompt_recovery.trees import pack, sample_completions, score_completions
 from tests.closeness import assert_close
 from tests.kernels.test_lora import result
 from tests.trees.test_forward import PAD, random_trees
@@ -62,18 +63,27 @@ def test_a_large_model_in_fp32_keeps_its_bf16_weights_and_its_results(saved_in_b
     if torch.cuda.is_available():
         pytest.skip("weights stay in bf16 on a CPU only")
     dtypes = {m.weight.dtype for m in thin.modules() if type(m) is nn.Linear}
-    assert dtypes == {torch.bfloat16}
+    assert dtypes == {torch.bfloat16} == {thin.get_input_embeddings().weight.dtype}
     others = {m.weight.dtype for m in thin.modules() if "Norm" in type(m).__name__}
-    assert others == {torch.float32} and thin.dtype == torch.float32
+    assert others == {torch.float32} == {activation_dtype(thin)}
     batch = pack(random_trees(), PAD)
     with torch.no_grad():
         a, b = (score_completions(m, batch).log_probability for m in (thin, whole))
     torch.testing.assert_close(a, b, atol=0, rtol=1e-5)
+    sampled = [_sampled(m) for m in (thin, whole)]
+    assert sampled[0] == sampled[1]
     ours, theirs = (result(_adapted(m)) for m in (thin, whole))
     torch.testing.assert_close(ours[0], theirs[0], atol=0, rtol=1e-5)
     for x, y in zip(ours[1], theirs[1], strict=True):
         assert x.dtype == torch.float32
         assert_close(x, y, rtol=2e-5)
+
+
+def _sampled(model):
+    prompts = [tree.prompt for tree in random_trees()]
+    uniforms = torch.rand(3, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = sample_completions(model, prompts, [0.0, 1.0], uniforms, 8, [1], PAD)
+    return [sample.tokens for row in rows for sample in row]
 
 
 def _adapted(model):

@@ -17,7 +17,7 @@ from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels import attention
 from prompt_recovery.kernels.feed_forward import fuse_feed_forward
-from prompt_recovery.kernels.linear import pack_linears
+from prompt_recovery.kernels.linear import ACTIVATION_DTYPE, pack_linears
 from prompt_recovery.kernels.memory import keep_freed_memory
 from prompt_recovery.kernels.norms import fuse_norms
 
@@ -107,14 +107,20 @@ def _worth_thinning(folder: Path) -> bool:
 
 
 def _widen_all_but_linear(model: Any) -> None:
-    """Converts the weights to fp32, except those that only linear layers use."""
-    layers = {m for m in model.modules() if type(m) is nn.Linear}
+    """Converts a bf16 model to fp32 arithmetic; linear layers and embeddings keep their weights."""
+    layers: set[Any] = {m for m in model.modules() if type(m) is nn.Linear}
+    embeddings = model.get_input_embeddings()
+    of_head = model.get_output_embeddings().weight
+    if type(embeddings) is nn.Embedding and embeddings.weight is not of_head:
+        embeddings.register_forward_hook(lambda _module, _inputs, output: output.float())
+        layers.add(embeddings)
     others = (p for m in model.modules() if m not in layers for p in m.parameters(recurse=False))
     for parameter in others:
         parameter.data = parameter.data.float()
     for layer in layers:
-        if layer.bias is not None:
+        if getattr(layer, "bias", None) is not None:
             layer.bias.data = layer.bias.data.float()
+    setattr(model, ACTIVATION_DTYPE, torch.float32)
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -18,6 +18,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+ACTIVATION_DTYPE = "activation_dtype"  # an attribute of models whose weights have another dtype
+
 _MEMORY = 0.25  # the largest share of the free memory for packed copies
 _PACKED_BYTES = 3 << 29  # the largest size of all packed copies
 _TILE = 1 << 24  # the largest number of weights that are widened at a time: 64 MiB
@@ -44,6 +46,12 @@ def pack_linears(model: Any) -> int:
         layer.forward = _Forward(FrozenProduct(layer, pack))  # type: ignore[method-assign, assignment]
         packed += pack
     return packed
+
+
+def activation_dtype(model: Any) -> torch.dtype:
+    """The dtype of a model's activations, which may be fp32 while its weights are bf16."""
+    dtype: torch.dtype = getattr(model, ACTIVATION_DTYPE, None) or model.dtype
+    return dtype
 
 
 @cache

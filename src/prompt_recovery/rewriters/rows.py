@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from prompt_recovery.kernels.attention import additive
+from prompt_recovery.kernels.linear import activation_dtype
 from prompt_recovery.kernels.vocabulary import vocabulary_logits
 from prompt_recovery.trees.masks import windows
 from prompt_recovery.trees.sample import choose
@@ -79,7 +80,7 @@ def decode(
     cache = _RowCache(causal_lm, rows)
     hidden = torch.zeros(
         rows, 1, causal_lm.get_output_embeddings().weight.shape[1],
-        dtype=causal_lm.dtype, device=device,
+        dtype=activation_dtype(causal_lm), device=device,
     )  # fmt: skip
     temperatures = torch.tensor([temperature], device=device)
     ends = frozenset(end_token_ids)
@@ -169,7 +170,7 @@ class _RowCache:
 
         def mask(window: int | None) -> Tensor:
             seen = age >= 0 if window is None else (age >= 0) & (age < window)
-            return additive(seen[:, None], self._causal_lm.dtype)
+            return additive(seen[:, None], activation_dtype(self._causal_lm))
 
         window, kinds = windows(self._causal_lm)
         if window is None or kinds == {"sliding_attention"}:

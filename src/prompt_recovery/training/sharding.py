@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.kernels.linear import activation_dtype
 from prompt_recovery.trees.forward import causal_lm_of
 
 
@@ -52,7 +53,7 @@ class FullySharded(ModelParallelStrategy):
             m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count
         )
         for parameter in model.parameters():  # FSDP2 wants one dtype, which `load_model` may not
-            parameter.data = parameter.data.to(causal_lm.dtype)
+            parameter.data = parameter.data.to(activation_dtype(causal_lm))
         mesh = self.device_mesh["data_parallel"]
         for layer in layers:
             fully_shard(layer, mesh=mesh)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.kernels.linear import activation_dtype
 from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.trees.forward import causal_lm_of
 from prompt_recovery.trees.pack import Tree, TreeBatch
@@ -71,7 +72,7 @@ class FrozenStates:
         self._layers: nn.ModuleList = causal_lm.get_decoder().layers
         self._count = frozen_layers(model)
         self._width = int(causal_lm.config.get_text_config().hidden_size)
-        self._dtype: torch.dtype = causal_lm.dtype
+        self._dtype: torch.dtype = activation_dtype(causal_lm)
         self._lengths = [len(tree) for tree in trees]
         tokens = [[list(t.prompt), [list(c) for c in t.completions]] for t in trees]
         name = fingerprint(identity, self._count, str(self._dtype), tokens)

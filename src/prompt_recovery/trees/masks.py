@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prompt_recovery.kernels import attention
+from prompt_recovery.kernels.linear import activation_dtype
 from prompt_recovery.trees.pack import TreeBatch
 
 
@@ -53,17 +54,22 @@ def _planned(causal_lm: Any, batch: TreeBatch) -> bool:
 
 
 def _mask(causal_lm: Any, batch: TreeBatch, window: int | None) -> Any:
+    dtype = activation_dtype(causal_lm)
     if _planned(causal_lm, batch):
         return attention.planned_mask(
             attention.plan(
-                batch.until[0], batch.position_ids[0], batch.tree[0], window, causal_lm.dtype
+                batch.until[0],
+                batch.position_ids[0],
+                batch.tree[0],
+                window,
+                dtype,
             ),
             batch.input_ids.shape[1],
-            causal_lm.dtype,
+            dtype,
         )
     if trees_share_rows(causal_lm) and batch.input_ids.device.type == "cuda":
         return block_mask(batch, window)
-    return attention.additive(visible(batch, window), causal_lm.dtype)
+    return attention.additive(visible(batch, window), dtype)
 
 
 def visible(batch: TreeBatch, window: int | None) -> Tensor:

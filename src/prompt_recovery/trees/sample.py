@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from prompt_recovery.kernels.attention import additive
+from prompt_recovery.kernels.linear import activation_dtype
 from prompt_recovery.kernels.vocabulary import vocabulary_logits
 from prompt_recovery.trees.forward import causal_lm_of
 from prompt_recovery.trees.masks import windows
@@ -217,7 +218,7 @@ def _step_mask(
             near = prompt & (lengths[:, None] + step - column < window)
             recent = own & (age < window)
         visible = torch.cat([near[:, None].expand(-1, live.shape[1], -1), recent], 2)
-        return additive(visible, causal_lm.dtype)
+        return additive(visible, activation_dtype(causal_lm))
 
     window, kinds = windows(causal_lm)
     if window is None or kinds == {"sliding_attention"}:
