@@ -209,6 +209,9 @@ def weighted_sum(parts: Iterable[tuple[Posterior, float]]) -> Posterior:
             the posterior together, however many there are.
     """
     parts = list(parts)
+    if len(parts) == 1:
+        [(posterior, weight)] = parts
+        return posterior.scaled(weight)
     size = parts[0][0].size
     votes: dict[str, float] = {}
     one_vote: dict[str, float] = {}
