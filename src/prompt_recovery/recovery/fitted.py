@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 RETRIEVED = 0.5
 """The weight of the retrievers for familiar pairs that the fit starts from."""
 RETRIEVED_AWAY = 0.3
-"""Their weight for unfamiliar pairs (`experiments/joining.md`)."""
+"""Their weight for unfamiliar pairs; `joining` says where it comes from."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ others, where a language model carries over. So there are two sets of weights, f
 unfamiliar pairs, and the weights of a pair lie between them by its *familiarity*: how near it is to
 the training examples (`Posterior.familiarity`).
 
-The weights at home are fitted on validation examples. These are as familiar as training examples,
-so that nothing can be fitted on them for unfamiliar pairs; there, defaults hold that were found on
-categories of texts which were left out of training (`experiments/joining.md`).
+The weights for familiar pairs are fitted on validation examples. All of these are familiar, so
+that nothing can be fitted on them for unfamiliar pairs, whose weights are a default. It was found
+with prototypes trained on the starter (MiniLM, and Qwen2.5-Coder-1.5B with 16 samples): with 0.7 for
+the model, 100 pairs of another source had 0.150 and 190 of a third 0.108, with half and half 0.126
+and 0.094.
 """
 
 import math
