@@ -66,12 +66,22 @@ class Writes:
 
 @pytest.fixture
 def examples():
-    return [RewriteExample(str(n), "home", f"x{n % 6}", PROMPTS[n % 6]) for n in range(60)]
+    return [
+        RewriteExample(str(n), "near" if n % 5 == 0 else "home", f"x{n % 6}", PROMPTS[n % 6])
+        for n in range(60)
+    ]
 
 
 def recoverer(scs, every=4, noise=0.3):
     bank = PromptBank.of(PROMPTS, scs.encoder)
-    found = Retriever(Guesses(scs, noise), bank, 0.05, 6)
+    known = {"home": 0.6, "near": 0.4, "elsewhere": 0.1}
+    found = Retriever(
+        Guesses(scs, noise),
+        bank,
+        0.05,
+        6,
+        known=lambda pairs: np.array([known[pair.original_text] for pair in pairs]),
+    )
     return PosteriorRecoverer([(Writes(every), 1.0), (found, 1.0)], MBR(), "Do it", scs)
 
 
@@ -86,9 +96,12 @@ def test_each_source_is_asked_once_and_the_better_one_gets_the_weight(scs, examp
     assert fitted.joining.unfamiliar == pytest.approx((1 - RETRIEVED_AWAY, RETRIEVED_AWAY))
     fitted.applied_to(both)
     predictions = both.recover(pairs_of(examples))
-    right = np.mean([p.rewrite_prompt == e.rewrite_prompt
-                     for p, e in zip(predictions, examples, strict=True)])  # fmt: skip
-    assert right > 0.9
+    right = [
+        p.rewrite_prompt == e.rewrite_prompt
+        for p, e in zip(predictions, examples, strict=True)
+        if e.original_text == "home"
+    ]
+    assert np.mean(right) > 0.9
     assert np.mean([p.confidence for p in predictions]) == pytest.approx(
         np.mean(scs([p.rewrite_prompt for p in predictions], [e.rewrite_prompt for e in examples])),
         abs=0.05,

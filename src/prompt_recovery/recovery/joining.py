@@ -7,9 +7,9 @@ the training examples (`Posterior.familiarity`).
 
 The weights for familiar pairs are fitted on validation examples. All of these are familiar, so
 that nothing can be fitted on them for unfamiliar pairs, whose weights are a default. It was found
-with prototypes trained on the starter (MiniLM, and Qwen2.5-Coder-1.5B with 16 samples): with 0.7 for
-the model, 100 pairs of another source had 0.150 and 190 of a third 0.108, with half and half 0.126
-and 0.094.
+with prototypes trained on the starter (MiniLM, and Qwen2.5-Coder-1.5B with 16 samples): with 0.7
+for the model, 100 pairs of another source had 0.150 and 190 of a third 0.108, with half and half
+0.126 and 0.094.
 """
 
 import math

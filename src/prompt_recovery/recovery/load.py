@@ -29,6 +29,7 @@ from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
 from prompt_recovery.recovery.decoding import MBR, Decoding, from_record
+from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.fitted import fit_key, kept_fit
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder, Retriever
@@ -37,6 +38,7 @@ from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.folder import (
     RunFolder,
     bank_file,
+    familiarity_file,
     is_retriever,
     recoverer_file,
     recoverer_folders,
@@ -159,6 +161,7 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
         saved["temperature"],
         saved["k"],
         f"{saved['backbone']['name']} {saved['objective']}",
+        known=Familiarity.read(familiarity_file(folder)),
     )
 
 

@@ -61,8 +61,8 @@ class Posterior:
         size: The number of all votes, including those of blank answers and predicted embeddings,
             > 0.
         embeddings: Predicted embeddings of the prompt, which are no candidates but vote for them.
-        familiarity: How near the pair is to training examples, as a cosine in [-1, 1]; None if the
-            source doesn't measure it.
+        familiarity: How near the pair is to training examples, in [0, 1] (see
+            `recovery.familiarity`); None if the source doesn't measure it.
     """
 
     texts: tuple[str, ...]

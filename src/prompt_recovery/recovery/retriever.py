@@ -23,6 +23,7 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, nearest
 from prompt_recovery.recovery.decoding import MBR, Decoding
+from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.interface import Pair, is_usable
 from prompt_recovery.recovery.posterior import Posterior
 
@@ -98,8 +99,7 @@ class Retriever:
         name: Its name in tables.
         embedding_share: The share of the posterior that lies on the predicted embedding itself, in
             [0, 1): prompts near it gain, whatever other prompts the bank holds.
-        home: The prompts that the model was trained on, by which the familiarity of a pair is
-            measured; None if that is the whole bank.
+        known: Measures the familiarity of pairs; None if it isn't known.
     """
 
     encoder: PairEncoder
@@ -108,7 +108,7 @@ class Retriever:
     k: int = 200
     name: str = "retriever"
     embedding_share: float = EMBEDDING_SHARE
-    home: PromptBank | None = None
+    known: Familiarity | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -133,8 +133,12 @@ class Retriever:
         progress(len(pairs) - len(usable))
         if not usable:
             return {}
-        predicted = self.encoder.embed([pairs[i] for i in usable], progress)
-        return dict(zip(usable, self.posteriors_of(predicted), strict=True))
+        read = [pairs[i] for i in usable]
+        found = self.posteriors_of(self.encoder.embed(read, progress))
+        if self.known is not None:
+            near = self.known(read).tolist()
+            found = [replace(p, familiarity=f) for p, f in zip(found, near, strict=True)]
+        return dict(zip(usable, found, strict=True))
 
     def posteriors_of(self, predicted: NDArray[np.float32]) -> list[Posterior]:
         """The posteriors of pairs whose embeddings are predicted already.
@@ -144,22 +148,16 @@ class Retriever:
         """
         found, cosines = nearest(predicted, self.bank.vectors, self.k)
         weights = softmax(cosines / self.temperature)
-        near = cosines[:, 0]
-        if self.home is not None:
-            near = nearest(predicted, self.home.vectors, 1)[1][:, 0]
         return [
-            replace(
-                Posterior.of_weights(
-                    [self.bank.prompts[i] for i in row], own, vector, self.embedding_share
-                ),
-                familiarity=float(cosine),
+            Posterior.of_weights(
+                [self.bank.prompts[i] for i in row], own, vector, self.embedding_share
             )
-            for row, own, vector, cosine in zip(found, weights, predicted, near, strict=True)
+            for row, own, vector in zip(found, weights, predicted, strict=True)
         ]
 
     def with_bank(self, bank: PromptBank) -> "Retriever":
         """The same retriever with another bank."""
-        return replace(self, bank=bank, home=self.home or self.bank)
+        return replace(self, bank=bank)
 
     def with_encoder(self, encoder: PairEncoder) -> "Retriever":
         """The same retriever with another model."""

@@ -444,6 +444,11 @@ def bank_file(folder: Path) -> Path:
     return folder / "bank.jsonl"
 
 
+def familiarity_file(folder: Path) -> Path:
+    """Returns the path of the word counts by which a retriever knows texts like its training's."""
+    return folder / "familiarity.npz"
+
+
 def write_bank(folder: Path, prompts: Iterable[str]) -> None:
     """Writes the prompts that a retriever can answer with."""
     write_jsonl(bank_file(folder), ({"rewrite_prompt": prompt} for prompt in prompts))

@@ -23,11 +23,17 @@ from prompt_recovery.objectives import Contrastive
 from prompt_recovery.recovery.bank import PromptBank
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import MBR, Decoding, Greedy, record
+from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.interface import ConstantRecoverer, pairs_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder, Retriever, fit_temperature
 from prompt_recovery.reporting.evaluation.scores import Evaluation
-from prompt_recovery.runs.folder import retriever_folder, weights_digest, write_bank
+from prompt_recovery.runs.folder import (
+    familiarity_file,
+    retriever_folder,
+    weights_digest,
+    write_bank,
+)
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.training.checkpoints import whole_folder, write_record
 from prompt_recovery.training.job import TrainingJob
@@ -93,6 +99,8 @@ class PreparedRetriever(Prepared):
         with whole_folder(self.job.run.retriever) as scratch:
             save_sentence_model(self.module.model, own, scratch)
             write_bank(scratch, self.retriever.bank.prompts)
+            if self.retriever.known is not None:
+                self.retriever.known.write(familiarity_file(scratch))
             write_record(scratch, self.record)
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, float]:
@@ -176,6 +184,7 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
         objective.temperature,
         objective.k,
         f"{backbone.name} {objective.name}",
+        known=Familiarity.of(job.splits.train),
     )
     data = PairData(job.splits, model, bank.prompts, job.batching, job.seed)
     describe_model(job, *_parameters(model))

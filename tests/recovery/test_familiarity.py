@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix, save_npz
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.familiarity import Familiarity
+from prompt_recovery.recovery.interface import Pair
+
+TRAINING = [
+    "Arr, the ferry sails at dawn, ye landlubbers!",
+    "At dawn the ferry leaves, and dogs travel free.",
+    "The tenant keeps two beehives on the roof terrace.",
+]
+NEW = ["The ferry sails at noon, arr!", "Quarterly revenue rose sharply.", "🐈", TRAINING[2]]
+
+
+def pairs(texts):
+    return [Pair(str(n), "an original", text) for n, text in enumerate(texts)]
+
+
+@pytest.fixture
+def known():
+    return Familiarity.of([RewriteExample(str(n), "o", t, "p") for n, t in enumerate(TRAINING)])
+
+
+def test_it_is_the_highest_cosine_of_tf_idf_vectors(known):
+    reference = TfidfVectorizer(sublinear_tf=True)
+    vectors = reference.fit_transform(TRAINING)
+    expected = (reference.transform([NEW[0]]) @ vectors.T).toarray().max()
+    found = known(pairs(NEW))
+    assert found.shape == (4,)
+    assert found[1] == found[2] == 0.0
+    assert found[3] == pytest.approx(1.0)
+    # Words that are in no training text count in the length of a hashed vector.
+    assert 0.3 < found[0] <= expected + 1e-9
+    assert known([]).shape == (0,)
+
+
+def test_it_is_kept_without_a_word_of_the_texts(known, tmp_path):
+    file = tmp_path / "familiarity.npz"
+    assert Familiarity.read(file) is None
+    known.write(file)
+    np.testing.assert_array_equal(Familiarity.read(file)(pairs(NEW)), known(pairs(NEW)))
+    assert b"beehives" not in file.read_bytes()
+
+
+def test_a_damaged_file_is_one_line(known, tmp_path):
+    file = tmp_path / "familiarity.npz"
+    known.write(file)
+    whole = file.read_bytes()
+    for odd in (b"", b"PK\x03\x04 no zip", whole[: len(whole) // 2]):
+        file.write_bytes(odd)
+        with pytest.raises(PromptRecoveryError, match="is damaged") as error:
+            Familiarity.read(file)
+        assert "\n" not in str(error.value)
+    save_npz(file, csr_matrix(np.eye(3)))
+    with pytest.raises(PromptRecoveryError, match="is damaged"):
+        Familiarity.read(file)
