@@ -65,6 +65,8 @@ def test_the_nearest_examples_vote(scs):
         assert sum(joined.votes[1:]) == pytest.approx(3 * 16)
         assert posterior.log_probabilities == (None, None)
     assert retrieved.posteriors(pairs[1:2], MBR()) == {}
+    near = [posterior.familiarity for posterior in found.values()]
+    assert all(0 <= value <= 1 for value in near)
     [[(nearest, cosine)]] = NeighbourIndex.of(TRAINING, scs, "rewrite").nearest(pairs[:1], 1)
     assert nearest == found[0].texts[0]
     embedded = scs.encoder.embed([pairs[0].rewritten_text, TEXTS[PROMPTS.index(nearest)]])

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.neighbours import NeighbourIndex, Space
 from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.interface import Pair, is_usable
 from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.settings import AtLeastOne, Positive, checked
@@ -46,7 +45,7 @@ class Retrieval:
         """Embeds the training examples, or a fixed choice of `examples` of them."""
         chosen = sorted(examples, key=lambda e: hashlib.sha256(ascii(e.id).encode()).digest())
         index = NeighbourIndex.of(chosen[: self.examples], scs, self.space)
-        return RetrievedPrompts(index, self.k)
+        return RetrievedPrompts(index, self.k, Familiarity.of(examples))
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,12 @@ class RetrievedPrompts:
     Attributes:
         index: The embedded training examples.
         k: The number of neighbours, ≥ 1.
+        known: Measures the familiarity of pairs; None if it isn't known.
     """
 
     index: NeighbourIndex
     k: int
+    known: Familiarity | None = None
 
     @property
     def name(self) -> str:
@@ -83,12 +84,11 @@ class RetrievedPrompts:
     ) -> dict[int, Posterior]:
         """The prompts of the neighbours of each usable pair, with one vote each."""
         usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
-        found = self.index.nearest([pairs[i] for i in usable], self.k) if usable else []
+        read = [pairs[i] for i in usable]
+        found = self.index.nearest(read, self.k) if usable else []
+        near = [None] * len(read) if self.known is None else self.known(read).tolist()
         progress(len(pairs))
         return {
-            i: replace(
-                Posterior.of_texts([prompt for prompt, _ in neighbours]),
-                familiarity=float(np.mean([cosine for _, cosine in neighbours])),
-            )
-            for i, neighbours in zip(usable, found, strict=True)
+            i: replace(Posterior.of_texts([prompt for prompt, _ in row]), familiarity=familiarity)
+            for i, row, familiarity in zip(usable, found, near, strict=True)
         }
