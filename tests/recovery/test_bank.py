@@ -52,7 +52,7 @@ def test_a_large_bank_is_embedded_once_and_then_mapped_from_a_file(scs, monkeypa
 
 
 def test_prompts_are_read_from_every_format(tmp_path):
-    prompts = ["Make it rhyme, please", "Kürzer"]
+    prompts = ["Make it\u2028rhyme, please", "Kürzer"]  # a line separator within a line
     (tmp_path / "a.txt").write_text("\n".join([prompts[0], "", f"  {prompts[1]} ", prompts[0]]))
     (tmp_path / "a.csv").write_text(f'id,text\n1,"{prompts[0]}"\n2,{prompts[1]}\n3,\n')
     lines = [json.dumps({"rewrite_prompt": p, "text": "-"}) for p in prompts]

@@ -141,7 +141,7 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
         raise PromptRecoveryError(f"bank={path}: no such file; give a file of prompts")
     if path.suffix == ".txt":
         try:
-            lines: list[str] = path.read_text("utf-8").splitlines()
+            lines: list[str] = path.read_text("utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise PromptRecoveryError(
                 f"bank={path}: cannot be read as UTF-8 text ({type(error).__name__}); convert it"
