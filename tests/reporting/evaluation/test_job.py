@@ -217,7 +217,7 @@ def test_mistakes_are_one_line(arguments, parts, tmp_path):
 
 def test_a_killed_evaluation_goes_on(own):
     arguments = [*OWN, "name=own", "baselines=[{mean_prompt: {rounds: 1, proposals: 4}},zero_shot]",
-                 "model=tiny", "precision=fp32", "decoding.max_new_tokens=64",
+                 "model=tiny", "precision=fp32", "decoding.max_new_tokens=250",
                  "second_metric=null"]  # fmt: skip
     process = Fork(command_line.command("evaluate", *arguments), cwd=own)
     kept = own / "runs" / "evaluate" / "own" / "predictions"
