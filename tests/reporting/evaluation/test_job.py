@@ -217,18 +217,18 @@ def test_mistakes_are_one_line(arguments, parts, tmp_path):
 
 def test_a_killed_evaluation_goes_on(own):
     arguments = [*OWN, "name=own", "baselines=[{mean_prompt: {rounds: 1, proposals: 4}},zero_shot]",
-                 "model=tiny", "precision=fp32", "decoding.max_new_tokens=250",
+                 "model=tiny", "precision=fp32", "decoding.max_new_tokens=64",
                  "second_metric=null"]  # fmt: skip
     process = Fork(command_line.command("evaluate", *arguments), cwd=own)
     kept = own / "runs" / "evaluate" / "own" / "predictions"
     deadline = time.monotonic() + 150
-    while not list(kept.glob("mean-prompt-*.jsonl")):
+    while not list(kept.glob("searched-constant-*.jsonl")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    [first] = kept.glob("mean-prompt-*.jsonl")
+    [first] = kept.glob("searched-constant-*.jsonl")
     before = first.stat().st_mtime_ns
     result = run(*arguments, cwd=own)
     assert result.returncode == 0, result.stderr
