@@ -19,7 +19,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.confidence import Calibration, calibrate_on, keep, kept
 from prompt_recovery.recovery.decoding import Decoding, record
 from prompt_recovery.recovery.interface import pairs_of
-from prompt_recovery.recovery.joining import Joining, Judged, fit
+from prompt_recovery.recovery.joining import Joining, Judged, fit, scaled
 from prompt_recovery.recovery.posterior import familiarity_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer, Said
 from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
@@ -125,25 +125,11 @@ def default_joining(weights: Sequence[float], retrievers: Sequence[int], said: S
     near = [value for parts in said.values() if (value := familiarity_of(parts)) is not None]
     low, high = np.quantile(near, (0.02, 0.5)) if near else (0.0, 1.0)
     return Joining(
-        _grouped(weights, retrievers, RETRIEVED),
-        _grouped(weights, retrievers, RETRIEVED_AWAY),
+        scaled(weights, retrievers, RETRIEVED),
+        scaled(weights, retrievers, RETRIEVED_AWAY),
         EMBEDDING_SHARE,
         round(float(low), 6),
         round(float(max(high, low + 1e-3)), 6),
-    )
-
-
-def _grouped(
-    weights: Sequence[float], retrievers: Sequence[int], share: float
-) -> tuple[float, ...]:
-    """Weights that sum to 1, of which the retrievers have this share, if there are others."""
-    theirs = sum(weights[n] for n in retrievers)
-    others = sum(weights) - theirs
-    if len(retrievers) == len(weights):
-        share = 1.0
-    return tuple(
-        share * w / theirs if n in retrievers else (1 - share) * w / others
-        for n, w in enumerate(weights)
     )
 
 

@@ -243,13 +243,13 @@ def _with(default: Joining, retrievers: Sequence[int], share: float, embedding: 
     away = min(_share(default.unfamiliar, retrievers), share)
     return replace(
         default,
-        familiar=_scaled(default.familiar, retrievers, share),
-        unfamiliar=_scaled(default.unfamiliar, retrievers, away),
+        familiar=scaled(default.familiar, retrievers, share),
+        unfamiliar=scaled(default.unfamiliar, retrievers, away),
         embedding=embedding,
     )
 
 
-def _scaled(weights: Sequence[float], retrievers: Sequence[int], share: float) -> tuple[float, ...]:
+def scaled(weights: Sequence[float], retrievers: Sequence[int], share: float) -> tuple[float, ...]:
     """Weights that sum to 1, of which the retrievers have this share; ratios within both stay."""
     total, theirs = sum(weights), _share(weights, retrievers)
     if len(retrievers) in (0, len(weights)):

@@ -11,7 +11,6 @@ from prompt_recovery.backbones.load import load_model, load_tokenizer, require_f
 from prompt_recovery.backbones.locate import Backbone, Location, locate
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.recorded import metric_record
 from prompt_recovery.objectives import Objective
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
@@ -26,7 +25,13 @@ from prompt_recovery.training.checkpoints import save_adapter
 from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import RecovererModule
-from prompt_recovery.training.prepared import Hardware, Prepared, describe_data, describe_model
+from prompt_recovery.training.prepared import (
+    Hardware,
+    Prepared,
+    describe_data,
+    describe_model,
+    own_names,
+)
 from prompt_recovery.training.results import (
     RunEvaluations,
     evaluate_recoverer,
@@ -67,20 +72,13 @@ class PreparedLanguageModel(Prepared):
     together: PosteriorRecoverer | None = None
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What `recovery.load.read_record` reads."""
-        job = self.job
+    def own_record(self) -> dict[str, Any]:
+        """The template, and how the model reads and answers."""
         return {
-            "backbone": asdict(job.backbone),
-            "backbone_identity": self.location.identity,
-            "four_bit": _adapter(job).four_bit,
+            "four_bit": _adapter(self.job).four_bit,
             "template": asdict(self.writer.template),
-            "decoding": record(job.decoding),
-            "max_prompt_tokens": job.batching.max_prompt_tokens,
-            "fallback": self.fallback,
-            "objective": job.objective.name,
-            "metric": metric_record(job.scs),
-            "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
+            "decoding": record(self.job.decoding),
+            "max_prompt_tokens": self.job.batching.max_prompt_tokens,
         }
 
     @property
@@ -90,8 +88,7 @@ class PreparedLanguageModel(Prepared):
 
     def save(self, weights: dict[str, torch.Tensor]) -> None:
         """Writes the adapter folder."""
-        own = {name.removeprefix("model."): weight for name, weight in weights.items()}
-        save_adapter(self.module.model, own, self.job.run.adapter, self.record)
+        save_adapter(self.module.model, own_names(weights), self.job.run.adapter, self.record)
 
     def finish(self, weights: dict[str, torch.Tensor]) -> dict[str, float]:
         """Fits the weights of model and retriever and the confidence, if there is a retriever."""

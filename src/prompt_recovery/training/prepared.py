@@ -2,13 +2,15 @@
 
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning as L
 import torch
 
+from prompt_recovery.backbones.locate import Location
 from prompt_recovery.backbones.precision import Precision
+from prompt_recovery.metrics.recorded import metric_record
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import TrainedModule
 from prompt_recovery.training.results import RunEvaluations
@@ -35,17 +37,37 @@ class Prepared(ABC):
     """A model with its data, loaded and ready to be trained.
 
     Attributes:
+        job: The job.
+        fallback: The mean prompt of the training split.
+        location: Location of the backbone's files.
         module: The Lightning module.
         data: The tokenised data.
     """
 
+    job: TrainingJob
+    fallback: str
+    location: Location
     module: TrainedModule
     data: L.LightningDataModule
 
     @property
-    @abstractmethod
     def record(self) -> dict[str, Any]:
-        """The content of `recoverer.yaml`."""
+        """The content of `recoverer.yaml`, which `recovery.load.read_record` reads."""
+        job = self.job
+        return {
+            "backbone": asdict(job.backbone),
+            "backbone_identity": self.location.identity,
+            **self.own_record,
+            "fallback": self.fallback,
+            "objective": job.objective.name,
+            "metric": metric_record(job.scs),
+            "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
+        }
+
+    @property
+    @abstractmethod
+    def own_record(self) -> dict[str, Any]:
+        """What the record says of this kind of recoverer only."""
 
     @property
     @abstractmethod
@@ -68,6 +90,11 @@ class Prepared(ABC):
     @abstractmethod
     def evaluate(self, weights: dict[str, torch.Tensor]) -> RunEvaluations:
         """Evaluates the recoverer with the best weights, and baselines, on the test split."""
+
+
+def own_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Trained weights of a module by their names in its `model`."""
+    return {name.removeprefix("model."): weight for name, weight in weights.items()}
 
 
 def describe_data(job: TrainingJob) -> None:

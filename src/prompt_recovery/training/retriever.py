@@ -18,7 +18,6 @@ from prompt_recovery.backbones.sentence_model import (
     with_weights,
 )
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.recorded import metric_record
 from prompt_recovery.objectives import Contrastive
 from prompt_recovery.recovery.bank import PromptBank
 from prompt_recovery.recovery.baselines import mean_prompt
@@ -38,7 +37,13 @@ from prompt_recovery.storage import fingerprint
 from prompt_recovery.training.checkpoints import whole_folder, write_record
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.pairs import PairData, RetrieverModule
-from prompt_recovery.training.prepared import Hardware, Prepared, describe_data, describe_model
+from prompt_recovery.training.prepared import (
+    Hardware,
+    Prepared,
+    describe_data,
+    describe_model,
+    own_names,
+)
 from prompt_recovery.training.results import RunEvaluations, evaluate_recoverer
 from prompt_recovery.training.together import fit_and_keep, retriever_alone
 
@@ -71,21 +76,14 @@ class PreparedRetriever(Prepared):
     beginning: Any | None
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What `recovery.load.read_record` reads."""
-        job = self.job
+    def own_record(self) -> dict[str, Any]:
+        """How the model reads pairs, and its posterior."""
         return {
-            "backbone": asdict(job.backbone),
-            "backbone_identity": self.location.identity,
             "input": ["rewritten_text", "original_text"],
             "max_prompt_tokens": int(self.retriever.encoder.model.max_seq_length),
             "temperature": float(self.retriever.temperature),
             "k": self.retriever.k,
             "decoding": record(MBR()),
-            "fallback": self.fallback,
-            "objective": job.objective.name,
-            "metric": metric_record(job.scs),
-            "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
         }
 
     @property
@@ -95,7 +93,7 @@ class PreparedRetriever(Prepared):
 
     def save(self, weights: dict[str, Tensor]) -> None:
         """Writes the retriever folder: the model, its record and the prompts of the bank."""
-        own = _own_names(weights)
+        own = own_names(weights)
         with whole_folder(self.job.run.retriever) as scratch:
             save_sentence_model(self.module.model, own, scratch)
             write_bank(scratch, self.retriever.bank.prompts)
@@ -142,7 +140,7 @@ class PreparedRetriever(Prepared):
         return evaluate_recoverer(recoverer, self.job.splits.test, self.job.scs)
 
     def _trained(self, weights: dict[str, Tensor]) -> Retriever:
-        return self._with_model(with_weights(self.module.model, _own_names(weights)))
+        return self._with_model(with_weights(self.module.model, own_names(weights)))
 
     def _with_model(self, model: Any) -> Retriever:
         encoder = PairEncoder(model.to(self.hardware.device), self.hardware.precision.dtype)
@@ -207,7 +205,3 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
 def _parameters(model: Any) -> tuple[int, int]:
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
-
-
-def _own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("model."): weight for name, weight in weights.items()}
