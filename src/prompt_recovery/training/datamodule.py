@@ -1,6 +1,6 @@
 """The Lightning data module, which makes batches of completion trees from examples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -146,7 +146,62 @@ class Indices:
         return index
 
 
-class RecoveryData(L.LightningDataModule):
+class BatchedData(L.LightningDataModule):
+    """Data in batches of similar length, which the processes of a distributed run share.
+
+    Args:
+        splits: The examples.
+        batching: Batch sizes.
+        seed: Seed of the order of training batches.
+    """
+
+    def __init__(self, splits: Splits, batching: Batching, seed: int) -> None:
+        super().__init__()
+        self.splits = splits
+        self.batching = batching
+        self.seed = seed
+
+    def resumable(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Returns the loader of training batches, which skips the finished ones of an epoch."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        loader.batch_sampler.first_batch = lambda: progress.ready  # type: ignore[union-attr]
+        return loader
+
+    def batches(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        shuffle: bool,
+        collate: Callable[[list[int]], Any],
+    ) -> DataLoader[Any]:
+        """Returns a loader of batches.
+
+        Args:
+            lengths: The length of each row, in tokens.
+            batch_size: The largest number of rows in a batch.
+            shuffle: Whether batches come in random order; otherwise, longest rows come first.
+            collate: Makes a batch of the indices of its rows; ~i stands for row i as a filler, see
+                `TokenBudgetSampler`.
+        """
+        sampler = TokenBudgetSampler(
+            lengths,
+            batch_size,
+            self.batching.batch_tokens,
+            shuffle,
+            self.seed,
+            self.trainer.global_rank if self.trainer else 0,
+            self.trainer.world_size if self.trainer else 1,
+        )
+        return DataLoader(
+            Indices(len(lengths)),  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.batching.workers,
+            generator=torch.Generator(),  # so that loaders do not use the global generator
+        )
+
+
+class RecoveryData(BatchedData):
     """Tokenised training trees and validation examples as data loaders.
 
     Args:
@@ -169,10 +224,7 @@ class RecoveryData(L.LightningDataModule):
         training: TrainingTrees | None = None,
         together: bool = False,
     ) -> None:
-        super().__init__()
-        self.splits = splits
-        self.batching = batching
-        self.seed = seed
+        super().__init__(splits, batching, seed)
         self.pad_token_id = int(tokenizer.pad_token_id)
         self.together = together
         limit = batching.max_prompt_tokens
@@ -193,10 +245,8 @@ class RecoveryData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns shuffled batches of the training trees. A resumed epoch skips finished ones."""
-        loader = self._loader(self.training, [], self.batching.batch_size, shuffle=True)
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        loader.batch_sampler.first_batch = lambda: progress.ready  # type: ignore[union-attr]
-        return loader
+        size = self.batching.batch_size
+        return self.resumable(self._loader(self.training, [], size, shuffle=True))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Returns batches of the validation split, longest prompts first."""
@@ -211,15 +261,6 @@ class RecoveryData(L.LightningDataModule):
         shuffle: bool,
     ) -> DataLoader[Batch]:
         trees = part.trees()
-        sampler = TokenBudgetSampler(
-            [len(tree) for tree in trees],
-            batch_size,
-            self.batching.batch_tokens,
-            shuffle,
-            self.seed,
-            self.trainer.global_rank if self.trainer else 0,
-            self.trainer.world_size if self.trainer else 1,
-        )
 
         def flat(values: Sequence[Sequence[float]] | None, chosen: list[int]) -> Tensor | None:
             return values and torch.tensor([v for i in chosen for v in values[i]])  # type: ignore[return-value]
@@ -236,10 +277,4 @@ class RecoveryData(L.LightningDataModule):
                 indices=chosen,
             )
 
-        return DataLoader(
-            Indices(len(trees)),  # type: ignore[arg-type]
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.batching.workers,
-            generator=torch.Generator(),  # so that loaders do not use the global generator
-        )
+        return self.batches([len(tree) for tree in trees], batch_size, shuffle, collate)

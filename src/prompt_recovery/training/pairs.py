@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
-from prompt_recovery.data.batches import TokenBudgetSampler
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.metrics.mean_scs import SCSMetric
@@ -18,7 +16,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Contrastive
 from prompt_recovery.recovery.decoding import MBR, Greedy
 from prompt_recovery.recovery.retriever import Retriever, pair_texts, unit
-from prompt_recovery.training.datamodule import Indices
+from prompt_recovery.training.datamodule import BatchedData
 from prompt_recovery.training.job import Batching, Optimisation
 from prompt_recovery.training.module import TrainedModule
 
@@ -87,7 +85,7 @@ class TokenisedPairs:
         }
 
 
-class PairData(L.LightningDataModule):
+class PairData(BatchedData):
     """Tokenised training and validation pairs as data loaders.
 
     Args:
@@ -106,10 +104,7 @@ class PairData(L.LightningDataModule):
         batching: Batching,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.splits = splits
-        self.batching = batching
-        self.seed = seed
+        super().__init__(splits, batching, seed)
         place = {prompt: i for i, prompt in enumerate(prompts)}
         self.targets = [place[e.rewrite_prompt] for e in splits.train]
         self.training = TokenisedPairs(splits.train, model)
@@ -117,10 +112,7 @@ class PairData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[PairBatch]:
         """Returns shuffled batches of the training pairs. A resumed epoch skips finished ones."""
-        loader = self._loader(self.training, self.batching.batch_size, shuffle=True)
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        loader.batch_sampler.first_batch = lambda: progress.ready  # type: ignore[union-attr]
-        return loader
+        return self.resumable(self._loader(self.training, self.batching.batch_size, shuffle=True))
 
     def val_dataloader(self) -> DataLoader[PairBatch]:
         """Returns batches of the validation split, longest pairs first."""
@@ -129,16 +121,6 @@ class PairData(L.LightningDataModule):
     def _loader(
         self, pairs: TokenisedPairs, batch_size: int, shuffle: bool
     ) -> DataLoader[PairBatch]:
-        sampler = TokenBudgetSampler(
-            pairs.lengths,
-            batch_size,
-            self.batching.batch_tokens,
-            shuffle,
-            self.seed,
-            self.trainer.global_rank if self.trainer else 0,
-            self.trainer.world_size if self.trainer else 1,
-        )
-
         def collate(indices: list[int]) -> PairBatch:
             chosen = [i if i >= 0 else ~i for i in indices]  # ~i marks a filler, see the sampler
             return PairBatch(
@@ -148,13 +130,7 @@ class PairData(L.LightningDataModule):
                 sum(i >= 0 for i in indices),
             )
 
-        return DataLoader(
-            Indices(len(pairs.lengths)),  # type: ignore[arg-type]
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.batching.workers,
-            generator=torch.Generator(),  # so that loaders do not use the global generator
-        )
+        return self.batches(pairs.lengths, batch_size, shuffle, collate)
 
 
 class RetrieverModule(TrainedModule):
