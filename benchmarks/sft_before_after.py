@@ -1,12 +1,14 @@
 """SFT throughput and memory of this version against an earlier one, in one run on the same work.
 
-    python benchmarks/sft_before_after.py <git revision> [examples] [model] [precision]
+    python benchmarks/sft_before_after.py <git revision> [batches] [model] [precision]
 
-Both sides train the adapter of `lora_top` with rank 16 on the same token ids (prompts of at most
-288) in batches of 8, and compute in the same precision. Each side is a process of its own with the
-package of its revision; what counts is the time inside the training loop. This version also makes a
-second epoch with the hidden states that `keep_hidden_states` kept in the first one, and a profiled
-step that says what the time is made of. Writes `benchmarks/results/sft_before_after_<model>.json`.
+Both sides train the adapter of `lora_top` with rank 16 on the starter's training split, with
+prompts of at most 288 tokens, and compute in the same precision. Each makes its own epoch of
+batches of 8 and trains on some of them, spread over the epoch. Each side is a process of its own
+with the package of its revision; what counts is the time inside the training loop. This version
+also makes a second epoch with the hidden states that `keep_hidden_states` kept in the first one,
+and a profiled step that says what the time is made of. Writes
+`benchmarks/results/sft_before_after_<model>.json`.
 """
 
 import json
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +33,16 @@ _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
 _COPIES = ("copy_", "cat", "index", "index_select", "index_copy_", "fill_", "zero_")
 
 
-def loaded(folder: str, count: int, dtype: Any) -> tuple[Any, Any, list[Any]]:
-    """The frozen backbone, its padding token and the trees of `count` examples."""
+def loaded(folder: str, count: int, dtype: Any) -> tuple[Any, Any, list[list[Any]]]:
+    """The frozen backbone, its padding token and `count` batches of an epoch, as trees."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from prompt_recovery.backbones.load import load_model, load_tokenizer
     from prompt_recovery.backbones.locate import Backbone, locate
+    from prompt_recovery.data.batches import TokenBudgetSampler
     from prompt_recovery.data.sources import starter
+    from prompt_recovery.data.splits import split
     from prompt_recovery.data.tokens import tokenise
     from prompt_recovery.templates import for_tokenizer
     from prompt_recovery.trees import Tree
@@ -46,12 +51,15 @@ def loaded(folder: str, count: int, dtype: Any) -> tuple[Any, Any, list[Any]]:
     location = locate(backbone)
     tokenizer = load_tokenizer(backbone, location)
     template = instantiate(OmegaConf.load(ROOT / "conf/template/chat.yaml"))
-    examples = starter().examples
-    examples = examples[:: len(examples) // count][:count]
+    examples = split(starter()).train
     rows = tokenise(examples, for_tokenizer(template, tokenizer), tokenizer, PROMPT_TOKENS)
-    rows.sort(key=len)
     trees = [Tree(r.prompt, r.completions) for r in rows]
-    return load_model(backbone, location, dtype), tokenizer.pad_token_id, trees
+    options: dict[str, Any] = {}
+    if "groups" in signature(TokenBudgetSampler).parameters:
+        options["groups"] = [e.original_text for e in examples]
+    epoch = list(TokenBudgetSampler([len(t) for t in trees], BATCH, 8192, True, **options))
+    batches = [[trees[i] for i in batch] for batch in epoch[:: len(epoch) // count][:count]]
+    return load_model(backbone, location, dtype), tokenizer.pad_token_id, batches
 
 
 def train(folder: str, count: int, precision: str, keeps: bool) -> dict[str, Any]:
@@ -65,7 +73,9 @@ def train(folder: str, count: int, precision: str, keeps: bool) -> dict[str, Any
     from prompt_recovery.trees import causal_lm_of, pack, score_completions, trees_share_rows
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    model, padding, trees = loaded(folder, count, dtype)
+    model, padding, batches = loaded(folder, count, dtype)
+    trees = [tree for batch in batches for tree in batch]
+    starts = [sum(map(len, batches[:i])) for i in range(count)]
     layers, head = frozen_products(model)
     total = model.config.get_text_config().num_hidden_layers
     share = max(round(LAYERS * total), 1) / total
@@ -80,10 +90,10 @@ def train(folder: str, count: int, precision: str, keeps: bool) -> dict[str, Any
 
         states = FrozenStates(model, trees, f"benchmark {time.time_ns()}")
 
-    def step(first: int) -> tuple[float, float]:
+    def step(index: int) -> tuple[float, float]:
         """Trains on one batch; returns its loss and the floating-point operations it needs."""
-        chosen = range(first, min(first + BATCH, count))
-        batch = pack([trees[i] for i in chosen], padding, sharing)
+        chosen = range(starts[index], starts[index] + len(batches[index]))
+        batch = pack(batches[index], padding, sharing)
         with states.used(batch, chosen) if states else nullcontext():
             scores = score_completions(model, batch)
         objective(
@@ -98,11 +108,12 @@ def train(folder: str, count: int, precision: str, keeps: bool) -> dict[str, Any
         return float(-(scores.log_probability.sum() / scores.length.sum()).detach()), work
 
     def epoch() -> dict[str, float]:
-        start, results = time.perf_counter(), [step(i) for i in range(0, count, BATCH)]
+        start, results = time.perf_counter(), [step(i) for i in range(count)]
         seconds = time.perf_counter() - start
         work = sum(w for _, w in results)
         return {
-            "examples_per_second": count / seconds,
+            "examples_per_second": len(trees) / seconds,
+            "tokens_per_example": sum(map(len, trees)) / len(trees),
             "loss": results[0][0],
             "flops": work / seconds,
             "share_of_peak": work / seconds / max(peaks.values()),
@@ -174,7 +185,7 @@ def main() -> None:
     from prompt_recovery.backbones.locate import locate
 
     given = sys.argv[1:]
-    revision, count, model, precision = given + ["", "8", "qwen2_5_1_5b", "bf16"][len(given) :]
+    revision, count, model, precision = given + ["", "4", "qwen2_5_1_5b", "bf16"][len(given) :]
     folder = converted(locate(instantiate(OmegaConf.load(ROOT / f"conf/model/{model}.yaml"))))
     with tempfile.TemporaryDirectory() as scratch:
         archive = subprocess.run(
@@ -193,7 +204,7 @@ def main() -> None:
     report = {
         "model": model,
         "precision": precision,
-        "examples": int(count),
+        "batches": int(count),
         "batch": BATCH,
         "revision_before": revision,
         "ratio": after["examples_per_second"] / before["examples_per_second"],

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,47 @@ def test_every_example_once_within_the_budget(values, size, budget, shuffle):
     for batch in batches:
         assert len(batch) <= size
         assert len(batch) == 1 or len(batch) * max(values[i] for i in batch) <= budget
+
+
+grouped = st.lists(st.tuples(st.integers(1, 300), st.integers(0, 20)), min_size=1, max_size=120)
+
+
+@given(grouped, st.integers(1, 9), st.integers(1, 900), st.integers(1, 3))
+def test_groups_keep_together_within_the_budget(rows, size, budget, world):
+    values, groups = zip(*rows, strict=True)
+    ranks = [
+        list(TokenBudgetSampler(values, size, budget, True, 0, r, world, groups))
+        for r in range(world)
+    ]
+    assert sorted(i for r in ranks for b in r for i in b if i >= 0) == list(range(len(values)))
+    for batch in (b for r in ranks for b in r):
+        assert len(batch) <= size
+        assert len(batch) == 1 or len(batch) * max(values[i] for i in batch if i >= 0) <= budget
+    if world == 1:
+        # Neighbours: each batch begins and ends with at most one group that goes on elsewhere.
+        for batch in ranks[0]:
+            inner = {groups[i] for i in batch} - {groups[batch[0]], groups[batch[-1]]}
+            assert all(sum(g == n for n in groups) <= len(batch) for g in inner)
+            runs = 1 + sum(groups[a] != groups[b] for a, b in pairwise(batch))
+            assert runs == len({groups[i] for i in batch})
+
+
+def test_groups_are_mixed_anew_in_each_epoch():
+    values, groups = [10] * 60, [i // 6 for i in range(60)]
+    sampler = TokenBudgetSampler(values, 6, 1000, True, groups=groups)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(map(sorted, first)) == sorted(map(sorted, second)), "whole groups"
+    assert [groups[b[0]] for b in first] != [groups[b[0]] for b in second]
+    assert any(b not in second for b in first), "members of a group are in another order"
+
+
+def test_validation_ignores_groups():
+    values, groups = list(range(1, 40)), [i % 3 for i in range(39)]
+    assert list(TokenBudgetSampler(values, 4, 1000, False, groups=groups)) == list(
+        TokenBudgetSampler(values, 4, 1000, False)
+    )
 
 
 @given(lengths, st.integers(0, 4))

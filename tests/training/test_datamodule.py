@@ -54,3 +54,22 @@ def test_references_and_scores_are_of_the_completions_they_stand_beside(data, to
         assert batch.score.tolist() == pytest.approx([0.001 * v for v in expected])
         seen += expected
     assert sorted(seen) == [100 * n + k for n in range(23) for k in range(1 + n % 4)]
+
+
+@pytest.mark.parametrize(
+    ("together", "group"), [(True, True), (True, False), (False, True)], ids=str
+)
+def test_examples_of_an_original_text_share_batches_where_trees_share_rows(
+    tokenizer, examples, together, group
+):
+    """Ten texts with four examples each: a batch of four holds one text, or hardly ever does."""
+    batching = Batching(batch_size=4, group_originals=group)
+    data = RecoveryData(
+        Splits(examples, [], []), TEMPLATE, tokenizer, batching, 0, together=together
+    )
+    texts = [
+        {examples[i].original_text for i in batch.indices}
+        for batch in data._loader(data.training, [], 4, shuffle=True)
+    ]
+    assert len(texts) == 10
+    assert all(len(t) == 1 for t in texts) == (together and group)

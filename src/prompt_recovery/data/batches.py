@@ -1,17 +1,17 @@
-"""Batches of similar length with a limit on tokens, equal on every rank and after a resume."""
+"""Batches with a limit on tokens, equal on every rank and after a resume."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from torch.utils.data import Sampler
 
 
 class TokenBudgetSampler(Sampler[list[int]]):
-    """Yields batches of indices of examples with similar lengths.
+    """Yields batches of indices of examples with similar lengths, or of the same groups.
 
-    The batches are a pure function of the lengths, the seed and the epoch. A resumed epoch
-    therefore continues with the batches it would have had: iteration starts at the batch with the
-    index `first_batch()`.
+    The batches are a pure function of the lengths, the groups, the seed and the epoch. A resumed
+    epoch therefore continues with the batches it would have had: iteration starts at the batch with
+    the index `first_batch()`.
 
     All ranks share the same global batches, which are those of a single process with
     `world_size` times the batch size and the token budget. Of a global batch, rank r takes members
@@ -29,6 +29,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         seed: The seed of the order.
         rank: The rank of this process.
         world_size: The number of processes.
+        groups: The group of each example. In shuffled batches, the examples of a group are then
+            neighbours, in random order, and lengths differ. By default there are no groups.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        groups: Sequence[Hashable] | None = None,
     ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
@@ -48,6 +51,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.groups = groups
         self.first_batch: Callable[[], int] = lambda: 0
         self.set_epoch(0)
 
@@ -62,27 +66,36 @@ class TokenBudgetSampler(Sampler[list[int]]):
         rng = random.Random(f"{self.seed}-{epoch}")
         if self.shuffle:
             rng.shuffle(order)
-            # Sorting within pools of several batches needs little padding and still mixes well.
-            pool = self.batch_size * self.world_size * 16
-            pools = [order[i : i + pool] for i in range(0, len(order), pool)]
-        else:
-            pools = [order]
-        batches: list[list[int]] = []
-        for members in pools:
-            batches += self._cut(sorted(members, key=lambda i: -self.lengths[i]))
+        batches = [batch for members in self._pools(order) for batch in self._cut(members)]
         if self.shuffle:
             rng.shuffle(batches)
         self.batches = [b[self.rank :: self.world_size] or [~b[0]] for b in batches]
 
+    def _pools(self, order: list[int]) -> Iterator[list[int]]:
+        """Yields the examples from which consecutive batches are made, in order."""
+        groups = self.groups
+        if self.shuffle and groups is not None:
+            first: dict[Hashable, int] = {}
+            for index in order:
+                first.setdefault(groups[index], len(first))
+            yield sorted(order, key=lambda i: first[groups[i]])
+            return
+        # Sorting within pools of several batches needs little padding and still mixes well.
+        pool = self.batch_size * self.world_size * 16 if self.shuffle else max(len(order), 1)
+        for i in range(0, len(order), pool):
+            yield sorted(order[i : i + pool], key=lambda i: -self.lengths[i])
+
     def _cut(self, members: list[int]) -> Iterator[list[int]]:
         batch: list[int] = []
+        width = 0
         for index in members:
-            width = self.lengths[batch[0]] if batch else 0  # longest first
+            wider = max(width, self.lengths[index])
             share = len(batch) // self.world_size + 1  # of the fullest rank, including this example
-            if batch and (share > self.batch_size or share * width > self.batch_tokens):
+            if batch and (share > self.batch_size or share * wider > self.batch_tokens):
                 yield batch
-                batch = []
+                batch, wider = [], self.lengths[index]
             batch.append(index)
+            width = wider
         if batch:
             yield batch
 

@@ -1,6 +1,6 @@
 """The Lightning data module, which makes batches of completion trees from examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -173,6 +173,7 @@ class BatchedData(L.LightningDataModule):
         batch_size: int,
         shuffle: bool,
         collate: Callable[[list[int]], Any],
+        groups: Sequence[Hashable] | None = None,
     ) -> DataLoader[Any]:
         """Returns a loader of batches.
 
@@ -182,6 +183,7 @@ class BatchedData(L.LightningDataModule):
             shuffle: Whether batches come in random order; otherwise, longest rows come first.
             collate: Makes a batch of the indices of its rows; ~i stands for row i as a filler, see
                 `TokenBudgetSampler`.
+            groups: The group of each row. Rows of a group are neighbours in shuffled batches.
         """
         sampler = TokenBudgetSampler(
             lengths,
@@ -191,6 +193,7 @@ class BatchedData(L.LightningDataModule):
             self.seed,
             self.trainer.global_rank if self.trainer else 0,
             self.trainer.world_size if self.trainer else 1,
+            groups,
         )
         return DataLoader(
             Indices(len(lengths)),  # type: ignore[arg-type]
@@ -277,4 +280,12 @@ class RecoveryData(BatchedData):
                 indices=chosen,
             )
 
-        return self.batches([len(tree) for tree in trees], batch_size, shuffle, collate)
+        lengths = [len(tree) for tree in trees]
+        return self.batches(lengths, batch_size, shuffle, collate, self._originals(part))
+
+    def _originals(self, part: TrainingTrees) -> list[str] | None:
+        """The original text of each row, if rows share the work on their common beginning."""
+        if not (self.together and self.batching.group_originals):
+            return None
+        texts = {e.id: e.original_text for e in self.splits.train}
+        return [texts.get(row.id, row.id) for row in part.rows]

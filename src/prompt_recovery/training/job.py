@@ -49,6 +49,10 @@ class Batching:
         batch_tokens: Maximum number of tokens in a batch, including padding.
         eval_batch_size: Maximum number of examples in an evaluation batch.
         max_prompt_tokens: The texts in longer recovery prompts are shortened in the middle.
+        group_originals: Whether examples of the same original text come in the same training
+            batches where they can, so that what the model makes of the original is computed once
+            for all of them. It has no effect if the attention doesn't let trees share rows, and
+            saves nothing if the template puts the rewritten text first.
         workers: Number of processes that prepare batches. 0 is usually fast enough.
     """
 
@@ -56,6 +60,7 @@ class Batching:
     batch_tokens: AtLeastOne = 8192
     eval_batch_size: AtLeastOne = 32
     max_prompt_tokens: AtLeastOne = 184
+    group_originals: bool = True
     workers: Count = 0
 
 
