@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.templates import (
     Template,
+    accepted_messages,
     chat_prompt,
     for_tokenizer,
     render,
@@ -54,6 +55,10 @@ def test_mistakes_are_one_line():
         Template("t", "a\n{{ original_text ")
     with pytest.raises(PromptRecoveryError, match="'rewriten' is undefined; it may use orig"):
         render(Template("t", "{{ rewriten }}"), original_text="a")
+    for text in ("{{ 1/0 }}", "{{ original_text + 1 }}", "{{ original_text.nope() }}"):
+        with pytest.raises(PromptRecoveryError, match="template 't'") as raised:
+            render(Template("t", text), original_text="a")
+        assert "\n" not in str(raised.value)
 
 
 def test_chat_needs_a_chat_template(tokenizer, monkeypatch):
@@ -83,6 +88,19 @@ def test_system_goes_before_the_user_where_there_is_no_system_role(tokenizer, mo
     )
     template = Template("t", "{{ original_text }}", system="Be brief.")
     assert chat_prompt(template, tokenizer, original_text="a") == "[user]Be brief.\n\na"
+
+
+def test_messages_that_the_chat_template_refuses_are_one_line(tokenizer, monkeypatch):
+    text = (
+        "{% if messages[0].role != 'user' %}{{ raise_exception('Start with the user') }}{% endif %}"
+    )
+    monkeypatch.setattr(tokenizer, "chat_template", text + "{{ messages[0].content }}")
+    system, user = ({"role": r, "content": r.upper()} for r in ("system", "user"))
+    joined = [{"role": "user", "content": "SYSTEM\n\nUSER"}]
+    assert accepted_messages([system, user], tokenizer) == joined
+    for messages in ([{**user, "role": "assistant"}, user], [system], [system, system]):
+        with pytest.raises(PromptRecoveryError, match=r"roles: .* \(No user\)"):
+            accepted_messages(messages, tokenizer)
 
 
 def test_prefill_begins_the_answer(tokenizer):

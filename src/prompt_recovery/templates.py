@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line, printable
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,10 @@ def render(template: Template, **texts: str) -> str:
         raise PromptRecoveryError(
             f"template '{template.name}': {error.message}; it may use {known}"
         ) from error
+    except Exception as error:  # whatever an expression in the template raises, such as 1/0
+        raise PromptRecoveryError(
+            f"template '{template.name}' cannot be filled in ({first_line(error)}); correct it"
+        ) from error
 
 
 def chat_messages(template: Template, tokenizer: Any, **texts: str) -> list[dict[str, str]]:
@@ -119,16 +123,36 @@ def chat_messages(template: Template, tokenizer: Any, **texts: str) -> list[dict
             "template; use template=plain (base models are given plain text)"
         )
     content = render(template, **texts)
-    if not template.system:
-        return [{"role": "user", "content": content}]
-    messages = [
-        {"role": "system", "content": template.system},
-        {"role": "user", "content": content},
-    ]
+    user = {"role": "user", "content": content}
+    system = [{"role": "system", "content": template.system}] if template.system else []
+    return accepted_messages([*system, user], tokenizer)
+
+
+def accepted_messages(messages: list[dict[str, str]], tokenizer: Any) -> list[dict[str, str]]:
+    """Messages in a form that the tokenizer's chat template accepts.
+
+    If it has no system role (Gemma, Mistral), the first message of the user begins with the system
+    message.
+
+    Args:
+        messages: Messages with `role` and `content`.
+        tokenizer: A `transformers` tokenizer with a chat template.
+
+    Raises:
+        PromptRecoveryError: If the chat template refuses the messages in that form, too.
+    """
+    first, *others = messages
     try:
         tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except jinja2.TemplateError:
-        return [{"role": "user", "content": f"{template.system}\n\n{content}"}]
+    except jinja2.TemplateError as error:
+        if first["role"] == "system" and others and others[0]["role"] == "user":
+            joined = f"{first['content']}\n\n{others[0]['content']}"
+            return accepted_messages([{"role": "user", "content": joined}, *others[1:]], tokenizer)
+        roles = ", ".join(m["role"] for m in messages)
+        raise PromptRecoveryError(
+            f"the tokenizer's chat template refuses messages of these roles: {printable(roles)} "
+            f"({first_line(error)}); let user and assistant take turns, the user first"
+        ) from error
     return messages
 
 

@@ -76,6 +76,14 @@ def test_a_given_prompt_keeps_its_ends(tokenizer, prompt):
     assert ids[-20:] == whole[-20:]
 
 
+def test_a_given_system_message_goes_before_the_user(tokenizer, monkeypatch):
+    refused = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", refused + "{{ messages[0].content }}")
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a b"}]
+    ids, _ = given_prompt_tokens(prompt, tokenizer, 100)
+    assert tokenizer.decode(ids) == "Be brief.\n\na b"
+
+
 def test_cache_is_used_and_a_damaged_one_is_made_again(tokenizer, examples, monkeypatch, tmp_path):
     monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
     first = tokenise(examples, TEMPLATE, tokenizer, 120)

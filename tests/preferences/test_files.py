@@ -202,6 +202,12 @@ GOOD = {"prompt": "p", "chosen": "good", "rejected": "bad"}
         ({**GOOD, "completions": ["x"], "scores": [1]}, "has 1 completions and 1 scores"),
         ({**GOOD, "chosen_score": "high"}, "score 'high' is not a number; correct it, or leave it"),
         ({**GOOD, "scores": [1, [2]]}, "score [2] is not a number"),
+        ({**GOOD, "scores": [1, 1e400]}, "score inf is not a number"),
+        ({**GOOD, "scores": [1, 10**400]}, "score 1000"),
+        ({**GOOD, "chosen_score": True}, "score True is not a number"),
+        ({**GOOD, "id": [1]}, "column 'id' is not a text or a number but a list; correct it"),
+        ({**GOOD, "chosen": "x" * 60_000}, "a completion has 60,000 characters, and a prompt may"),
+        ({**GOOD, "prompt": [{"role": "system", "content": ""}]}, "column 'prompt' is not a list"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_with_its_mend(bad, message, tmp_path):
@@ -209,6 +215,13 @@ def test_a_bad_row_is_named_with_its_mend(bad, message, tmp_path):
         read_preferences(jsonl(tmp_path / "theirs.jsonl", GOOD, bad))
     assert str(raised.value).startswith(f"theirs.jsonl, row 2: {message}")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_an_empty_system_message_says_nothing(content, tmp_path):
+    row = {**GOOD, "prompt": [{"role": "system", "content": content}, USER]}
+    [read] = read_preferences(jsonl(tmp_path / "theirs.jsonl", row))
+    assert read.prompt == [USER]
 
 
 def test_no_rows_and_no_file(tmp_path):

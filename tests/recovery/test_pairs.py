@@ -1,4 +1,5 @@
 import csv
+import datetime
 import json
 
 import pyarrow as pa
@@ -62,6 +63,26 @@ def test_every_format_is_read(tmp_path):
 def test_what_has_no_answer_names_the_row(tmp_path, rows, message):
     with pytest.raises(PromptRecoveryError, match=message):
         read_pairs(lines(tmp_path / "p.jsonl", rows), PairColumns())
+
+
+@pytest.mark.parametrize("value", [True, ["x"], {"a": 1}, b"\xe9", datetime.date(2024, 1, 1)])
+@pytest.mark.parametrize("column", ["id", "original_text", "rewritten_text"])
+def test_values_that_are_no_texts_are_not_spelt_out(tmp_path, value, column):
+    row = {"id": "1", "original_text": "a", "rewritten_text": "b", column: value}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
+    with pytest.raises(PromptRecoveryError, match=rf"p\.parquet, row 1: column '{column}' "):
+        read_pairs(tmp_path / "p.parquet", PairColumns())
+
+
+def test_ids_from_a_table_with_gaps_and_texts_as_bytes(tmp_path):
+    rows = {
+        "id": [1.0, 2.0],
+        "original_text": [b"a", "für".encode()],
+        "rewritten_text": [b"b", b""],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "p.parquet")
+    expected = [Pair("1", "a", "b"), Pair("2", "für", "")]
+    assert read_pairs(tmp_path / "p.parquet", PairColumns()) == expected
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
@@ -11,6 +12,10 @@ from prompt_recovery.storage import fingerprint
 TEXT_COLUMNS = ("original_text", "rewritten_text", "rewrite_prompt")
 OPTIONAL_COLUMNS = ("category", "rewriter", "source")
 COLUMNS = ("id", *TEXT_COLUMNS, *OPTIONAL_COLUMNS)
+
+
+_REPEATED = "repeats an earlier row"
+_LONGEST_PROMPT = 50_000  # characters: a completion is never cut, and must fit into memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,10 @@ class Dataset:
     dropped: dict[str, int] = field(default_factory=dict)
     also: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    def dropped_rows(self) -> list[str]:
+        """A sentence for each reason why rows were left out."""
+        return [f"data {self.name}: left out {n} rows: {why}" for why, n in self.dropped.items()]
+
     def fingerprint(self) -> str:
         """A hash that changes with any text or id, but not with the order of the rows."""
         return fingerprint(
@@ -87,6 +96,60 @@ def problem_with_text(value: Any) -> str | None:
     return None
 
 
+def problem_with_prompt(value: Any) -> str | None:
+    """The reason why `value` cannot be a prompt or another completion; None if it can."""
+    problem = problem_with_text(value)
+    if problem is None and len(value) > _LONGEST_PROMPT:
+        return f"has {len(value):,} characters, and a prompt may have at most {_LONGEST_PROMPT:,}"
+    return problem
+
+
+def text_of_cell(value: Any) -> str:
+    """The text of a cell that may hold a number, as ids do: 1.0 is "1", and null and NaN are "".
+
+    Raises:
+        ValueError: If it holds anything else, such as a list; the message completes "column 'id' ".
+    """
+    if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("is not a text but broken Unicode (half a surrogate pair)") from None
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float | Decimal):
+        if math.isfinite(value):
+            return str(int(value)) if value == int(value) else str(value)
+        raise ValueError("is infinite")
+    raise ValueError(f"is not a text or a number but a {type(value).__name__}")
+
+
+def id_of_cell(row: Row, column: str, otherwise: str) -> str:
+    """The id in a row.
+
+    Args:
+        row: The row.
+        column: The column with the ids.
+        otherwise: What a user can do instead of giving the row an id, for the message.
+
+    Raises:
+        PromptRecoveryError: If the cell is empty, or holds neither a text nor a number.
+    """
+    try:
+        id_ = text_of_cell(row.values[column]).strip()
+        problem = "" if id_ else "is empty"
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise PromptRecoveryError(
+            f"{row.place}: column '{column}' {problem}; give the row an id, or {otherwise}"
+        )
+    return id_
+
+
 def validate(
     rows: Iterable[Row],
     name: str,
@@ -101,7 +164,8 @@ def validate(
         name: The dataset's name in messages, for example the name of its file.
         columns: The source's names of the columns.
         drop_invalid: Whether to leave out rows with an unusable text and count them by reason,
-            instead of raising an error at the first one. Duplicate ids always raise an error.
+            instead of raising an error at the first one. Duplicate ids always raise an error,
+            except where ids come from the texts: a repeated row is left out and counted.
         also: Further columns to keep, such as somebody's predictions.
 
     Raises:
@@ -124,19 +188,24 @@ def validate(
             dropped[problem] = dropped.get(problem, 0) + 1
             continue
         texts = {ours: row.values[getattr(columns, ours)] for ours in TEXT_COLUMNS}
-        others = {
-            ours: _optional(row.values.get(getattr(columns, ours))) for ours in OPTIONAL_COLUMNS
-        }
-        id_ = fingerprint(texts) if columns.id is None else str(row.values[columns.id]).strip()
+        others = {ours: optional_cell(row, getattr(columns, ours)) for ours in OPTIONAL_COLUMNS}
+        if columns.id is None:
+            id_ = fingerprint(texts)
+            if id_ in seen:
+                dropped[_REPEATED] = dropped.get(_REPEATED, 0) + 1
+                continue
+        else:
+            id_ = text_of_cell(row.values[columns.id]).strip()
         if id_ in seen:
             raise PromptRecoveryError(
                 f"{row.place}: id '{id_}' was already used at {seen[id_]}; make ids unique, or "
-                "derive them from the texts with data.columns.id=null after removing repeated rows"
+                "derive them from the texts with data.columns.id=null, which leaves out rows that "
+                "repeat an earlier one"
             )
         seen[id_] = row.place
         examples.append(RewriteExample(id=id_, **texts, **others))
         for column, values in further.items():
-            values[id_] = _optional(row.values.get(column))
+            values[id_] = optional_cell(row, column)
     if not examples:
         reason = f" (left out: {dropped})" if dropped else ""
         raise PromptRecoveryError(f"{name}: holds no usable rows{reason}; check the file")
@@ -155,16 +224,26 @@ def _require_columns(row: Row, columns: ColumnNames) -> None:
 
 
 def _problem_with_row(row: Row, columns: ColumnNames) -> str | None:
-    if columns.id is not None and not _optional(row.values[columns.id]):
-        return f"column '{columns.id}' is empty"
+    if columns.id is not None:
+        try:
+            if not text_of_cell(row.values[columns.id]).strip():
+                return f"column '{columns.id}' is empty"
+        except ValueError as error:
+            return f"column '{columns.id}' {error}"
     for ours in TEXT_COLUMNS:
         theirs = getattr(columns, ours)
-        problem = problem_with_text(row.values[theirs])
+        check = problem_with_prompt if ours == "rewrite_prompt" else problem_with_text
+        problem = check(row.values[theirs])
         if problem is not None:
             return f"column '{theirs}' {problem}"
     return None
 
 
-def _optional(value: Any) -> str:
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "" if missing else str(value).strip()
+def optional_cell(row: Row, column: str) -> str:
+    """The text in a column that a row may lack, without blanks around it."""
+    try:
+        return text_of_cell(row.values.get(column)).strip()
+    except ValueError as error:
+        raise PromptRecoveryError(
+            f"{row.place}: column '{column}' {error}; correct it or remove the column"
+        ) from None

@@ -4,25 +4,16 @@ To add one, write a function here, mark it with `@data_source`, and add a file t
 run that was trained on it then finds its examples again.
 """
 
-import csv
-import gzip
-import io
-import json
-import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, ParamSpec, TextIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, ParamSpec
 
 from prompt_recovery.data.examples import ColumnNames, Dataset, Row, validate
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.data.files import SUFFIXES, data_files, read_rows
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.settings import AnyPath
 
-SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
 _COLUMNS = ColumnNames()
 _SOURCES: dict[str, Callable[..., Dataset]] = {}
 P = ParamSpec("P")
@@ -70,7 +61,7 @@ def file(
     drop_invalid: bool = False,
     also: Sequence[str] = (),
 ) -> Dataset:
-    """Reads one CSV, JSONL or Parquet file; CSV and JSONL may be gzipped.
+    """Reads one CSV, JSONL, JSON or Parquet file; all but Parquet may be gzipped.
 
     A folder that `prompt-recovery generate` made is read as one dataset, too.
 
@@ -112,7 +103,7 @@ def folder(
     if not path.is_dir():
         raise PromptRecoveryError(f"{path}: is not a folder; give data.path=<folder of shards>")
     inside = path / "data" if _is_generated(path) else path  # the rejected rows lie beside it
-    shards = sorted(p for p in inside.iterdir() if p.name.endswith(SUFFIXES) and p.name[0] != ".")
+    shards = data_files(inside)
     if not shards:
         raise PromptRecoveryError(f"{path}: holds no data file ({', '.join(SUFFIXES)})")
     rows = (row for shard in shards for row in read_rows(shard))
@@ -163,86 +154,9 @@ def hub_rows(repo: str, split: str, revision: str | None, group: str) -> Iterato
     try:
         table = datasets.load_dataset(repo, split=split, revision=revision)
     except Exception as error:  # the library raises a dozen types for what is one problem to a user
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
-            f"cannot load the dataset '{repo}' (split '{split}') from the Hub: {first_line}; "
+            f"cannot load the dataset '{repo}' (split '{split}') from the Hub: "
+            f"{first_line(error)}; "
             f"check the name and the network, or download it and use {group}=file {group}.path=…"
         ) from error
     return (Row(f"{repo}[{split}], row {n}", values) for n, values in enumerate(table, start=1))
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """The raw rows of one data file, in order.
-
-    Raises:
-        PromptRecoveryError: As for `file`, except for what `validate` refuses.
-    """
-    if not path.name.endswith(SUFFIXES):
-        raise PromptRecoveryError(f"{path}: unknown format; known are {', '.join(SUFFIXES)}")
-    try:
-        if path.name.endswith(".parquet"):
-            yield from _parquet_rows(path)
-            return
-        opener = gzip.open if path.name.endswith(".gz") else open
-        with opener(path, "rb") as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
-            yield from _csv_rows(path, text) if ".csv" in path.suffixes else _json_rows(path, text)
-    except FileNotFoundError as error:
-        raise PromptRecoveryError(f"{path}: no such file; give data.path=<file>") from error
-    except PermissionError as error:
-        raise PromptRecoveryError(
-            f"{path}: no permission to read it; `chmod +r` it or copy it elsewhere"
-        ) from error
-    except IsADirectoryError as error:
-        raise PromptRecoveryError(f"{path}: is a folder; use data=folder data.path=…") from error
-    except UnicodeDecodeError as error:
-        raise PromptRecoveryError(
-            f"{path}: is not UTF-8 (byte {error.start}); convert it, for example with iconv"
-        ) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, OSError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PromptRecoveryError(
-            f"{path}: is corrupt or cut short ({first_line}); fetch or make it again"
-        ) from error
-
-
-def _csv_rows(path: Path, text: TextIO) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(text, strict=True)
-    try:
-        for number, values in enumerate(reader, start=1):
-            if None in values or None in values.values():
-                raise PromptRecoveryError(
-                    f"{path.name}, row {number}: has {'more' if None in values else 'fewer'} "
-                    "fields than the header; quote texts that hold commas or line breaks"
-                )
-            yield Row(f"{path.name}, row {number}", values)
-    except csv.Error as error:
-        raise PromptRecoveryError(
-            f"{path.name}, line {reader.line_num}: is not valid CSV ({error}); check its quotes"
-        ) from error
-
-
-def _json_rows(path: Path, text: TextIO) -> Iterator[Row]:
-    for number, line in enumerate(text, start=1):
-        if not line.strip():
-            continue
-        place = f"{path.name}, row {number}"
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptRecoveryError(
-                f"{place}: is not valid JSON ({error.msg}, column {error.colno}); "
-                "each line must be one object"
-            ) from error
-        if not isinstance(values, dict):
-            raise PromptRecoveryError(f"{place}: is not a JSON object; each line must be one")
-        yield Row(place, values)
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    number = 0
-    with pq.ParquetFile(path) as parquet:
-        for batch in parquet.iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(f"{path.name}, row {number}", values)

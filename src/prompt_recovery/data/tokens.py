@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.storage import atomic_write, cache_dir, fingerprint
-from prompt_recovery.templates import Template, chat_prompt
+from prompt_recovery.templates import Template, accepted_messages, chat_prompt
 
 _CUT = " […] "
 _LEAST = 2 * (len(_CUT) + 2)  # characters of two texts that are cut to their first and last
@@ -107,7 +107,8 @@ def given_prompt_tokens(
     if isinstance(prompt, str):
         ids: list[int] = tokenizer(prompt)["input_ids"]
     else:
-        chat = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        messages = accepted_messages(prompt, tokenizer)
+        chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = tokenizer(chat, add_special_tokens=False)["input_ids"]
     if len(ids) <= limit:
         return ids, 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prompt_recovery.data.examples import Row, problem_with_text
-from prompt_recovery.data.sources import read_rows
+from prompt_recovery.data.files import read_rows
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, MinLen
 
-from prompt_recovery.data.examples import Row, problem_with_text
-from prompt_recovery.data.sources import SUFFIXES, hub_rows, read_rows, starter
+from prompt_recovery.data.examples import Row, id_of_cell, optional_cell, problem_with_text
+from prompt_recovery.data.files import SUFFIXES, data_files, read_rows
+from prompt_recovery.data.sources import hub_rows, starter
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.filters import Draft, Filters, clean_rewrite, reason_to_reject
@@ -22,6 +23,8 @@ from prompt_recovery.generation.instructions import read_parts
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter, in_order
 from prompt_recovery.settings import AnyPath, AtLeastOne, Count, checked
 from prompt_recovery.storage import fingerprint
+
+_TEXT = ".txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +134,16 @@ def folder_originals(
     path = Path(path).expanduser()
     if not path.is_dir():
         raise PromptRecoveryError(f"{path}: is not a folder; give originals.path=<folder of texts>")
-    known = (*SUFFIXES, ".txt")
-    files = sorted(p for p in path.iterdir() if p.name.endswith(known) and p.name[0] != ".")
+    known = (*SUFFIXES, _TEXT)
+    files = data_files(path, _TEXT)
     if not files:
         raise PromptRecoveryError(f"{path}: holds no texts ({', '.join(known)})")
-    rows = (
-        row
-        for file in files
-        for row in ([_text_file(file, columns)] if file.suffix == ".txt" else read_rows(file))
-    )
+    rows = (row for file in files for row in _rows(file, columns))
     return _validated(rows, path.name, columns, drop_invalid, licence)
+
+
+def _rows(file: Path, columns: OriginalColumns) -> Iterable[Row]:
+    return [_text_file(file, columns)] if file.suffix.lower() == _TEXT else read_rows(file)
 
 
 def _text_file(path: Path, columns: OriginalColumns) -> Row:
@@ -205,13 +208,9 @@ def _validated(
             found.rejected.append((Original(row.place, "", "", name, licence), "no_text"))
             continue
         text = text.strip()
-        id_ = fingerprint(text) if columns.id is None else _word(row.values[columns.id])
-        if not id_:
-            raise PromptRecoveryError(
-                f"{row.place}: column '{columns.id}' is empty; fix the row, or derive ids from "
-                "the texts with originals.columns.id=null"
-            )
-        original = Original(id_, text, _word(row.values.get(columns.category)), name, licence)
+        otherwise = "derive ids from the texts with originals.columns.id=null"
+        id_ = fingerprint(text) if columns.id is None else id_of_cell(row, columns.id, otherwise)
+        original = Original(id_, text, optional_cell(row, columns.category), name, licence)
         # Collections of texts often contain duplicates, which are not worth an error.
         key = hashlib.sha256(normalise(text).encode()).digest()
         if key in texts:
@@ -228,12 +227,6 @@ def _validated(
     if not found.originals:
         raise PromptRecoveryError(f"{name}: holds no usable texts{_reasons(found)}; check it")
     return found
-
-
-def _word(value: Any) -> str:
-    """Converts a cell to a string, which is empty if the cell is null or NaN."""
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "" if missing else str(value).strip()
 
 
 def _reasons(found: Originals) -> str:

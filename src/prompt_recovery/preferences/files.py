@@ -11,9 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prompt_recovery.data.examples import problem_with_text
-from prompt_recovery.data.sources import read_rows
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.data.examples import (
+    Row,
+    optional_cell,
+    problem_with_prompt,
+    problem_with_text,
+)
+from prompt_recovery.data.files import read_rows
+from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.storage import atomic_write
 from prompt_recovery.tables import Table, to_markdown
 
@@ -101,7 +106,7 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
                     f"{', '.join(map(str, row.values))}); preference files have TRL's columns "
                     "prompt, chosen, rejected"
                 )
-        examples.append(_parsed(row.place, row.values))
+        examples.append(_parsed(row))
     if not examples:
         raise PromptRecoveryError(
             f"{path}: holds no preferences; make some with preferences=sample"
@@ -109,7 +114,8 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
     return examples
 
 
-def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
+def _parsed(row: Row) -> PreferenceExample:
+    place, values = row.place, row.values
     prompt, problem = _prompt(values)
     if problem:
         raise PromptRecoveryError(f"{place}: column 'prompt' {problem}; correct or remove the row")
@@ -121,7 +127,7 @@ def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
                 f"{place}: column '{column}' is not a list; correct it, or leave the column out"
             )
     for text in group:
-        problem = problem_with_text(text)
+        problem = problem_with_prompt(text)
         if problem:
             raise PromptRecoveryError(f"{place}: a completion {problem}; correct or remove the row")
     if len(scores) != len(group) or len(group) < 2:
@@ -129,9 +135,8 @@ def _parsed(place: str, values: Mapping[str, Any]) -> PreferenceExample:
             f"{place}: has {len(group)} completions and {len(scores)} scores; give as many scores "
             "as completions, and at least two of each"
         )
-    id_ = values.get("id")
     return PreferenceExample(
-        id="" if id_ is None else str(id_).strip(),
+        id=optional_cell(row, "id"),
         prompt=prompt,
         completions=tuple(group),
         scores=tuple(_score(place, s) for s in scores),
@@ -147,13 +152,13 @@ def _prompt(values: Mapping[str, Any]) -> tuple[Any, str | None]:
         prompt = chosen[:-1]
     if not isinstance(prompt, list):
         return prompt, problem_with_text(prompt)
-    valid = bool(prompt) and all(
-        isinstance(m, dict) and not any(problem_with_text(m.get(k)) for k in ("role", "content"))
-        for m in prompt
-    )
-    if not valid:
+    if not all(isinstance(m, dict) for m in prompt):
         return None, "is not a list of messages with role and content"
-    return [{"role": m["role"], "content": m["content"]} for m in prompt], None
+    # An empty system message says nothing; some exporters write one into each row.
+    said = [m for m in prompt if m.get("role") != "system" or m.get("content") not in ("", None)]
+    if not said or any(problem_with_text(m.get(k)) for m in said for k in ("role", "content")):
+        return None, "is not a list of messages with role and content"
+    return [{"role": m["role"], "content": m["content"]} for m in said], None
 
 
 def _answer(completion: Any) -> Any:
@@ -166,11 +171,15 @@ def _score(place: str, value: Any) -> float:
     if value is None or value == "":
         return math.nan
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise PromptRecoveryError(
-            f"{place}: score {value!r} is not a number; correct it, or leave it empty"
-        ) from None
+        score = float("true" if isinstance(value, bool) else value)
+        if not math.isinf(score):
+            return score
+    except (TypeError, ValueError, OverflowError):
+        pass
+    shown = printable(repr(value))[:60]
+    raise PromptRecoveryError(
+        f"{place}: score {shown} is not a number; correct it, or leave it empty"
+    )
 
 
 def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str:

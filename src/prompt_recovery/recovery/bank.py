@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import problem_with_text
-from prompt_recovery.data.sources import SUFFIXES, read_rows
+from prompt_recovery.data.files import SUFFIXES, is_data_file, read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder
 from prompt_recovery.storage import atomic_write, cache_dir, fingerprint
@@ -139,7 +139,7 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise PromptRecoveryError(f"bank={path}: no such file; give a file of prompts")
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         try:
             lines: list[str] = path.read_text("utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
@@ -147,7 +147,7 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
                 f"bank={path}: cannot be read as UTF-8 text ({type(error).__name__}); convert it"
             ) from error
         texts = [line for line in lines if line.strip()]
-    elif path.name.endswith(SUFFIXES):
+    elif is_data_file(path.name):
         texts = list(_column(path, column))
     else:
         raise PromptRecoveryError(

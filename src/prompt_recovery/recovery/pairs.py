@@ -1,13 +1,11 @@
 """Files of pairs, and the settings of a call of `recover` with one."""
 
 import logging
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from prompt_recovery.data.examples import Row
-from prompt_recovery.data.sources import read_rows
+from prompt_recovery.data.examples import Row, id_of_cell, text_of_cell
+from prompt_recovery.data.files import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.predictions import format_of
@@ -112,24 +110,19 @@ def _pair(row: Row, columns: PairColumns, number: int) -> Pair:
                 f"{row.place}: column '{theirs}' is missing (columns here: {present}); map it with "
                 f"columns.{name}=<your column>{or_number}"
             )
-    id_ = str(number) if columns.id is None else _text(row.values[columns.id])
-    if not id_.strip() or not _is_unicode(id_):
-        raise PromptRecoveryError(
-            f"{row.place}: column '{columns.id}' is {'not a text' if id_.strip() else 'empty'}; "
-            "give the row an id, or number the rows with columns.id=null"
-        )
-    texts = (_text(row.values[columns.original_text]), _text(row.values[columns.rewritten_text]))
+    otherwise = "number the rows with columns.id=null"
+    id_ = str(number) if columns.id is None else id_of_cell(row, columns.id, otherwise)
+    texts = (_text(row, columns.original_text), _text(row, columns.rewritten_text))
     return Pair(id_, *texts)
 
 
-def _text(value: Any) -> str:
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "" if missing else str(value)
-
-
-def _is_unicode(text: str) -> bool:
+def _text(row: Row, column: str) -> str:
+    value = row.values[column]
+    if isinstance(value, str):  # broken Unicode, too: every pair gets an answer
+        return value
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return text_of_cell(value)
+    except ValueError as error:
+        raise PromptRecoveryError(
+            f"{row.place}: column '{column}' {error}; correct or remove the row"
+        ) from None

@@ -101,8 +101,8 @@ def describe_data(job: TrainingJob) -> None:
     """Logs the sizes of the splits and the rows that were left out."""
     sizes = {name: len(getattr(job.splits, name)) for name in ("train", "val", "test")}
     log.info("data %s: %s", job.dataset.name, ", ".join(f"{n} {k}" for k, n in sizes.items()))
-    for reason, count in job.dataset.dropped.items():
-        log.warning("data %s: left out %d rows: %s", job.dataset.name, count, reason)
+    for said in job.dataset.dropped_rows():
+        log.warning("%s", said)
 
 
 def describe_model(job: TrainingJob, trainable: int, total: int) -> None:

@@ -18,6 +18,7 @@ from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.interface import ConstantRecoverer
 from prompt_recovery.reporting.evaluation.contenders import Contender, from_column, from_file
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples, run_evaluation
+from prompt_recovery.reporting.evaluation.settings import prediction_entries
 from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.command_line import assert_one_line
@@ -153,6 +154,22 @@ def test_predictions_from_a_file_are_matched_by_id(name, tmp_path, job):
         run_evaluation(replace(job, contenders=[from_file(tmp_path / name)]))
     with pytest.raises(PromptRecoveryError, match="column 'guess' is missing"):
         from_file(tmp_path / name, "guess")
+
+
+def test_predictions_of_other_rows_are_refused_before_anything_is_computed(tmp_path, job):
+    (tmp_path / "p.csv").write_text("row_id,guess\n1,Make it short\n")
+    [entry] = prediction_entries(
+        [{"path": str(tmp_path / "p.csv"), "column": "guess", "id": "row_id"}]
+    )
+    theirs = from_file(entry.path, entry.column, entry.id, entry.name)
+    with pytest.raises(PromptRecoveryError, match="p: has no prediction for 40 of 40 rows, the f"):
+        replace(job, contenders=[*job.contenders, theirs])
+    with pytest.raises(
+        PromptRecoveryError, match=r"predictions\[0\]\.row: there is no such setting"
+    ):
+        prediction_entries([{"path": "p.csv", "row": "id"}])
+    with pytest.raises(PromptRecoveryError, match=r"predictions\[0\]\.column=.*must be a text"):
+        prediction_entries([{"path": "p.csv", "column": ["a"]}])
 
 
 def test_a_column_that_is_not_there(examples):

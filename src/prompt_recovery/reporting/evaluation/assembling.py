@@ -39,6 +39,9 @@ def job_of(
         option: Makes options of groups.
         same: Whether `data` and `training` are the same dataset.
     """
+    for dataset in (given.data,) if same else (given.data, given.training):
+        for told in dataset.dropped_rows():
+            log.warning("%s", told)
     part = ("test" if same else "all") if given.part == "auto" else given.part
     examples, training = choose_examples(given.data, given.training, part, vars(given.split))
     opinion, said = _second_opinion(given.metric, second)

@@ -8,8 +8,8 @@ from typing import Literal
 
 from rich.progress import Progress, TaskID
 
-from prompt_recovery.data.examples import Dataset
-from prompt_recovery.data.sources import SUFFIXES, read_rows
+from prompt_recovery.data.examples import Dataset, id_of_cell, optional_cell
+from prompt_recovery.data.files import SUFFIXES, read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.assemble import assemble
@@ -176,7 +176,7 @@ def from_file(
     """
     path = Path(path).expanduser()
     answers: dict[str, str] = {}
-    for row in read_rows(path):
+    for row in read_rows(path, "predictions"):
         wanted = column or ("prediction" if "prediction" in row.values else "rewrite_prompt")
         for needed in (id_column, wanted):
             if needed not in row.values:
@@ -185,11 +185,10 @@ def from_file(
                     f"{', '.join(map(str, row.values))}); name it with "
                     "predictions=[{path: …, column: …, id: …}]"
                 )
-        id_ = str(row.values[id_column]).strip()
+        id_ = id_of_cell(row, id_column, "name its column with predictions=[{path: …, id: …}]")
         if id_ in answers:
             raise PromptRecoveryError(f"{row.place}: id '{id_}' comes twice; remove one")
-        text = row.values[wanted]
-        answers[id_] = text.strip() if isinstance(text, str) else ""
+        answers[id_] = optional_cell(row, wanted)
     return _ready(answers, name or path.stem)
 
 

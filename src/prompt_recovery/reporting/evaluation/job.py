@@ -70,6 +70,9 @@ class EvaluationJob:
                     "another name, such as recoverers=[{run: …, name: …}]"
                 )
             seen.add(contender.name)
+        for contender in self.contenders:
+            if contender.kind == "predictions":  # ids that don't match are refused at once
+                contender.make().recover(pairs_of(self.examples))
 
 
 def choose_examples(

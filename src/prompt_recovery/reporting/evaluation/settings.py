@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.data.examples import Dataset
-from prompt_recovery.data.sources import SUFFIXES
+from prompt_recovery.data.files import is_data_file
 from prompt_recovery.data.splits import SplitSettings
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
@@ -14,6 +14,7 @@ from prompt_recovery.recovery.baselines import FewShot
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.recipe import RunNames
 from prompt_recovery.settings import AtLeastOne, LocalPath, Positive, Precision
+from prompt_recovery.settings.checking import checked_value
 from prompt_recovery.templates import Template
 
 Option = str | Mapping[str, Any]
@@ -122,15 +123,19 @@ class EvaluateSettings:
 
 def prediction_entries(given: Any) -> list[PredictionsEntry]:
     """Converts the setting `predictions` to entries."""
-    entries = [PredictionsEntry(path=e) if isinstance(e, str)
-               else PredictionsEntry(**e) if isinstance(e, dict) else e
-               for e in _listed(given)]  # fmt: skip
+    entries = [_entry(e, f"predictions[{n}]") for n, e in enumerate(_listed(given))]
     return [
         e
-        if e.path is None or e.path.endswith(SUFFIXES)
+        if e.path is None or is_data_file(e.path)
         else PredictionsEntry(column=e.column or e.path, name=e.name)
         for e in entries
     ]
+
+
+def _entry(given: Any, key: str) -> PredictionsEntry:
+    if isinstance(given, dict):
+        return PredictionsEntry(**checked_value(given, PredictionsEntry, key))
+    return given if isinstance(given, PredictionsEntry) else PredictionsEntry(path=given)
 
 
 def _listed(given: Any) -> list[Any]:
