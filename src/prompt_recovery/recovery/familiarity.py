@@ -32,7 +32,7 @@ class Familiarity:
     """The word counts of training rewrites.
 
     Attributes:
-        counts: A scipy CSR matrix, fp64 [n, 2**18], n ≥ 1: how often each hashed word occurs.
+        counts: A scipy CSR matrix, fp64 [n, 262144], n ≥ 1: how often each hashed word occurs.
     """
 
     counts: Any
