@@ -4,6 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.settings.checking import make
 from tests.conftest import ROOT
 
@@ -25,7 +26,7 @@ def made(rewriter, *overrides):
 
 def test_every_preset_is_tested():
     presets = {path.stem for path in (ROOT / "conf" / "rewriter").glob("*.yaml")}
-    assert presets == {"smollm2", "tiny", "fake", "api", *GEMMAS}
+    assert presets == {"smollm2", "qwen2_5_1_5b", "tiny", "fake", "api", *GEMMAS}
     backends = {path.stem for path in (ROOT / "conf" / "rewriter" / "backend").glob("*.yaml")}
     assert backends == set(BACKENDS)
 
@@ -40,11 +41,11 @@ def test_the_default():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("model", ["smollm2", *GEMMAS])
+@pytest.mark.parametrize("model", ["smollm2", "qwen2_5_1_5b", *GEMMAS])
 def test_every_model_with_every_backend(model, backend):
     rewriter = made(model, f"rewriter/backend={backend}")
     assert type(rewriter).__name__ == BACKENDS[backend]
-    if model != "smollm2":
+    if model in GEMMAS:
         known = rewriter.model
         assert known.repo == f"google/{rewriter.name}" and known.licence == "gemma"
         assert known.gguf_repo and known.gguf_file.endswith(".gguf") and known.served
@@ -53,6 +54,16 @@ def test_every_model_with_every_backend(model, backend):
         chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
         assert known.chat(chat) == [{"role": "user", "content": "s\n\nu"}]
         assert known.chat(chat[1:]) == chat[1:]
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen2_5_1_5b"])
+def test_a_rewriter_from_packages_is_the_backbone_of_that_name(name):
+    """The same weights are converted once and kept once."""
+    backbone = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
+    rewriter = made(name).model
+    for key in ("package", "parts", "size", "sha256", "install"):
+        assert backbone.get(key, getattr(Backbone(name), key)) == getattr(rewriter, key)
+    assert rewriter.name == str(backbone.repo).partition("/")[2]
 
 
 def test_endpoints():

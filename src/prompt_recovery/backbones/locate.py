@@ -148,7 +148,9 @@ def _in_packages(packages: str, backbone: Backbone) -> Location:
         parts = find_parts(packages, backbone.parts, backbone.size, install)
     except PromptRecoveryError as error:
         raise PromptRecoveryError(f"model '{backbone.name}': {error}") from error
-    name = f"{backbone.name}-{backbone.sha256[:12]}.gguf"
+    # Not by the backbone's own name: a rewriter of another name may have the same weights.
+    published = (backbone.repo or backbone.name).rpartition("/")[2]
+    name = f"{published}-{backbone.sha256[:12]}.gguf"
     advice = reinstalling(install)
     return Location(cache_dir("gguf"), name, parts, backbone.sha256, advice)
 
