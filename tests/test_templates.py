@@ -91,9 +91,7 @@ def test_system_goes_before_the_user_where_there_is_no_system_role(tokenizer, mo
 
 
 def test_messages_that_the_chat_template_refuses_are_one_line(tokenizer, monkeypatch):
-    text = (
-        "{% if messages[0].role != 'user' %}{{ raise_exception('Start with the user') }}{% endif %}"
-    )
+    text = "{% if messages[0].role != 'user' %}{{ raise_exception('No user') }}{% endif %}"
     monkeypatch.setattr(tokenizer, "chat_template", text + "{{ messages[0].content }}")
     system, user = ({"role": r, "content": r.upper()} for r in ("system", "user"))
     joined = [{"role": "user", "content": "SYSTEM\n\nUSER"}]
