@@ -82,5 +82,7 @@ class Trials(BasicSweeper):
 
 def _mend(message: str) -> NoReturn:
     """Prints an error as one line and exits. Hydra would print a traceback."""
-    print(f"error: {message}", file=sys.stderr)
+    from prompt_recovery.errors import printable
+
+    print(f"error: {printable(message)}", file=sys.stderr)
     raise SystemExit(1) from None

@@ -5,12 +5,13 @@ from html import escape
 from typing import Any
 
 from prompt_recovery.backbones.load import quiet
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import Assembled, assemble
 from prompt_recovery.recovery.interface import Prediction
-from prompt_recovery.recovery.job import progress_bar, recover_one, steps
+from prompt_recovery.recovery.job import recover_one, steps
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.templates import word_changes
+from prompt_recovery.terminal import progress_bar
 
 _SHOWN_WORDS = 1500  # number of words of each text to show in the difference
 _ALTERNATIVES = 8
@@ -64,7 +65,7 @@ def serve(recipe: Recipe, host: str, port: int) -> None:
         raise PromptRecoveryError(
             f"port={port}: cannot be opened on {host}; choose another port"
         ) from error
-    print(f"{ready.recoverer.name}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"{printable(ready.recoverer.name)}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
     blocks.block_thread()
 
 

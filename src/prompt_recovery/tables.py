@@ -12,6 +12,8 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
+from prompt_recovery.errors import printable
+
 _NUMBER = r"(?:p [<=] |< )?[+-]?[\d.,]+ ?%?"
 # One number, an interval, a dash, or nothing.
 _NUMBERS = re.compile(f"(?:{_NUMBER}(?: … {_NUMBER})?|–)?")
@@ -63,17 +65,17 @@ def to_markdown(table: Table) -> str:
 
 def to_terminal(table: Table) -> rich.table.Table:
     """The table for rich, which prints it as wide as the terminal allows."""
-    drawn = rich.table.Table(title=Text(table.title), title_justify="left")
+    drawn = rich.table.Table(title=Text(printable(table.title)), title_justify="left")
     drawn.show_lines = bool(table.wide)
     for number, (heading, right) in enumerate(zip(table.headings, table.numeric, strict=True)):
         drawn.add_column(
-            Text(heading),
+            Text(printable(heading)),
             justify="right" if right else "left",
             overflow="fold",
             ratio=1 if number in table.wide else None,
         )
     for number, row in enumerate(table.rows):
-        cells = (Text(str(cell)) for cell in row)
+        cells = (Text(printable(str(cell))) for cell in row)
         drawn.add_row(*cells, style="bold" if number == table.best else "")
     return drawn
 

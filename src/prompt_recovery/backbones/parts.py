@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.processes import is_first
+from prompt_recovery.terminal import progress_bar
 
 _BLOCK = 1 << 22  # bytes that are copied at a time
 _MARGIN = 1 << 28  # bytes that are left free on the disk
@@ -73,7 +74,6 @@ def join(parts: tuple[Path, ...], target: Path, sha256: str, advice: str) -> Non
         PromptRecoveryError: If the digest is wrong, or the file cannot be written.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     total = sum(part.stat().st_size for part in parts)
     require_space(target.parent, total)
@@ -83,7 +83,7 @@ def join(parts: tuple[Path, ...], target: Path, sha256: str, advice: str) -> Non
     hidden = not (is_first() and console.is_terminal)
     try:
         with (
-            Progress(console=console, transient=True, disable=hidden) as progress,
+            progress_bar(console=console, disable=hidden) as progress,
             partial.open("wb") as whole,
         ):
             task = progress.add_task(f"joining {len(parts)} parts", total=total)

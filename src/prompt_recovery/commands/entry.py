@@ -16,13 +16,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import prompt_recovery.runs.resolvers  # noqa: F401  (what the configuration asks for)
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.processes import ProcessLostError, is_first
 from prompt_recovery.runs.trials import INTERRUPTED
 from prompt_recovery.settings.arguments import prepared
 from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.settings.words import in_one_line
+from prompt_recovery.terminal import forgive_characters
 
 _GRACE_S = 10.0
 _USERS = (PromptRecoveryError, OmegaConfBaseException, HydraException)
@@ -42,6 +43,7 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
 
     @wraps(task)
     def run() -> Any:
+        forgive_characters()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of exiting
         try:
             sys.argv[1:] = prepared(task.__name__, sys.argv[1:])
@@ -88,7 +90,7 @@ def _exit(error: Exception) -> BaseException:
     """Prints the error as one line and returns the exit to raise, or the error for a traceback."""
     if os.environ.get("PROMPT_RECOVERY_TRACEBACK"):
         return error
-    print(f"error: {in_one_line(error)}", file=sys.stderr)
+    print(f"error: {printable(in_one_line(error))}", file=sys.stderr)
     return SystemExit(1)
 
 

@@ -3,7 +3,9 @@
 import sys
 from importlib import import_module
 
+from prompt_recovery.errors import printable
 from prompt_recovery.runs.processes import is_first
+from prompt_recovery.terminal import forgive_characters
 
 COMMANDS = ("train", "generate", "evaluate", "recover", "app", "sweep", "compare")
 _HELP = """\
@@ -29,7 +31,9 @@ def main() -> None:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         asked = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help")
-        print(_HELP if asked else f"error: unknown command '{sys.argv[1]}'\n\n{_HELP}", end="")
+        forgive_characters()
+        unknown = "" if asked else f"error: unknown command '{printable(sys.argv[1])}'\n\n"
+        print(f"{unknown}{_HELP}", end="")
         raise SystemExit(0 if asked else 2)
     command = sys.argv.pop(1)
     getattr(import_module(f"prompt_recovery.commands.{command}"), command)()

@@ -5,9 +5,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from prompt_recovery.rewriters.base import Answer
+from prompt_recovery.terminal import progress_bar
 
 _SHOW_EVERY_S = 0.1
 
@@ -61,14 +62,9 @@ class RequestProgress:
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self.tally = Tally()
-        self._display = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[says]}"),
-            transient=True,
+        self._display = progress_bar(
+            TextColumn("{task.fields[rate]}", markup=False),
+            TextColumn("{task.fields[says]}", markup=False),
         )
         self._task = self._display.add_task(title, total=total, completed=done, rate="", says="")
         self._done, self._shown, self._started = done, 0.0, 0.0

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from annotated_types import Gt, Le, MinLen
-from rich.progress import Progress
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import Splits
@@ -36,6 +35,7 @@ from prompt_recovery.preferences.scoring import score_candidates
 from prompt_recovery.settings import AtLeastOne, Count, LocalPath, checked
 from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.templates import chat_messages, chat_prompt
+from prompt_recovery.terminal import progress_bar
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
@@ -207,7 +207,7 @@ def _make(
         scs.encoder.identity if settings.mix.others else None,
         seed,
     )
-    with Progress(transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("sampling candidates", total=len(examples))
         found = collect_candidates(
             examples,

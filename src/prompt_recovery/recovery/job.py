@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from prompt_recovery.backbones.load import quiet
+from prompt_recovery.errors import printable
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
@@ -20,6 +21,7 @@ from prompt_recovery.recovery.predictions import PredictionStore, write_predicti
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked
+from prompt_recovery.terminal import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ def recover_one(recoverer: Recoverer, original_text: str, rewritten_text: str) -
 
 def print_prediction(prediction: Prediction, console: Console, count: int = 8) -> None:
     """Prints an answer and its alternatives. Markup in the texts is not interpreted."""
-    console.print(Text(prediction.rewrite_prompt, style="bold"))
+    console.print(Text(printable(prediction.rewrite_prompt), style="bold"))
     if prediction.confidence is not None:
         console.print(f"expected SCS {prediction.confidence:.2f}")
     if prediction.fallback:
@@ -142,23 +144,12 @@ def print_prediction(prediction: Prediction, console: Console, count: int = 8) -
     for candidate in prediction.candidates[:count]:
         likely = candidate.log_probability
         row = (
-            Text(candidate.text),
+            Text(printable(candidate.text)),
             f"{candidate.score:.3f}",
             "retrieved" if likely is None else f"{likely:.1f}",
         )
         table.add_row(*row)
     console.print(table)
-
-
-def progress_bar() -> Progress:
-    """Returns a progress bar with count and time left."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        transient=True,
-    )
 
 
 def steps(progress: Progress) -> Callable[[str, int, int], None]:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
@@ -23,6 +22,7 @@ from prompt_recovery.reporting.evaluation.tables import (
 )
 from prompt_recovery.runs.environment import environment
 from prompt_recovery.tables import print_tables
+from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def evaluate_sources(
 ) -> list[Evaluation]:
     """Evaluates all sources of a recoverer together and then each alone, asking each only once."""
     pairs = pairs_of(examples)
-    with Progress(transient=True) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
         begun = time.perf_counter()
         said = recoverer.said(pairs, progress=lambda n: progress.advance(bar, n))

@@ -3,13 +3,12 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from rich.progress import Progress
-
 from prompt_recovery.objectives import Objective
 from prompt_recovery.preferences import prepare_preferences
 from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.processes import is_first
+from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.datamodule import TrainingTrees, preference_trees
 from prompt_recovery.training.job import TrainingJob
 
@@ -41,7 +40,7 @@ def training_trees(
     if objective.uses_reference:
         writer.model.eval()
         with (
-            Progress(transient=True, disable=not is_first()) as progress,
+            progress_bar(disable=not is_first()) as progress,
             _reference(writer.model, job),
         ):
             task = progress.add_task("reference log-probabilities", total=len(training.rows))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS, sharpen
 from prompt_recovery.recovery.interface import ConstantRecoverer
 from prompt_recovery.settings import AtLeastOne, Count, checked
+from prompt_recovery.terminal import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class MeanPrompt:
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> ConstantRecoverer:
         """Searches for the text and shows the progress."""
-        with Progress(transient=True) as bars:
+        with progress_bar() as bars:
             bar = bars.add_task(f"{self.name}: embedding the prompts", total=self.rounds)
 
             def show(number: int, best: Step) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
 
 from prompt_recovery.data.examples import Dataset, id_of_cell, optional_cell
 from prompt_recovery.data.files import SUFFIXES, read_rows
@@ -24,6 +24,7 @@ from prompt_recovery.runs.folder import (
     weights_digest,
 )
 from prompt_recovery.storage import fingerprint
+from prompt_recovery.terminal import progress_bar
 
 Kind = Literal["recoverer", "baseline", "predictions"]
 
@@ -108,7 +109,7 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
 
 
 def _assembled(recipe: Recipe) -> Recoverer:
-    with Progress(transient=True) as bars:
+    with progress_bar() as bars:
         bar: dict[str, TaskID] = {}
 
         def show(title: str, done: int, total: int) -> None:

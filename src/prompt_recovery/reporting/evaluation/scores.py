@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS, sharpen
 from prompt_recovery.metrics.statistics import bootstrap_interval
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
+from prompt_recovery.terminal import progress_bar
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Evaluation:
 
 def timed(recoverer: Recoverer, pairs: Sequence[Pair]) -> tuple[list[Prediction], float]:
     """Recovers prompts with a progress bar. Returns the predictions and the seconds they took."""
-    with Progress(transient=True) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
         start = time.perf_counter()
         predictions = recoverer.recover(pairs, lambda n: progress.advance(bar, n))

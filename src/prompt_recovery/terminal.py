@@ -1,0 +1,140 @@
+"""What a command shows while it works, on a terminal or in a log file."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from prompt_recovery.errors import printable
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 30.0
+"""Seconds between two lines about progress where no bar can be drawn."""
+
+
+def forgive_characters() -> None:
+    """Lets standard output and error replace characters that their encoding lacks.
+
+    Otherwise a terminal of Windows, or a C locale, would end a run when its table is printed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats log messages, which may hold texts and names from elsewhere, as one safe line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        """Returns the line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+class NowAndThen:
+    """Says when it is time for another line about progress.
+
+    The first one is due `EVERY_S` after the beginning: short work needs none.
+    """
+
+    def __init__(self) -> None:
+        self._begun = self._said = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the last line was long ago; then another one is due as much later."""
+        now = time.monotonic()
+        if now - self._said < EVERY_S:
+            return False
+        self._said = now
+        return True
+
+    def left(self, done: float, total: float, done_before: float = 0.0) -> str:
+        """How long the rest will take, in words.
+
+        Args:
+            done: What is done by now.
+            total: What there is to do.
+            done_before: What had been done at the beginning.
+        """
+        rate = (done - done_before) / max(time.monotonic() - self._begun, 1e-9)
+        return f"about {duration((total - done) / rate)} left" if rate > 0 else "just begun"
+
+
+def duration(seconds: float) -> str:
+    """A rough duration in words, such as `40 s`, `12 min` or `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class _PlainOrDrawn(Progress):
+    """A bar on a terminal, and otherwise a line of the log now and then."""
+
+    _due: NowAndThen
+
+    def add_task(self, description: str, *args: Any, **options: Any) -> TaskID:
+        task = super().add_task(printable(description), *args, **options)
+        self._due = NowAndThen()
+        self._before = self._by_id(task).completed
+        return task
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        if "description" in changes:
+            changes["description"] = printable(changes["description"])
+        super().update(task_id, **changes)
+        self._say(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._say(task_id)
+
+    def _by_id(self, task_id: TaskID) -> Any:
+        return next(task for task in self.tasks if task.id == task_id)
+
+    def _say(self, task_id: TaskID) -> None:
+        if self.disable or self.console.is_terminal or not self._due.is_due():
+            return
+        task = self._by_id(task_id)
+        done = f"{task.completed:,.0f}"
+        if task.total:
+            left = self._due.left(task.completed, task.total, self._before)
+            done += f" of {task.total:,.0f}, {left}"
+        told = [str(value) for value in task.fields.values() if value]
+        log.info("%s: %s", task.description, ", ".join([done, *told]))
+
+
+def progress_bar(
+    *further: ProgressColumn, disable: bool = False, console: Console | None = None
+) -> Progress:
+    """A progress bar with count and time left, which disappears at the end.
+
+    Where the output is no terminal, such as a log file, a plain line says now and then how far the
+    work is.
+
+    Args:
+        further: Further columns.
+        disable: Show nothing, as in all processes of a run but the first.
+        console: Where to show it, if not on standard output.
+    """
+    return _PlainOrDrawn(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        *further,
+        transient=True,
+        disable=disable,
+        console=console,
+    )

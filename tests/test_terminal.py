@@ -1,0 +1,91 @@
+import io
+import logging
+import logging.config
+import sys
+
+import pytest
+import yaml
+from rich.console import Console
+
+from prompt_recovery import terminal
+from prompt_recovery.errors import first_line, printable
+from prompt_recovery.settings.folder import config_folder
+from prompt_recovery.tables import Table, print_tables
+from prompt_recovery.terminal import PrintableFormatter, duration, forgive_characters, progress_bar
+
+HOSTILE = "\x1b[2J\x1b]0;pwned\x07 [bold]x[/nope]\u202e\r\n\u2028 é 🐈 \ud83d"
+SAFE = "[2J]0;pwned [bold]x[/nope] é 🐈 \ufffd"
+
+
+def test_printable_texts_are_one_line_without_escapes():
+    assert printable(HOSTILE) == SAFE
+    assert printable("plain text") == "plain text"
+    assert printable("e\u0301 👩🏽‍🚀 शि") == "e\u0301 👩🏽‍🚀 शि"
+    assert first_line(ValueError("x" * 1000)) == "x" * 300 + " …"
+    assert first_line(ValueError()) == "ValueError"
+    assert first_line(ValueError(" a\nb")) == "a"
+
+
+def test_tables_logs_and_bars_show_printable_texts(capsys, caplog):
+    print_tables(Table([HOSTILE], [[HOSTILE]], HOSTILE))
+    with progress_bar(console=Console(force_terminal=True, width=200)) as bar:
+        task = bar.add_task(HOSTILE, total=2)
+        bar.update(task, description=HOSTILE + "again")
+    shown = capsys.readouterr().out
+    assert "pwned" in shown
+    assert "[/nope]" in shown
+    for sequence in ("\x1b[2J", "\x1b]", "\x07", "\u202e"):
+        assert sequence not in shown
+    record = logging.LogRecord("x", logging.INFO, "", 0, "said %s", (HOSTILE,), None)
+    assert PrintableFormatter("%(message)s").format(record) == f"said {SAFE}"
+
+
+@pytest.mark.parametrize("name", ["job_logging/terminal", "hydra_logging/prompt_recovery"])
+def test_all_commands_log_printable_texts(name):
+    text = (config_folder() / "hydra" / f"{name}.yaml").read_text()
+    formatter = yaml.safe_load(text)["formatters"]["plain"]
+    assert formatter["class"] == "prompt_recovery.terminal.PrintableFormatter"
+
+
+def test_characters_that_the_output_lacks_are_replaced(monkeypatch):
+    bytes_ = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_, "cp1252", write_through=True))
+    forgive_characters()
+    print_tables(Table(["prompt", "SCS"], [["Ünï 🐈 字", "0.5"]]))
+    print("≥ \ud83d")
+    shown = bytes_.getvalue().decode("cp1252")
+    assert "Ünï ?" in shown
+    assert "0.5" in shown
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with (
+        caplog.at_level(logging.INFO),
+        progress_bar(console=Console(file=io.StringIO())) as bar,
+    ):
+        task = bar.add_task("recovering: mine", total=4000)
+        for _ in range(10):
+            now[0] += 10
+            bar.advance(task, 100)
+    assert caplog.messages == [
+        "recovering: mine: 300 of 4,000, about 6 min left",
+        "recovering: mine: 600 of 4,000, about 6 min left",
+        "recovering: mine: 900 of 4,000, about 5 min left",
+    ]
+
+
+def test_a_bar_that_is_disabled_or_drawn_says_nothing(caplog, monkeypatch):
+    monkeypatch.setattr(terminal, "EVERY_S", 0.0)
+    for options in (
+        {"disable": True},
+        {"console": Console(file=io.StringIO(), force_terminal=True)},
+    ):
+        with caplog.at_level(logging.INFO), progress_bar(**options) as bar:
+            bar.advance(bar.add_task("x", total=2))
+    assert not caplog.messages
+
+
+def test_durations_in_words():
+    assert [duration(s) for s in (3.4, 100, 6000)] == ["3 s", "2 min", "1.7 h"]
