@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import sys
 import time
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings.folder import config_folder
@@ -20,6 +22,7 @@ from tests.runs.conftest import QUICK, command
 sweeps = pytest.importorskip("sweeps.config", reason="needs the extra [sweeps]")
 
 from prompt_recovery.runs.sweep import Sweep, read_sweep  # noqa: E402
+from prompt_recovery.runs.sweep import sweep as run_sweep  # noqa: E402
 
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
 
@@ -181,6 +184,94 @@ def test_bayes_learns_from_what_was_measured(tmp_path):
     assert min(distances[5:]) < 0.05
     resumed = Sweep(config, tmp_path)
     assert resumed._next(None).parameters == sweep._next(None).parameters
+
+
+def arguments_of(sweep, form="${args_no_hyphens}"):
+    sweep.config["command"] = [form]
+    return sweep._command(sweep._next(None))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "settings"),
+    [
+        ("a: {value: 1e-5}", ["a=1e-05"]),
+        ("start: {values: [null]}", ["start=null"]),
+        ("name: {value: 'x, y [1]'}", ["name='x, y [1]'"]),
+        ("tags: {value: [a, 'b c', null]}", ["tags=[a,'b c',null]"]),
+        ("optim: {parameters: {learning_rate: {value: 1.0}, beta1: {value: 0.5}}}",
+         ["optim.beta1=0.5", "optim.learning_rate=1.0"]),
+        ("'optim.learning_rate': {value: 2}", ["optim.learning_rate=2"]),
+        ("flag: {value: true}", ["flag=True"]),
+    ],
+)  # fmt: skip
+def test_values_mean_what_they_say(tmp_path, parameters, settings):
+    (tmp_path / "x.yaml").write_text(f"method: grid\nparameters: {{{parameters}}}\n")
+    config = read_sweep(tmp_path / "x.yaml")
+    [*given, folder, group] = arguments_of(Sweep(config, tmp_path / "a"))
+    assert sorted(given) == settings
+    OverridesParser.create().parse_overrides([*given, folder, group])
+    plus = arguments_of(Sweep(config, tmp_path / "b"), "${args_append_hydra}")
+    assert sorted(plus[:-2]) == [f"+{setting}" for setting in settings]
+
+
+def test_numbers_may_be_written_as_in_yaml_1_2(tmp_path):
+    text = (
+        "method: random\nparameters: {a: {distribution: log_uniform_values, min: 1e-5, max: 1E+3}}"
+    )
+    (tmp_path / "x.yaml").write_text(text)
+    config = read_sweep(tmp_path / "x.yaml")
+    assert config["parameters"]["a"]["min"] == 1e-5
+    assert 1e-5 <= Sweep(config, tmp_path / "s")._next(None).parameters["a"] <= 1000
+    Sweep(config, tmp_path / "s")  # the copy of the file in the folder is the same sweep
+
+
+@pytest.mark.parametrize("name", ["lr (1)", "it's, a [x]", "${x}", "été"])
+def test_folders_of_any_name(tmp_path, name):
+    config = {"method": "grid", "parameters": {"seed": {"values": [1]}}}
+    [_, run, group] = arguments_of(Sweep(config, tmp_path / name))
+    [folder, named] = OverridesParser.create().parse_overrides([run, group])
+    composed = OmegaConf.create({"run": folder.value(), "group": named.value()})
+    assert composed.group == name
+    assert composed.run.startswith(str(tmp_path / name))
+
+
+def test_a_copy_of_the_file_that_is_damaged_is_one_line(tmp_path):
+    config = {"method": "grid", "parameters": {"seed": {"values": [1]}}}
+    Sweep(config, tmp_path)
+    (tmp_path / "sweep.yaml").write_bytes(b"\xff: [")
+    with pytest.raises(PromptRecoveryError, match=r"sweep\.yaml: is damaged, .* remove the file"):
+        Sweep(config, tmp_path)
+
+
+def instant_program(folder, measured="val/scs"):
+    (folder / "fake.py").write_text(
+        "import json, pathlib, sys\n"
+        "run = next(a for a in sys.argv if a.startswith('hydra.run.dir=')).split('=', 1)[1]\n"
+        f"pathlib.Path(run.strip(\"'\"), 'metrics.json').write_text('{{\"{measured}\": 0.5}}')\n"
+    )
+    return {
+        "program": "fake.py",
+        "command": [sys.executable, str(folder / "fake.py"), "${args_no_hyphens}"],
+        "method": "random",
+        "parameters": {"x": {"min": 0.0, "max": 1.0}},
+    }
+
+
+def test_the_cap_on_runs_ends_a_sweep(tmp_path):
+    config = instant_program(tmp_path) | {"run_cap": 2}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    for count, wanted in ((1, 1), (5, 2), (None, 2)):
+        assert len(run_sweep(tmp_path / "x.yaml", count, 1, tmp_path / "s", 0)) == wanted
+
+
+def test_a_metric_that_is_not_measured_ends_a_sweep_after_its_first_trial(tmp_path):
+    config = instant_program(tmp_path) | {"metric": {"name": "val_scs", "goal": "maximize"}}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    said = r"metric\.name=val_scs: trial 0 has not measured it; it has measured val/scs"
+    for _ in range(2):
+        with pytest.raises(PromptRecoveryError, match=said):
+            run_sweep(tmp_path / "x.yaml", 5, 1, tmp_path / "s", 0)
+    assert not list((tmp_path / "s").glob("001_*"))
 
 
 def test_a_record_is_cut_at_an_event_that_makes_no_sense(tmp_path):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from prompt_recovery.settings.arguments import prepared, quoted
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.arguments import override_value, prepared, quoted
 from tests.settings.composing import composed
 
 PATHS = [
@@ -42,6 +43,56 @@ def read_back(argument):
 def test_paths_are_verbatim(command, before, key, path):
     [*_, argument] = prepared(command, [*before, f"{key}={path}"])
     assert read_back(argument) == path
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["recover input", "recover output", "recover backbone_path", "recover bank", "compare runs",
+     "sweep folder", "evaluate output", "evaluate recoverers", "evaluate predictions",
+     "train ckpt_path", "train preferences.path", "generate output", "app run"],
+)  # fmt: skip
+def test_paths_of_all_commands_are_verbatim(setting):
+    command, key = setting.split()
+    path = "données/a=b, [1] (2) it's.csv"
+    [argument] = prepared(command, [f"{key}={path}"])
+    assert read_back(argument) == path
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if "${" not in p])
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_the_folders_of_runs_are_verbatim_but_for_interpolations(key, path):
+    [argument] = prepared("train", [f"{key}={path}"])
+    assert read_back(argument) == path
+    dated = f"{key}=runs/${{now:%Y}}"
+    assert prepared("train", [dated]) == [dated]
+
+
+@pytest.mark.parametrize("value", ["3", "1.5", "true", "[1]", "[1,2]", "-1"])
+def test_a_number_is_no_option_of_a_group(value):
+    for group in ("trainer", "model@retriever.model", "+experiment"):
+        with pytest.raises(PromptRecoveryError, match="there is no such option; known are"):
+            prepared("train", [f"{group}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("value", "hydras"),
+    [
+        (None, "null"),
+        (1e-5, "1e-05"),
+        ("1e-5", "1e-5"),
+        (True, "True"),
+        ("a,b", "'a,b'"),
+        ("it's", "'it\\'s'"),
+        ("", "''"),
+        ("${x}", "'\\${x}'"),
+        ([1, None, "a b"], "[1,null,'a b']"),
+        ({"a": {"b": "c d"}}, "{a:{b:'c d'}}"),
+    ],
+)
+def test_values_in_the_grammar_of_overrides(value, hydras):
+    assert override_value(value) == hydras
+    read = read_back(f"value={hydras}")
+    assert read == (1e-5 if value == "1e-5" else value)
 
 
 @pytest.mark.parametrize("path", PATHS[:5])

@@ -20,6 +20,7 @@ from prompt_recovery.runs.trials import (
     threads_each,
     trial_id,
 )
+from prompt_recovery.settings.arguments import quoted
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +70,11 @@ def _started(config: DictConfig, label: str, folder: Path, overrides: Sequence[s
         if source.provider == "command-line":
             command += ["--config-dir", source.path]
     command += ["--config-name", str(hydra.job.config_name), *overrides]
-    command += [f"hydra.run.dir={_quoted(folder)}", f"group={_quoted(config.group)}"]
+    command += [f"hydra.run.dir={quoted(str(folder))}", f"group={quoted(str(config.group))}"]
     if RunFolder(folder).has_checkpoint and "ckpt_path" not in " ".join(overrides):
         command.append("ckpt_path=last")
     jobs = hydra.launcher.get("n_jobs", 1)  # of joblib
     return Trial(label, folder, command, threads_each(jobs) if jobs > 0 else 1)
-
-
-def _quoted(value: Any) -> str:
-    """Quotes a value so that Hydra's parser takes it verbatim."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def group_of(arguments: Sequence[str], swept: Sequence[str], experiment: str | None) -> str:

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from prompt_recovery.runs.trials import (
     Trial,
     threads_each,
 )
+from prompt_recovery.settings.arguments import override_value, quoted
 from prompt_recovery.storage import Journal, atomic_write, fingerprint, locked
 
 log = logging.getLogger(__name__)
@@ -52,11 +54,23 @@ class _Known:
 
     @property
     def label(self) -> str:
-        return " ".join(f"{name}={_short(value)}" for name, value in self.parameters.items())
+        values = _flat(self.parameters)
+        return " ".join(f"{name}={_short(value)}" for name, value in values.items())
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else override_value(value)
+
+
+def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Parameters with those of W&B's nested ones under names such as `optim.learning_rate`."""
+    flat: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
@@ -67,10 +81,12 @@ def read_sweep(path: Path) -> dict[str, Any]:
             `[sweeps]` is not installed.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = _load_yaml(path)
     except FileNotFoundError as error:
         raise PromptRecoveryError(f"file={path}: no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise PromptRecoveryError(f"file={path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = " ".join(str(error).split())
         raise PromptRecoveryError(f"file={path}: is not valid YAML ({line})") from error
     if not isinstance(config, dict):
@@ -80,6 +96,21 @@ def read_sweep(path: Path) -> dict[str, Any]:
     if violations:
         raise PromptRecoveryError(f"file={path}: {violations[0]} (W&B's schema of sweeps)")
     return config
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-5` as a number, as YAML 1.2 does; PyYAML would read a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _load_yaml(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a safe loader
 
 
 def _engine() -> Any:
@@ -119,7 +150,14 @@ class Sweep:
         self.metric = metric.get("name", "val/scs")
         self.goal = metric.get("goal", "maximize" if "metric" not in self.config else "minimize")
         copy = folder / "sweep.yaml"
-        if copy.is_file() and yaml.safe_load(copy.read_text(encoding="utf-8")) != self.config:
+        try:
+            before = _load_yaml(copy) if copy.is_file() else self.config
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+            raise PromptRecoveryError(
+                f"{copy}: is damaged, so that it cannot be known whether the folder's trials are "
+                "of this sweep; remove the file if they are, or give folder=<another>"
+            ) from error
+        if before != self.config:
             raise PromptRecoveryError(
                 f"{folder} holds a sweep of another file; give folder=<another>, or remove it"
             )
@@ -139,6 +177,8 @@ class Sweep:
         Returns:
             The outcomes, in the order in which the trials were chosen.
         """
+        for trial in self.trials:
+            self._require_metric(trial)
         waiting = [t for t in self.trials if t.outcome is None]
         running: list[_Known] = []
         try:
@@ -169,6 +209,7 @@ class Sweep:
             assert trial.process is not None
             self._over(trial, trial.process.outcome())
             running.remove(trial)
+            self._require_metric(trial)
         given_up = {run.name for run in self._given_up()} if running else set()
         for trial in [t for t in running if str(t.number) in given_up]:
             assert trial.process is not None
@@ -178,6 +219,20 @@ class Sweep:
             given = self._outcome(trial, "stopped", "")
             self._over(trial, done if done.state == "finished" else given)
             running.remove(trial)
+
+    def _require_metric(self, trial: _Known) -> None:
+        """Raises an error if a finished trial has not measured the metric: no other one will."""
+        outcome = trial.outcome
+        if (
+            outcome is not None
+            and outcome.state == "finished"
+            and self.metric not in outcome.metrics
+        ):
+            measured = ", ".join(sorted(outcome.metrics)) or "nothing"
+            raise PromptRecoveryError(
+                f"metric.name={self.metric}: trial {trial.number} has not measured it; it has "
+                f"measured {measured}"
+            )
 
     def _over(self, trial: _Known, outcome: Outcome) -> None:
         trial.outcome = outcome
@@ -237,6 +292,10 @@ class Sweep:
         made = create_sweep_command_args(
             {"args": {name: {"value": value} for name, value in trial.parameters.items()}}
         )
+        # Settings in the forms that Hydra reads mean what the values mean in the sweep file.
+        settings = [f"{n}={override_value(v)}" for n, v in _flat(trial.parameters).items()]
+        for form, sign in (("no_hyphens", ""), ("append_hydra", "+"), ("override_hydra", "++")):
+            made[f"args_{form}"] = [f"{sign}{setting}" for setting in settings]
         made |= {
             "env": ["/usr/bin/env"] if os.name == "posix" else [],
             "interpreter": ["python"],
@@ -247,9 +306,9 @@ class Sweep:
         for part in map(str, create_sweep_command(list(template) if template else None)):
             is_macro = part.startswith("${") and part.endswith("}")
             command += made.get(part[2:-1]) or [] if is_macro else [part]
-        command.append(f"hydra.run.dir='{trial.folder.resolve()}'")
+        command.append(f"hydra.run.dir={quoted(str(trial.folder.resolve()))}")
         if not any(part.startswith("group=") for part in command):
-            command.append(f"group={self.folder.name}")
+            command.append(f"group={override_value(self.folder.resolve().name)}")
         if RunFolder(trial.folder).has_checkpoint:
             command.append("ckpt_path=last")
         return command
@@ -293,8 +352,8 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
 
     Args:
         file: A W&B sweep file.
-        count: Total number of trials, including those of earlier calls. None runs a grid until it
-            is exhausted.
+        count: Total number of trials, including those of earlier calls; not more than the file's
+            `run_cap`. None runs a grid until it is exhausted.
         parallel: Number of trials to run at a time, each in its own process.
         folder: Folder of the sweep.
         seed: Seed of the engine's choices.
@@ -303,8 +362,13 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
         PromptRecoveryError: If the sweep file or a setting is invalid, or no trial has finished.
     """
     config = read_sweep(file)
+    cap = config.get("run_cap")
+    if cap is not None:
+        count = cap if count is None else min(count, cap)
     if count is None and config["method"] != "grid":
-        raise PromptRecoveryError(f"method {config['method']} has no end: give count=<trials>")
+        raise PromptRecoveryError(
+            f"method {config['method']} has no end: give count=<trials>, or a run_cap"
+        )
     if parallel < 1:
         raise PromptRecoveryError(f"parallel={parallel}: must be ≥ 1")
     with locked(folder / "sweep"), _quiet_engine():

@@ -8,7 +8,8 @@ and a dataclass that Python code constructs is checked by the same types (`decla
 
 The way of a setting from the command line to its use, and what is refused where:
 
-1. `arguments.prepared` quotes paths and texts for Hydra's grammar. It refuses nothing.
+1. `arguments.prepared` quotes paths and texts for Hydra's grammar. It refuses only a number where
+   an option of a group is wanted, which would be a traceback in Hydra.
 2. Hydra reads the files of `conf/` through its plugin `hydra_plugins/prompt_recovery_settings.py`,
    which calls `filling.fill`: defaults are added, and `???` for required settings.
 3. Hydra parses the overrides and composes. It refuses what it cannot parse, options that no group

@@ -9,10 +9,12 @@ quoted).
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings.declared import (
     dataclass_in,
     is_path,
@@ -27,6 +29,8 @@ TEXTS = ("original", "rewritten")
 """Settings of `recover` that are always taken verbatim as texts."""
 
 _STAGE = "first_stage"  # has the settings of `train` again
+_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+_NO_OPTION = re.compile(r"\[?[-+\d.,\se]*\d[-+\d.,\se]*\]?|true|false", re.I)
 _SIMPLE = re.compile(r"[\w./~:@%-]*", re.A)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.S)
 
@@ -37,6 +41,9 @@ def prepared(command: str, arguments: list[str]) -> list[str]:
     Args:
         command: Name of the command.
         arguments: Its arguments as the shell passes them.
+
+    Raises:
+        PromptRecoveryError: If a number is given for a group.
     """
     sweeps = "-m" in arguments or "--multirun" in arguments
     return [_without_group(_verbatim(command, argument, sweeps)) for argument in arguments]
@@ -45,8 +52,14 @@ def prepared(command: str, arguments: list[str]) -> list[str]:
 def _without_group(argument: str) -> str:
     """Replaces `group=null` by `~group`. Hydra does not support the former."""
     name, _, value = argument.partition("=")
-    if value == "null" and name and (config_folder() / name.split("@")[0]).is_dir():
+    group = config_folder() / name.lstrip("+").split("@")[0]
+    if not name.strip("+/.") or not group.is_dir():
+        return argument
+    if value == "null":
         return f"~{name}"
+    if _NO_OPTION.fullmatch(value):  # which Hydra would take for a number, with a traceback
+        known = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
+        raise PromptRecoveryError(f"{argument}: there is no such option; known are {known}")
     return argument
 
 
@@ -59,6 +72,8 @@ def _verbatim(command: str, argument: str, sweeps: bool) -> str:
         return f"{key}={quoted(value)}"
     if _SIMPLE.fullmatch(value) or _QUOTED.fullmatch(value) or (sweeps and "," in value):
         return argument
+    if name in _FOLDERS:
+        return argument if "${" in value else f"{key}={quoted(value)}"
     declared = _declared(command, name.split("."))
     if declared is None or not is_path(declared):
         return argument
@@ -72,6 +87,22 @@ def quoted(text: str) -> str:
     text = re.sub(r"(\\*)'", lambda m: m[1] * 2 + "\\'", text)
     text = re.sub(r"(\\+)$", lambda m: m[1] * 2, text)
     return f"'{text}'"
+
+
+def override_value(value: Any) -> str:
+    """A value in Hydra's grammar, as the value of an override.
+
+    Texts are quoted only where they would be read as something else. Numbers in a text are left
+    as they are: a setting that wants a number gets one.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{override_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(override_value, value))}]"
+    text = str(value)
+    return text if _SIMPLE.fullmatch(text) and text else quoted(text)
 
 
 def _declared(command: str, path: list[str]) -> Any:
