@@ -177,8 +177,8 @@ class Sweep:
         Returns:
             The outcomes, in the order in which the trials were chosen.
         """
-        for trial in self.trials:
-            self._require_metric(trial)
+        for known in self.trials:
+            self._require_metric(known)
         waiting = [t for t in self.trials if t.outcome is None]
         running: list[_Known] = []
         try:
