@@ -1,5 +1,8 @@
 """What stands in a batch belongs to the completions of its trees."""
 
+import pickle
+from types import SimpleNamespace
+
 import pytest
 
 from prompt_recovery.data.splits import Splits
@@ -7,6 +10,7 @@ from prompt_recovery.data.tokens import TokenisedExample
 from prompt_recovery.templates import Template
 from prompt_recovery.training.datamodule import RecoveryData, TrainingTrees
 from prompt_recovery.training.job import Batching
+from prompt_recovery.training.pairs import PairData
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
 
@@ -73,3 +77,15 @@ def test_examples_of_an_original_text_share_batches_where_trees_share_rows(
     ]
     assert len(texts) == 10
     assert all(len(t) == 1 for t in texts) == (together and group)
+
+
+def test_workers_may_be_spawned(data, tokenizer, examples):
+    """Where processes are not forked, as on macOS and Windows, workers get pickled batch makers."""
+    module = data()
+    trees = module._loader(module.training, [], 4, shuffle=True)
+    pairs = SimpleNamespace(tokenizer=tokenizer, max_seq_length=60)
+    prompts = sorted({e.rewrite_prompt for e in examples})
+    retrieval = PairData(Splits(examples, examples[:5], []), pairs, prompts, Batching(), 0)
+    for loader in (trees, retrieval._loader(retrieval.validation, 4, shuffle=False)):
+        again = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
+        assert repr(again[1]([0, ~1])) == repr(loader.collate_fn([0, ~1]))

@@ -204,6 +204,33 @@ class BatchedData(L.LightningDataModule):
         )
 
 
+@dataclass
+class _TreeCollator:
+    """Makes batches of completion trees. It is pickled where workers are started by spawning."""
+
+    part: TrainingTrees
+    trees: list[Tree]
+    examples: Sequence[RewriteExample]
+    pad_token_id: int
+    together: bool
+
+    def __call__(self, indices: list[int]) -> Batch:
+        chosen = [i if i >= 0 else ~i for i in indices]  # ~i marks a filler, see the sampler
+        return Batch(
+            pack([self.trees[i] for i in chosen], self.pad_token_id, self.together),
+            [list(self.trees[i].prompt) for i in chosen],
+            [self.examples[i] for i in chosen] if self.examples else [],
+            score=_flat(self.part.scores, chosen),
+            reference=_flat(self.part.reference, chosen),
+            real=sum(i >= 0 for i in indices),
+            indices=chosen,
+        )
+
+
+def _flat(values: Sequence[Sequence[float]] | None, chosen: list[int]) -> Tensor | None:
+    return torch.tensor([v for i in chosen for v in values[i]]) if values else None
+
+
 class RecoveryData(BatchedData):
     """Tokenised training trees and validation examples as data loaders.
 
@@ -263,24 +290,8 @@ class RecoveryData(BatchedData):
         batch_size: int,
         shuffle: bool,
     ) -> DataLoader[Batch]:
-        trees = part.trees()
-
-        def flat(values: Sequence[Sequence[float]] | None, chosen: list[int]) -> Tensor | None:
-            return values and torch.tensor([v for i in chosen for v in values[i]])  # type: ignore[return-value]
-
-        def collate(indices: list[int]) -> Batch:
-            chosen = [i if i >= 0 else ~i for i in indices]  # ~i marks a filler, see the sampler
-            return Batch(
-                pack([trees[i] for i in chosen], self.pad_token_id, self.together),
-                [list(trees[i].prompt) for i in chosen],
-                [examples[i] for i in chosen] if examples else [],
-                score=flat(part.scores, chosen),
-                reference=flat(part.reference, chosen),
-                real=sum(i >= 0 for i in indices),
-                indices=chosen,
-            )
-
-        lengths = [len(tree) for tree in trees]
+        collate = _TreeCollator(part, part.trees(), examples, self.pad_token_id, self.together)
+        lengths = [len(tree) for tree in collate.trees]
         return self.batches(lengths, batch_size, shuffle, collate, self._originals(part))
 
     def _originals(self, part: TrainingTrees) -> list[str] | None:

@@ -85,6 +85,24 @@ class TokenisedPairs:
         }
 
 
+@dataclass
+class _PairCollator:
+    """Makes batches of pairs. It is pickled where workers are started by spawning."""
+
+    pairs: TokenisedPairs
+    targets: Sequence[int] | None
+    examples: Sequence[RewriteExample] | None
+
+    def __call__(self, indices: list[int]) -> PairBatch:
+        chosen = [i if i >= 0 else ~i for i in indices]  # ~i marks a filler, see the sampler
+        return PairBatch(
+            self.pairs.features(chosen),
+            torch.tensor([-1 if self.targets is None else self.targets[i] for i in chosen]),
+            [] if self.examples is None else [self.examples[i] for i in chosen],
+            sum(i >= 0 for i in indices),
+        )
+
+
 class PairData(BatchedData):
     """Tokenised training and validation pairs as data loaders.
 
@@ -121,15 +139,8 @@ class PairData(BatchedData):
     def _loader(
         self, pairs: TokenisedPairs, batch_size: int, shuffle: bool
     ) -> DataLoader[PairBatch]:
-        def collate(indices: list[int]) -> PairBatch:
-            chosen = [i if i >= 0 else ~i for i in indices]  # ~i marks a filler, see the sampler
-            return PairBatch(
-                pairs.features(chosen),
-                torch.tensor([self.targets[i] if shuffle else -1 for i in chosen]),
-                [] if shuffle else [self.splits.val[i] for i in chosen],
-                sum(i >= 0 for i in indices),
-            )
-
+        targets, examples = (self.targets, None) if shuffle else (None, self.splits.val)
+        collate = _PairCollator(pairs, targets, examples)
         return self.batches(pairs.lengths, batch_size, shuffle, collate)
 
 
