@@ -32,6 +32,11 @@ from tests.trees.test_forward import PAD, random_trees, tiny_model
 @pytest.fixture(scope="module")
 def policy():
     """A tiny model whose adapter changes what it says."""
+    return adapted()
+
+
+def adapted():
+    """A tiny model with a random adapter."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(tiny_backbone("llama"), dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"]))

@@ -86,7 +86,7 @@ def folder(tmp_path_factory):
         if not folder.exists():
             folder.mkdir()
             together.write_preferences(folder / "preferences.jsonl")
-            for objective in ("sft", "dpo", "contrastive"):
+            for objective in ("sft", "dpo", "grpo", "contrastive"):
                 together.run(folder, objective)
             tasks = "equal_one_process+keep_slices"
             result = in_two_forks("-m", "tests.training.together", tasks, folder)
@@ -163,6 +163,15 @@ def test_two_processes_share_their_negatives(folder):
     assert_same_adapter(retriever(two), retriever(one))
     losses = [value for (_, name), value in sorted(theirs.items()) if name == "train/loss"]
     assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_sample_what_one_would(folder, strategy):
+    one, two = folder / "one_grpo", folder / f"{strategy}_grpo"
+    theirs = curve(one)
+    assert_same_curve(curve(two), theirs)
+    assert_same_adapter(adapter(two), adapter(one))
+    assert {"train/reward", "train/kl"} <= {name for _, name in theirs}
 
 
 @pytest.mark.parametrize("change", ["ddp_to_fsdp", "fsdp_to_ddp", "fsdp_to_fsdp", "fsdp_to_one"])

@@ -13,7 +13,7 @@ from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.low_rank import Adapter, AllWeights
 from prompt_recovery.commands.entry import one_line_errors
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.objectives import DPO, SFT, Contrastive
+from prompt_recovery.objectives import DPO, GRPO, SFT, Contrastive
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.runs.processes import local_rank
 from prompt_recovery.training.checkpoints import WholeCheckpointIO
@@ -45,11 +45,16 @@ def run(folder, objective, strategy=None, name=None, **changes):
 
     37 examples make nine batches and one that leaves the second process without an example; three
     rows of lora_A are two for the first process and one for the second. The global norm is clipped.
-    SFT trains DoRA, computed by PEFT, on the last layer; DPO trains fused LoRA on all layers; the
+    SFT trains DoRA, computed by PEFT, on the last layer; DPO and GRPO train fused LoRA on all layers; the
     contrastive objective trains all weights of a sentence encoder.
     """
     world = 2 if strategy else 1
-    objectives = {"sft": SFT(), "dpo": DPO(sft_weight=0.5), "contrastive": _CONTRASTIVE}
+    objectives = {
+        "sft": SFT(),
+        "dpo": DPO(sft_weight=0.5),
+        "grpo": GRPO(samples=3, beta=0.1),
+        "contrastive": _CONTRASTIVE,
+    }
     options = {
         "objective": objectives[objective],
         "preferences": Preferences(path=str(folder / "preferences.jsonl")),
@@ -83,7 +88,7 @@ def run(folder, objective, strategy=None, name=None, **changes):
 def equal_one_process(folder):
     """The runs that are compared with one process, some of them resumed."""
     for strategy in ("ddp", "fsdp"):
-        for objective in ("sft", "dpo"):
+        for objective in ("sft", "dpo", "grpo"):
             run(folder, objective, strategy)
     run(folder, "contrastive", "ddp")
     for before, strategy in (("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")):

@@ -31,6 +31,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         world_size: The number of processes.
         groups: The group of each example. In shuffled batches, the examples of a group are then
             neighbours, in random order, and lengths differ. By default there are no groups.
+        repeats: How often each batch comes, one time after another.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         groups: Sequence[Hashable] | None = None,
+        repeats: int = 1,
     ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
@@ -52,6 +54,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.groups = groups
+        self.repeats = repeats
         self.first_batch: Callable[[], int] = lambda: 0
         self.set_epoch(0)
 
@@ -69,7 +72,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         batches = [batch for members in self._pools(order) for batch in self._cut(members)]
         if self.shuffle:
             rng.shuffle(batches)
-        self.batches = [b[self.rank :: self.world_size] or [~b[0]] for b in batches]
+        shares = [b[self.rank :: self.world_size] or [~b[0]] for b in batches]
+        self.batches = [share for share in shares for _ in range(self.repeats)]
 
     def _pools(self, order: list[int]) -> Iterator[list[int]]:
         """Yields the examples from which consecutive batches are made, in order."""

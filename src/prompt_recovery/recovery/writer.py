@@ -203,8 +203,12 @@ class Writer:
                 all_done,
             )
 
+    def decoded(self, tokens: Sequence[int]) -> str:
+        """The text of an answer's tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
     def _completion(self, tokens: Sequence[int], total: float, mean: float) -> Completion:
-        raw = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        raw = self.decoded(tokens)
         return Completion(raw, clean_prompt(raw), total, mean)
 
     @contextmanager

@@ -174,6 +174,7 @@ class BatchedData(L.LightningDataModule):
         shuffle: bool,
         collate: Callable[[list[int]], Any],
         groups: Sequence[Hashable] | None = None,
+        repeats: int = 1,
     ) -> DataLoader[Any]:
         """Returns a loader of batches.
 
@@ -184,6 +185,7 @@ class BatchedData(L.LightningDataModule):
             collate: Makes a batch of the indices of its rows; ~i stands for row i as a filler, see
                 `TokenBudgetSampler`.
             groups: The group of each row. Rows of a group are neighbours in shuffled batches.
+            repeats: How often each batch comes, one time after another.
         """
         sampler = TokenBudgetSampler(
             lengths,
@@ -194,6 +196,7 @@ class BatchedData(L.LightningDataModule):
             self.trainer.global_rank if self.trainer else 0,
             self.trainer.world_size if self.trainer else 1,
             groups,
+            repeats,
         )
         return DataLoader(
             Indices(len(lengths)),  # type: ignore[arg-type]
@@ -242,6 +245,8 @@ class RecoveryData(BatchedData):
         seed: Seed of the order of training batches.
         training: The training data. None trains on the true prompts of the training split.
         together: Whether the trees of a batch share one row.
+        sampled_tokens: The number of tokens that the model may write for each training prompt.
+        updates: The number of optimiser steps on each training batch.
     """
 
     def __init__(
@@ -253,10 +258,14 @@ class RecoveryData(BatchedData):
         seed: int,
         training: TrainingTrees | None = None,
         together: bool = False,
+        sampled_tokens: int = 0,
+        updates: int = 1,
     ) -> None:
         super().__init__(splits, batching, seed)
         self.pad_token_id = int(tokenizer.pad_token_id)
         self.together = together
+        self.sampled_tokens = sampled_tokens
+        self.updates = updates
         limit = batching.max_prompt_tokens
         self.training = training or TrainingTrees(
             tokenise(splits.train, template, tokenizer, limit)
@@ -291,8 +300,12 @@ class RecoveryData(BatchedData):
         shuffle: bool,
     ) -> DataLoader[Batch]:
         collate = _TreeCollator(part, part.trees(), examples, self.pad_token_id, self.together)
+        if shuffle:
+            lengths = [len(tree) + self.sampled_tokens for tree in collate.trees]
+            groups = self._originals(part)
+            return self.batches(lengths, batch_size, True, collate, groups, self.updates)
         lengths = [len(tree) for tree in collate.trees]
-        return self.batches(lengths, batch_size, shuffle, collate, self._originals(part))
+        return self.batches(lengths, batch_size, False, collate)
 
     def _originals(self, part: TrainingTrees) -> list[str] | None:
         """The original text of each row, if rows share the work on their common beginning."""

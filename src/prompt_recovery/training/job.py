@@ -17,7 +17,7 @@ from prompt_recovery.data.lead_ins import with_lead_ins
 from prompt_recovery.data.splits import Splits, TrainingSplit, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.objectives import Contrastive, Objective
+from prompt_recovery.objectives import Contrastive, Objective, PolicyGradient
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.runs.folder import RunFolder
@@ -217,7 +217,8 @@ class TrainSettings(RunSettings):
         template: The recovery template.
         model: The backbone: a causal LM, or a sentence encoder for a retriever.
         adapter: The adapter that is trained, or all weights of a sentence encoder.
-        objective: The loss: over completion trees, or contrastive for a retriever.
+        objective: The loss: over completion trees, a policy gradient over completions that are
+            sampled in training, or contrastive for a retriever.
         preferences: Where objectives over pairs or groups get their preferences.
         metric: The metric.
         decoding: How answers are chosen in the test; its length limit also holds in validation.
@@ -240,7 +241,7 @@ class TrainSettings(RunSettings):
     template: Template
     model: Backbone | EncoderBackbone
     adapter: Adapter | AllWeights
-    objective: Objective | Contrastive
+    objective: Objective | PolicyGradient | Contrastive
     preferences: Preferences
     metric: SCS
     decoding: Decoding
@@ -267,7 +268,8 @@ class TrainingJob(RunSettings):
         template: The recovery template.
         backbone: The pretrained causal LM, or the sentence encoder of a retriever.
         adapter: The adapter that is trained, or all weights of a sentence encoder.
-        objective: The loss: over completion trees, or contrastive for a retriever.
+        objective: The loss: over completion trees, a policy gradient over completions that are
+            sampled in training, or contrastive for a retriever.
         scs: The metric.
         decoding: How answers are chosen in the test; its length limit also holds in validation.
         trainer: Options of `lightning.Trainer`; the strategy "fsdp" is `FullySharded`.
@@ -289,7 +291,7 @@ class TrainingJob(RunSettings):
     template: Template
     backbone: Backbone | EncoderBackbone
     adapter: Adapter | AllWeights
-    objective: Objective | Contrastive
+    objective: Objective | PolicyGradient | Contrastive
     scs: SCS
     decoding: Decoding
     trainer: dict[str, Any] = field(default_factory=trainer_options)
@@ -307,6 +309,8 @@ class TrainingJob(RunSettings):
 
     def __post_init__(self) -> None:
         require_fitting(self.backbone, self.adapter, self.objective)
+        if isinstance(self.objective, PolicyGradient):
+            _require_sampling(self)
 
     @property
     def run(self) -> RunFolder:
@@ -327,7 +331,7 @@ class TrainingJob(RunSettings):
 def require_fitting(
     model: Backbone | EncoderBackbone,
     adapter: Adapter | AllWeights,
-    objective: Objective | Contrastive,
+    objective: Objective | PolicyGradient | Contrastive,
 ) -> None:
     """Checks that backbone, adapter and objective belong to one kind of recoverer.
 
@@ -354,6 +358,20 @@ def require_fitting(
         raise PromptRecoveryError(
             "adapter=qlora is for language models: a sentence encoder takes adapter=full or "
             "adapter=lora"
+        )
+
+
+def _require_sampling(job: TrainingJob) -> None:
+    """Refuses what does not go with completions that are sampled in training."""
+    if job.keep_hidden_states:
+        raise PromptRecoveryError(
+            f"objective={job.objective.name} samples new completions for every batch, whose hidden "
+            "states cannot be kept: give keep_hidden_states=false"
+        )
+    if job.objective.updates > 1 and job.trainer.get("accumulate_grad_batches", 1) > 1:  # type: ignore[union-attr]
+        raise PromptRecoveryError(
+            "objective.updates repeats batches, and trainer.accumulate_grad_batches puts them "
+            "together: set one of them to 1"
         )
 
 

@@ -11,7 +11,7 @@ from prompt_recovery.backbones.load import load_model, load_tokenizer, require_f
 from prompt_recovery.backbones.locate import Backbone, Location, locate
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.objectives import Objective
+from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.interface import ConstantRecoverer
@@ -24,7 +24,8 @@ from prompt_recovery.templates import chat_prompt, for_tokenizer
 from prompt_recovery.training.checkpoints import save_adapter
 from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
-from prompt_recovery.training.module import RecovererModule
+from prompt_recovery.training.module import RecovererModule, WriterModule
+from prompt_recovery.training.policy import PolicyModule
 from prompt_recovery.training.prepared import (
     Hardware,
     Prepared,
@@ -65,7 +66,7 @@ class PreparedLanguageModel(Prepared):
     writer: Writer
     fallback: str
     data: RecoveryData
-    module: RecovererModule
+    module: WriterModule
     location: Location
     hardware: Hardware
     start_weights: dict[str, torch.Tensor]
@@ -200,12 +201,24 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
         adapter.four_bit,
         None if job.start is None else weights_digest(adapter_folder(job.start)),
     )
-    if not hardware.sharded or _objective(job).completions != "truth":
+    objective = _objective(job)
+    if not hardware.sharded or _needs_preferences(objective):
         model.to(hardware.device)  # otherwise, it is moved layer by layer when it is sharded
-    training = training_trees(job, _objective(job), writer, started_with)
+    training = training_trees(job, objective, writer, started_with)
     sharing = trees_share_rows(causal_lm_of(model))
+    sampled, updates = 0, 1
+    if isinstance(objective, PolicyGradient):
+        sampled, updates = objective.samples * job.decoding.max_new_tokens, objective.updates
     data = RecoveryData(
-        job.splits, job.template, tokenizer, job.batching, job.seed, training, sharing
+        job.splits,
+        job.template,
+        tokenizer,
+        job.batching,
+        job.seed,
+        training,
+        sharing,
+        sampled,
+        updates,
     )
     _describe(job, data, model)
     identity = fingerprint(
@@ -222,7 +235,7 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
         if parameter.requires_grad and job.start is not None
     }
     module = _module(job, writer, fallback, identity)
-    if job.keep_hidden_states:
+    if job.keep_hidden_states and isinstance(module, RecovererModule):
         module.frozen = _frozen_states(model, data, location, adapter, hardware.sharded)
     return PreparedLanguageModel(
         job, writer, fallback, data, module, location, hardware, start_weights
@@ -239,9 +252,13 @@ def _adapter(job: TrainingJob) -> Adapter:
     return job.adapter
 
 
-def _objective(job: TrainingJob) -> Objective:
-    assert isinstance(job.objective, Objective), "`TrainingJob` refuses what does not fit"
+def _objective(job: TrainingJob) -> Objective | PolicyGradient:
+    assert isinstance(job.objective, Objective | PolicyGradient), "as for the backbone"
     return job.objective
+
+
+def _needs_preferences(objective: Objective | PolicyGradient) -> bool:
+    return isinstance(objective, Objective) and objective.completions != "truth"
 
 
 def _frozen_states(
@@ -270,9 +287,21 @@ def _frozen_states(
     return states
 
 
-def _module(job: TrainingJob, writer: Writer, fallback: str, identity: str) -> RecovererModule:
-    length = job.decoding.max_new_tokens
-    return RecovererModule(writer, _objective(job), job.scs, job.optim, identity, length, fallback)
+def _module(job: TrainingJob, writer: Writer, fallback: str, identity: str) -> WriterModule:
+    objective, length = _objective(job), job.decoding.max_new_tokens
+    if isinstance(objective, PolicyGradient):
+        return PolicyModule(
+            writer,
+            objective,
+            job.splits.train,
+            job.scs,
+            job.seed,
+            job.optim,
+            identity,
+            length,
+            fallback,
+        )
+    return RecovererModule(writer, objective, job.scs, job.optim, identity, length, fallback)
 
 
 def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:

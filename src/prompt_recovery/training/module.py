@@ -156,16 +156,81 @@ class TrainedModule(L.LightningModule):
         np.random.set_state((name, words.numpy().astype(np.uint32), *numpy_rest))
 
 
-class RecovererModule(TrainedModule):
-    """Trains the adapter of a recoverer.
+class WriterModule(TrainedModule):
+    """Trains the adapter of a language model, and validates what the model writes.
 
     Args:
         writer: Writer with a `PeftModel`. It also answers greedily in validation.
-        objective: A function of `ScoredCompletions`.
         scs: The metric of validation.
         optimisation: Optimiser and schedule.
         fingerprint: Fingerprint of data, tokens and backbone. A checkpoint with another one is
             refused.
+        max_new_tokens: Maximum number of tokens in an answer in validation.
+        fallback: The answer to score if the model's answer is empty.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        scs: SCS,
+        optimisation: Optimisation,
+        fingerprint: str,
+        max_new_tokens: int,
+        fallback: str,
+    ) -> None:
+        super().__init__(optimisation, fingerprint)
+        self.model = writer.model
+        self.writer = writer
+        self.max_new_tokens = max_new_tokens
+        self.fallback = fallback
+        self.val_scs = SCSMetric(scs)
+        self.val_nll = MeanMetric()
+        self.sharded = False
+
+    def configure_model(self) -> None:
+        """Shards the model if the strategy is `FullySharded`."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FullySharded) and not self.sharded:
+            strategy.shard(self.model)
+            self.sharded = True
+
+    def log_training(self, loss: Tensor, metrics: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Logs metrics of a training step, and returns the loss as this process's share of it."""
+        share = self.share_of_batch(batch.real, batch.trees.tokens if batch.real else 0)
+        size = max(batch.real, 1)
+        for name, value in {"train/loss": loss.detach(), **metrics}.items():
+            bar = name == "train/loss"
+            self.log(name, value * share, prog_bar=bar, batch_size=size, sync_dist=True)
+        return loss * share
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Logs `val/nll` of the true prompts and `val/scs` of the prompts that the model writes."""
+        scores = score_completions(self.model, batch.trees)
+        self.val_nll.update(-scores.mean_log_probability[: batch.real])
+        answers = self.writer.write_greedily(batch.prompts, self.max_new_tokens, self._all_done)
+        predictions = [answer.text or self.fallback for answer in answers[: batch.real]]
+        self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples[: batch.real]])
+        options = {"prog_bar": True, "on_epoch": True, "batch_size": max(batch.real, 1)}
+        self.log("val/nll", self.val_nll, **options)
+        self.log("val/scs", self.val_scs, **options)
+
+    def _all_done(self, done: bool) -> bool:
+        """Returns whether decoding may stop. A sharded model needs all processes until the end."""
+        if not self.sharded:
+            return done
+        waiting = torch.tensor(float(not done), device=self.device)
+        return not float(self.trainer.strategy.reduce(waiting, reduce_op="sum"))
+
+
+class RecovererModule(WriterModule):
+    """Trains the adapter of a recoverer on completion trees that are known before training.
+
+    Args:
+        writer: As for `WriterModule`, like all arguments but the objective.
+        objective: A function of `ScoredCompletions`.
+        scs: The metric of validation.
+        optimisation: Optimiser and schedule.
+        fingerprint: Fingerprint of data, tokens and backbone.
         max_new_tokens: Maximum number of tokens in an answer in validation.
         fallback: The answer to score if the model's answer is empty.
 
@@ -183,35 +248,14 @@ class RecovererModule(TrainedModule):
         max_new_tokens: int,
         fallback: str,
     ) -> None:
-        super().__init__(optimisation, fingerprint)
-        self.model = writer.model
-        self.writer = writer
+        super().__init__(writer, scs, optimisation, fingerprint, max_new_tokens, fallback)
         self.objective = objective
-        self.max_new_tokens = max_new_tokens
-        self.fallback = fallback
-        self.val_scs = SCSMetric(scs)
-        self.val_nll = MeanMetric()
         self.frozen: FrozenStates | None = None
-        self.sharded = False
-
-    def configure_model(self) -> None:
-        """Shards the model if the strategy is `FullySharded`."""
-        strategy = self.trainer.strategy
-        if isinstance(strategy, FullySharded) and not self.sharded:
-            strategy.shard(self.model)
-            self.sharded = True
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Returns the objective's loss on one batch, fp32 []."""
         completions = self._scored(batch)
-        loss: Tensor = self.objective(completions)
-        share = self.share_of_batch(batch.real, batch.trees.tokens if batch.real else 0)
-        size = max(batch.real, 1)
-        metrics = {"train/loss": loss.detach(), **self._watch(completions)}
-        for name, value in metrics.items():
-            bar = name == "train/loss"
-            self.log(name, value * share, prog_bar=bar, batch_size=size, sync_dist=True)
-        return loss * share
+        return self.log_training(self.objective(completions), self._watch(completions), batch)
 
     def _scored(self, batch: Batch) -> ScoredCompletions:
         with self.frozen.used(batch.trees, batch.indices) if self.frozen else nullcontext():
@@ -241,24 +285,6 @@ class RecovererModule(TrainedModule):
             "train/margin": margin.mean(),
             "train/accuracy": (margin > 0).float().mean(),
         }
-
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Logs `val/nll` of the true prompts and `val/scs` of the prompts that the model writes."""
-        scores = score_completions(self.model, batch.trees)
-        self.val_nll.update(-scores.mean_log_probability[: batch.real])
-        answers = self.writer.write_greedily(batch.prompts, self.max_new_tokens, self._all_done)
-        predictions = [answer.text or self.fallback for answer in answers[: batch.real]]
-        self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples[: batch.real]])
-        options = {"prog_bar": True, "on_epoch": True, "batch_size": max(batch.real, 1)}
-        self.log("val/nll", self.val_nll, **options)
-        self.log("val/scs", self.val_scs, **options)
-
-    def _all_done(self, done: bool) -> bool:
-        """Returns whether decoding may stop. A sharded model needs all processes until the end."""
-        if not self.sharded:
-            return done
-        waiting = torch.tensor(float(not done), device=self.device)
-        return not float(self.trainer.strategy.reduce(waiting, reduce_op="sum"))
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

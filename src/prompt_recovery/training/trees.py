@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from prompt_recovery.objectives import Objective
+from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.preferences import prepare_preferences
 from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.recovery.writer import Writer
@@ -14,10 +14,10 @@ from prompt_recovery.training.job import TrainingJob
 
 
 def training_trees(
-    job: TrainingJob, objective: Objective, writer: Writer, started_with: str
+    job: TrainingJob, objective: Objective | PolicyGradient, writer: Writer, started_with: str
 ) -> TrainingTrees | None:
     """Returns preferences with reference log-probabilities, for objectives that need them."""
-    if objective.completions == "truth":
+    if isinstance(objective, PolicyGradient) or objective.completions == "truth":
         return None
     preferences = prepare_preferences(
         job.preferences,

@@ -20,10 +20,13 @@ class CompletionScores:
     Attributes:
         log_probability: log p(completion | prompt), the sum over the tokens, fp32 [C].
         length: The number of tokens of each completion, fp32 [C].
+        tokens: The log-probability of each of the N completion tokens, in the order of
+            `TreeBatch.targets`, fp32 [N].
     """
 
     log_probability: Tensor
     length: Tensor
+    tokens: Tensor
 
     @property
     def mean_log_probability(self) -> Tensor:
@@ -61,6 +64,7 @@ def score_completions(model: Any, batch: TreeBatch) -> CompletionScores:
     return CompletionScores(
         log_probability=zeros.index_add(0, batch.completion, values),
         length=zeros.index_add(0, batch.completion, torch.ones_like(values)),
+        tokens=values,
     )
 
 

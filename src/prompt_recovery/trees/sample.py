@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from prompt_recovery.kernels.attention import additive
@@ -29,7 +30,6 @@ class Sample:
     finished: bool
 
 
-@torch.inference_mode()
 def sample_completions(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -58,7 +58,31 @@ def sample_completions(
         all_done: Called after each step with whether everything here is finished; returns whether
             to stop. With a sharded model, its answer must be the same in all processes.
     """
-    causal_lm = causal_lm_of(model)
+    # Shards that are gathered in inference mode cannot be used in training afterwards.
+    sharded = any(isinstance(p, DTensor) for p in model.parameters())
+    with torch.no_grad() if sharded else torch.inference_mode():
+        return _grown(
+            causal_lm_of(model),
+            prompts,
+            temperatures,
+            uniforms,
+            max_new_tokens,
+            end_token_ids,
+            pad_token_id,
+            all_done,
+        )
+
+
+def _grown(
+    causal_lm: Any,
+    prompts: Sequence[Sequence[int]],
+    temperatures: Sequence[float],
+    uniforms: Tensor | None,
+    max_new_tokens: int,
+    end_token_ids: Sequence[int],
+    pad_token_id: int,
+    all_done: Callable[[bool], bool],
+) -> list[list[Sample]]:
     device = causal_lm.device
     rows, branches = len(prompts), len(temperatures)
     lengths = torch.tensor([len(p) for p in prompts], device=device)

@@ -1,0 +1,177 @@
+"""Runs that train on what the model samples meanwhile."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.objectives import GRPO, RLOO
+from prompt_recovery.training.job import Batching, Logging, Optimisation
+from prompt_recovery.training.policy import PolicyModule
+from prompt_recovery.training.run import train
+from prompt_recovery.trees.forward import score_completions
+from tests.training.test_run import make_job
+
+STEPS = {
+    "accelerator": "cpu",
+    "max_epochs": 1,
+    "max_steps": 6,
+    "log_every_n_steps": 1,
+    "gradient_clip_val": 1.0,
+    "enable_progress_bar": False,
+}
+
+
+def job(folder, examples, scs, objective, **changes):
+    options = {
+        "objective": objective,
+        "adapter": Adapter(rank=4, dropout=0.0),
+        "batching": Batching(batch_size=4, max_prompt_tokens=80),
+        "optim": Optimisation(learning_rate=0.01),
+        "trainer": STEPS,
+        "logger": Logging("csv"),
+        "evaluate": False,
+    }
+    return make_job(folder, examples, scs, **{**options, **changes})
+
+
+class StoppedError(Exception):
+    pass
+
+
+def seen(monkeypatch, stop=None):
+    """The rollouts of all training steps, in order; the step with number `stop` fails."""
+    rollouts = []
+    original = PolicyModule.training_step
+
+    def step(self, batch, index):
+        if len(rollouts) == stop:
+            raise StoppedError
+        loss = original(self, batch, index)
+        rollouts.append((self._rollout, float(loss.detach())))
+        return loss
+
+    monkeypatch.setattr(PolicyModule, "training_step", step)
+    return rollouts
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [GRPO(samples=3), GRPO(samples=3, updates=2, beta=0.1), RLOO(samples=3, updates=2, beta=0.1)],
+    ids=["grpo", "grpo_updates_kl", "rloo"],
+)
+def test_a_run_samples_rewards_and_trains(objective, tmp_path, examples, scs, monkeypatch):
+    rollouts = seen(monkeypatch)
+    metrics = train(job(tmp_path, examples, scs, objective))
+    assert metrics["train/steps"] == 6
+    for rollout, _ in rollouts:
+        assert len(rollout.tokens) == len(rollout.rewards) == 3 * 4
+        assert (rollout.reference is None) == (objective.beta == 0)
+    batches = [rollout.step for rollout, _ in rollouts]
+    assert batches == [n // objective.updates for n in range(6)]
+    # Repeated updates are on the same samples, and each batch has new ones.
+    assert len({id(rollout) for rollout, _ in rollouts}) == 6 // objective.updates
+    text = json.loads((tmp_path / "metrics.json").read_text())
+    assert -1 <= text["train/reward"] <= text["train/best_reward"] <= 1
+    assert ("train/kl" in text) == (objective.beta > 0)
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any(w.abs().max() > 0 for n, w in weights.items() if "lora_B" in n)
+
+
+def test_what_is_rewarded_becomes_more_likely(tmp_path, examples, scs, monkeypatch):
+    """The mean log-probability of samples with positive advantage rises against the others."""
+    gains = []
+    original = PolicyModule.training_step
+
+    def step(self, batch, index):
+        if self._rollout is not None and index % 2:
+            rollout, trees = self._rollout, self._trees(batch, self._rollout)
+            with torch.no_grad():
+                now = score_completions(self.model, trees).tokens - rollout.old
+            groups = rollout.rewards.view(-1, 4)
+            advantage = (groups - groups.mean(1, keepdim=True)).flatten()[trees.completion]
+            gains.append(float((now * advantage.sign()).mean()))
+        return original(self, batch, index)
+
+    monkeypatch.setattr(PolicyModule, "training_step", step)
+    train(job(tmp_path, examples, scs, GRPO(samples=4, updates=2)))
+    assert len(gains) == 3 and all(gain > 0 for gain in gains)
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_a_broken_off_run_goes_on_with_the_same_samples(stop, tmp_path, examples, scs, monkeypatch):
+    """Also between two updates on the same samples, which are then in the checkpoint."""
+    objective = GRPO(samples=3, updates=2, beta=0.1)
+    with monkeypatch.context() as patch:
+        whole = seen(patch)
+        train(job(tmp_path / "whole", examples, scs, objective))
+    with monkeypatch.context() as patch:
+        seen(patch, stop)
+        with pytest.raises(StoppedError):
+            train(job(tmp_path / "broken", examples, scs, objective, checkpoint_minutes=0))
+    checkpoint = str(tmp_path / "broken" / "checkpoints" / "last.ckpt")
+    with monkeypatch.context() as patch:
+        rest = seen(patch)
+        train(
+            job(
+                tmp_path / "resumed",
+                examples,
+                scs,
+                objective,
+                ckpt_path=checkpoint,
+                checkpoint_minutes=0,
+            )
+        )
+    assert [loss for _, loss in rest] == [loss for _, loss in whole[stop:]]
+    assert [r.tokens for r, _ in rest] == [r.tokens for r, _ in whole[stop:]]
+    a, b = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("whole", "resumed")
+    )
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_samples_do_not_depend_on_the_batch(tmp_path, examples, scs, monkeypatch):
+    """An example has the same samples alone and with others, before the first update."""
+
+    def first(folder, size):
+        with monkeypatch.context() as patch:
+            rollouts = []
+            original = PolicyModule._sampled
+
+            def sampled(self, batch, step):
+                rollout = original(self, batch, step)
+                rollouts.append((batch, rollout))
+                return rollout
+
+            patch.setattr(PolicyModule, "_sampled", sampled)
+            train(
+                job(
+                    folder, examples, scs, GRPO(samples=3),
+                    batching=Batching(batch_size=size, max_prompt_tokens=80),
+                    trainer=STEPS | {"max_steps": 1 if size > 1 else 8},
+                    optim=Optimisation(learning_rate=1e-12),
+                )
+            )  # fmt: skip
+        return {
+            index: rollout.tokens[3 * n : 3 * n + 3]
+            for batch, rollout in rollouts
+            for n, index in enumerate(batch.indices)
+        }
+
+    many, alone = first(tmp_path / "many", 16), first(tmp_path / "alone", 1)
+    both = many.keys() & alone.keys()
+    assert len(both) > 2
+    assert all(many[i] == alone[i] for i in both)
+
+
+def test_what_does_not_go_together_is_one_line(tmp_path, examples, scs):
+    with pytest.raises(PromptRecoveryError, match="keep_hidden_states=false"):
+        job(tmp_path, examples, scs, GRPO(), keep_hidden_states=True)
+    with pytest.raises(PromptRecoveryError, match="set one of them to 1"):
+        job(
+            tmp_path, examples, scs, GRPO(updates=2), trainer=STEPS | {"accumulate_grad_batches": 2}
+        )
