@@ -45,8 +45,8 @@ def run(folder, objective, strategy=None, name=None, **changes):
 
     37 examples make nine batches and one that leaves the second process without an example; three
     rows of lora_A are two for the first process and one for the second. The global norm is clipped.
-    SFT trains DoRA, computed by PEFT, on the last layer; DPO and GRPO train fused LoRA on all layers; the
-    contrastive objective trains all weights of a sentence encoder.
+    SFT trains DoRA, computed by PEFT, on the last layer; DPO and GRPO train fused LoRA on all
+    layers; the contrastive objective trains all weights of a sentence encoder.
     """
     world = 2 if strategy else 1
     objectives = {
