@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from prompt_recovery.templates import (
     chat_prompt,
     for_tokenizer,
     render,
+    word_changes,
     word_difference,
 )
 from tests.conftest import ROOT
@@ -59,6 +61,63 @@ def test_mistakes_are_one_line():
         with pytest.raises(PromptRecoveryError, match="template 't'") as raised:
             render(Template("t", text), original_text="a")
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 1/0 }}",
+        "{{ 'a'*10**10 }}",
+        "{{ 'a' * 9999999999 }}",
+        "{{ [0] * 9999999999 }}",
+        "{{ 'a'.center(9999999999) }}",
+        "{{ '{:>9999999999}'.format(1) }}",
+        "{{ '%09999999999d' % 1 }}",
+        "{{ original_text.join(original_text) }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set n=namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n=namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ range(9999999999)|list }}",
+        "{% include 'other' %}",
+        "{{ ''.__class__.__mro__ }}",
+        "{% for a in [1] recursive %}{{ loop([1, 2]) }}{% endfor %}",
+        "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
+    ],
+)
+def test_no_template_takes_long_or_makes_too_much(text):
+    started = time.process_time()
+    with pytest.raises(PromptRecoveryError, match="template 't'") as caught:
+        render(Template("t", text), original_text="far " * 100)
+    assert "\n" not in str(caught.value)
+    assert time.process_time() - started < 5
+
+
+def test_ordinary_templates_are_filled():
+    text = (
+        "{% for line in original_text.split('\n') %}{{ loop.index }}/{{ loop.length }} "
+        "{{ line|trim|upper|replace('A', 'b') }}{{ '' if loop.last else ', ' }}{% endfor %}"
+        "{% if 'far' in original_text %} {{ 'x' * 3 ~ 1 }}{% endif %}"
+        " {{ original_text.split()|join('-')|truncate(6, true, '...', 0) }}"
+    )
+    assert render(Template("t", text), original_text="far\naway") == "1/2 FbR, 2/2 bWbY xxx1 far..."
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a " * 1500, "a b " * 750),
+        ("a " * 20_000, "a b " * 10_000),
+        (" ".join(map(str, range(1250))) + " a" * 250,
+         " ".join(f"{n} z" for n in range(1250)) + " a" * 250),
+    ],
+)  # fmt: skip
+def test_a_comparison_takes_bounded_time_and_loses_no_word(before, after):
+    started = time.process_time()
+    changes = word_changes(before, after)
+    assert time.process_time() - started < 10
+    assert [w for old, _ in changes for w in old] == before.split()
+    assert [w for _, new in changes for w in new] == after.split()
 
 
 def test_chat_needs_a_chat_template(tokenizer, monkeypatch):

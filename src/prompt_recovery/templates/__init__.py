@@ -1,14 +1,25 @@
 """Jinja templates of models' inputs."""
 
-import difflib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prompt_recovery.errors import PromptRecoveryError, first_line, printable
+from prompt_recovery.templates.differences import word_changes, word_difference
+from prompt_recovery.templates.sandbox import BoundedEnvironment
+
+__all__ = [
+    "Template",
+    "accepted_messages",
+    "chat_messages",
+    "chat_prompt",
+    "for_tokenizer",
+    "render",
+    "word_changes",
+    "word_difference",
+]
 
 
 @dataclass(frozen=True)
@@ -46,34 +57,7 @@ def for_tokenizer(template: Template, tokenizer: Any) -> Template:
     return replace(template, text=text, chat=False, system="")
 
 
-def word_changes(original_text: str, rewritten_text: str) -> list[tuple[list[str], list[str]]]:
-    """Runs of words as (before, after) pairs; the two are equal where the words were kept."""
-    before, after = original_text.split(), rewritten_text.split()
-    matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
-    return [(before[i:j], after[k:m]) for _, i, j, k, m in matcher.get_opcodes()]
-
-
-def word_difference(original_text: str, rewritten_text: str) -> str:
-    """Both texts as one, with `[-removed-]` and `{+added+}` words.
-
-    Runs of more than eight kept words are shortened to their first and last three.
-    """
-    parts: list[str] = []
-    for before, after in word_changes(original_text, rewritten_text):
-        if before == after:
-            parts += before if len(before) <= 8 else [*before[:3], "…", *before[-3:]]
-            continue
-        if before:
-            parts.append(f"[-{' '.join(before)}-]")
-        if after:
-            parts.append(f"{{+{' '.join(after)}+}}")
-    return " ".join(parts)
-
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
-)
-_ENVIRONMENT.globals["difference"] = word_difference
+_ENVIRONMENT = BoundedEnvironment(difference=word_difference)
 
 
 @lru_cache(maxsize=32)
@@ -84,16 +68,23 @@ def _compile(template: Template) -> jinja2.Template:
         raise PromptRecoveryError(
             f"template '{template.name}', line {error.lineno}: {error.message}"
         ) from error
+    except (RecursionError, SyntaxError, ValueError, MemoryError) as error:
+        raise PromptRecoveryError(
+            f"template '{template.name}' is too deeply nested or too large"
+        ) from error
 
 
 def render(template: Template, **texts: str) -> str:
     """Fills a template with texts. Texts are data: Jinja syntax inside them is not run.
 
     Raises:
-        PromptRecoveryError: If the template is wrong or uses a name that was not given.
+        PromptRecoveryError: If the template is wrong, uses a name that was not given, or would
+            take very long or make a very long text.
     """
     try:
-        return _compile(template).render(**{k: v.strip() for k, v in texts.items()})
+        return _ENVIRONMENT.fill(_compile(template), **_stripped(texts))
+    except PromptRecoveryError:
+        raise
     except jinja2.UndefinedError as error:
         known = ", ".join(texts)
         raise PromptRecoveryError(
@@ -103,6 +94,10 @@ def render(template: Template, **texts: str) -> str:
         raise PromptRecoveryError(
             f"template '{template.name}' cannot be filled in ({first_line(error)}); correct it"
         ) from error
+
+
+def _stripped(texts: dict[str, str]) -> dict[str, str]:
+    return {name: text.strip() for name, text in texts.items()}
 
 
 def chat_messages(template: Template, tokenizer: Any, **texts: str) -> list[dict[str, str]]:
