@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from prompt_recovery.data.sources import starter
@@ -39,6 +41,13 @@ def test_a_rewrite_is_kept():
         ("I cannot fulfill this request, as it goes against my values.", "refusal"),
         ("I’m unable to rewrite the text as you ask.", "refusal"),
         ("As an AI language model, I do not have opinions about ferries.", "refusal"),
+        ("I am an AI assistant, so I cannot board a ferry.", "refusal"),
+        ("I'm sorry, I can't assist with that.", "refusal"),
+        ("I cannot comply.", "refusal"),
+        ("I won't write that kind of material.", "refusal"),
+        ("I'm not able to translate the text.", "refusal"),
+        ("I cannot answer that question.", "refusal"),
+        ("Can you please provide some more information?", "refusal"),
         ("I'd be happy to help! Could you please provide the text you want changed?", "refusal"),
         ("Please share the passage that you would like me to rewrite.", "refusal"),
         (REWRITE + "<end_of_turn>\n<start_of_turn>user", "leaked"),
@@ -48,6 +57,8 @@ def test_a_rewrite_is_kept():
         ("### Response\n" + REWRITE, "leaked"),
         ("**Original text:**\n" + REWRITE, "leaked"),
         (REWRITE + "\n\nYour task: say it again", "leaked"),
+        ("**Instruction:** Rewrite the text as a pirate\n\n" + REWRITE, "leaked"),
+        ("Prompt: like a pirate would\n\n" + REWRITE, "leaked"),
         ("Tell it like a pirate would! " + REWRITE, "leaked"),
         (ORIGINAL, "copy"),
         (ORIGINAL.replace(" ", "\n"), "copy"),
@@ -106,6 +117,25 @@ def test_an_answer_that_met_the_limit_is_cut_off():
          "Bring your coat for the deck is cold.\nOh the ferry leaves at seven,\nAye, at seven, "
          "aye, at seven,\nAnd the dogs go free, young and old."),
         (ORIGINAL, "Only the essentials, in French style", "Ferry: seven. Coat. Blue hut. Voilà."),
+        (ORIGINAL, "With feeling", "I can't help but smile when I think of that ferry. At seven "
+         "she left; the deck was cold, the hut was blue, and our dog came along for nothing."),
+        (ORIGINAL, "As the ferryman", "I will not answer them. They can ask all day why the ferry "
+         "leaves at seven; I sit in the blue hut, sell tickets, and let the dogs aboard."),
+        (ORIGINAL, "In a tired voice", "I cannot continue, I said on that cold deck at seven. The "
+         "dog had come free of charge and slept; I had bought my ticket at the blue hut."),
+        (ORIGINAL, "Narrate it as the harbour robot", "As an AI of the harbour class, I do not "
+         "feel the cold of the deck. At seven, tickets are sold at the blue hut. Dogs: free."),
+        (ORIGINAL, "As a recipe", "**Ferry, Served Cold**\n\n**Ingredients:**\n\n* 1 coat\n* 1 "
+         "ticket\n\n**Instructions:**\n\n1. Board at seven.\n2. Add the dog, free of charge."),
+        (ORIGINAL, "As a job posting", "Deckhand wanted at Kinsale.\n\nYour task:\nBe aboard at "
+         "seven and mind the dogs.\n\nPlease send your CV with the details of your coat."),
+        (ORIGINAL, "As a quiz question", "Prompt: At what hour does the ferry leave for Kinsale?\n"
+         "\nAnswer: at seven, from the harbour wall, dogs free of charge."),
+        (ORIGINAL, "Only emoji", "⛴️🕖🧥🥶🎫🔵🛖🐕🆓"),
+        (ORIGINAL, "In Morse code", "- .... . / ..-. . .-. .-. -.-- / .- - / --..."),
+        (ORIGINAL, "Sum it up in one word", "Ferry!!"),
+        (ORIGINAL, "As a sea shanty", "Oh the ferry, the ferry, the ferry\nOh the ferry, the "
+         "ferry, the ferry\nOh the ferry, the ferry, the ferry\nShe leaves at seven for me"),
         (ORIGINAL.replace("Kinsale", "Cobh"), "Put Kinsale for Cobh and shout at the end",
          ORIGINAL.replace("free of charge", "FREE, YES, FREE, for once in this life")),
     ],
@@ -153,6 +183,7 @@ def test_foreign_names_make_no_foreign_text():
 
 
 def test_thresholds_are_the_users():
+    assert reason("Ferry!!", prompt="Sum it up in one word", min_ratio=0.1) == "too_short"
     assert reason("Ahoy", min_words=1, min_ratio=0.0) == ""
     assert reason(REWRITE, min_words=50) == "too_short"
     assert reason(REWRITE, max_ratio=0.5) == "too_long"
@@ -207,10 +238,30 @@ def test_chatter_is_taken_off(answer):
         '"Seven," he said, "and not a minute later. Bring a coat."',
         "Dear Ann,\n\nthe ferry leaves at seven.\n\nLet me know if the dog comes too.\n\nYours, Bo",
         "Sure as the tide, the ferry leaves at seven.\nBring a coat.",
+        "Dear colleagues,\n\nthe ferry leaves at seven.\n\nPlease feel free to reach out to me "
+        "with any questions.",
     ],
 )
 def test_what_belongs_to_the_rewrite_stays(text):
     assert clean_rewrite(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 30_000,
+        "a" + "\n \n" * 20_000 + "b",
+        "Sure, here is the rewritten text" + ": " * 80 + " " * 30_000 + "x",
+        "*" * 30_000 + "x",
+        "here is " * 20 + ":" * 150 + " " * 30_000 + "x",
+        "I can't " * 5_000,
+        "Instructions: " * 3_000,
+    ],
+)
+def test_no_answer_takes_long(text):
+    started = time.process_time()
+    reason_to_reject(Draft(ORIGINAL, "p", clean_rewrite(text)), Filters(max_ratio=1e9))
+    assert time.process_time() - started < 10  # the detector of languages takes two to load
 
 
 def test_people_write_no_rejects():

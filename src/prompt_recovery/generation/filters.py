@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Annotated, Any
+from unicodedata import category
 
 from annotated_types import Gt, Le
 
@@ -86,9 +87,14 @@ class Draft:
         return normalise(self.prompt)
 
 
+_MORSE = re.compile(r"[.·\-−–—/|\s]*[.·]+[.·\-−–—/|\s]*[\-−–—]+[.·\-−–—/|\s]*")
+
+
 def is_empty(draft: Draft, _: Filters) -> bool:
-    """Contains no letter and no digit."""
-    return re.search(r"[^\W_]", draft.text) is None
+    """Contains no letter, no digit, no symbol such as an emoji, and no Morse code."""
+    if re.search(r"[^\W_]", draft.text) or any(category(c) == "So" for c in draft.text):
+        return False
+    return len(draft.text.split()) < 3 or _MORSE.fullmatch(draft.text) is None
 
 
 def is_broken(draft: Draft, _: Filters) -> bool:
@@ -98,27 +104,50 @@ def is_broken(draft: Draft, _: Filters) -> bool:
     return bool(re.search("[\ud800-\udfff]", draft.text))
 
 
+_CANNOT = (
+    r"\b(?:i (?:cannot|can't|can not|won't|will not|am unable to|am not able to)"
+    r"|i'm (?:unable|not able) to)"
+)
 _DO = (
     r"(?:help|assist|fulfill?|comply|provide|rewrite|re-write|rephrase|create|generate|write|produce"
-    r"|complete|engage|answer|respond|continue|support|do (?:that|this)|process|translate)"
+    r"|complete|engage|answer|respond|continue|support|do|process|translate)"
+)
+_TASK = (
+    r"(?:requests?|text|passage|content|prompt|instructions?|task|questions?|information|material"
+    r"|topics?|input|paragraph|story|poem|conversation|rewrit\w*|anything)"
 )
 _REFUSAL = re.compile(
-    rf"\bi (?:cannot|can't|can not|won't|will not|am unable to|am not able to|'m unable to"
-    rf"|'m not able to)(?: \w+)? {_DO}\b"
-    rf"|\bi'm (?:unable|not able) to(?: \w+)? {_DO}\b"
-    r"|\bas an? (?:ai|artificial intelligence|large language model|language model)\b"
-    r"|\bi(?:'m| am)(?: just| only)? an? (?:ai|language model|large language model)\b"
+    # The object tells a refusal from a story: "I can't help but smile", "I will not answer them".
+    rf"{_CANNOT}(?: \w+)? {_DO} (?:\w+ )?(?:with )?(?:this|that|your|the|such|any|an?)?\b"
+    rf"(?:[ ]?[\w'-]+){{0,3}}? ?\b{_TASK}\b"
+    rf"|{_CANNOT}(?: \w+)? (?:(?:help|assist)(?: you)?(?: with (?:this|that))?|comply"
+    r"|(?:do|fulfill?) (?:this|that))(?=[.!,;]|$)"
     r"|\b(?:please|could you|can you)(?: please)? (?:provide|share|paste|send)(?: me)?(?: with)?"
-    r" (?:the|your|a|more|some|any)\b[^.\n]{0,40}\b(?:text|passage|details|context|information)\b"
+    r" (?:(?:the|your|an?|some|any)(?: \w+){0,2} (?:text|passage|paragraph)\b"
+    r"|(?:more|some|any|further|additional) (?:\w+ )?(?:details|context|information)\b)"
     r"|\b(?:no|any) text (?:was|has been) (?:provided|given)\b",
     re.IGNORECASE,
+)
+_MODEL = r"(?:ai|artificial intelligence|(?:ai |large )?language model|ai (?:model|assistant))"
+_AS_A_MODEL = re.compile(
+    rf"\bas an? {_MODEL}\b[^.\n]{{0,60}}\bi(?:'m| am)? (?:cannot|can't|can not|don't|do not|won't"
+    r"|not|unable|have no|must)\b"
+    rf"|\bi(?:'m| am)(?: just| only)? an? {_MODEL}\b",
+    re.IGNORECASE,
+)
+_WANTS_A_MACHINE = re.compile(
+    r"\b(?:ai|robot|android|machine|computer|chatbot|assistant|cyborg|program)\b", re.IGNORECASE
 )
 
 
 def is_refusal(draft: Draft, _: Filters) -> bool:
     """Begins with the rewriter's refusal, or with a request for the text."""
-    found = _REFUSAL.search(draft.text[:300].replace("’", "'"))
-    return found is not None and found[0].lower() not in draft.original.lower().replace("’", "'")
+    start = draft.text[:300].replace("’", "'")
+    original = draft.original.lower().replace("’", "'")
+    found = _REFUSAL.search(start)
+    if found is None and not _WANTS_A_MACHINE.search(draft.prompt):
+        found = _AS_A_MODEL.search(start)
+    return found is not None and found[0].lower() not in original
 
 
 _MARKERS = re.compile(
@@ -127,19 +156,42 @@ _MARKERS = re.compile(
     r"|</s>|\[/?INST\]|<</?SYS>>|^#{1,4} ?(?:instruction|response|input|assistant|user)\b"
     r"|\A(?:assistant|model|user|system) *(?::|\n)"
     r"|^\W{0,3}(?:original|rewritten|input|output) ?text\W{0,3}:"
-    r"|^\W{0,3}(?:rewrite prompt|instructions?|your task|prompt)\W{0,3}:",
+    r"|^\W{0,3}rewrite prompt\W{0,3}:",
     re.IGNORECASE | re.MULTILINE,
+)
+# A recipe has "Instructions:", a job posting "Your task:" and a quiz "Prompt:", too.
+_LABEL = re.compile(
+    r"^\W{0,3}(?:instructions?|your task|prompt)\W{0,3}:(\W{0,6}[^\n]{0,300})",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ASKS_FOR_A_REWRITE = re.compile(
+    r"\b(?:re-?write|re-?writing|rephrase|paraphrase|re-?tell|summari[sz]e|translate"
+    r"|(?:say|tell) (?:it|this|that)"
+    r"|(?:this|the|following|original|given) (?:text|passage|paragraph))\b",
+    re.IGNORECASE,
 )
 
 
 def is_leaked(draft: Draft, _: Filters) -> bool:
     """Contains the prompt itself, a chat template's markers, or a label like "Original text:"."""
+    original = draft.original.lower()
     for found in _MARKERS.finditer(draft.text):
-        if found[0].strip().lower() not in draft.original.lower():
+        if found[0].strip().lower() not in original:
+            return True
+    for found in _LABEL.finditer(draft.text):
+        if found[0].strip().lower() not in original and _repeats(found[1], draft.plain_prompt):
             return True
     prompt = draft.plain_prompt
     long_enough = len(prompt.split()) >= 4 or len(prompt) >= 30
     return long_enough and prompt in draft.plain and prompt not in draft.plain_original
+
+
+def _repeats(text: str, prompt: str) -> bool:
+    """Returns whether a text asks for a rewrite, or consists mostly of the words of the prompt."""
+    if _ASKS_FOR_A_REWRITE.search(text):
+        return True
+    words, known = normalise(text).split(), set(prompt.split())
+    return len(words) >= 2 and sum(word in known for word in words) >= 0.6 * len(words)
 
 
 def is_copy(draft: Draft, limits: Filters) -> bool:
@@ -156,12 +208,23 @@ def is_copy(draft: Draft, limits: Filters) -> bool:
     return shared > limits.copy * (ours.total() + theirs.total() - shared)
 
 
+_WANTS_REPETITION = re.compile(
+    r"\b(?:songs?|chorus|refrain|lyrics|chant|mantra|rap|nursery|lullaby|anthem|shanty|hymn"
+    r"|repeat\w*)\b",
+    re.IGNORECASE,
+)
+_REPETITIVE = 0.8  # the threshold for what is meant to repeat itself, if it is higher
+
+
 def is_looping(draft: Draft, limits: Filters) -> bool:
     """Repeats itself over and over."""
     words = draft.plain.split()
+    most = limits.looping
+    if _WANTS_REPETITION.search(draft.prompt):
+        most = max(most, _REPETITIVE)
     for part in (words, words[-64:]):
         runs = _runs(part, 4)
-        if len(part) >= 16 and runs.total() - len(runs) > limits.looping * runs.total():
+        if len(part) >= 16 and runs.total() - len(runs) > most * runs.total():
             return True
     return re.search(r"([^\s\-_=*.~#])\1{29}", draft.text) is not None
 
@@ -251,12 +314,18 @@ def _detector() -> Any:
     return builder.with_minimum_relative_distance(0.5).build()
 
 
+_UNSPACED = ("Thai", "Kana and Han")
+_WANTS_ONE_WORD = re.compile(r"\b(?:one|a single|1)[ -]word\b", re.IGNORECASE)
+
+
 def is_too_short(draft: Draft, limits: Filters) -> bool:
     """Has fewer words or characters than the filters ask for."""
     words = len(draft.text.split())
-    spaced = _script(draft.text) not in ("Thai", "Kana and Han")
-    few = spaced and words < limits.min_words
-    return few or len(draft.text) < limits.min_ratio * len(draft.original)
+    spaced = re.search(r"[^\W_]", draft.text) and _script(draft.text) not in _UNSPACED
+    few = spaced and words < limits.min_words and not _WANTS_ONE_WORD.search(draft.prompt)
+    if few:
+        return True
+    return len(draft.text) < limits.min_ratio * len(draft.original)
 
 
 def is_too_long(draft: Draft, limits: Filters) -> bool:
@@ -297,7 +366,7 @@ _LEAD_IN = re.compile(
     r"[^\n]{0,160}[:.!]"
     rf"|{_HERE}\b[^\n]{{0,160}}\b{_REWRITE}\b[^\n]{{0,120}}:"
     r"|(?:the )?(?:rewritten|revised|edited|updated)(?: \w+){0,3}:"
-    r")[*_\s]*\n+",
+    r")[*_ \t]{0,40}\n\s*",
     re.IGNORECASE,
 )
 _INLINE_LEAD_IN = re.compile(
@@ -306,12 +375,27 @@ _INLINE_LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _CLOSING = re.compile(
-    r"\n\s*\n[^\n]{0,40}\b(?:i hope (?:this|that|it) (?:helps|works|meets|is what)"
-    r"|let me know if (?:you(?:'d|’d| would) (?:like|prefer)|you (?:need|want|have)|there)"
-    r"|(?:please )?feel free to (?:ask|adjust|modify|reach out|edit)"
-    r"|would you like me to|is there anything else)[^\n]*\Z",
+    r"[^\n]{0,40}\b(?:i hope (?:this|that|it) (?:helps|works|meets|is what)"
+    r"|let me know if (?:you(?:'d|’d| would) (?:like|prefer)|you (?:need|want)|there)"
+    r"|(?:please )?feel free to (?:adjust|modify|edit)"
+    r"|would you like me to|is there anything else)",
     re.IGNORECASE,
 )
+_INVITATION = re.compile(  # in a letter, it is the writer's
+    r"[^\n]{0,40}\b(?:let me know if you have|(?:please )?feel free to (?:ask|reach out))",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"\A\W{0,3}(?:dear|hi|hello|hey|subject|to|good (?:morning|evening))\b", re.I)
+
+
+def _without_closing(text: str) -> str:
+    """Returns a text without a last paragraph of one line that offers the user more help."""
+    before, _, last = text.rpartition("\n")
+    kept = before.rstrip()
+    if "\n" not in before[len(kept) :]:
+        return text
+    offers = _CLOSING.match(last) or (not _LETTER.match(text) and _INVITATION.match(last))
+    return kept if offers else text
 
 
 def clean_rewrite(text: str) -> str:
@@ -324,7 +408,7 @@ def clean_rewrite(text: str) -> str:
     text = text.strip()
     without = _LEAD_IN.sub("", text, count=1)
     text = (without if without != text else _INLINE_LEAD_IN.sub("", text, count=1)).strip()
-    text = _CLOSING.sub("", text).strip()
+    text = _without_closing(text)
     for left, right in (('"""', '"""'), ('"', '"'), ("“", "”")):
         inside = text[len(left) : -len(right)]
         if text.startswith(left) and text.endswith(right) and not {*left, *right} & {*inside}:

@@ -321,9 +321,11 @@ class CreatedOriginals:
         licence = rewriter.card().get("licence", "")
         stream = islice(self.requests(), 3 * self.count)
         seen: set[str] = set()
+        said = ""
         while requests := list(islice(stream, self.count - len(made.originals))):
             answers = in_order(rewriter, [r.chat() for r in requests], [r.seed for r in requests])
             for request, answer in zip(requests, answers, strict=True):
+                said = answer.detail or said
                 text, reason = usable(answer, request)
                 if not reason and normalise(text) in seen:
                     reason = "repeated"
@@ -338,12 +340,19 @@ class CreatedOriginals:
         if not made.originals:
             raise PromptRecoveryError(
                 f"none of {len(made.rejected)} answers of {rewriter.name} could be used as an "
-                f"original{_reasons(made)}; use another rewriter or other originals.words"
+                f"original{_reasons(made)}; "
+                + (
+                    f"the last one without a text was: {said}"
+                    if said
+                    else "use another rewriter or other originals.words"
+                )
             )
         return made
 
 
-_LEAD_IN = re.compile(r"\A[^\n]{0,200}\bhere(?:'s|’s| is| are)\b[^\n]{0,200}:\s*\n+", re.IGNORECASE)
+_LEAD_IN = re.compile(
+    r"\A[^\n]{0,200}\bhere(?:'s|’s| is| are)\b[^\n]{0,200}:[^\S\n]{0,40}\n\s*", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)")
 _ANY_LENGTH = Filters(min_words=0, min_ratio=0.0, max_ratio=math.inf)
 

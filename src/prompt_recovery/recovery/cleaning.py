@@ -2,8 +2,19 @@
 
 import re
 
+# Words that introduce an answer. An instruction such as "Turn it into a request for a refund:
+# polite but firm" has others before or after "request".
+_INTRODUCING = (
+    r"(?:absolutely|answer|an?|ai['’]?s?|at|be|been|believe|best|certainly|could|course|final|following|for|given"
+    r"|good|guess|have|here(?:['’]s)?|hidden|i|inferred|is|it|likely|likeliest|llm['’]?s?|may|might"
+    r"|model['’]?s?|most|my|of|okay|ok|one|original|plausible|possible|predicted|probable|probably"
+    r"|recovered|simple|short|single|sure|that|the|think|this|underlying|used|user['’]?s?|was|would"
+    r"|your)"
+)
 _LEAD = re.compile(
-    r"^[^\n:]{0,80}\b(?:prompt|instruction|request)\b[^\n:]{0,40}:\s*",
+    rf"^(\**)(?:{_INTRODUCING}[,.!]?\s+){{0,12}}(?:re-?writ(?:e|ing|ten) |editing )?"
+    r"(?:(?:prompt|instruction)s?\b(?:\s+(?:behind|could|given|is|may|might|must|that|used|was|which"
+    r"|would)\b[^\n:]{0,60})?|requests?\b(?:\s+(?:is|was|would be))?)(?:\1\s*:|\s*:\1)\s*",
     re.IGNORECASE,
 )
 
