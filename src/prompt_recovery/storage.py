@@ -17,10 +17,13 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import yaml
+
 from prompt_recovery.errors import PromptRecoveryError
 
 T = TypeVar("T")
 
+_YAML_BYTES, _YAML_VALUES = 1 << 22, 100_000  # more than any record has
 # What reading a JSON value that has another shape than expected may raise.
 MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
@@ -100,6 +103,36 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a small YAML file, such as a record, which may come from a stranger.
+
+    Aliases may make a few lines stand for any number of values, which would take for ever to go
+    through, so the values are counted.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else, or too much.
+    """
+    if path.stat().st_size > _YAML_BYTES:
+        raise ValueError(f"{path}: is too large")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: is not a YAML mapping")
+        waiting: list[Any] = [values]
+        count = 0
+        while waiting:
+            value = waiting.pop()
+            count += 1
+            inside = value if isinstance(value, list) else ()
+            waiting.extend(value.values() if isinstance(value, dict) else inside)
+            if count + len(waiting) > _YAML_VALUES:
+                raise ValueError(f"{path}: holds too many values")
+    except (yaml.YAMLError, RecursionError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: is not a YAML mapping") from error
+    return values
 
 
 def write_json(path: Path, value: Any, indent: int = 2) -> None:

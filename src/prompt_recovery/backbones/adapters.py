@@ -11,9 +11,10 @@ from peft import (
     get_peft_model,
     get_peft_model_state_dict,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
+from prompt_recovery.backbones.adapter_config import read_lora_config
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels.lora import fuse_lora
@@ -53,6 +54,9 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
 def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Wraps a frozen model in a `PeftModel` with the adapter in a folder, ready to be trained.
 
+    The folder may come from a stranger: only safetensors are read, and nothing that the
+    configuration names is imported.
+
     Raises:
         PromptRecoveryError: If the folder holds no adapter, a damaged one, or one of another
             backbone.
@@ -62,13 +66,23 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
             f"{folder}: holds no adapter_model.safetensors; give an adapter folder or the "
             "folder of a run that has one"
         )
+    config = read_lora_config(folder)
     try:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             theirs = set(file.keys())
+            of_a = [key for key in theirs if "lora_A." in key or "lora_embedding_A" in key]
+            ranks = [file.get_slice(key).get_shape()[0] for key in of_a]
+        # Otherwise a few bytes of a configuration could ask for any amount of memory.
+        if max([config.r, *(config.rank_pattern or {}).values()]) > max(ranks, default=0):
+            raise ValueError("its weights have another rank than its configuration")
         peft_model = PeftModel.from_pretrained(
-            model, folder, is_trainable=True, autocast_adapter_dtype=dtype == torch.float32
+            model,
+            folder,
+            is_trainable=True,
+            autocast_adapter_dtype=dtype == torch.float32,
+            config=config,
         )
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
+    except Exception as error:  # any defect in files that somebody gave
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
             f"{folder}: is damaged, or not an adapter of this backbone ({first_line})"

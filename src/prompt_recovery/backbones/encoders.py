@@ -1,6 +1,5 @@
 """Finds the local files of a sentence encoder, quickly and without importing torch."""
 
-import json
 import shutil
 import tempfile
 import zipfile
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from prompt_recovery.backbones.locate import Location
+from prompt_recovery.backbones.locate import Location, file_name
 from prompt_recovery.backbones.parts import join
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource
@@ -63,63 +62,11 @@ def locate_encoder(backbone: EncoderBackbone) -> Location:
     return Location(source.folder("model"))
 
 
-def require_plain(folder: Path) -> None:
-    """Checks that loading a sentence-transformers folder runs no code that comes with it.
-
-    `modules.json` names the classes of a model, and sentence-transformers imports them. Only its
-    own common classes are allowed here, with weights in safetensors.
-
-    Raises:
-        PromptRecoveryError: If the folder is damaged, or holds something else.
-    """
-    try:
-        modules = json.loads((folder / "modules.json").read_text("utf-8"))
-        types = [str(module["type"]) for module in modules]
-        paths = [folder / str(module["path"]) for module in modules]
-        dense = [
-            json.loads((path / "config.json").read_text("utf-8")).get("activation_function")
-            for kind, path in zip(types, paths, strict=True)
-            if kind.rsplit(".", 1)[-1] == "Dense"
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise PromptRecoveryError(
-            f"{folder}: is not a whole sentence-transformers folder ({type(error).__name__}); copy "
-            "it again"
-        ) from error
-    inside = folder.resolve()
-    for kind, path in zip(types, paths, strict=True):
-        library, _, name = kind.rpartition(".")
-        ours = library.split(".")[0] == "sentence_transformers" and name in _MODULES
-        if not ours or not path.resolve().is_relative_to(inside):
-            raise PromptRecoveryError(
-                f"{folder / 'modules.json'}: '{kind}' is not a module that is loaded here "
-                f"({', '.join(sorted(_MODULES))}), since it could run code"
-            )
-    for activation in dense:
-        if activation is not None and activation not in _ACTIVATIONS:
-            raise PromptRecoveryError(
-                f"{folder}: the activation '{activation}' is not one that is loaded here "
-                f"({', '.join(sorted(_ACTIVATIONS))}), since it could run code"
-            )
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*/*.safetensors")):
-        raise PromptRecoveryError(
-            f"{folder}: holds no *.safetensors weights (pickled weights are not loaded)"
-        )
-
-
-_MODULES = {"Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LayerNorm"}
-_ACTIVATIONS = {
-    f"torch.nn.modules.{name}"
-    for name in ("linear.Identity", "activation.Tanh", "activation.ReLU", "activation.GELU",
-                 "activation.SiLU")
-}  # fmt: skip
-
-
 def _joined(backbone: EncoderBackbone) -> Path:
     """Joins the parts of a zip file once, and unpacks it into the cache."""
     if backbone.sha256 is None:
         raise PromptRecoveryError(f"model '{backbone.name}': give model.sha256 with model.parts")
-    target = cache_dir("encoders") / f"{backbone.name}-{backbone.sha256[:16]}"
+    target = cache_dir("encoders") / f"{file_name(backbone.name)}-{backbone.sha256[:16]}"
     if (target / "modules.json").is_file():
         return target
     files = tuple(_part(name, backbone) for name in backbone.parts)

@@ -20,6 +20,7 @@ from prompt_recovery.kernels.feed_forward import fuse_feed_forward
 from prompt_recovery.kernels.linear import ACTIVATION_DTYPE, pack_linears
 from prompt_recovery.kernels.memory import keep_freed_memory
 from prompt_recovery.kernels.norms import fuse_norms
+from prompt_recovery.metrics.plain import require_plain_config
 
 _LARGE = 1 << 30  # bytes of bf16 weights
 
@@ -155,6 +156,7 @@ def require_four_bit() -> None:
 
 
 def _loaded(auto: Any, folder: Path, **options: Any) -> Any:
+    require_plain_config(folder)
     try:
         return auto.from_pretrained(folder, local_files_only=True, **options)
     except PromptRecoveryError:

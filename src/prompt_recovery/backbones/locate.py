@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,9 +151,14 @@ def _in_packages(packages: str, backbone: Backbone) -> Location:
         raise PromptRecoveryError(f"model '{backbone.name}': {error}") from error
     # Not by the backbone's own name: a rewriter of another name may have the same weights.
     published = (backbone.repo or backbone.name).rpartition("/")[2]
-    name = f"{published}-{backbone.sha256[:12]}.gguf"
+    name = f"{file_name(published)}-{file_name(backbone.sha256[:12])}.gguf"
     advice = reinstalling(install)
     return Location(cache_dir("gguf"), name, parts, backbone.sha256, advice)
+
+
+def file_name(text: str) -> str:
+    """A text, such as a name in a record, as part of a file name that stays in its folder."""
+    return re.sub(r"[^\w.-]", "_", text)
 
 
 def _checked_folder(folder: Path) -> Path:
@@ -213,8 +219,8 @@ def _from_hub(repo: str, backbone: Backbone) -> Path:
 
     try:
         return _checked_folder(download(local_only=True))
-    except (LocalEntryNotFoundError, PromptRecoveryError):
-        pass
+    except (LocalEntryNotFoundError, PromptRecoveryError, ValueError, OSError):
+        pass  # a wrong name is an error below
     try:
         HfApi().model_info(repo, revision=backbone.revision, timeout=_HUB_TIMEOUT_S)
         return _checked_folder(download(local_only=False))

@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 from torch import Tensor, nn
 
-from prompt_recovery.backbones.encoders import require_plain
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.plain import load_plain
 
 
 def load_sentence_model(folder: Path) -> Any:
@@ -23,22 +23,7 @@ def load_sentence_model(folder: Path) -> Any:
         PromptRecoveryError: If the folder holds no such model, a damaged one, or one that would run
             code of its own.
     """
-    require_plain(folder)
-    try:
-        with torch.random.fork_rng(devices=[]):  # loading must not disturb a run's randomness
-            model = SentenceTransformer(
-                str(folder),
-                device="cpu",
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
-            )
-    except Exception as error:  # any defect in files that the user gave
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PromptRecoveryError(
-            f"cannot load {folder} ({first_line}): the folder may be cut short; fetch it again"
-        ) from error
-    return model.float().eval()
+    return load_plain(folder).float().eval()
 
 
 def fitted_to(model: Any, dimension: int, max_tokens: int, seed: int = 0) -> Any:

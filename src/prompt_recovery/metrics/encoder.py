@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.plain import load_plain
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.storage import KeyValueStore, fingerprint
 
@@ -63,8 +64,8 @@ class EncoderSource:
 
         try:
             return _with_modules(Path(snapshot_download(self.repo, local_files_only=True)))
-        except (LocalEntryNotFoundError, PromptRecoveryError):
-            pass
+        except (LocalEntryNotFoundError, PromptRecoveryError, ValueError, OSError):
+            pass  # a wrong name is an error below
         try:
             HfApi().model_info(self.repo, timeout=4)
             kept = ["*.json", "*.safetensors", "*.model", "*.txt"]
@@ -139,13 +140,7 @@ class SentenceEncoder(Encoder):
 
     def _compute(self, texts: list[str]) -> NDArray[np.float32]:
         if self._model is None:
-            import torch
-            from sentence_transformers import SentenceTransformer
-
-            with torch.random.fork_rng():  # loading must not disturb a training run's randomness
-                self._model = SentenceTransformer(
-                    str(self._folder), device="cpu", local_files_only=True, trust_remote_code=False
-                )
+            self._model = load_plain(self._folder)
         vectors: NDArray[np.float32] = self._model.encode(
             texts,
             batch_size=_BATCH,

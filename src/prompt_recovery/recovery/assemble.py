@@ -23,8 +23,9 @@ from prompt_recovery.recovery.fitted import (
 )
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.recovery.likelihood import load_likelihood
-from prompt_recovery.recovery.load import decoding_of, load_source, read_record, splits_of
+from prompt_recovery.recovery.load import decoding_of, load_source, splits_of
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource

@@ -7,30 +7,25 @@ recoverer = load_recoverer("runs/latest")
 """
 
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
 from prompt_recovery.backbones.adapters import load_adapter
-from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.load import four_bit_obstacle, load_model, load_tokenizer
-from prompt_recovery.backbones.locate import Backbone, locate
+from prompt_recovery.backbones.locate import locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.backbones.sentence_model import load_sentence_model
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.encoder import EncoderSource
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
 from prompt_recovery.recovery.decoding import MBR, Decoding, from_record
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.fitted import fit_key, kept_fit
+from prompt_recovery.recovery.records import read_record, recorded_backbone
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder, Retriever
 from prompt_recovery.recovery.sources import WriterSource
@@ -40,7 +35,6 @@ from prompt_recovery.runs.folder import (
     bank_file,
     familiarity_file,
     is_retriever,
-    recoverer_file,
     recoverer_folders,
     require_adapter_folder,
     weights_digest,
@@ -174,9 +168,7 @@ def load_writer(
     """The language model of a trained recoverer; takes the arguments of `load_recoverer`."""
     folder = require_adapter_folder(path)
     saved = read_record(folder)
-    backbone = replace(Backbone(**saved["backbone"]), trust_remote_code=trust_remote_code)
-    if backbone_path is not None:
-        backbone = replace(backbone, path=backbone_path)
+    backbone = recorded_backbone(folder, saved, backbone_path, trust_remote_code)
     location = locate(backbone)
     if saved.get("backbone_identity", location.identity) != location.identity:
         if backbone_path is None:
@@ -203,53 +195,6 @@ def load_writer(
         max_prompt_tokens=saved["max_prompt_tokens"],
         name=f"{backbone.name} {saved['objective']}",
     )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """What `recoverer.yaml` in an adapter or retriever folder says.
-
-    `training.language_model` and `training.retriever` write it.
-
-    Raises:
-        PromptRecoveryError: it is damaged or lacks something.
-    """
-    path = recoverer_file(folder)
-    retriever = is_retriever(folder)
-    kind: Any = EncoderBackbone if retriever else Backbone
-    try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-        missing = (_RETRIEVER if retriever else _ADAPTER) - set(saved)
-        known = {f.name for f in fields(kind)}
-        saved["backbone"] = {k: v for k, v in saved["backbone"].items() if k in known}
-        if "metric" not in missing:
-            EncoderSource(**saved["metric"]["source"])
-        if retriever and not missing:
-            _require_retriever(saved)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
-        raise PromptRecoveryError(
-            f"{path}: is damaged ({type(error).__name__}); copy the {folder.name} folder again"
-        ) from error
-    if missing:
-        raise PromptRecoveryError(f"{path}: lacks {', '.join(sorted(missing))}; copy it again")
-    return dict(saved)
-
-
-def _require_retriever(saved: dict[str, Any]) -> None:
-    """Raises a `ValueError` unless a retriever can be made from these values."""
-    temperature, k = saved["temperature"], saved["k"]
-    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
-        raise ValueError("temperature must be > 0")
-    if type(k) is not int or k < 1:
-        raise ValueError("k must be a whole number ≥ 1")
-    if saved["input"] != ["rewritten_text", "original_text"]:
-        raise ValueError("input must be the rewritten and the original text")
-    if not isinstance(saved["backbone"]["name"], str) or not isinstance(saved["fallback"], str):
-        raise ValueError("name and fallback must be texts")
-
-
-_SHARED = {"backbone", "decoding", "max_prompt_tokens", "fallback", "objective", "metric"}
-_ADAPTER = {*_SHARED, "template"}
-_RETRIEVER = {*_SHARED, "temperature", "k", "input"}
 
 
 def splits_of(folder: Path) -> Splits:

@@ -52,7 +52,7 @@ class Prepared(ABC):
 
     @property
     def record(self) -> dict[str, Any]:
-        """The content of `recoverer.yaml`, which `recovery.load.read_record` reads."""
+        """The content of `recoverer.yaml`, which `recovery.records.read_record` reads."""
         job = self.job
         return {
             "backbone": asdict(job.backbone),

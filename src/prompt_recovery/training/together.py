@@ -8,7 +8,8 @@ import torch
 
 from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.fitted import fit_key, fit_recoverer, keep_fit
-from prompt_recovery.recovery.load import load_retriever, read_record
+from prompt_recovery.recovery.load import load_retriever
+from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import WriterSource
