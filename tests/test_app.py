@@ -1,5 +1,7 @@
 """The web page; the parts that need Gradio (extra [app]) skip without it."""
 
+import asyncio
+import socket
 import sys
 
 import pytest
@@ -61,5 +63,66 @@ def test_the_page_answers_through_its_interface():
         assert "<ins>another</ins>" in changes
         with pytest.raises(Exception, match="Give both texts"):
             caller.predict("one text", " ", api_name="/answer")
+    finally:
+        page.close()
+
+
+def answered(check, kind="http", **headers):
+    """What a check of hosts answers: the status, or what the application says."""
+    said = []
+
+    async def application(scope, receive, send):
+        said.append("passed")
+
+    async def send(message):
+        said.append(message.get("status", message.get("code")))
+
+    scope = {"type": kind, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
+    asyncio.run(app.HostCheck(application, check)(scope, None, send))
+    return said[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "passes"),
+    [
+        ("127.0.0.1:7860", True),
+        ("localhost:7860", True),
+        ("[::1]:7860", True),
+        ("192.168.1.5", True),
+        ("LOCALHOST", True),
+        ("my.proxy:80", True),
+        ("evil.example:7860", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("", False),
+        ("[", False),
+    ],
+)
+def test_the_page_is_served_under_its_own_names_only(host, passes):
+    found = answered(["my.proxy"], host=host)
+    assert found == ("passed" if passes else 403)
+    assert answered(["my.proxy"], "websocket", host=host) == ("passed" if passes else 1008)
+
+
+def test_the_host_is_checked_by_the_served_page(monkeypatch):
+    pytest.importorskip("gradio")
+    import urllib.error
+    import urllib.request
+
+    launched = []
+    monkeypatch.setattr(app, "assemble", lambda *_: READY)
+    page = app.page(READY)
+    monkeypatch.setattr(app, "page", lambda _: page)
+    monkeypatch.setattr(page, "block_thread", lambda: launched.append(page.local_url))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app.serve(None, "127.0.0.1", port)
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert opener.open(launched[0] + "config", timeout=20).status == 200
+        foreign = urllib.request.Request(launched[0] + "config", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            opener.open(foreign, timeout=20)
     finally:
         page.close()

@@ -32,7 +32,7 @@ def test_a_submission_is_valid_and_runs_no_formula(tmp_path):
     write_predictions(path, PREDICTIONS, "Improve it")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, strict=True))
-    assert [r["id"] for r in rows] == [p.id for p in PREDICTIONS]
+    assert [r["id"] for r in rows] == ["a", "b,1", "c", "d", "e"]
     assert [r["rewrite_prompt"] for r in rows] == [
         "Make it rhyme",
         'HYPERLINK("x") "quoted", then more',
@@ -41,6 +41,15 @@ def test_a_submission_is_valid_and_runs_no_formula(tmp_path):
         "half pair",
     ]
     assert list(rows[0]) == ["id", "rewrite_prompt"]
+
+
+def test_ids_run_no_formula_and_stay_distinct(tmp_path, caplog):
+    ids = ["=1+1", "1+1", "-5", "@", "+x", "=x", "\t=y", "a  b", "two\nlines"]
+    write_predictions(tmp_path / "p.csv", [Prediction(i, "Improve it") for i in ids], "Improve it")
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        found = [row["id"] for row in csv.DictReader(file, strict=True)]
+    assert found == ["'=1+1", "1+1", "-5", "'@", "x", "'=x", "y", "a  b", "two\nlines"]
+    assert "5 ids begin like a formula" in caplog.text
 
 
 def test_jsonl_and_parquet_have_the_alternatives(tmp_path):

@@ -1,5 +1,6 @@
 """`prompt-recovery app`: a web page to try a recoverer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,10 +19,13 @@ class AppSettings(AnswererSettings):
     Attributes:
         host: Address to listen on. 0.0.0.0 also accepts other machines.
         port: Port of the page.
+        names: Host names under which the page may be opened, such as that of a reverse proxy. Its
+            address and this machine's own names always work.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Ge(1), Le(65535)] = 7860
+    names: Sequence[str] = ()
 
 
 @command
@@ -32,4 +36,4 @@ def app(config: DictConfig) -> None:
 
     from prompt_recovery.app import serve
 
-    serve(recipe, given.host, given.port)
+    serve(recipe, given.host, given.port, given.names)

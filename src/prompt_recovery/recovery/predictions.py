@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from prompt_recovery.storage import Journal, atomic_write
 
 log = logging.getLogger(__name__)
 
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_SIGNS = ("=", "+", "-", "@")
 _FORMULA = "=+-@\t\r"  # characters that begin a formula in a spreadsheet (OWASP)
 
 
@@ -37,7 +40,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], fallback: s
 
     A CSV file is a submission to the Kaggle competition with the columns `id,rewrite_prompt` only.
     Characters that a spreadsheet would interpret as a formula are removed from the beginning of its
-    prompts. JSONL and Parquet files also have the confidence and all candidates.
+    prompts and ids. JSONL and Parquet files also have the confidence and all candidates.
 
     Args:
         path: A `.csv`, `.jsonl` or `.parquet` file.
@@ -69,7 +72,33 @@ def _write_csv(path: Path, predictions: Sequence[Prediction], fallback: str) -> 
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "rewrite_prompt"])
         fallback = spreadsheet_safe(fallback)
-        table.writerows([p.id, spreadsheet_safe(p.rewrite_prompt) or fallback] for p in predictions)
+        ids = _safe_ids([p.id for p in predictions])
+        table.writerows(
+            [id_, spreadsheet_safe(p.rewrite_prompt) or fallback]
+            for id_, p in zip(ids, predictions, strict=True)
+        )
+
+
+def _safe_ids(ids: Sequence[str]) -> list[str]:
+    """Ids that no spreadsheet interprets as a formula, and that are still distinct.
+
+    Numbers stay as they are. Where nothing would be left of an id, or another id, an apostrophe
+    makes it a text.
+    """
+    formulas = [id_ for id_ in ids if id_.strip()[:1] in _SIGNS and not _NUMBER.fullmatch(id_)]
+    taken = set(ids) - set(formulas) | {""}
+    safe: dict[str, str] = {}
+    for id_ in formulas:
+        short = id_.lstrip(_FORMULA + " ")
+        safe[id_] = f"'{id_.strip()}" if short in taken else short
+        taken.add(safe[id_])
+    if formulas:
+        log.warning(
+            "%d ids begin like a formula and are written without its sign, the first is %r",
+            len(formulas),
+            formulas[0],
+        )
+    return [safe.get(id_, id_) for id_ in ids]
 
 
 def _write_jsonl(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
