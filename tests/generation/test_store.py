@@ -31,7 +31,7 @@ def store(tmp_path):
 def test_answers_come_back_as_they_were(tmp_path, store):
     answers = {
         "a" * 64: Answer("Two\nlines, “quoted” 🐝 \x00 \udc80", "", False, 3, 4, 0.25),
-        "b" * 64: Answer("", "http_400"),
+        "b" * 64: Answer("", "too_long"),
     }
     for key, answer in answers.items():
         assert key not in store
@@ -130,12 +130,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_nothing_is_asked_twice(store):
-    fake = FakeRewriter(errors={"http_400": 60})
+    fake = FakeRewriter(errors={"too_long": 60})
     seen = []
     rewriter = Remembering(fake, store, seen.append)
     asked = chats(40)
     first = in_order(rewriter, asked[:25], range(25))
-    assert first == in_order(FakeRewriter(errors={"http_400": 60}), asked[:25], range(25))
+    assert first == in_order(FakeRewriter(errors={"too_long": 60}), asked[:25], range(25))
     assert in_order(rewriter, asked, range(40))[:25] == first
     assert len(fake.asked) == len(set(fake.asked)) == len(seen) == 40
     assert any(a.error for a in first)  # what fails for good isn't asked again either
@@ -160,6 +160,23 @@ def test_what_failed_for_now_is_asked_again(tmp_path):
     store.close()
     assert len(well.asked) == len(failed)
     assert second == in_order(FakeRewriter(), chats(40), range(40))
+
+
+def test_failures_that_an_older_version_kept_are_asked_again(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"key": c * 64, "text": "", "error": error}) + "\n"
+            for c, error in zip("abc", ["http_400", "http_403", "too_long"], strict=True)
+        )
+    )
+    store = RequestStore(path)
+    assert ["a" * 64 in store, "b" * 64 in store, "c" * 64 in store] == [False, False, True]
+    store.put("a" * 64, Answer("", "content_filter", detail="not that"))
+    store.close()
+    again = RequestStore(path)
+    assert again.get("a" * 64).detail == "not that"
+    again.close()
 
 
 def test_answers_that_came_before_a_crash_are_kept(store):
@@ -187,8 +204,10 @@ def test_answers_that_came_before_a_crash_are_kept(store):
         ("http_408", True),
         ("http_500", True),
         ("http_503", True),
-        ("http_400", False),
-        ("http_422", False),
+        ("http_400", True),  # a wrong model name or parameter, say
+        ("http_403", True),
+        ("http_422", True),
+        ("unreadable", True),
         ("too_long", False),
         ("content_filter", False),
     ],

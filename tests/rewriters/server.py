@@ -13,7 +13,8 @@ class Server(ThreadingHTTPServer):
 
     A failure is an HTTP status, or: "cut" (the connection ends without an answer), "cut_body" (in
     the middle of it), "hang" (nothing comes), "trickle" (a blank now and then), "broken" (half a
-    JSON), "html" (a web page), "error" (an error with status 200), a dict (the answer itself).
+    JSON), "html" (a web page), "error" (an error with status 200), a dict (the answer itself), or
+    (status, body, where the body is cut, if at all).
     """
 
     daemon_threads = True
@@ -81,6 +82,11 @@ class _Handler(BaseHTTPRequestHandler):
             half = data[: len(data) // 2]
             self._send(200, half, length=len(data) if failure == "cut_body" else len(half))
             self.close_connection = True
+        elif isinstance(failure, tuple):
+            status, data, *cut = failure
+            sent = data[: cut[0]] if cut else data
+            self._send(status, sent, length=len(data), **server.headers)
+            self.close_connection = bool(cut)
         elif isinstance(failure, int):
             error = {"error": {"message": f"no, {self.headers['Authorization']}", "code": None}}
             self._send(failure, json.dumps(error).encode(), **server.headers)

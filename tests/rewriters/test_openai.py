@@ -2,6 +2,8 @@
 
 import asyncio
 import email.utils
+import json
+import random
 import sys
 import threading
 import time
@@ -9,8 +11,10 @@ import time
 import pytest
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.generation.store import Remembering, RequestStore
 from prompt_recovery.rewriters import Answer, Model, Sampling, in_order
 from prompt_recovery.rewriters.openai import OpenAIRewriter
+from tests.rewriters.server import serving
 
 MODEL = Model("a-model", served="m", licence="mit")
 
@@ -199,6 +203,255 @@ def test_an_endpoint_that_wants_an_hour_gets_it(server):
     server.headers = {"Retry_After": "3600"}
     with pytest.raises(PromptRecoveryError, match="asks to wait 3600 s"):
         in_order(rewriter(server), chats(1), [0])
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_busy_endpoint_is_not_asked_again_at_once(value, server):
+    server.failures["text 0"] = [429, 429]
+    server.headers = {"Retry_After": value}
+    assert in_order(rewriter(server), chats(1), [0]) == [good(0)]
+    first, second, third = server.times
+    assert second - first >= 0.5 and third - second >= 1.0
+
+
+def completion(message, **more):
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "1", "object": "chat.completion", "choices": [choice], **more}
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (completion({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}),
+         "ab"),
+        (completion({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "h"}]},
+                                 {"type": "text", "text": "a"}]}), "a"),
+        (completion({"content": ["a", "b"]}), "ab"),
+        (completion({"content": "a"}, usage="abc"), "a"),
+        (completion({"content": "a"}, usage={"prompt_tokens": "x", "completion_tokens": -1}), "a"),
+        (completion({"content": "a"}, usage={"prompt_tokens": float("nan"),
+                                             "completion_tokens": float("inf")}), "a"),
+        (completion({"content": "a"}, usage={"prompt_tokens": [1], "completion_tokens": True}),
+         "a"),
+    ],
+)  # fmt: skip
+def test_answers_of_other_shapes_are_read(reply, text, server):
+    server.failures["text 0"] = [reply]
+    [answer] = in_order(rewriter(server), chats(1), [0])
+    assert answer == Answer(text)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        completion({"content": 7}),
+        completion({"content": {"text": "a"}}),
+        completion({"content": [7]}),
+        completion({"content": [{"type": "text", "text": 7}]}),
+        completion({"content": True}),
+        completion("a"),
+        completion(["a"]),
+        {"choices": {"message": {"content": 7}}},
+        {"choices": "abc"},
+        {"choices": 7},
+    ],
+)
+def test_what_cannot_be_read_is_the_failure_of_one_request(reply, server):
+    server.failures["text 1"] = [reply]
+    server.delay = lambda content: 0.1
+    answers = in_order(rewriter(server), chats(3), range(3))
+    assert answers == [good(0), Answer("", "unreadable"), good(2)]
+    assert len(server.asked) == 3, "it has been paid for, and is not asked for again"
+
+
+def test_why_there_is_no_text_is_known(server):
+    server.failures["text 0"] = [completion({"content": None})]
+    server.failures["text 1"] = [
+        (400, b'{"error": {"message": "Unsupported: \\u001b[2J max_tokens"}}')
+    ]
+    server.failures["text 2"] = [(422, b'{"detail": [{"msg": "extra fields not permitted"}]}')]
+    details = [a.detail for a in in_order(rewriter(server), chats(4), range(4))]
+    assert details[0] == "no text, finish_reason stop"
+    assert details[1] == "Error code: 400 - Unsupported: [2J max_tokens"
+    assert "extra fields not permitted" in details[2]
+    assert details[3] == ""
+
+
+def test_a_redirect_is_not_followed(server):
+    with serving() as other:
+        location = other.url.replace("//", "//user:secret@") + "/chat?key=secret"
+        server.always, server.headers = (307, b"moved"), {"Location": location}
+        with pytest.raises(PromptRecoveryError, match="redirects to http://127.0.0.1") as caught:
+            in_order(rewriter(server), chats(1), [0])
+        assert other.asked == []
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("sk-a\nb", "OPENAI_API_KEY: holds a control character, which no key has"),
+        ("“sk-a”", "OPENAI_API_KEY: holds left double quotation mark"),
+        ("sk a", "OPENAI_API_KEY: holds space"),
+        ("clé", "OPENAI_API_KEY: holds latin small letter e with acute"),
+    ],
+)
+def test_a_key_that_cannot_be_one_is_one_line(key, message, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(PromptRecoveryError, match=message) as caught:
+        in_order(rewriter(server), chats(1), [0])
+    assert "\n" not in str(caught.value) and key not in str(caught.value)
+    assert server.asked == []
+
+
+def test_blanks_around_a_key_are_no_part_of_it(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-a\r\n")
+    in_order(rewriter(server), chats(1), [0])
+    assert server.keys == {"Bearer sk-a"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8080/v1",
+        "127.0.0.1:8080",
+        "ftp://h/v1",
+        "http://",
+        "http://user:SECRET@h:99999/v1",
+        "http://h:port/v1",
+        "http://[::1/v1",
+        "http://h h/v1",
+        "http://h/a\nb",
+    ],
+)
+def test_a_url_that_is_none_is_one_line(url, server, monkeypatch):
+    with pytest.raises(PromptRecoveryError, match=r"backend\.base_url=.*: must be a URL") as first:
+        rewriter(server, base_url=url)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(PromptRecoveryError, match="OPENAI_BASE_URL=.*: must be a URL") as second:
+        in_order(rewriter(server, base_url=None), chats(1), [0])
+    for caught in (first, second):
+        assert "\n" not in str(caught.value) and "SECRET" not in str(caught.value)
+    assert server.asked == []
+
+
+def test_the_endpoint_of_the_environment_is_named_in_the_card(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a")
+    asked = rewriter(server, base_url=None)
+    assert in_order(asked, chats(1), [0]) == [good(0)]
+    assert "127.0.0.1" in asked.card()["backend"]
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    assert asked.card()["backend"] == "openai (OpenAI)"
+
+
+def test_a_secret_in_the_path_is_not_published(server):
+    asked = rewriter(server, base_url="https://user:SECRET@h/v1/SECRET/x?key=SECRET")
+    assert asked.card()["backend"] == "openai (https://h/…)"
+    assert rewriter(server).card()["backend"] == f"openai ({server.url})"
+    other = rewriter(server, base_url="https://h/v1/OTHER/x")
+    assert asked.identity != other.identity
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SSL_CERT_FILE", "/nonexistent/cacert.pem"),
+        ("SSL_CERT_DIR", "/nonexistent"),
+        ("ALL_PROXY", "socks9://127.0.0.1:1"),
+        ("HTTPS_PROXY", "ftp://user:secret@127.0.0.1:1"),
+        ("http_proxy", "http://127.0.0.1:port"),
+    ],
+)
+def test_a_variable_that_the_client_cannot_use_is_named(name, value, server, monkeypatch):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    try:
+        in_order(rewriter(server, retries=0), chats(1), [0])
+    except PromptRecoveryError as error:
+        assert name in str(error) and "\n" not in str(error) and "secret" not in str(error)
+    else:
+        assert name == "SSL_CERT_DIR"  # a client may ignore it
+
+
+def test_an_error_of_the_program_waits_for_what_is_under_way(server, monkeypatch):
+    server.delay = lambda content: 0.3 if content == "text 0" else 0.0
+    answered = OpenAIRewriter.cost
+
+    def cost(self, prompt, completion):
+        if len(server.answered) == 1:
+            raise ZeroDivisionError
+        return answered(self, prompt, completion)
+
+    monkeypatch.setattr(OpenAIRewriter, "cost", cost)
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        found.extend(rewriter(server, concurrency=2).answers(chats(9), range(9)))
+    assert [index for index, _ in found] in ([], [0])
+    assert len(server.asked) == 2
+
+
+def random_json(rng, depth=0):
+    kinds = [None, True, -1, 7, 1e308, float("nan"), "", "a text", "\x00\x1b", "\ud800"]
+    if depth > 2 or rng.random() < 0.4:
+        return rng.choice(kinds)
+    if rng.random() < 0.5:
+        return [random_json(rng, depth + 1) for _ in range(rng.randrange(3))]
+    names = ["choices", "message", "content", "error", "usage", "text", "type", "finish_reason",
+             "prompt_tokens", "code", "detail", "x"]  # fmt: skip
+    return {rng.choice(names): random_json(rng, depth + 1) for _ in range(rng.randrange(4))}
+
+
+def damaged(rng, value):
+    """A completion with one of its parts replaced."""
+    place = value
+    while True:
+        inside = list(place) if isinstance(place, dict) else list(range(len(place)))
+        chosen = rng.choice(inside)
+        if isinstance(place[chosen], dict | list) and place[chosen] and rng.random() < 0.7:
+            place = place[chosen]
+            continue
+        place[chosen] = random_json(rng)
+        return value
+
+
+def test_whatever_an_endpoint_answers_nothing_is_lost_or_paid_twice(server, no_waiting, tmp_path):
+    """Random JSON of the right and the wrong shape, random statuses, and cuts at random bytes."""
+    rng = random.Random(0)
+    for n in range(60):
+        replies = []
+        for _ in range(rng.randrange(4)):
+            usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+            whole = completion({"role": "assistant", "content": "x"}, usage=usage)
+            value = damaged(rng, whole) if rng.random() < 0.6 else random_json(rng)
+            data = json.dumps(value).encode()
+            status = rng.choice([200, 200, 200, 200, 400, 422, 429, 500, 503, 418])
+            cut = [rng.randrange(len(data))] if rng.random() < 0.3 and len(data) > 1 else []
+            replies.append((status, data, *cut))
+        server.failures[f"text {n}"] = replies
+    server.headers = {"Retry_After": "0"}
+    kept = {}
+    for _ in range(60):  # the same command, until it is done
+        store = RequestStore(tmp_path / "requests.jsonl")
+        asked = Remembering(rewriter(server, retries=1, timeout_s=20.0), store)
+        try:
+            answers = dict(asked.answers(chats(60), range(60)))
+            done = not asked.failed_for_now
+        except PromptRecoveryError as error:
+            assert "\n" not in str(error)
+            answers, done = {}, False
+        finally:
+            store.close()
+        for n, answer in kept.items():
+            assert answers.get(n, answer) == answer, "what was answered stays"
+        kept |= {n: a for n, a in answers.items() if not a.error}
+        if done:
+            break
+    assert done
+    assert len(answers) == 60
+    assert max(server.answered.values()) == 1, "a good answer is asked for only once"
 
 
 def test_no_more_at_once_than_allowed(server):

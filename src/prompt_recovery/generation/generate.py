@@ -192,20 +192,25 @@ def _write_rows(
     chosen = sides(kept, split.by, split.val, split.test, split.seed)
     side_of_row = iter(chosen)
     used = Tally()
-    name = job.rewriter.name
+    name, said = job.rewriter.name, ""
 
     def rows() -> Iterator[tuple[dict[str, str], Side | None, str]]:
         for (request, answer), reason in zip(rewriting.answers(), reasons, strict=True):
+            nonlocal said
             used.count(answer)
+            said = answer.detail or said
             columns = columns_of(request, answer, name)
             yield columns, None if reason else next(side_of_row), reason
 
     write_shards(folder, rows(), Counter(chosen))
     if not kept:
         counts = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons).most_common())
+        advice = "use another rewriter, or other filters"
+        if said:
+            advice = f"the last answer without a text was: {said}"
         raise PromptRecoveryError(
             f"none of {len(reasons)} rows is left ({counts}; see {folder / 'rejected.parquet'}): "
-            "use another rewriter, or other filters"
+            f"{advice}"
         )
     for side in SPLITS:
         if side not in chosen:

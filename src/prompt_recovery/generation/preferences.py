@@ -89,7 +89,7 @@ class PreferenceStage:
         return {
             "mix": asdict(wanted.mix),
             "pairing": asdict(wanted.pairing),
-            "api": {"model": wanted.api.model, "address": wanted.api.address},
+            "api": {"model": wanted.api.model, "address": wanted.api.published_address},
             "template": asdict(self.guesser.template),
             "max_prompt_tokens": self.guesser.max_prompt_tokens,
             "guesser": {"name": self.guesser.backbone.name, "identity": self.guesser.identity()},

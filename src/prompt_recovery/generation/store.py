@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
+from prompt_recovery.rewriters.base import OF_ONE_REQUEST, Answer, Chat, Rewriter
 from prompt_recovery.storage import Journal
 
 _FIELDS = tuple(field.name for field in fields(Answer))
 _SYNC_S = 1.0  # upper bound of the work that is lost in a power cut
-_PERMANENT = re.compile(r"http_4(?!08|09|25|29)\d\d|too_long|content_filter")
 
 
 def request_key(identity: str, chat: Chat, seed: int) -> str:
@@ -24,8 +22,12 @@ def request_key(identity: str, chat: Chat, seed: int) -> str:
 
 
 def is_transient(error: str) -> bool:
-    """Returns whether a request that failed with this error may succeed later."""
-    return bool(error) and not _PERMANENT.fullmatch(error)
+    """Returns whether a request that failed with this error may succeed later.
+
+    All do but those that concern one request for certain: an endpoint also answers with HTTP 400 or
+    403 where a key has expired, a quota is used up or a model has another name.
+    """
+    return bool(error) and error not in OF_ONE_REQUEST
 
 
 class RequestStore:
@@ -59,6 +61,8 @@ class RequestStore:
     def put(self, key: str, answer: Answer) -> None:
         """Stores the answer to a request."""
         values = {name: getattr(answer, name) for name in _FIELDS}
+        if not answer.detail:
+            del values["detail"]
         self._places[key] = self._journal.append({"key": key, **values}, sync=answer.cost > 0)
 
     def close(self) -> None:
@@ -68,8 +72,11 @@ class RequestStore:
 
 def _key(line: dict[str, Any]) -> str:
     answer = _answer(line)
-    if not (isinstance(answer.text, str) and isinstance(answer.error, str) and answer.cost >= 0):
+    texts = (answer.text, answer.error, answer.detail)
+    if not (all(isinstance(text, str) for text in texts) and answer.cost >= 0):
         raise TypeError("it holds no answer")
+    if is_transient(answer.error):  # an older version stored more failures than are final
+        raise ValueError("it may succeed now")
     return str(line["key"])
 
 

@@ -90,7 +90,9 @@ def variations(
     # A model may repeat the answer to an example.
     known |= {normalise(text) for texts in (_EXAMPLES, *_WAYS.values()) for text in texts}
     found: list[tuple[Instruction, str]] = []
+    said = ""
     for (instruction, _), answer in zip(asked, in_order(rewriter, chats, seeds), strict=True):
+        said = answer.detail or said
         text = reworded(answer, instruction.text)
         if text and normalise(text) not in known:
             known.add(normalise(text))
@@ -98,6 +100,8 @@ def variations(
     if scs is not None:
         scores = scs([new.text for new, _ in found], [text for _, text in found])
         found = [pair for pair, s in zip(found, scores, strict=True) if s >= _LEAST_SCS]
+    if not found and said:
+        log.warning("no variation of an instruction could be used; the last answer was: %s", said)
     log.info("variations of instructions: kept %d of %d answers", len(found), len(asked))
     return [new for new, _ in found]
 

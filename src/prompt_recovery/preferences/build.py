@@ -202,7 +202,9 @@ def _make(
         identity,
         [asdict(e) for e in examples],
         asdict(settings.mix),
-        [settings.api.model, settings.api.base_url] if settings.mix.api else None,
+        [settings.api.model, settings.api.url and settings.api.address]
+        if settings.mix.api
+        else None,
         [asdict(writer.template), writer.max_prompt_tokens],
         scs.encoder.identity if settings.mix.others else None,
         seed,

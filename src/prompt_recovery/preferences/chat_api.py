@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.rewriters.base import Chat
+from prompt_recovery.rewriters.base import OF_ONE_REQUEST, Chat
 from prompt_recovery.rewriters.endpoint import Endpoint
 from prompt_recovery.settings import checked
 from prompt_recovery.templates import Template, render
@@ -62,10 +62,12 @@ class ApiCandidates:
         ]
         texts = [""] * len(requests)
         for index, answer in self.api.ask(self.api.model, requests):
-            if answer.error and answer.error != "content_filter":
+            if answer.error and answer.error not in OF_ONE_REQUEST:
+                said = f": {answer.detail}" if answer.detail else ""
                 raise PromptRecoveryError(
-                    f"{self.api.address} failed for model '{self.api.model}' ({answer.error}): "
-                    "check the address, the model's name and the key; finished answers are kept"
+                    f"{self.api.address} failed for model '{self.api.model}' "
+                    f"({answer.error}{said}): check the address, the model's name and the key; "
+                    "finished answers are kept"
                 )
             texts[index] = answer.text
         count = len(self.temperatures)

@@ -1,11 +1,14 @@
 """The interface of models that answer chats."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Chat = list[dict[str, str]]
 """Messages `{"role": "system" | "user" | "assistant", "content": …}`; the last is the user's."""
+
+OF_ONE_REQUEST = ("too_long", "content_filter")
+"""Errors that concern one request for certain, and say nothing about the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class Answer:
         prompt_tokens: The number of tokens in the chat, as the model counts them; 0 if unknown.
         completion_tokens: The number of tokens in the answer; 0 if unknown.
         cost: The cost in US dollars, from the prices in the configuration; 0 for local models.
+        detail: What the endpoint said about a request that failed, or why there is no text.
     """
 
     text: str
@@ -28,6 +32,7 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    detail: str = field(default="", compare=False)
 
 
 class Rewriter(Protocol):

@@ -8,21 +8,26 @@ import queue
 import random
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.rewriters.base import Answer
+from prompt_recovery.rewriters.base import OF_ONE_REQUEST, Answer
 from prompt_recovery.settings import AtLeastOne, Count, NotNegative, Positive
+from prompt_recovery.settings.network import PROXIES, refused_by_environment
+from prompt_recovery.settings.secrets import redacted
 
 Request = dict[str, Any]
 """The fields of a chat completion request but its model: messages, temperature, max_tokens, …"""
 
 _LONGEST_WAIT_S = 600.0  # seconds; an endpoint that asks for more is broken, not busy
 _IN_A_ROW = 20  # after so many failures one after another, the endpoint is at fault
-_OF_ONE_REQUEST = ("too_long", "content_filter")  # errors that say nothing about the next request
+_USUAL_PARTS = {"", "api", "openai", "v1", "v1beta", "v2", "v3", "compatible-mode", "inference"}
+_LOWEST_WAIT_S = 0.5  # also where the endpoint says that it is ready at once
+_MOST_TOKENS = 10**9  # more than any request has
 _T = TypeVar("_T")
 
 
@@ -31,7 +36,8 @@ class Endpoint:
     """An endpoint and its limits. The key is read from `$OPENAI_API_KEY` and is never a setting.
 
     Attributes:
-        base_url: The URL, such as http://localhost:8080/v1; None is OpenAI.
+        base_url: The URL, such as http://localhost:8080/v1; None is `$OPENAI_BASE_URL`, or OpenAI
+            where that isn't set, either.
         concurrency: The largest number of requests at a time.
         retries: How often a failed request is tried again (429, 5xx, a lost connection, a timeout,
             broken JSON), with backoff and jitter. All requests respect a `Retry-After` header.
@@ -59,17 +65,36 @@ class Endpoint:
     MODEL_SETTING: ClassVar[str] = "rewriter.model.served"
 
     def __post_init__(self) -> None:
+        if self.base_url is not None:
+            _checked_url(self.base_url, f"{self.SETTING}.base_url")
         pace = _Pace(self.requests_per_minute, self.tokens_per_minute)
         object.__setattr__(self, "_pace", pace)
 
     @property
+    def url(self) -> str | None:
+        """The URL, wherever it comes from; None is OpenAI.
+
+        Raises:
+            PromptRecoveryError: If `$OPENAI_BASE_URL` is no URL.
+        """
+        if self.base_url is not None:
+            return self.base_url.strip()
+        url = os.environ.get("OPENAI_BASE_URL", "").strip()
+        return _checked_url(url, "OPENAI_BASE_URL") if url else None
+
+    @property
     def address(self) -> str:
-        """The address in messages and records, without a password that the URL may contain."""
-        if self.base_url is None:
+        """The address, without a password and a query that the URL may contain."""
+        return "OpenAI" if self.url is None else _address(self.url) + urlsplit(self.url).path
+
+    @property
+    def published_address(self) -> str:
+        """The address in what is published: a URL may have a secret in its path, too."""
+        if self.url is None:
             return "OpenAI"
-        url = urlsplit(self.base_url)
-        port = f":{url.port}" if url.port else ""
-        return f"{url.scheme}://{url.hostname}{port}{url.path}"
+        path = urlsplit(self.url).path
+        usual = set(path.strip("/").split("/")) <= _USUAL_PARTS
+        return _address(self.url) + (path if usual else "/…")
 
     def ask(self, model: str, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Sends requests to a model, and yields each answer as soon as it arrives.
@@ -80,7 +105,7 @@ class Endpoint:
         Yields:
             The index of a request and its answer, every index once. The answer to a request that
             failed for good has an error: `timeout`, `connection`, `broken_json`, `no_completion`,
-            `too_long`, `content_filter`, `http_<status>`.
+            `unreadable`, `too_long`, `content_filter`, `http_<status>`.
 
         Raises:
             PromptRecoveryError: If the extra is not installed, the key is missing or refused,
@@ -88,14 +113,16 @@ class Endpoint:
                 yielded before.
         """
         try:
-            import openai
+            import openai  # noqa: F401
             import tenacity  # noqa: F401
         except ImportError as error:
             raise PromptRecoveryError(
                 f"{self.SETTING} needs the packages `openai` and `tenacity`: "
                 "pip install 'prompt-recovery[api]'"
             ) from error
-        key = os.environ.get("OPENAI_API_KEY") or (self.base_url and "none")
+        key = _from_environment("OPENAI_API_KEY") or ("none" if self.url else "")
+        for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):  # headers, too
+            _from_environment(name)
         if not key:
             raise PromptRecoveryError(
                 f"{self.SETTING} needs OPENAI_API_KEY in the environment, or a local endpoint with "
@@ -105,9 +132,7 @@ class Endpoint:
             raise PromptRecoveryError(f"{self.MODEL_SETTING}: name the endpoint's model")
 
         async def run(put: Callable[[tuple[int, Answer]], None]) -> None:
-            client = openai.AsyncOpenAI(api_key=key, base_url=self.base_url, max_retries=0,
-                                        timeout=self.timeout_s)  # fmt: skip
-            async with client:
+            async with _client(key, self.url, self.timeout_s) as client:
                 await _Run(self, model, client, key).answer(requests, put)
 
         if requests:
@@ -141,7 +166,7 @@ class _Run:
 
     def __init__(self, endpoint: Endpoint, model: str, client: Any, key: str) -> None:
         self._endpoint, self._model, self._client, self._key = endpoint, model, client, key
-        self._trouble: PromptRecoveryError | None = None  # ends the run
+        self._trouble: Exception | None = None  # ends the run
         self._answered = False
         self._failed_in_a_row = 0
 
@@ -154,7 +179,7 @@ class _Run:
             for index, request in pending:
                 try:
                     put((index, await self._answer(request)))
-                except PromptRecoveryError as error:
+                except Exception as error:
                     self._trouble = self._trouble or error
                 if self._trouble:
                     return
@@ -185,20 +210,21 @@ class _Run:
             if self._trouble and failure.again:
                 raise self._trouble from None  # another run may get the answer
             self._note(failure)
-            return Answer("", failure.reason)
+            return Answer("", failure.reason, detail=failure.detail)
         self._answered, self._failed_in_a_row = True, 0
         return answer
 
     def _note(self, failure: _TryError) -> None:
         """Raises an error if a failure means that the next requests will fail, too."""
         where, setting = self._endpoint.address, self._endpoint.SETTING
-        if failure.reason in _OF_ONE_REQUEST:
+        if failure.reason in OF_ONE_REQUEST:
             return
         self._failed_in_a_row += 1
         said = f" ({failure.detail})" if failure.detail else ""
         if failure.reason == "connection" and not self._answered:
             raise PromptRecoveryError(
-                f"cannot reach {where}: is the server running? Check {setting}.base_url"
+                f"cannot reach {where}: is the server running? Check {setting}.base_url{said}"
+                f"{_proxy_advice()}"
             )
         if failure.reason == "no_completion" and not self._answered:
             raise PromptRecoveryError(
@@ -229,29 +255,41 @@ class _Run:
             if failure.after:
                 pace.hold(failure.after)
             raise failure from None
-        except openai.APIConnectionError:
-            raise _TryError("connection", again=True) from None
-        except (openai.OpenAIError, ValueError):
-            raise _TryError("broken_json", again=True) from None
+        except openai.APIConnectionError as error:
+            detail = self._one_line(str(error.__cause__ or ""))
+            raise _TryError("connection", again=True, detail=detail) from None
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
+            detail = self._one_line(str(error))
+            raise _TryError("broken_json", again=True, detail=detail) from None
+        except Exception as error:  # what the client does with JSON of another shape
+            detail = self._one_line(f"{type(error).__name__}: {error}")
+            raise _TryError("unreadable", detail=detail) from None
         answer = self._read(reply)
         if answer.prompt_tokens:
             pace.correct(guess, answer.prompt_tokens + answer.completion_tokens)
         if answer.error:
-            raise _TryError(answer.error)
+            raise _TryError(answer.error, detail=answer.detail)
         return answer
 
     def _refused(self, error: Any) -> _TryError:
         """The meaning of an HTTP status; raises an error if all other requests would fail, too."""
         where, status = self._endpoint.address, error.status_code
-        code, detail = str(error.code or ""), self._one_line(error.message)
+        code, detail = str(error.code or ""), self._one_line(str(error.message))
+        if 300 <= status < 400:
+            target = _address(str(error.response.headers.get("location", "")), "another address")
+            raise PromptRecoveryError(
+                f"{where} redirects to {target} (HTTP {status}), and the requests were not sent "
+                f"there: set {self._endpoint.SETTING}.base_url to the final address if you trust it"
+            ) from None
         if status == 401 or (status == 403 and not self._answered):
             raise PromptRecoveryError(
                 f"{where} refused the key (HTTP {status}): check OPENAI_API_KEY"
+                f"{f' ({detail})' if detail else ''}"
             ) from None
         if status == 404:
             raise PromptRecoveryError(
                 f"{where} knows no model '{self._model}', or the address is wrong (HTTP 404): "
-                f"check {self._endpoint.SETTING}"
+                f"check {self._endpoint.SETTING}{f' ({detail})' if detail else ''}"
             ) from None
         if status == 402 or code == "insufficient_quota":
             raise PromptRecoveryError(
@@ -266,24 +304,35 @@ class _Run:
             ) from None
         said = f"{code} {detail}".lower()
         if status in (400, 413, 422) and ("context" in said or "too long" in said):
-            return _TryError("too_long")
+            return _TryError("too_long", detail=detail)
         if status == 400 and "content" in said and ("filter" in said or "policy" in said):
-            return _TryError("content_filter")
+            return _TryError("content_filter", detail=detail)
         again = status in (408, 409, 429) or status >= 500
         return _TryError(f"http_{status}", again=again, after=after, detail=detail)
 
     def _read(self, reply: Any) -> Answer:
+        """The answer in a reply, which may be any JSON: the client does not check it.
+
+        What is no completion is asked for again. A completion that cannot be read has been paid
+        for, and another one would not be better: it is the failure of this request.
+        """
         # The client returns non-JSON as a string, and an error with status 200 without choices.
-        choices = getattr(reply, "choices", None)
-        if not choices or getattr(choices[0], "message", None) is None:
+        choices = _member(reply, "choices")
+        choice = choices[0] if isinstance(choices, list) and choices else choices
+        message = _member(choice, "message")
+        if not choices or (message is None and isinstance(choices, list)):
             raise _TryError("no_completion", again=True, detail=self._one_line(_error_in(reply)))
-        reason = getattr(choices[0], "finish_reason", None)
-        usage = getattr(reply, "usage", None)
+        plain = isinstance(message, str | int | float | list)
+        text = None if message is None or plain else _text_of(_member(message, "content"))
+        if text is None:
+            raise _TryError(
+                "unreadable", detail="the endpoint's answer is no text, nor a list of text parts"
+            )
+        reason = _member(choice, "finish_reason")
+        usage = _member(reply, "usage")
         prompt, completion = (
-            int(getattr(usage, f"{name}_tokens", 0) or 0) for name in ("prompt", "completion")
+            _count(_member(usage, f"{name}_tokens")) for name in ("prompt", "completion")
         )
-        # JSON can hold half of a surrogate pair, which no file and no tokenizer accepts.
-        text = (choices[0].message.content or "").encode(errors="replace").decode()
         return Answer(
             text=text,
             error="content_filter" if reason == "content_filter" else "",
@@ -291,11 +340,13 @@ class _Run:
             prompt_tokens=prompt,
             completion_tokens=completion,
             cost=self._endpoint.cost(prompt, completion),
+            detail="" if text.strip() else self._one_line(f"no text, finish_reason {reason}"),
         )
 
     def _one_line(self, said: str) -> str:
         """The endpoint's message without the key, which some endpoints repeat."""
-        return " ".join(said.replace(self._key, "…").split())[:200]
+        shown = "".join(c if c.isprintable() else " " for c in said.replace(self._key, "…"))
+        return " ".join(shown.encode(errors="replace").decode().split())[:200]
 
 
 class _Pace:
@@ -340,9 +391,9 @@ def _wait(state: Any) -> float:
     from tenacity import wait_exponential_jitter
 
     failure = state.outcome.exception()
-    if failure.after is not None:
-        return float(failure.after * random.uniform(1, 1.1))
-    return float(wait_exponential_jitter(multiplier=0.5, max=60, jitter=0.5)(state))
+    growing = float(wait_exponential_jitter(multiplier=_LOWEST_WAIT_S, max=60, jitter=0.5)(state))
+    # An endpoint that says 0, or a date in the past, while it is busy must not be asked at once.
+    return max(growing, (failure.after or 0.0) * random.uniform(1, 1.1))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -357,10 +408,114 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
+def _member(value: Any, name: str) -> Any:
+    """A field of a part of a reply, which the client makes an object only where it fits."""
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _text_of(content: Any) -> str | None:
+    """The text of an answer; None if there is no way to read it as a text.
+
+    Some endpoints send a list of parts, of which those that show the reasoning are left out.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        parts = [_part(part) for part in content]
+        content = None if None in parts else "".join(map(str, parts))
+    # JSON can hold half of a surrogate pair, which no file and no tokenizer accepts.
+    return content.encode(errors="replace").decode() if isinstance(content, str) else None
+
+
+def _part(part: Any) -> str | None:
+    if isinstance(part, str):
+        return part
+    text, kind = _member(part, "text"), _member(part, "type")
+    if isinstance(text, str) and kind in ("text", "output_text", None):
+        return text
+    return "" if isinstance(kind, str) and kind not in ("text", "output_text") else None
+
+
+def _count(value: Any) -> int:
+    """A number of tokens; 0 if it is none, since endpoints may send anything."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value < _MOST_TOKENS else 0
+
+
 def _error_in(reply: Any) -> str:
     """The message of an error with status 200."""
-    error = getattr(reply, "error", None)
-    return str(error.get("message", "") if isinstance(error, dict) else error or "")
+    error = _member(reply, "error")
+    return str(_member(error, "message") or "") if isinstance(error, dict) else str(error or "")
+
+
+def _checked_url(url: str, name: str) -> str:
+    """The URL of an endpoint.
+
+    Raises:
+        PromptRecoveryError: If it is none.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        whole = False
+    if not whole or not url.strip().isprintable() or " " in url.strip():
+        shown = " ".join(redacted(url).split())
+        raise PromptRecoveryError(f"{name}={shown}: must be a URL such as http://localhost:8080/v1")
+    return url.strip()
+
+
+def _address(url: str, otherwise: str = "") -> str:
+    """The scheme, the host and the port of a URL."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return otherwise
+    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}" if host else otherwise
+
+
+def _from_environment(name: str) -> str:
+    """An environment variable that is sent as a header; "" if it isn't set.
+
+    Raises:
+        PromptRecoveryError: If it holds characters that no key has, such as a line break.
+    """
+    value = os.environ.get(name, "").strip()
+    odd = next((c for c in value if not "!" <= c <= "~"), None)
+    if odd is not None:
+        raise PromptRecoveryError(
+            f"{name}: holds {unicodedata.name(odd, 'a control character').lower()}, which no key "
+            "has: copy it again, without quotation marks, blanks or line breaks"
+        )
+    return value
+
+
+def _client(key: str, url: str | None, timeout_s: float) -> Any:
+    """The client, which follows no redirects: they would send prompts and key to another host.
+
+    Raises:
+        PromptRecoveryError: If an environment variable keeps it from being made.
+    """
+    import openai
+
+    try:
+        return openai.AsyncOpenAI(
+            api_key=key,
+            base_url=url,
+            max_retries=0,
+            timeout=timeout_s,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+        )
+    except Exception as error:  # OSError, ImportError, ValueError, whatever the variable causes
+        raise refused_by_environment("the client of the endpoint", error) from error
+
+
+def _proxy_advice() -> str:
+    """What to do where a proxy stands between this machine and the endpoint."""
+    names = [name for name in PROXIES if os.environ.get(name)]
+    return f"; {names[0]} is set: NO_PROXY=<host> goes around the proxy" if names else ""
 
 
 def _from_thread(

@@ -50,7 +50,7 @@ class OpenAIRewriter(Endpoint):
             self.model,
             self.sampling,
             served_as=self.model.served,
-            backend=f"openai ({self.address})",
+            backend=f"openai ({self.published_address})",
             chat_template="the endpoint's",
         )
 
