@@ -13,7 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import prompt_recovery.runs.resolvers  # noqa: F401  (for launchers' workers, which import plugins alone)
 
@@ -66,15 +66,18 @@ class Trials(BasicSweeper):
         """Runs the trials and prints a table of their results."""
         from prompt_recovery.errors import PromptRecoveryError
         from prompt_recovery.runs.multirun import summarise
+        from prompt_recovery.settings.secrets import redacted
 
-        assert self.config is not None
+        config: Any = self.config
         # An experiment whose trials are other experiments only names them.
         given = ["group="] + ["+experiment="] * ("+experiment" in (self.params or {}))
         others = [a for a in arguments if not a.startswith(tuple(given))]
-        batches: Sequence[Any] = super().sweep([*others, f"group='{self.config.group}'"])
+        # Hydra writes it to `multirun.yaml`; trials are composed from the arguments.
+        self.config = config = OmegaConf.create(redacted(OmegaConf.to_yaml(config)))
+        batches: Sequence[Any] = super().sweep([*others, f"group='{config.group}'"])
         returned = [job.return_value for batch in batches for job in batch]
         try:
-            summarise(returned, Path(self.config.hydra.sweep.dir))
+            summarise(returned, Path(config.hydra.sweep.dir))
         except PromptRecoveryError as error:
             _mend(str(error))
         return batches

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra.core.utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import prompt_recovery.runs.resolvers  # noqa: F401  (what the configuration asks for)
@@ -22,11 +23,21 @@ from prompt_recovery.runs.processes import ProcessLostError, is_first
 from prompt_recovery.runs.trials import INTERRUPTED
 from prompt_recovery.settings.arguments import prepared
 from prompt_recovery.settings.folder import config_folder
+from prompt_recovery.settings.secrets import redacted
 from prompt_recovery.settings.words import in_one_line
 from prompt_recovery.terminal import forgive_characters
 
 _GRACE_S = 10.0
 _USERS = (PromptRecoveryError, OmegaConfBaseException, HydraException)
+
+
+def _save_config(cfg: Any, filename: str, output_dir: Path) -> None:
+    """Writes a file of `.hydra/`, as Hydra does, but without secrets that URLs hold."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / filename).write_text(redacted(OmegaConf.to_yaml(cfg)), encoding="utf-8")
+
+
+hydra.core.utils._save_config = _save_config
 
 
 def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -64,6 +75,7 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
     @wraps(task)
     def run(config: DictConfig) -> Any:
         try:
+            sys.argv[1:] = map(redacted, sys.argv[1:])  # W&B writes them into its files
             return task(config)
         except KeyboardInterrupt:
             if is_first():

@@ -37,12 +37,14 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.sources import recorded_dataset
 from prompt_recovery.data.splits import Splits, split
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.secrets import as_written, redacted
 from prompt_recovery.storage import (
     MALFORMED,
     atomic_write,
     locked,
     read_json,
     read_jsonl,
+    read_yaml,
     write_json,
     write_jsonl,
 )
@@ -209,7 +211,7 @@ class RunFolder:
         Raises:
             OSError, ValueError: If the file does not exist or is damaged.
         """
-        return _yaml_mapping(self._config)
+        return read_yaml(self._config)
 
     def recoverer(self) -> dict[str, Any]:
         """Reads `recoverer.yaml`, the record of the run's adapter or else of its retriever.
@@ -219,7 +221,7 @@ class RunFolder:
         Raises:
             OSError, ValueError: If the file does not exist or is damaged.
         """
-        return _yaml_mapping(recoverer_file(next(iter(self.recoverers), self.adapter)))
+        return read_yaml(recoverer_file(next(iter(self.recoverers), self.adapter)))
 
     def predictions(self) -> list[dict[str, Any]]:
         """Reads the test examples with the run's predictions.
@@ -266,8 +268,8 @@ class RunFolder:
         self._metrics.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes the resolved configuration, with an absolute `data.path`."""
-        text = OmegaConf.to_yaml(OmegaConf.create(with_absolute_data(config)))
+        """Writes the resolved configuration as `recorded_config` gives it."""
+        text = OmegaConf.to_yaml(OmegaConf.create(recorded_config(config)))
         with atomic_write(self._config) as temporary:
             temporary.write_text(text, "utf-8")
 
@@ -361,13 +363,27 @@ class RunFolder:
         return self.path / "predictions.jsonl"
 
 
-def with_absolute_data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a configuration whose `data.path`, if it has one, is found from every folder."""
+def recorded_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration as it is recorded.
+
+    It holds no secrets: no password and no query of a URL, and no value of an environment variable,
+    for which its name stands. `data.path`, if there is one, is found from every folder. `data` and
+    `split` have no names of variables, since they must say what the run was trained on.
+    """
+    written = {
+        name: _redacted(value) if name in ("data", "split") else as_written(value)
+        for name, value in config.items()
+    }
     data = config.get("data")
-    if not isinstance(data, Mapping) or not data.get("path"):
-        return dict(config)
-    path = str(Path(data["path"]).expanduser().absolute())
-    return {**config, "data": {**data, "path": path}}
+    if isinstance(data, Mapping) and data.get("path"):
+        written["data"]["path"] = str(Path(data["path"]).expanduser().absolute())
+    return written
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _redacted(inside) for key, inside in value.items()}
+    return redacted(value) if isinstance(value, str) else value
 
 
 def runs_in(path: Path) -> Iterator[RunFolder]:
@@ -458,8 +474,8 @@ def recoverer_file(folder: Path) -> Path:
     """Returns the path of the record of the recoverer in an adapter or a retriever folder.
 
     `training.language_model` and `training.retriever` make the records and
-    `training.checkpoints.write_record` writes them; `recovery.load.read_record` reads them, and so
-    does `RunFolder.recoverer` for comparisons of runs.
+    `training.checkpoints.write_record` writes them; `recovery.records.read_record` reads them, and
+    so does `RunFolder.recoverer` for comparisons of runs.
     """
     return folder / "recoverer.yaml"
 
@@ -547,13 +563,6 @@ def checkpoint_file(ckpt_path: str | None, run: RunFolder | None) -> str | None:
     if not path.is_file():
         raise PromptRecoveryError(f"ckpt_path={ckpt_path}: no such file")
     return str(path)
-
-
-def _yaml_mapping(path: Path) -> dict[str, Any]:
-    try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (TypeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: is not a YAML mapping") from error
 
 
 def _unwritable(path: Path, error: OSError) -> PromptRecoveryError:

@@ -21,6 +21,7 @@ from prompt_recovery.runs.trials import (
     trial_id,
 )
 from prompt_recovery.settings.arguments import quoted
+from prompt_recovery.settings.secrets import redacted
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def _run(config: DictConfig) -> Outcome:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     overrides = [o for o in hydra.overrides.task if not o.startswith("group=")]
-    label = " ".join(overrides)
+    label = redacted(" ".join(overrides))
     if not is_first():  # SLURM started several processes for one trial
         return _started(config, label, folder, overrides).wait()
     files = RunFolder(folder)

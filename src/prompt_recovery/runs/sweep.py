@@ -28,6 +28,7 @@ from prompt_recovery.runs.trials import (
     threads_each,
 )
 from prompt_recovery.settings.arguments import override_value, quoted
+from prompt_recovery.settings.secrets import redacted
 from prompt_recovery.storage import Journal, atomic_write, fingerprint, locked
 
 log = logging.getLogger(__name__)
@@ -150,19 +151,21 @@ class Sweep:
         self.metric = metric.get("name", "val/scs")
         self.goal = metric.get("goal", "maximize" if "metric" not in self.config else "minimize")
         copy = folder / "sweep.yaml"
+        text = redacted(yaml.safe_dump(self.config, sort_keys=False))
+        wanted = yaml.load(text, _Loader)  # a safe loader
         try:
-            before = _load_yaml(copy) if copy.is_file() else self.config
+            before = _load_yaml(copy) if copy.is_file() else wanted
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
             raise PromptRecoveryError(
                 f"{copy}: is damaged, so that it cannot be known whether the folder's trials are "
                 "of this sweep; remove the file if they are, or give folder=<another>"
             ) from error
-        if before != self.config:
+        if before != wanted:
             raise PromptRecoveryError(
                 f"{folder} holds a sweep of another file; give folder=<another>, or remove it"
             )
         with atomic_write(copy) as temporary:
-            temporary.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
         self.trials: list[_Known] = []
         self._record = Journal(folder / "trials.jsonl", self._replay, in_order=True)
         for trial in self.trials:  # a trial may have finished after the sweep was killed

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from prompt_recovery.backbones.load import quiet
 from prompt_recovery.backbones.precision import Precision, choose_precision
 from prompt_recovery.runs.environment import peak_memory_bytes
-from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.runs.folder import RunFolder, recorded_config
 from prompt_recovery.runs.processes import agreed, fitting, is_first, local_rank, together
 from prompt_recovery.training.checkpoints import (
     BestWeights,
@@ -192,4 +192,5 @@ def _quiet_libraries() -> None:
 
 def _logged(job: TrainingJob, record: dict[str, Any]) -> dict[str, Any]:
     """Returns the configuration and the entries that decide whether two runs can be compared."""
-    return {**job.config, "compared_by": {"data": record["data"], "metric": record["metric"]}}
+    compared_by = {"data": record["data"], "metric": record["metric"]}
+    return {**recorded_config(job.config), "compared_by": compared_by}

@@ -14,9 +14,9 @@ from prompt_recovery.runs.folder import (
     RunFolder,
     checkpoint_file,
     is_retriever,
+    recorded_config,
     recoverer_folders,
     resumed_run,
-    with_absolute_data,
 )
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.runs.trials import is_trial, trial_id
@@ -199,9 +199,9 @@ def finished_stage(
         return stopped
     if not is_trial():
         return None
-    wanted = trial_id(with_absolute_data(stage))
+    wanted = trial_id(recorded_config(stage))
     for other in _trained_beside(run):
-        if wanted == trial_id(with_absolute_data(_config_of(other))):
+        if wanted == trial_id(recorded_config(_config_of(other))):
             log.info("%s was already trained in %s", stage["name"], other.path)
             return other
     return None
