@@ -73,7 +73,8 @@ class Trials(BasicSweeper):
         given = ["group="] + ["+experiment="] * ("+experiment" in (self.params or {}))
         others = [a for a in arguments if not a.startswith(tuple(given))]
         # Hydra writes it to `multirun.yaml`; trials are composed from the arguments.
-        self.config = config = OmegaConf.create(redacted(OmegaConf.to_yaml(config)))
+        config = OmegaConf.create(redacted(OmegaConf.to_yaml(config)))
+        self.config = config
         batches: Sequence[Any] = super().sweep([*others, f"group='{config.group}'"])
         returned = [job.return_value for batch in batches for job in batch]
         try:
