@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from prompt_recovery.preferences import (
     read_preferences,
     write_preferences,
 )
+from prompt_recovery.preferences.pool import read_pool
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model
@@ -230,3 +232,24 @@ def test_answers_that_were_paid_for_are_kept(prepare, monkeypatch):
     assert not asked
     assert made(base_url="http://localhost:1/v1") == first
     assert asked
+
+
+def test_earlier_candidates_are_added_to_new_ones(examples, prepare, tmp_path, scs):
+    settings = Preferences(None, MIX, Pairing("listwise", margin=0.0, size=16))
+    first = {e.id: e for e in prepare(settings, group=True)}
+    (tmp_path / "preferences").rename(tmp_path / "before")
+    more = replace(settings, earlier=str(tmp_path / "before"))
+    second = {e.id: e for e in prepare(more, identity="y", seed=1, group=True)}
+    assert first.keys() <= second.keys()
+    longer = 0
+    for id_, row in second.items():
+        texts = set(map(normalise, row.completions))
+        assert texts >= set(map(normalise, first[id_].completions if id_ in first else ()))
+        longer += len(texts) > len(first[id_].completions if id_ in first else ())
+        assert list(row.scores) == sorted(row.scores, reverse=True)
+    assert longer > len(second) / 2
+    pool = read_pool(tmp_path / "preferences")
+    assert all(len(candidates) >= len(second[id_].completions) for id_, candidates in pool.items()
+               if id_ in second)  # fmt: skip
+    few = prepare(replace(more, most=2), identity="y", seed=1, group=True)
+    assert all(len(row.completions) <= 2 for row in few)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from annotated_types import Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import Splits
@@ -31,6 +31,7 @@ from prompt_recovery.preferences.files import (
     write_preferences,
 )
 from prompt_recovery.preferences.pairing import PERFECT, Pairing
+from prompt_recovery.preferences.pool import joined, read_pool, write_pool
 from prompt_recovery.preferences.scoring import score_candidates
 from prompt_recovery.settings import AtLeastOne, Count, LocalPath, checked
 from prompt_recovery.storage import cache_dir, fingerprint
@@ -83,12 +84,17 @@ class Preferences:
         mix: Number of candidates from each source, if preferences are made.
         pairing: How candidates become preferences.
         api: The endpoint for `mix.api`.
+        earlier: A folder of preferences that an earlier run made, whose candidates are added to
+            those of this run. None adds none.
+        most: The largest number of candidates of an example if earlier ones are added.
     """
 
     path: LocalPath | None = "auto"
     mix: Mix = field(default_factory=Mix)
     pairing: Pairing = field(default_factory=Pairing)
     api: ChatApi = field(default_factory=ChatApi)
+    earlier: LocalPath | None = None
+    most: Annotated[int, Ge(2)] = 32
 
 
 def prepare_preferences(
@@ -219,6 +225,11 @@ def _make(
             asking,
         )
     scored = score_candidates(scs, examples, found)
+    sampled = scored
+    if settings.earlier is not None:
+        pool = read_pool(Path(settings.earlier).expanduser())
+        before = score_candidates(scs, examples, {e.id: pool.get(e.id, []) for e in examples})
+        scored = joined(before, scored, settings.most)
     made = [
         PreferenceExample(
             id=e.id,
@@ -236,7 +247,8 @@ def _make(
         )
     if len(made) < len(examples):
         log.info("preferences: %d examples gave none", len(examples) - len(made))
-    write_preferences(made, folder, _record(settings, scored, writer, scs, seed))
+    write_preferences(made, folder, _record(settings, sampled, writer, scs, seed))
+    write_pool(scored, folder)
     return made
 
 
