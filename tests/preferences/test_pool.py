@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def test_what_is_written_is_read(tmp_path_factory, values):
 def test_new_and_earlier_ones_are_distinct_and_spread(new, earlier, most):
     result = joined({"a": earlier, "other": earlier}, {"a": new}, most)
     assert result.keys() == {"a"}
-    kept, every = result["a"], [*new, *earlier]
+    kept, every = result["a"], [*new, *(replace(c, source="earlier") for c in earlier)]
     words = [normalise(c.text) for c in kept]
     assert len(set(words)) == len(words) == min(len({normalise(c.text) for c in every}), most)
     scores = [c.scs for c in kept]

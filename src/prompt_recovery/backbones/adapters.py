@@ -10,8 +10,10 @@ from peft import (
     TaskType,
     get_peft_model,
     get_peft_model_state_dict,
+    set_peft_model_state_dict,
 )
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from prompt_recovery.backbones.adapter_config import read_lora_config
@@ -95,6 +97,12 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
     # What it is saved with: one trained by an older version may name a cache folder.
     peft_model.peft_config["default"].base_model_name_or_path = model.name_or_path
     return _prepared(peft_model, dtype)
+
+
+def set_adapter_weights(model: Any, folder: Path) -> None:
+    """Gives a `PeftModel` the weights of an adapter folder with the same configuration."""
+    weights = load_file(folder / "adapter_model.safetensors")
+    set_peft_model_state_dict(model, weights)
 
 
 def _prepared(peft_model: Any, dtype: torch.dtype) -> Any:

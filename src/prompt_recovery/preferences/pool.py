@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from prompt_recovery.data.splits import normalise
@@ -57,8 +58,9 @@ def read_pool(folder: Path) -> dict[str, list[PreferenceCandidate]]:
 def joined(earlier: Pool, new: Pool, most: int) -> dict[str, list[PreferenceCandidate]]:
     """Adds earlier candidates to new ones.
 
-    Of candidates with the same words, the newest stays. If an example has more than `most`, those
-    stay that are spread evenly over the ranks of their scores, with the best and the worst.
+    Of candidates with the same words, the newest stays; the source of those of earlier rounds
+    becomes "earlier". If an example has more than `most`, those stay that are spread evenly over
+    the ranks of their scores, with the best and the worst.
 
     Args:
         earlier: Candidates of earlier rounds; those of other examples are ignored.
@@ -68,7 +70,8 @@ def joined(earlier: Pool, new: Pool, most: int) -> dict[str, list[PreferenceCand
     result = {}
     for id_, candidates in new.items():
         distinct: dict[str, PreferenceCandidate] = {}
-        for candidate in (*candidates, *earlier.get(id_, ())):
+        before = [replace(c, source="earlier") for c in earlier.get(id_, ())]
+        for candidate in (*candidates, *before):
             distinct.setdefault(normalise(candidate.text), candidate)
         ranked = sorted(distinct.values(), key=lambda c: (-c.scs, c.text))
         if len(ranked) > most:

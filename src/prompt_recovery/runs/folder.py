@@ -16,6 +16,8 @@
 | `predictions.jsonl`, `results.png` | `training.results` | after the test, if there is one |
 | `environment.yaml`, then `metrics.json` | `training.results` | at the end |
 | `calibration.json` in them | `recovery.confidence` | when a way of decoding is first used |
+| `rounds/1`, … | all of these | runs inside, for the rounds of `rounds=…` |
+| `rounds.json`, `rounds.png` | `training.results` | at the end, where there are rounds |
 | `first_stage/` | all of these | a run inside, for the stage before the main one |
 | `retriever_stage/` | all of these | a run inside, for the retriever of `retriever=contrastive` |
 """
@@ -51,10 +53,12 @@ from prompt_recovery.storage import (
 
 _FIRST_STAGE = "first_stage"
 _RETRIEVER_STAGE = "retriever_stage"
+_ROUNDS = "rounds"
 _NO_RUNS = {
     ".hydra",
     _FIRST_STAGE,
     _RETRIEVER_STAGE,
+    _ROUNDS,
     "wandb",
     "files",
 }  # folders whose config.yaml is not a run's
@@ -160,6 +164,26 @@ class RunFolder:
         """The training of the retriever that answers with the language model, a run inside."""
         return RunFolder(self.path / _RETRIEVER_STAGE)
 
+    def round(self, number: int) -> "RunFolder":
+        """A round of preference optimisation, from 1, which is a run inside this one."""
+        return RunFolder(self.path / _ROUNDS / str(number))
+
+    @property
+    def rounds(self) -> "list[RunFolder]":
+        """The rounds that have begun, in order."""
+        folders = (self.path / _ROUNDS).glob("[0-9]*")
+        return [self.round(n) for n in sorted(int(f.name) for f in folders if f.name.isdigit())]
+
+    @property
+    def rounds_record(self) -> Path:
+        """What each round did."""
+        return self.path / "rounds.json"
+
+    @property
+    def rounds_chart(self) -> Path:
+        """The chart of the rounds."""
+        return self.path / "rounds.png"
+
     @property
     def is_finished(self) -> bool:
         """Whether the run has finished."""
@@ -173,7 +197,7 @@ class RunFolder:
     @property
     def _checkpoint_time(self) -> float | None:
         """When the newest checkpoint of the run's stages was written, in seconds since 1970."""
-        stages = (self, self.first_stage, self.retriever_stage)
+        stages = (self, self.first_stage, self.retriever_stage, *self.rounds)
         files = [run.last_checkpoint for run in stages]
         return max((file.stat().st_mtime for file in files if file is not None), default=None)
 
@@ -296,7 +320,8 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         for theirs, ours in ((finished.adapter, self.adapter),
-                             (finished.retriever, self.retriever)):  # fmt: skip
+                             (finished.retriever, self.retriever),
+                             (finished.preferences, self.preferences)):  # fmt: skip
             if theirs.is_dir():
                 shutil.copytree(theirs, ours, dirs_exist_ok=True)
         for file in (finished._config, finished._curve, finished.environment,

@@ -232,6 +232,12 @@ class TrainSettings(RunSettings):
         retriever: Settings that differ in the training of a dense retriever, which is trained
             before the language model and answers with it; `run` names a finished one to take
             instead. None has no retriever.
+        rounds: The number of rounds of preference optimisation. Each samples candidates from what
+            the last one left, adds them to earlier ones, and trains on. 1 trains once.
+        round_reference: The reference model of later rounds: "previous" is what the last round
+            left, as in iterative DPO (arXiv 2312.16682); "first" stays what the first round
+            started from.
+        round_patience: Rounds stop after so many in a row in which validation did not rise.
         split: How the dataset is split.
         lead_ins: Share of training rewrites to which a lead-in of chat models, such as "Sure, here
             is …", is added.
@@ -253,6 +259,9 @@ class TrainSettings(RunSettings):
     start: LocalPath | None = None
     first_stage: Mapping[str, Any] | None = None
     retriever: Mapping[str, Any] | None = None
+    rounds: AtLeastOne = 1
+    round_reference: Literal["previous", "first"] = "previous"
+    round_patience: AtLeastOne = 1
     split: TrainingSplit = field(default_factory=TrainingSplit)
     lead_ins: Share = 0.0
 
@@ -283,6 +292,9 @@ class TrainingJob(RunSettings):
         preferences: Where objectives over pairs or groups get their preferences.
         evaluate: Whether to evaluate on the test split at the end.
         retriever: A trained retriever in the run's folder that answers with the language model.
+        trained: An adapter that rounds have trained: nothing more is trained, and it is evaluated.
+        reference: The reference model of preferences: what training starts from ("start"), the
+            bare backbone, or an adapter folder.
         config: The run's configuration, for records.
     """
 
@@ -305,6 +317,8 @@ class TrainingJob(RunSettings):
     preferences: Preferences = field(default_factory=Preferences)
     evaluate: bool = True
     retriever: Path | None = None
+    trained: Path | None = None
+    reference: Path | Literal["start", "backbone"] = "start"
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

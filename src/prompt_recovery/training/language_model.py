@@ -2,11 +2,17 @@
 
 import logging
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from prompt_recovery.backbones.adapters import add_adapter, count_parameters, load_adapter
+from prompt_recovery.backbones.adapters import (
+    add_adapter,
+    count_parameters,
+    load_adapter,
+    set_adapter_weights,
+)
 from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
 from prompt_recovery.backbones.locate import Backbone, Location, locate
 from prompt_recovery.backbones.low_rank import Adapter
@@ -90,6 +96,13 @@ class PreparedLanguageModel(Prepared):
     def save(self, weights: dict[str, torch.Tensor]) -> None:
         """Writes the adapter folder."""
         save_adapter(self.module.model, own_names(weights), self.job.run.adapter, self.record)
+
+    def take(self, trained: Path) -> dict[str, torch.Tensor]:
+        """Loads an adapter that is trained, saves it as this run's, and returns its weights."""
+        set_adapter_weights(self.module.model, adapter_folder(trained))
+        weights = self.module.trained_weights()
+        self.save(weights)
+        return weights
 
     def finish(self, weights: dict[str, torch.Tensor]) -> dict[str, float]:
         """Fits the weights of model and retriever and the confidence, if there is a retriever."""
@@ -195,16 +208,17 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
         name=f"{backbone.name} {job.objective.name}",
     )
     fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
-    started_with = fingerprint(
-        location.identity,
-        str(dtype),
-        adapter.four_bit,
-        None if job.start is None else weights_digest(adapter_folder(job.start)),
-    )
+    started_with = _identity(location, dtype, adapter.four_bit, job.start)
+    reference = started_with
+    if job.reference != "start":
+        other = None if job.reference == "backbone" else Path(job.reference)
+        reference = _identity(location, dtype, adapter.four_bit, other)
     objective = _objective(job)
     if not hardware.sharded or _needs_preferences(objective):
         model.to(hardware.device)  # otherwise, it is moved layer by layer when it is sharded
-    training = training_trees(job, objective, writer, started_with)
+    training = None
+    if job.trained is None:
+        training = training_trees(job, objective, writer, started_with, reference)
     sharing = trees_share_rows(causal_lm_of(model))
     sampled, updates = 0, 1
     if isinstance(objective, PolicyGradient):
@@ -224,6 +238,7 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
     identity = fingerprint(
         job.dataset.fingerprint(),
         started_with,
+        *([] if reference == started_with else [reference]),
         asdict(adapter),
         asdict(job.template),
         [r.id for r in data.training.rows],
@@ -240,6 +255,12 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
     return PreparedLanguageModel(
         job, writer, fallback, data, module, location, hardware, start_weights
     )
+
+
+def _identity(location: Location, dtype: torch.dtype, four_bit: bool, adapter: Path | None) -> str:
+    """Identity of a backbone as it is loaded, with an adapter folder or without."""
+    digest = None if adapter is None else weights_digest(adapter_folder(adapter))
+    return fingerprint(location.identity, str(dtype), four_bit, digest)
 
 
 def _backbone(job: TrainingJob) -> Backbone:

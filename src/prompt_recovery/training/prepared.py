@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -77,6 +78,14 @@ class Prepared(ABC):
     @abstractmethod
     def save(self, weights: dict[str, torch.Tensor]) -> None:
         """Writes trained weights, by their names in the module, into the run's folder."""
+
+    def take(self, trained: Path) -> dict[str, torch.Tensor]:
+        """Loads weights that rounds have trained, and saves them as this run's.
+
+        Returns:
+            The weights by their names in the module.
+        """
+        raise NotImplementedError(f"{trained}: rounds are for language models")
 
     def finish(self, weights: dict[str, torch.Tensor]) -> dict[str, float]:
         """Fits what is fitted after training, with the best weights, in the first process only.

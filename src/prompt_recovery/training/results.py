@@ -21,6 +21,7 @@ from prompt_recovery.reporting.evaluation.tables import (
     sample_table,
 )
 from prompt_recovery.runs.environment import environment
+from prompt_recovery.storage import read_json
 from prompt_recovery.tables import print_tables
 from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.job import TrainingJob
@@ -186,6 +187,10 @@ def log_results(
     logger: Any, job: TrainingJob, metrics: dict[str, float], evaluations: RunEvaluations | None
 ) -> None:
     """Logs the metrics, and with W&B the predictions and the adapter, and closes the logger."""
+    if job.trained is not None:
+        for one in read_json(job.run.rounds_record) or []:
+            values = {f"round/{k}": v for k, v in one.items() if k != "number" and v is not None}
+            logger.log_metrics(values, step=one["number"])
     logger.log_metrics({k: v for k, v in metrics.items() if np.isfinite(v)})
     if job.logger.kind == "wandb":
         rows = [

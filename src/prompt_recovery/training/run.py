@@ -91,7 +91,11 @@ def train(job: TrainingJob) -> dict[str, float]:
         enable_model_summary=False,
         inference_mode=not sharded,  # shards gathered in it could not be used in training
     )
-    metrics = _fit(job, ready, trainer, best)
+    if job.trained is None:
+        metrics = _fit(job, ready, trainer, best)
+    else:
+        best.weights = ready.take(job.trained)
+        metrics = _training_metrics(RunFolder.of_adapter(job.trained))
     if not trainer.is_global_zero:
         return metrics
     metrics |= ready.finish(best.weights)
@@ -132,6 +136,12 @@ def _fit(job: TrainingJob, ready: Prepared, trainer: Any, best: BestWeights) -> 
         "model/trainable_parameters": trainable,
         "model/parameters": total,
     }
+
+
+def _training_metrics(run: RunFolder) -> dict[str, float]:
+    """What a finished run measured in training."""
+    prefixes = ("train/", "val/", "model/")
+    return {k: v for k, v in (run.metrics() or {}).items() if k.startswith(prefixes)}
 
 
 def _device(options: dict[str, Any]) -> torch.device:

@@ -25,6 +25,7 @@ from prompt_recovery.settings.declared import name_of
 from prompt_recovery.settings.filling import fill
 from prompt_recovery.storage import MALFORMED
 from prompt_recovery.training.job import TrainingJob, TrainSettings, job_of
+from prompt_recovery.training.rounds import record_rounds, require_rounds, train_rounds
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,32 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
         raise PromptRecoveryError(
             "objective=contrastive trains a retriever itself: give retriever=none"
         )
+    if given["rounds"] > 1:
+        require_rounds(job, given["rounds"])
     if not job.trains_retriever and (stage, given["retriever"]) != (None, None):
         _require_usable(job)
     retriever, seconds_before = _retriever(given, job, run, stopped)
     if stage is not None:
         start, seconds = _stage(stage, run, run.first_stage, stopped and stopped.first_stage)
         seconds_before += seconds
-    job = replace(job, start=start, seconds_before=seconds_before, retriever=retriever)
+    trained = None
+    if given["rounds"] > 1:
+
+        def train_round(
+            stage: dict[str, Any], number: int, start: Path | None, reference: Any
+        ) -> tuple[RunFolder, float]:
+            own, theirs = run.round(number), stopped and stopped.round(number)
+            folder, seconds = _stage(stage, run, own, theirs, start=start, reference=reference)
+            return RunFolder(folder), seconds
+
+        best, rounds, seconds = train_rounds(given, run, start, train_round)
+        if is_first():
+            record_rounds(rounds, run)
+        seconds_before += seconds
+        trained = best.adapter
+    job = replace(
+        job, start=start, seconds_before=seconds_before, retriever=retriever, trained=trained
+    )
     return _train(job, run)
 
 
@@ -102,7 +122,11 @@ def _refuse_seen(job: TrainingJob, retriever: Path) -> None:
 
 
 def _stage(
-    stage: dict[str, Any], run: RunFolder, own: RunFolder, stopped: RunFolder | None
+    stage: dict[str, Any],
+    run: RunFolder,
+    own: RunFolder,
+    stopped: RunFolder | None,
+    **job: Any,
 ) -> tuple[Path, float]:
     """Trains a stage of a run unless it is finished. Returns its folder and its seconds.
 
@@ -111,11 +135,12 @@ def _stage(
         run: The run that needs the stage.
         own: The stage's folder inside the run.
         stopped: The same stage of the run that is being resumed, if any.
+        job: Further fields of its job.
     """
     finished = finished_stage(stage, run, stopped)
     if finished is None:
         resume = checkpoint_file("last", stopped)
-        _train(job_of(stage, own, ckpt_path=resume, evaluate=False), run)
+        _train(job_of(stage, own, ckpt_path=resume, evaluate=False, **job), run)
     elif is_first():
         own.take_over(finished)
     trained = finished or own

@@ -1,8 +1,13 @@
 """The completion trees that a run trains on."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
+
+from prompt_recovery.backbones.adapters import set_adapter_weights
 from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.preferences import prepare_preferences
 from prompt_recovery.preferences.reference import reference_log_probabilities
@@ -14,9 +19,21 @@ from prompt_recovery.training.job import TrainingJob
 
 
 def training_trees(
-    job: TrainingJob, objective: Objective | PolicyGradient, writer: Writer, started_with: str
+    job: TrainingJob,
+    objective: Objective | PolicyGradient,
+    writer: Writer,
+    started_with: str,
+    reference: str,
 ) -> TrainingTrees | None:
-    """Returns preferences with reference log-probabilities, for objectives that need them."""
+    """Returns preferences with reference log-probabilities, for objectives that need them.
+
+    Args:
+        job: The job.
+        objective: Its objective.
+        writer: The model, before its first step.
+        started_with: Identity of what training starts from.
+        reference: Identity of the reference model.
+    """
     if isinstance(objective, PolicyGradient) or objective.completions == "truth":
         return None
     preferences = prepare_preferences(
@@ -41,13 +58,13 @@ def training_trees(
         writer.model.eval()
         with (
             progress_bar(disable=not is_first()) as progress,
-            _reference(writer.model, job),
+            reference_model(writer.model, job.reference, started=job.start is not None),
         ):
             task = progress.add_task("reference log-probabilities", total=len(training.rows))
             training.reference = reference_log_probabilities(
                 writer.model,
                 training.trees(),
-                started_with,
+                reference,
                 int(writer.tokenizer.pad_token_id),
                 job.batching.batch_tokens,
                 lambda n: progress.advance(task, n),
@@ -55,7 +72,31 @@ def training_trees(
     return training
 
 
-def _reference(model: Any, job: TrainingJob) -> AbstractContextManager[Any]:
-    """Disables a new adapter, which has no effect before training, to save time."""
-    context: AbstractContextManager[Any] = nullcontext() if job.start else model.disable_adapter()
-    return context
+@contextmanager
+def reference_model(
+    model: Any, reference: Path | Literal["start", "backbone"], started: bool
+) -> Iterator[None]:
+    """Lets a `PeftModel` compute as the reference model meanwhile.
+
+    Args:
+        model: The model that is trained, before its first step.
+        reference: As in `TrainingJob`.
+        started: Whether training starts from an adapter that was trained before. A new one has no
+            effect, and is left out to save time.
+    """
+    if reference == "backbone" or (reference == "start" and not started):
+        with model.disable_adapter():
+            yield
+        return
+    if reference == "start":
+        yield
+        return
+    weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    try:
+        set_adapter_weights(model, Path(reference))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in weights:
+                    parameter.copy_(weights[name])

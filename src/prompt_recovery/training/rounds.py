@@ -1,0 +1,190 @@
+"""Rounds of preference optimisation, on a dataset of candidates that grows as the model learns.
+
+In each round, the model that the last one left samples candidates, which are scored against the
+true prompts, added to those of earlier rounds and paired; then it is trained on them (Pang et al.,
+Iterative Reasoning Preference Optimization, arXiv 2404.19733; Xu et al., arXiv 2312.16682).
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.objectives import Objective
+from prompt_recovery.preferences.pool import read_pool
+from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.settings.checking import check
+from prompt_recovery.settings.filling import fill
+from prompt_recovery.storage import atomic_write, write_json
+from prompt_recovery.training.job import TrainingJob, TrainSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round did.
+
+    Attributes:
+        number: Its number, from 1.
+        val_scs: `val/scs` of its best weights.
+        candidates: The mean number of candidates of an example that it was trained on.
+        mean_scs: The mean SCS of what the model sampled in this round; NaN if it sampled nothing.
+        best_scs: The mean over examples of the best of them.
+        diversity: The share of these samples that are distinct, in [0, 1]; NaN without any.
+        chosen_log_probability: The mean log-probability per token of the preferred completions, at
+            the end of its training.
+    """
+
+    number: int
+    val_scs: float
+    candidates: float
+    mean_scs: float
+    best_scs: float
+    diversity: float
+    chosen_log_probability: float
+
+
+def require_rounds(job: TrainingJob, rounds: int) -> None:
+    """Refuses rounds of what cannot be repeated.
+
+    Raises:
+        PromptRecoveryError: If the objective is not over preferences, or these come from a file.
+    """
+    if not isinstance(job.objective, Objective) or job.objective.completions == "truth":
+        raise PromptRecoveryError(
+            f"rounds={rounds} samples new preferences in each round, which "
+            f"objective={job.objective.name} does not use: give one such as objective=dpo"
+        )
+    if job.preferences.path not in (None, "auto"):
+        raise PromptRecoveryError(
+            f"rounds={rounds} samples its preferences, and preferences.path="
+            f"{job.preferences.path} names a file: give preferences=sample"
+        )
+
+
+def train_rounds(
+    given: dict[str, Any],
+    run: RunFolder,
+    start: Path | None,
+    train_stage: Callable[[dict[str, Any], int, Path | None, Any], tuple[RunFolder, float]],
+) -> tuple[RunFolder, list[Round], float]:
+    """Trains the rounds of a run that are not finished yet, until validation no longer rises.
+
+    Args:
+        given: Checked values of `TrainSettings`.
+        run: The run.
+        start: The adapter that the first round starts from; None trains a new one.
+        train_stage: Trains a round, given its checked settings, its number, the adapter that it
+            starts from and what its reference is; returns its folder and its seconds.
+
+    Returns:
+        The folder of the best round, what each did, and the seconds of all of them.
+    """
+    done: list[Round] = []
+    best, total = run.round(1), 0.0
+    current, earlier = start, None
+    for number in range(1, given["rounds"] + 1):
+        stage = check(_config(given, number, earlier), TrainSettings)
+        reference: Any = "start"
+        if given["round_reference"] == "first":
+            reference = "backbone" if start is None else start
+        folder, seconds = train_stage(stage, number, current, reference)
+        total += seconds
+        done.append(_round(number, folder))
+        log.info("round %d: val/scs %.4f", number, done[-1].val_scs)
+        if done[-1].val_scs >= max(r.val_scs for r in done):
+            best = folder
+        current, earlier = folder.adapter, folder.preferences
+        if number - _best(done).number >= given["round_patience"]:
+            log.info("validation has not risen since round %d: no more rounds", _best(done).number)
+            break
+    return best, done, total
+
+
+def _best(rounds: list[Round]) -> Round:
+    return max(rounds, key=lambda r: (r.val_scs, r.number))
+
+
+def _config(given: dict[str, Any], number: int, earlier: Path | None) -> dict[str, Any]:
+    """The configuration of a round: the run's, without other stages, on sampled preferences."""
+    stage: Any = OmegaConf.create(given)
+    stage.merge_with(
+        {
+            "rounds": 1,
+            "first_stage": None,
+            "retriever": None,
+            "start": None,
+            "name": f"{given['name']}_round{number}",
+            "preferences": {
+                "path": None,
+                "earlier": None if earlier is None else str(earlier.resolve()),
+            },
+        }
+    )
+    fill(stage)
+    return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
+
+
+def _round(number: int, folder: RunFolder) -> Round:
+    metrics = folder.metrics() or {}
+    pool = read_pool(folder.preferences)
+    new = {i: [c for c in cs if c.source == "sampled"] for i, cs in pool.items()}
+    every = [c.scs for cs in new.values() for c in cs]
+    best = [max(c.scs for c in cs) for cs in new.values() if cs]
+    counts = [len(cs) for cs in pool.values()]
+    asked = len(new) * folder.config()["preferences"]["mix"]["sampled"]
+    return Round(
+        number,
+        metrics.get("val/scs", float("nan")),
+        float(np.mean(counts)) if counts else 0.0,
+        float(np.mean(every)) if every else float("nan"),
+        float(np.mean(best)) if best else float("nan"),
+        len(every) / asked if asked else float("nan"),
+        metrics.get("train/chosen_log_probability", float("nan")),
+    )
+
+
+def record_rounds(rounds: list[Round], run: RunFolder) -> None:
+    """Writes the record and the chart of the rounds into a run's folder, and prints a table."""
+    record = [
+        {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(r).items()}
+        for r in rounds
+    ]
+    write_json(run.rounds_record, record)
+    log.info(
+        "rounds: %s",
+        "; ".join(
+            f"{r.number}: val/scs {r.val_scs:.3f}, its samples {r.mean_scs:.3f} on average and "
+            f"{r.best_scs:.3f} at best"
+            for r in rounds
+        ),
+    )
+    _chart(rounds, run)
+
+
+def _chart(rounds: list[Round], run: RunFolder) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    numbers = [r.number for r in rounds]
+    for label, colour, values in (
+        ("validation, greedy", "#2a6fdb", [r.val_scs for r in rounds]),
+        ("samples, best of each example", "#8a93a2", [r.best_scs for r in rounds]),
+        ("samples, mean", "#c4cad4", [r.mean_scs for r in rounds]),
+    ):
+        axes.plot(numbers, values, marker="o", label=label, color=colour)
+    axes.set_xticks(numbers)
+    axes.set_xlabel("round")
+    axes.set_ylabel("SCS")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with atomic_write(run.rounds_chart) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,181 @@
+"""Rounds of preference optimisation: what they hand on, when they stop, and how they go on."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.data.splits import normalise
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.settings.checking import check
+from prompt_recovery.training import module, rounds
+from prompt_recovery.training.job import TrainSettings
+from prompt_recovery.training.stages import train_stages
+from prompt_recovery.training.trees import reference_model
+from tests.objectives.test_objectives import adapted
+from tests.settings.composing import composed
+
+SETTINGS = (
+    "objective=dpo",
+    "model=tiny",
+    "retriever=none",
+    "data=file",
+    "data.path=own.jsonl",
+    "split.val=0.2",
+    "split.test=0.2",
+    "precision=fp32",
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "preferences.mix.sampled=4",
+    "preferences.mix.corrupted=0",
+    "preferences.mix.others=0",
+    "preferences.mix.max_new_tokens=5",
+    "preferences.pairing.margin=0.0001",
+    "batching.batch_size=4",
+    "decoding.max_new_tokens=4",
+    "checkpoint_minutes=0",
+    "logger=none",
+    "name=mine",
+    "group=null",
+    "rounds=3",
+    "round_patience=3",
+)
+
+
+@pytest.fixture
+def run(tmp_path, examples, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path / "cache"))
+    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
+    (tmp_path / "own.jsonl").write_text(rows)
+
+    def run(name, *settings):
+        folder = RunFolder(tmp_path / "runs" / "train" / name)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        config = check(composed("train", *SETTINGS, *settings), TrainSettings)
+        train_stages(config, folder)
+        return folder
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder.adapter / "adapter_model.safetensors")
+
+
+def same(a, b):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_rounds_build_on_each_other_also_after_a_kill(run, monkeypatch):
+    whole = run("whole")
+    check_rounds(whole)
+    step, done = module.RecovererModule.training_step, []
+
+    def broken(self, batch, index):
+        done.append(index)
+        if len(done) > 9:  # in the second round
+            raise RuntimeError("broken off")
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.RecovererModule, "training_step", broken)
+        with pytest.raises(RuntimeError, match="broken off"):
+            run("broken")
+    assert whole.round(1).metrics()["train/steps"] < 10
+    resumed = run("resumed", "ckpt_path=last")
+    assert same(whole, resumed)
+    assert [same(a, b) for a, b in zip(whole.rounds, resumed.rounds, strict=True)] == [True] * 3
+    names = "val_scs", "candidates", "mean_scs", "best_scs", "diversity"
+    a, b = (json.loads(r.rounds_record.read_text()) for r in (whole, resumed))
+    assert [[r[k] for k in names] for r in a] == [[r[k] for k in names] for r in b]
+
+
+def check_rounds(whole):
+    """Each round builds on the last, and the best one is kept."""
+    record = json.loads(whole.rounds_record.read_text())
+    assert [r["number"] for r in record] == [1, 2, 3]
+    assert [len(whole.rounds), whole.rounds_chart.stat().st_size > 5000] == [3, True]
+    # The dataset grows, and the model samples anew from what the last round left.
+    assert record[0]["candidates"] < record[1]["candidates"] < record[2]["candidates"]
+    pools = [
+        {json.loads(line)["id"]: json.loads(line)["candidates"] for line in
+         (r.preferences / "candidates.jsonl").read_text().splitlines()}
+        for r in whole.rounds
+    ]  # fmt: skip
+    for before, after in pairwise(pools):
+        for id_, candidates in before.items():
+            kept = {normalise(text) for text, *_ in after[id_]}
+            assert {normalise(text) for text, *_ in candidates} <= kept
+    assert not same(whole.round(1), whole.round(2)) and not same(whole.round(2), whole.round(3))
+    best = max(record, key=lambda r: (r["val_scs"], r["number"]))
+    assert same(whole, whole.round(best["number"]))
+    metrics = whole.metrics()
+    assert metrics["val/scs"] == best["val_scs"] and "test/scs" in metrics
+    assert whole.is_finished and whole.is_evaluated
+    for r in record:
+        assert 0 < r["diversity"] <= 1 and r["mean_scs"] <= r["best_scs"] <= 1
+
+
+def test_rounds_end_when_validation_does_not_rise(run, monkeypatch):
+    scores = iter([0.3, 0.5, 0.4, 0.45, 0.6])
+    original = rounds._round
+
+    def scored(number, folder):
+        return replace(original(number, folder), val_scs=next(scores))
+
+    monkeypatch.setattr(rounds, "_round", scored)
+    folder = run("early", "rounds=5", "round_patience=2", "trainer.max_steps=1")
+    assert len(folder.rounds) == 4
+    assert same(folder, folder.round(2))
+
+
+def test_the_reference_of_later_rounds(tmp_path):
+    """The first one, the adapter of a folder, or what training starts from."""
+    model, other = adapted().eval(), adapted()
+    for name, parameter in other.named_parameters():
+        if "lora_B" in name:
+            parameter.data.mul_(-2)
+    other.save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 9, 31, 7]])
+
+    def said(model):
+        with torch.no_grad():
+            return model(ids).logits
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_backbone("llama"), dtype=torch.float32)
+    before = said(model)
+    expected = {
+        "backbone": said(base.eval()),
+        tmp_path: said(PeftModel.from_pretrained(base, tmp_path).eval()),
+        "start": before,
+    }
+    for reference, logits in expected.items():
+        with reference_model(model, reference, started=True):
+            torch.testing.assert_close(said(model), logits)
+        assert torch.equal(said(model), before), "it is itself again"
+    with reference_model(model, "start", started=False):
+        torch.testing.assert_close(said(model), expected["backbone"])
+    assert (expected["backbone"] - before).abs().max() > 0.01
+    assert (expected[tmp_path] - before).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["objective=sft"], "give one such as objective=dpo"),
+        (["objective=grpo"], "give one such as objective=dpo"),
+        (["preferences=file", "preferences.path=own.jsonl"], "give preferences=sample"),
+    ],
+)
+def test_what_has_no_rounds_is_one_line(run, settings, message):
+    with pytest.raises(PromptRecoveryError, match=message):
+        run("refused", *settings)
