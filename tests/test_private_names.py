@@ -66,6 +66,18 @@ def hydras_source_of_files():
     assert list(inspect.signature(source.load_config).parameters) == ["config_path"]
 
 
+@used_in("_save_config", "prompt_recovery/commands/entry.py")
+def hydras_way_to_write_its_files():
+    from hydra.core import utils
+
+    assert inspect.getsource(utils.run_job).count("_save_config(") == 3
+    assert list(inspect.signature(utils._save_config).parameters) == [
+        "cfg",
+        "filename",
+        "output_dir",
+    ]
+
+
 @used_in("_normalize_file_name", "hydra_plugins/prompt_recovery_settings.py")
 def hydras_file_names():
     from hydra._internal.core_plugins.file_config_source import FileConfigSource

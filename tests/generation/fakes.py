@@ -62,7 +62,7 @@ class FakeRewriter:
     def answer(self, key: bytes) -> Answer:
         for error, share in self.errors.items():
             if key[0] < share:
-                return Answer("", error)
+                return Answer("", error, detail=f"said with {error}")
         words = [_WORDS[byte % len(_WORDS)] for byte in (key * (self.words // 32 + 1))]
         # Numbers make the runs of words distinct, so that no filter minds.
         text = " ".join(f"{w} {key[n % 32] + n}" for n, w in enumerate(words[: self.words // 2]))

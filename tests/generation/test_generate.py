@@ -253,6 +253,15 @@ def test_nothing_left_is_one_line(tmp_path):
     assert rejected.num_rows == 120
 
 
+def test_what_was_said_is_quoted_where_nothing_succeeded(tmp_path):
+    for _ in range(2):  # none of these failures is final
+        failing = FakeRewriter(errors={"http_400": 256})
+        with pytest.raises(PromptRecoveryError, match="120 failed_http_400.*said with http_400"):
+            generate(job(tmp_path / "d", rewriter=failing))
+        assert len(failing.asked) == 120
+    assert generate(job(tmp_path / "d")).kept
+
+
 def test_few_rows_make_a_dataset_with_empty_splits(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         summary = generate(job(tmp_path / "d", rows=1))

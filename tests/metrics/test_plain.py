@@ -89,6 +89,46 @@ def test_pickled_weights_are_not_loaded(path, folder):
         load_plain(folder)
 
 
+def test_code_that_a_configuration_names_is_not_run(folder, monkeypatch):
+    shutil.rmtree(folder / "2_Dense")
+    change(folder / "modules.json", lambda m: m.pop())
+    (folder / "evil.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        auto_map = {"AutoModel": "evil.Model", "AutoTokenizer": ["evil.T", "evil.T"]}
+        change(folder / name, lambda c, auto_map=auto_map: c.update(auto_map=auto_map))
+    try:
+        load_plain(folder)
+    except PromptRecoveryError as error:
+        assert "\n" not in str(error)
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"[" * 100_000),
+        ("tokenizer_config.json", b'{"tokenizer_class": "os.system"}'),
+        ("tokenizer_config.json", b"3"),
+        ("config.json", b'{"model_type": "evil"}'),
+        ("config.json", b'{"model_type": ["bert"], "hidden_size": -1}'),
+        ("1_Pooling/config.json", b'{"word_embedding_dimension": "x"}'),
+        ("sentence_bert_config.json", b'{"max_seq_length": "x"}'),
+        ("config_sentence_transformers.json", b'{"prompts": 3}'),
+        ("model.safetensors", b"\xff" * 100),
+    ],
+)
+def test_damaged_files_are_one_line(file, data, folder):
+    shutil.rmtree(folder / "2_Dense")
+    change(folder / "modules.json", lambda m: m.pop())
+    (folder / file).write_bytes(data)
+    try:
+        load_plain(folder)
+    except PromptRecoveryError as error:
+        assert "\n" not in str(error) and str(folder) in str(error)
+
+
 def test_the_metric_runs_no_code_of_its_encoder(folder, monkeypatch):
     (folder / "evil.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(folder)

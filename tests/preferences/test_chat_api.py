@@ -94,6 +94,17 @@ def test_odd_answers(server):
     assert source(server, [1.0]).propose(EXAMPLES[:2]) == [[""], ["? half"]]
 
 
+def test_what_the_endpoint_says_is_quoted(server, caplog):
+    said = b'{"error": {"message": "max_tokens is not supported with this model"}}'
+    server.failures["before 0 => after 0"] = [(400, said)]
+    with pytest.raises(PromptRecoveryError, match=r"http_400: .*max_tokens is not supported"):
+        source(server, [1.0]).propose(EXAMPLES[:1])
+    server.text = lambda *_: None
+    server.finish_reason = "length"
+    assert source(server, [1.0]).propose(EXAMPLES[:2]) == [[""], [""]]
+    assert "none of 2 requests with a text: no text, finish_reason length" in caplog.text
+
+
 def test_what_is_missing_is_named(server, monkeypatch):
     with pytest.raises(PromptRecoveryError, match=r"preferences\.api\.model: name the endpoint"):
         source(server, model="").propose(EXAMPLES)

@@ -12,10 +12,11 @@ import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import load_recoverer
+from prompt_recovery.recovery.confidence import kept
 from prompt_recovery.recovery.records import read_record, recorded_backbone
 from prompt_recovery.runs.folder import recoverer_file
 
-HOSTILE = [None, True, -1, 10**30, math.nan, math.inf, "", "evil.run", "../../../evil", "~nobody/x",
+HOSTILE = [None, True, -1, 10**30, math.nan, math.inf, "", "evil.run", "../../../evil", "~nobdy/x",
            "(a+)+$", "{{ 1/0 }}", [], [["evil"]], {}, {"evil": ["evil"]}]  # fmt: skip
 
 
@@ -120,6 +121,26 @@ def test_what_a_newer_version_wrote_is_ignored(copy, caplog):
     write(copy, record)
     assert load_recoverer(copy).decoding is not None
     assert "ignored what this version does not know: tone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "null",
+        "3",
+        "[]",
+        '{"scores": [1e400], "expected": [1], "examples": 1}',
+        '{"scores": ["x"], "expected": [1], "examples": 1}',
+        '{"scores": [1], "expected": [1], "examples": 1e400}',
+        '{"scores": [1, 2], "expected": [1], "examples": 1}',
+        f'{{"scores": [{10**400}], "expected": [1], "examples": 1}}',
+        '{"joining": {"familiar": [1], "unfamiliar": "x", "embedding": 0, "low": 0, "high": 1}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_hostile_calibration_is_left_out(entry, tmp_path):
+    (tmp_path / "calibration.json").write_text(f'{{"key": {entry}}}')
+    assert kept(tmp_path) == {}
 
 
 class Bomb:

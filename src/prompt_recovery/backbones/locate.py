@@ -10,7 +10,7 @@ from pathlib import Path
 from prompt_recovery.backbones.parts import find_parts, join, reinstalling
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings import AtLeastOne, LocalPath
-from prompt_recovery.storage import cache_dir, fingerprint, locked
+from prompt_recovery.storage import cache_dir, fingerprint, local_path, locked
 
 OFFLINE_MODELS = "model=smollm2, model=gemma3_270m and model=tiny work offline"
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
@@ -103,7 +103,7 @@ def locate(backbone: Backbone) -> Location:
             says what works instead.
     """
     if backbone.path is not None:
-        return Location(_checked_folder(Path(backbone.path).expanduser()))
+        return Location(_checked_folder(local_path(backbone.path)))
     if backbone.architecture is not None:
         from prompt_recovery.backbones.tiny import tiny_backbone
 

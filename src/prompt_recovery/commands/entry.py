@@ -31,13 +31,13 @@ _GRACE_S = 10.0
 _USERS = (PromptRecoveryError, OmegaConfBaseException, HydraException)
 
 
-def _save_config(cfg: Any, filename: str, output_dir: Path) -> None:
+def _write_redacted(cfg: Any, filename: str, output_dir: Path) -> None:
     """Writes a file of `.hydra/`, as Hydra does, but without secrets that URLs hold."""
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / filename).write_text(redacted(OmegaConf.to_yaml(cfg)), encoding="utf-8")
 
 
-hydra.core.utils._save_config = _save_config
+hydra.core.utils._save_config = _write_redacted
 
 
 def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.plain import load_plain
 from prompt_recovery.settings import LocalPath
-from prompt_recovery.storage import KeyValueStore, fingerprint
+from prompt_recovery.storage import KeyValueStore, fingerprint, local_path
 
 _BATCH = 128
 _OFFLINE = {"metric.encoder": "metric=scs_minilm", "model": "model=minilm"}
@@ -47,7 +47,7 @@ class EncoderSource:
             PromptRecoveryError: If the encoder cannot be found or downloaded.
         """
         if self.path is not None:
-            return _with_modules(Path(self.path).expanduser())
+            return _with_modules(local_path(self.path))
         if self.package is not None:
             spec = find_spec(self.package)
             if spec is None or not spec.submodule_search_locations:

@@ -1,5 +1,6 @@
 """Candidates from a model behind an OpenAI-compatible endpoint."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +11,8 @@ from prompt_recovery.rewriters.base import OF_ONE_REQUEST, Chat
 from prompt_recovery.rewriters.endpoint import Endpoint
 from prompt_recovery.settings import checked
 from prompt_recovery.templates import Template, render
+
+log = logging.getLogger(__name__)
 
 
 @checked("preferences.api")
@@ -60,7 +63,7 @@ class ApiCandidates:
             for example in examples
             for temperature in self.temperatures
         ]
-        texts = [""] * len(requests)
+        texts, said = [""] * len(requests), ""
         for index, answer in self.api.ask(self.api.model, requests):
             if answer.error and answer.error not in OF_ONE_REQUEST:
                 said = f": {answer.detail}" if answer.detail else ""
@@ -69,7 +72,10 @@ class ApiCandidates:
                     f"({answer.error}{said}): check the address, the model's name and the key; "
                     "finished answers are kept"
                 )
-            texts[index] = answer.text
+            texts[index], said = answer.text, answer.detail or said
+        if requests and not any(texts):
+            log.warning("%s answered none of %d requests with a text: %s", self.api.address,
+                        len(requests), said or "every answer was empty")  # fmt: skip
         count = len(self.temperatures)
         return [texts[i : i + count] for i in range(0, len(texts), count)]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_recovery.runs.trials import Outcome
+from prompt_recovery.settings.secrets import redacted
 from prompt_recovery.storage import atomic_write
 from prompt_recovery.tables import Table, print_tables, to_markdown
 
@@ -58,7 +59,7 @@ def show_outcomes(table: Table, folder: Path) -> None:
     """Prints the table and writes it to `summary.md` in the folder of the multirun or sweep."""
     print_tables(table)
     with atomic_write(folder / "summary.md") as temporary:
-        temporary.write_text(to_markdown(table) + "\n", encoding="utf-8")
+        temporary.write_text(redacted(to_markdown(table)) + "\n", encoding="utf-8")
 
 
 def _state(outcome: Outcome) -> str:
