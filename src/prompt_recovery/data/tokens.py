@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,10 +10,18 @@ import pyarrow.parquet as pq
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import atomic_write, cache_dir, fingerprint
-from prompt_recovery.templates import Template, accepted_messages, chat_prompt
+from prompt_recovery.storage import MALFORMED, atomic_write, cache_dir, fingerprint
+from prompt_recovery.templates import (
+    Template,
+    accepted_messages,
+    chat_tokens,
+    special_tokens,
+    text_tokens,
+)
+from prompt_recovery.templates import prompt_tokens as template_tokens
 
 _CUT = " […] "
+_VERSION = 2  # of the rules by which texts become tokens, for the cache
 _LEAST = 2 * (len(_CUT) + 2)  # characters of two texts that are cut to their first and last
 
 
@@ -64,6 +73,7 @@ def tokenise(
     if completions is None:
         completions = [[e.rewrite_prompt] for e in examples]
     key = fingerprint(
+        _VERSION,
         [(e.id, e.original_text, e.rewritten_text) for e in examples],
         [list(c) for c in completions],
         [template.text, template.chat, template.system, template.prefill],
@@ -71,11 +81,10 @@ def tokenise(
         [tokenizer.backend_tokenizer.to_str()],
     )
     path = cache_dir("tokens") / f"{key}.parquet"
-    if use_cache and path.is_file():
-        try:
-            return [TokenisedExample(**row) for row in pq.read_table(path).to_pylist()]
-        except (pa.ArrowInvalid, OSError, TypeError):
-            path.unlink(missing_ok=True)  # a damaged cache costs time, but no run
+    if use_cache:
+        kept = _kept(path, [(e.id, len(c)) for e, c in zip(examples, completions, strict=True)])
+        if kept is not None:
+            return kept
     rows = []
     for example, texts in zip(examples, completions, strict=True):
         prompt, cut = prompt_tokens(
@@ -86,14 +95,38 @@ def tokenise(
     if use_cache and rows:
         columns = {name: [getattr(r, name) for r in rows] for name in TokenisedExample.__slots__}
         with atomic_write(path) as temporary:
-            pq.write_table(pa.table(columns), temporary)
+            pq.write_table(pa.table(columns), temporary, write_page_checksum=True)
     return rows
+
+
+def _kept(path: Path, expected: Sequence[tuple[str, int]]) -> list[TokenisedExample] | None:
+    """Reads rows from the cache. A file that is damaged costs time, but no run.
+
+    Args:
+        path: The file.
+        expected: The id of each row and the number of its completions.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        rows = [TokenisedExample(**row) for row in table.to_pylist()]
+        whole = all(row.prompt and all(row.completions) for row in rows)
+        return rows if whole and [(r.id, len(r.completions)) for r in rows] == expected else None
+    except (pa.ArrowException, OSError, *MALFORMED):
+        return None
 
 
 def completion_tokens(text: str, tokenizer: Any) -> list[int]:
     """The token ids of an answer, followed by the end-of-text token."""
-    ids: list[int] = tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
-    return [*ids, int(tokenizer.eos_token_id)]
+    return [*text_tokens(text.strip(), tokenizer), int(tokenizer.eos_token_id)]
+
+
+def without_end(text: str, tokenizer: Any) -> str:
+    """An answer without the special tokens that a chat template has put at its end."""
+    ends = tuple(special_tokens(tokenizer).texts)
+    text = text.strip()
+    while text.endswith(ends):
+        text = text.removesuffix(next(end for end in ends if text.endswith(end))).rstrip()
+    return text
 
 
 def given_prompt_tokens(
@@ -101,15 +134,19 @@ def given_prompt_tokens(
 ) -> tuple[list[int], int]:
     """Tokenises a finished prompt, and cuts out its middle if it has more than `limit` tokens.
 
+    A text is the whole input of the model, in which special tokens keep their meaning; if it begins
+    with the beginning-of-text token, no other one is added. The contents of messages are data.
+
     Returns:
         The token ids and the number of characters that were cut.
     """
     if isinstance(prompt, str):
-        ids: list[int] = tokenizer(prompt)["input_ids"]
+        ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        begin = tokenizer.bos_token_id
+        if begin is not None and tokenizer(prompt)["input_ids"][:1] == [begin] != ids[:1]:
+            ids = [begin, *ids]
     else:
-        messages = accepted_messages(prompt, tokenizer)
-        chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(chat, add_special_tokens=False)["input_ids"]
+        ids = chat_tokens(accepted_messages(prompt, tokenizer), tokenizer)
     if len(ids) <= limit:
         return ids, 0
     tail = limit // 2
@@ -130,8 +167,7 @@ def prompt_tokens(
     # more than 16 characters per token on average.
     before, after = _shorten(before, 16 * limit), _shorten(after, 16 * limit)
     while True:
-        prompt = chat_prompt(template, tokenizer, original_text=before, rewritten_text=after)
-        ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = template_tokens(template, tokenizer, original_text=before, rewritten_text=after)
         if len(ids) <= limit:
             cut = max(len(original_text) - len(before), 0) + max(
                 len(rewritten_text) - len(after), 0

@@ -17,6 +17,8 @@ from prompt_recovery.trees import (
     trees_share_rows,
 )
 
+_SIZE = struct.calcsize("<d")
+
 
 def reference_log_probabilities(
     model: Any,
@@ -48,7 +50,8 @@ def reference_log_probabilities(
     store = KeyValueStore("references", identity)
     keys = [[_key(tree.prompt, c) for c in tree.completions] for tree in trees]
     with locked(cache_dir("references") / identity):
-        known = store.read(key for row in keys for key in row)
+        found = store.read(key for row in keys for key in row)
+        known = {key: value for key, value in found.items() if len(value) == _SIZE}
         missing = [i for i, row in enumerate(keys) if any(key not in known for key in row)]
         progress(len(trees) - len(missing))
         device = next(model.parameters()).device

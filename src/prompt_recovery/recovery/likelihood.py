@@ -11,7 +11,7 @@ from prompt_recovery.backbones.locate import locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.interface import Pair
-from prompt_recovery.templates import Template, chat_prompt
+from prompt_recovery.templates import Template, prompt_tokens, text_tokens
 from prompt_recovery.trees import Tree, causal_lm_of, pack, score_completions, trees_share_rows
 
 
@@ -38,13 +38,9 @@ class RewriteLikelihood:
         original = self.tokenizer.decode(self._tokens(pair.original_text))
         trees = [
             Tree(
-                self.tokenizer(
-                    chat_prompt(
-                        self.template, self.tokenizer,
-                        original_text=original, rewrite_prompt=prompt,
-                    ),
-                    add_special_tokens=False,
-                )["input_ids"],
+                prompt_tokens(
+                    self.template, self.tokenizer, original_text=original, rewrite_prompt=prompt
+                ),
                 [written],
             )
             for prompt in prompts
@@ -57,8 +53,7 @@ class RewriteLikelihood:
     def _tokens(self, text: str) -> list[int]:
         # No text has more than 16 characters a token on average.
         cut = text.strip()[: 16 * self.max_text_tokens]
-        ids: list[int] = self.tokenizer(cut, add_special_tokens=False)["input_ids"]
-        return ids[: self.max_text_tokens]
+        return text_tokens(cut, self.tokenizer)[: self.max_text_tokens]
 
 
 def load_likelihood(settings: ChannelSettings, precision: str = "auto") -> RewriteLikelihood:

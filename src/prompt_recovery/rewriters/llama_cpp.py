@@ -26,6 +26,7 @@ from prompt_recovery.rewriters.model import (
 )
 from prompt_recovery.settings import AtLeastOne, checked
 from prompt_recovery.storage import fingerprint
+from prompt_recovery.templates import SpecialTokens, pieces
 
 _UBATCH = 512  # tokens that llama.cpp computes at a time
 
@@ -112,9 +113,25 @@ class LlamaCppRewriter:
 
     def _tokens(self, chat: Chat) -> list[int]:
         formatter = self._formatter
+        contents, hidden = self._special.hidden([message["content"] for message in chat])
+        chat = [{**m, "content": content} for m, content in zip(chat, contents, strict=True)]
         text = prompt_text(self.model, chat, lambda messages: formatter(messages=messages).prompt)
-        tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=False, special=True)
-        return tokens
+        return [
+            token
+            for piece in pieces(text, hidden)
+            for token in self._llama.tokenize(piece.encode(), add_bos=False, special=True)
+        ]
+
+    @cached_property
+    def _special(self) -> SpecialTokens:
+        api, llama = _llama_cpp(), self._llama
+        words = api.llama_model_get_vocab(llama.model)
+        found = {
+            api.llama_vocab_get_text(words, token).decode(errors="replace")
+            for token in range(llama.n_vocab())
+            if api.llama_vocab_is_control(words, token)
+        }
+        return SpecialTokens(frozenset(text for text in found if len(text) > 1))
 
     @cached_property
     def _file(self) -> Path:

@@ -13,6 +13,7 @@ from prompt_recovery.backbones.locate import OFFLINE_MODELS, Backbone, Location,
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
 from prompt_recovery.settings import AtLeastOne, checked
+from prompt_recovery.templates import chat_tokens as tokens_of_chat
 
 _HUB_TIMEOUT_S = 4
 
@@ -207,12 +208,14 @@ def chat_tokenizer(model: Model, location: Location) -> Any:
 
 def chat_tokens(model: Model, tokenizer: Any, chat: Chat) -> list[int]:
     """Tokenises a chat up to the beginning of the answer."""
-    text = prompt_text(
-        model,
-        chat,
-        lambda messages: tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        ),
-    )
-    tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return tokens
+
+    def rendered(messages: Chat) -> str:
+        return prompt_text(
+            model,
+            messages,
+            lambda accepted: tokenizer.apply_chat_template(
+                accepted, tokenize=False, add_generation_prompt=True
+            ),
+        )
+
+    return tokens_of_chat(chat, tokenizer, rendered)

@@ -17,6 +17,7 @@ from prompt_recovery.data.tokens import (
     completion_tokens,
     given_prompt_tokens,
     tokenise,
+    without_end,
 )
 from prompt_recovery.templates import Template
 from prompt_recovery.training.job import Batching
@@ -128,7 +129,10 @@ def preference_trees(
             ordered.append(next(rows))
             continue
         ids, cut = given_prompt_tokens(preference.prompt, tokenizer, max_prompt_tokens)
-        answers = [completion_tokens(text, tokenizer) for text in preference.completions]
+        answers = [
+            completion_tokens(without_end(text, tokenizer), tokenizer)
+            for text in preference.completions
+        ]
         ordered.append(TokenisedExample(preference.id, ids, answers, cut))
     return TrainingTrees(ordered, [p.scores for p in preferences])
 
