@@ -5,6 +5,7 @@ begins with "a rewrite that".
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ _MORSE = re.compile(r"[.·\-−–—/|\s]*[.·]+[.·\-−–—/|\s]*[\-−–�
 
 def is_empty(draft: Draft, _: Filters) -> bool:
     """Contains no letter, no digit, no symbol such as an emoji, and no Morse code."""
+    if not draft.finished:
+        return False  # `is_cut_off` says why
     if re.search(r"[^\W_]", draft.text) or any(category(c) == "So" for c in draft.text):
         return False
     return len(draft.text.split()) < 3 or _MORSE.fullmatch(draft.text) is None
@@ -198,7 +201,9 @@ def is_copy(draft: Draft, limits: Filters) -> bool:
     """Equals the original, or nearly."""
     # Case and punctuation count: the prompt may ask for capitals only, or for an emoji after every
     # sentence.
-    words, original = draft.text.split(), draft.original.split()
+    words, original = (
+        unicodedata.normalize("NFC", text).split() for text in (draft.text, draft.original)
+    )
     if words == original:
         return True
     ours, theirs = _runs(words, 3), _runs(original, 3)

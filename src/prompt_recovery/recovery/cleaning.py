@@ -2,6 +2,8 @@
 
 import re
 
+from prompt_recovery.rewriters.base import without_reasoning
+
 # Words that introduce an answer. An instruction such as "Turn it into a request for a refund:
 # polite but firm" has others before or after "request".
 _INTRODUCING = (
@@ -20,7 +22,9 @@ _LEAD = re.compile(
 
 
 def clean_prompt(text: str) -> str:
-    """A model's answer without chatter: its first paragraph, no lead-in, no enclosing quotes."""
+    """A model's answer without chatter: no reasoning, its first paragraph, no lead-in, no enclosing
+    quotes."""
+    text, _ = without_reasoning(text)
     text = _LEAD.sub("", text.strip(), count=1).strip()
     first = text.split("\n\n", 1)[0]
     first = re.sub(r"\s+", " ", first).strip()

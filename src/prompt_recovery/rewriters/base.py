@@ -1,5 +1,6 @@
 """The interface of models that answer chats."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,15 +12,33 @@ OF_ONE_REQUEST = ("too_long", "content_filter")
 """Errors that concern one request for certain, and say nothing about the next one."""
 
 
+_REASONING = r"(?:(?:\w+:)?think(?:ing)?|reasoning)"
+_BEGIN = re.compile(rf"<{_REASONING}>|\[THINK\]", re.IGNORECASE)
+_END = re.compile(rf".*(?:</{_REASONING}>|\[/THINK\])", re.IGNORECASE | re.DOTALL)
+
+
+def without_reasoning(text: str) -> tuple[str, bool]:
+    """An answer without what a model has thought before, and whether it is whole.
+
+    Everything up to the last `</think>` (or `</thinking>`, `</reasoning>`, `[/THINK]`) is cut off.
+    An answer that begins to think again and doesn't end is not whole, and ends there.
+    """
+    said = _END.match(text)
+    rest = text if said is None else text[said.end() :].lstrip()
+    begun = _BEGIN.search(rest)
+    return (rest, True) if begun is None else (rest[: begun.start()].rstrip(), False)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a chat.
+    """The answer to a chat, without the reasoning that some models begin with.
 
     Attributes:
         text: The answer; empty if the request failed.
         error: The reason why the request failed for good, such as `timeout`, `http_400` or
             `too_long`; empty if it didn't.
-        finished: False if the answer was cut off at the largest number of tokens.
+        finished: False if the answer was cut off at the largest number of tokens, or in the
+            middle of its reasoning.
         prompt_tokens: The number of tokens in the chat, as the model counts them; 0 if unknown.
         completion_tokens: The number of tokens in the answer; 0 if unknown.
         cost: The cost in US dollars, from the prices in the configuration; 0 for local models.
@@ -33,6 +52,11 @@ class Answer:
     completion_tokens: int = 0
     cost: float = 0.0
     detail: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        text, whole = without_reasoning(self.text)
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "finished", self.finished and whole)
 
 
 class Rewriter(Protocol):
