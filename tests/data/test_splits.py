@@ -1,4 +1,5 @@
 import random
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -7,6 +8,51 @@ from hypothesis import strategies as st
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Réécris comme poète", "Réécris comme poète"),
+        ("Ça, c’est l’été!", unicodedata.normalize("NFD", "ça c’est L’ÉTÉ")),
+        ("한국어로 써라", unicodedata.normalize("NFD", "한국어로 써라")),
+        ("İSTANBUL", unicodedata.normalize("NFD", "İstanbul")),
+        ("…É?", unicodedata.normalize("NFD", "é")),
+        ("❤️ love", "love"),
+    ],
+)
+def test_forms_of_one_text_are_equal(one, other):
+    assert normalise(one) == normalise(other) == normalise(normalise(one))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("इसे दान के बारे में लिखो", "इसे दीन के बोरी मा लोखि"),
+        ("दीन", "दान"),
+        ("กิน", "กัน"),
+        ("שָׁלוֹם", "שלום"),
+        ("résumé", "resume"),
+        ("👍", "👎"),
+    ],
+)
+def test_marks_belong_to_letters(one, other):
+    assert normalise(one) != normalise(other)
+    assert not any(unicodedata.category(word[0])[0] == "M" for word in normalise(one).split())
+
+
+def test_forms_of_one_prompt_stand_on_one_side_of_a_split():
+    prompts = [f"Réécris le texte comme élève {n}" for n in range(30)]
+    rows = [
+        RewriteExample(f"{form}{n}", f"text {n} {form}", "r", unicodedata.normalize(form, prompt))
+        for n, prompt in enumerate(prompts)
+        for form in ("NFC", "NFD")
+    ]
+    splits = split(Dataset("d", rows), val=0.2, test=0.2)
+    for side in (splits.train, splits.val, splits.test):
+        assert {e.id[3:] for e in side if e.id[:3] == "NFC"} == {
+            e.id[3:] for e in side if e.id[:3] == "NFD"
+        }
 
 
 def make(pairs):

@@ -2,9 +2,11 @@
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -29,9 +31,23 @@ class Splits:
 def normalise(text: str) -> str:
     """Reduces a text to its words, in lower case and with single spaces between them.
 
-    Two prompts (or texts) that become equal belong to the same group.
+    Two prompts (or texts) that become equal belong to the same group. Unicode's composed and
+    decomposed forms of a text are equal, and marks such as vowel signs belong to their letters.
     """
-    return " ".join(re.findall(r"\w+", text.lower())) or text.strip()
+    if text.isascii():
+        return " ".join(re.findall(r"\w+", text.lower())) or text.strip()
+    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    return " ".join(_words().findall(composed)) or composed.strip()
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    """Returns a pattern of words, in which marks follow letters; re's own classes have no marks."""
+    marks = "".join(
+        c for c in map(chr, (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)))
+        if unicodedata.category(c)[0] == "M"
+    )  # fmt: skip
+    return re.compile(rf"\w[\w{marks}]*")
 
 
 @checked("split")

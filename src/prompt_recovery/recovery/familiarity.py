@@ -8,6 +8,7 @@ predicted embedding and the nearest training prompts, or the entropy of the post
 them apart (43 to 54 %): a retriever is as sure of itself on texts unlike any that it knows.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,5 +93,8 @@ def _counted(texts: Sequence[str]) -> Any:
     from sklearn.feature_extraction.text import HashingVectorizer
 
     words = HashingVectorizer(n_features=_WORDS, alternate_sign=False, norm=None)
-    clean = [text[:_READ].encode("utf-8", "replace").decode() for text in texts]
+    clean = [
+        unicodedata.normalize("NFC", text[:_READ]).encode("utf-8", "replace").decode()
+        for text in texts
+    ]
     return words.transform(clean).tocsr()
