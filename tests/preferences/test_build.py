@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from prompt_recovery.data.examples import Dataset
+from prompt_recovery.data.sources import starter
 from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.preferences import (
@@ -23,10 +24,11 @@ from prompt_recovery.preferences import (
 )
 from prompt_recovery.preferences.pool import read_pool
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.templates import Template
+from prompt_recovery.templates import Template, render
 from tests.trees.test_forward import tiny_model
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
+NONE = (math.nan, math.nan)
 MIX = Mix(sampled=2, corrupted=1, others=1, max_new_tokens=4)
 
 
@@ -49,11 +51,15 @@ def prepare(examples, writer, scs, tmp_path, monkeypatch):
     return prepare
 
 
+def prompt_of(example):
+    return f"{example.original_text} => {example.rewritten_text}"
+
+
 @pytest.fixture
 def path(examples, tmp_path):
     """A file with three completions for each example, and one pair that is nobody's."""
     rows = [
-        PreferenceExample(e.id, "p", (e.rewrite_prompt, "near", "far"), (1.0, 0.5, 0.0))
+        PreferenceExample(e.id, prompt_of(e), (e.rewrite_prompt, "near", "far"), (1.0, 0.5, 0.0))
         for e in examples
     ]
     rows.append(PreferenceExample("foreign", "p", ("good", "bad"), (math.nan, math.nan)))
@@ -74,9 +80,38 @@ def test_rows_of_other_splits_are_left_out(examples, prepare, path, caplog):
     assert f"left out {held_out} rows of the validation and test splits" in caplog.text
 
 
+def test_ids_that_are_the_same_by_chance_belong_to_no_example(examples, prepare, tmp_path, caplog):
+    difference = Template("d", "{{ difference(original_text, rewritten_text) }}", chat=False)
+    texts = {
+        "original_text": examples[0].original_text,
+        "rewritten_text": examples[0].rewritten_text,
+    }
+    splits = split(Dataset("d", examples), val=0.2, test=0.2)
+    rows = [
+        PreferenceExample(e.id, f"Which colour has a banana? ({e.id})", ("yellow", "blue"), NONE)
+        for e in examples
+    ]
+    rows.append(PreferenceExample(examples[0].id, render(difference, **texts), ("a", "b"), NONE))
+    loud = prompt_of(examples[0]).upper()
+    rows.append(PreferenceExample(examples[0].id, loud, ("a", "b"), NONE))
+    path = str(write_preferences(rows, tmp_path / "given", {}))
+    made = prepare(Preferences(path))
+    assert [e.prompt for e in made[: len(examples)]] == [e.prompt for e in rows[: len(examples)]]
+    assert {e.id for e in made[: len(examples)]} == {""}
+    assert f"{len(examples)} rows have an id of the dataset, but a prompt without" in caplog.text
+    assert {e.id for e in made[len(examples) :]} <= {examples[0].id}
+    assert len(made) == len(examples) + 2 * (examples[0] in splits.train)
+
+
+def test_the_shipped_preferences_belong_to_the_starter():
+    examples = {e.id: e for e in starter().examples}
+    rows = read_preferences(build.SHIPPED)
+    assert all(build._holds(row.prompt, examples[row.id]) for row in rows)
+
+
 def test_a_file_of_other_splits_alone_is_an_error(examples, prepare, tmp_path):
     splits = split(Dataset("d", examples), val=0.2, test=0.2)
-    rows = [PreferenceExample(e.id, "p", ("a", "b"), (1.0, 0.0)) for e in splits.test]
+    rows = [PreferenceExample(e.id, prompt_of(e), ("a", "b"), (1.0, 0.0)) for e in splits.test]
     path = write_preferences(rows, tmp_path, {})
     with pytest.raises(PromptRecoveryError, match="no row of the training split"):
         prepare(Preferences(str(path)))
@@ -199,7 +234,9 @@ def test_a_file_whose_rows_differ_too_little_is_an_error(examples, prepare, tmp_
 
 
 def test_in_a_file_without_truths_the_best_is_one_of_the_models_own(examples, prepare, tmp_path):
-    rows = [PreferenceExample(e.id, "p", ("a", "b", "c"), (0.5, 0.3, 0.1)) for e in examples]
+    rows = [
+        PreferenceExample(e.id, prompt_of(e), ("a", "b", "c"), (0.5, 0.3, 0.1)) for e in examples
+    ]
     path = str(write_preferences(rows, tmp_path / "given", {}))
 
     def made(strategy="truth_best", group=False, truth=False):

@@ -53,8 +53,10 @@ def preferences(draw):
     prompts = draw(st.sampled_from([some_text, messages]))
     rows = []
     for n in range(draw(st.integers(1, 4))):
-        texts = draw(st.lists(some_text, min_size=2, max_size=5))
+        texts = draw(st.lists(some_text, min_size=2, max_size=5, unique_by=str.strip))
         scores = [draw(st.floats(-1, 1) | st.just(math.nan)) for _ in texts]
+        if all(map(math.isfinite, scores)):
+            scores.sort(reverse=True)
         id_ = draw(st.sampled_from(["", f"row-{n}", "0"]))
         rows.append(PreferenceExample(id_, draw(prompts), tuple(texts), tuple(scores)))
     return rows
@@ -99,6 +101,7 @@ def test_plain_prompts_stay_texts(tmp_path):
 
 
 USER = {"role": "user", "content": "Two texts"}
+GOOD = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 
 
 def said(text, **more):
@@ -144,6 +147,35 @@ def test_files_that_others_wrote(row, prompt, scores, tmp_path):
     same(read, [expected, PreferenceExample("0", *list(vars(expected).values())[1:])])
 
 
+def test_rows_that_prefer_nothing_are_left_out_and_counted(tmp_path, caplog):
+    same_text = {"prompt": "p", "chosen": "Make it rhyme.", "rejected": " Make it rhyme. "}
+    contrary = {**GOOD, "chosen_score": 0.1, "rejected_score": 0.9}
+    one_text = {**GOOD, "completions": ["a", "a", "a "], "scores": [0.3, 0.2, 0.1]}
+    path = jsonl(tmp_path / "theirs.jsonl", same_text, contrary, GOOD, same_text, one_text)
+    [kept] = read_preferences(path)
+    assert kept.completions == ("good", "bad")
+    assert "left out 3 rows: its completions are equal" in caplog.text
+    assert "left out 1 rows: chosen has a lower score than rejected" in caplog.text
+    with pytest.raises(PromptRecoveryError, match="holds no preferences .*completions are equal"):
+        read_preferences(jsonl(tmp_path / "none.jsonl", same_text, same_text))
+
+
+@pytest.mark.parametrize(
+    ("texts", "scores", "expected", "ordered"),
+    [
+        (["Translate it.", "Make it rhyme."], [0.1, 0.9], ("Make it rhyme.", "Translate it."),
+         (0.9, 0.1)),
+        (["c", "a", "b"], [0.1, 0.9, 0.5], ("a", "b", "c"), (0.9, 0.5, 0.1)),
+        (["a", "b", "a"], [0.1, 0.5, 0.9], ("a", "b"), (0.9, 0.5)),
+        (["a", "b", "c"], [0.5, 0.5, 0.9], ("c", "a", "b"), (0.9, 0.5, 0.5)),
+    ],
+)  # fmt: skip
+def test_a_group_is_sorted_by_its_scores(texts, scores, expected, ordered, tmp_path):
+    row = {**GOOD, "completions": texts, "scores": scores}
+    [read] = read_preferences(jsonl(tmp_path / "theirs.jsonl", row))
+    assert (read.completions, read.scores) == (expected, ordered)
+
+
 def test_csv_without_scores_and_ids(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_text('prompt,chosen,rejected\n"a, b",good,bad\nc,"two\nlines",🐝\n', "utf-8")
@@ -165,9 +197,6 @@ def test_parquet_of_the_datasets_library(implicit, tmp_path):
     Dataset.from_list(rows).to_parquet(tmp_path / "theirs.parquet")
     [first, *_] = read_preferences(tmp_path / "theirs.parquet")
     assert (first.prompt, first.completions) == ([USER], ("good", "bad"))
-
-
-GOOD = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 
 
 @pytest.mark.parametrize(

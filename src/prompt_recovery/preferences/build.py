@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le, MinLen
 
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.data.splits import Splits
+from prompt_recovery.data.splits import Splits, normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.preferences.candidates import (
@@ -33,9 +33,9 @@ from prompt_recovery.preferences.files import (
 from prompt_recovery.preferences.pairing import PERFECT, Pairing
 from prompt_recovery.preferences.pool import joined, read_pool, write_pool
 from prompt_recovery.preferences.scoring import score_candidates
-from prompt_recovery.settings import AtLeastOne, Count, LocalPath, checked
+from prompt_recovery.settings import AtLeastOne, Count, IsPath, checked
 from prompt_recovery.storage import cache_dir, fingerprint
-from prompt_recovery.templates import chat_messages, chat_prompt
+from prompt_recovery.templates import chat_messages, chat_prompt, word_difference
 from prompt_recovery.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Preferences:
         most: The largest number of candidates of an example if earlier ones are added.
     """
 
-    path: LocalPath | None = "auto"
+    path: Annotated[str, IsPath(("auto",))] | None = "auto"
     mix: Mix = field(default_factory=Mix)
     pairing: Pairing = field(default_factory=Pairing)
     api: ChatApi = field(default_factory=ChatApi)
@@ -135,7 +135,8 @@ def prepare_preferences(
     if path is None:
         examples = _make(settings, splits.train, writer, scs, identity, seed, folder, asking)
     else:
-        examples = _of_training(read_preferences(Path(path).expanduser()), splits, path)
+        given = read_preferences(Path(path).expanduser())
+        examples = _of_training(_with_own_ids(given, splits, path), splits, path)
         count = len(examples)
         examples = [made for e in examples for made in _chosen(e, settings.pairing)]
         if not examples:
@@ -152,6 +153,40 @@ def prepare_preferences(
         " or ".join(map(str, sorted(counts))),
     )
     return examples
+
+
+def _with_own_ids(
+    examples: Sequence[PreferenceExample], splits: Splits, path: str
+) -> list[PreferenceExample]:
+    """Keeps the ids of rows that belong to rewrite examples.
+
+    A row belongs to the example with its id if its prompt holds both texts of it. An id may be the
+    same by chance, such as a number; then it is removed.
+    """
+    by_id = {e.id: e for e in (*splits.train, *splits.val, *splits.test)}
+    found = [
+        e if e.id not in by_id or _holds(e.prompt, by_id[e.id]) else replace(e, id="")
+        for e in examples
+    ]
+    others = sum(a is not b for a, b in zip(found, examples, strict=True))
+    if others:
+        log.warning(
+            "preferences %s: %d rows have an id of the dataset, but a prompt without its two "
+            "texts; they are used as they are",
+            path,
+            others,
+        )
+    return found
+
+
+def _holds(prompt: str | list[Message], example: RewriteExample) -> bool:
+    """Returns whether a prompt holds both texts of an example, or the difference of its words."""
+    given = prompt if isinstance(prompt, str) else "\n".join(m["content"] for m in prompt)
+    inside = normalise(given)
+    texts = (example.original_text, example.rewritten_text)
+    return all(normalise(text) in inside for text in texts) or (
+        word_difference(*texts) in " ".join(given.split())
+    )
 
 
 def _of_training(

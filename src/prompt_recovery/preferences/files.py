@@ -1,9 +1,10 @@
 """Preference data in TRL's format, as a Parquet file with a card."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from prompt_recovery.data.files import read_rows
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.storage import atomic_write
 from prompt_recovery.tables import Table, to_markdown
+
+log = logging.getLogger(__name__)
 
 Message = dict[str, str]
 
@@ -89,7 +92,8 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
     `prompt` is a text or a list of messages. `chosen` and `rejected` are texts or lists of messages
     that end with the assistant's. If there is no `prompt`, it is taken from the messages that
     `chosen` and `rejected` have in common (TRL's implicit prompt). Scores, ids and groups are
-    optional.
+    optional. Groups are sorted by their scores. Rows that prefer nothing are left out, and a
+    warning says how many: their completions are equal, or `chosen` has the lower score.
 
     Raises:
         PromptRecoveryError: If the file does not exist or a row is invalid. The message names the
@@ -97,7 +101,8 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
     """
     if not path.is_file():
         raise PromptRecoveryError(f"{path}: no such file; give preferences.path=<file>")
-    examples = []
+    examples: list[PreferenceExample] = []
+    dropped: Counter[str] = Counter()
     for row in read_rows(path):
         for column in ("chosen", "rejected"):
             if column not in row.values:
@@ -106,12 +111,34 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
                     f"{', '.join(map(str, row.values))}); preference files have TRL's columns "
                     "prompt, chosen, rejected"
                 )
-        examples.append(_parsed(row))
+        example = _parsed(row)
+        ordered = _ordered(example, in_group=bool(row.values.get("completions")))
+        if isinstance(ordered, str):
+            dropped[ordered] += 1
+        else:
+            examples.append(ordered)
+    for reason, count in dropped.items():
+        log.warning("preferences %s: left out %d rows: %s", path, count, reason)
     if not examples:
+        reasons = f" (left out: {', '.join(dropped)})" if dropped else ""
         raise PromptRecoveryError(
-            f"{path}: holds no preferences; make some with preferences=sample"
+            f"{path}: holds no preferences{reasons}; make some with preferences=sample"
         )
     return examples
+
+
+def _ordered(example: PreferenceExample, in_group: bool) -> PreferenceExample | str:
+    """Returns an example with distinct completions, best first, or why it prefers none."""
+    scored = list(zip(example.completions, example.scores, strict=True))
+    if all(map(math.isfinite, example.scores)):
+        if len(scored) == 2 and scored[0][1] < scored[1][1] and not in_group:
+            return "chosen has a lower score than rejected"
+        scored.sort(key=lambda one: -one[1])  # stable
+    distinct = {text.strip(): (text, score) for text, score in reversed(scored)}
+    kept = [one for one in scored if distinct[one[0].strip()] == one]
+    if len(kept) < 2:
+        return "its completions are equal"
+    return replace(example, completions=tuple(t for t, _ in kept), scores=tuple(s for _, s in kept))
 
 
 def _parsed(row: Row) -> PreferenceExample:
