@@ -5,7 +5,7 @@ import pytest
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.baselines.neighbours import NeighbourIndex
+from prompt_recovery.recovery.baselines.neighbours import NeighbourIndex, Neighbours
 from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.mbr import rank
@@ -23,6 +23,28 @@ TRAINING = [
     RewriteExample(str(n), "The ferry leaves at dawn.", text, prompt)
     for n, (text, prompt) in enumerate(zip(TEXTS, PROMPTS, strict=True))
 ]
+
+
+@pytest.mark.parametrize("space", ["difference", "rewrite"])
+def test_equal_texts_have_no_direction_and_so_no_neighbours(scs, space):
+    source = Retrieval(space=space, k=2).fit(TRAINING, scs)
+    same = "Two eggs, one cup of flour"
+    pairs = [
+        Pair("same", same, same),
+        Pair("nearly", same, f"{same} "),
+        Pair("other", "The ferry leaves at dawn.", "O rain, o roof, o heart"),
+    ]
+    found = source.posteriors(pairs, MBR())
+    assert sorted(found) == ([2] if space == "difference" else [0, 1, 2])
+    [alone] = NeighbourIndex.of(TRAINING, scs, space).nearest([pairs[2]], 2)
+    assert found[2].texts == Posterior.of_texts([prompt for prompt, _ in alone]).texts
+    answers = Neighbours(space, 2).fit(TRAINING, scs).recover(pairs)
+    assert [answer.fallback for answer in answers] == [space == "difference"] * 2 + [False]
+    unchanged = [RewriteExample("u", same, same, "Leave it alone"), *TRAINING[:1]]
+    index = NeighbourIndex.of(unchanged, scs, space)
+    assert ("Leave it alone" in index.prompts) == (space == "rewrite")
+    if space == "difference":
+        assert NeighbourIndex.of(unchanged[:1], scs, space).nearest(pairs, 2) == [[], [], []]
 
 
 def test_votes_of_neighbours_weigh_what_they_should(scs):

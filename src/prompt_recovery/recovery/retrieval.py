@@ -82,7 +82,7 @@ class RetrievedPrompts:
         decoding: Decoding,
         progress: Callable[[int], None] = lambda _: None,
     ) -> dict[int, Posterior]:
-        """The prompts of the neighbours of each usable pair, with one vote each."""
+        """The prompts of the neighbours of each usable pair that has some, with one vote each."""
         usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
         read = [pairs[i] for i in usable]
         found = self.index.nearest(read, self.k) if usable else []
@@ -91,4 +91,5 @@ class RetrievedPrompts:
         return {
             i: replace(Posterior.of_texts([prompt for prompt, _ in row]), familiarity=familiarity)
             for i, row, familiarity in zip(usable, found, near, strict=True)
+            if row
         }

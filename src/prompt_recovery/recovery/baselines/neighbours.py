@@ -18,6 +18,7 @@ from prompt_recovery.recovery.mbr import expected_scs
 from prompt_recovery.settings import AtLeastOne, checked
 
 Space = Literal["rewrite", "difference"]
+_LEAST = 1e-4  # length of a difference of unit vectors that is more than rounding
 
 
 @checked("baseline")
@@ -64,18 +65,26 @@ class NeighbourIndex:
     @classmethod
     def of(cls, examples: Sequence[RewriteExample], scs: SCS, space: Space) -> "NeighbourIndex":
         """Embeds the training examples."""
-        prompts = [e.rewrite_prompt for e in examples]
-        return cls(scs.encoder, space, prompts, _vectors(examples, scs.encoder, space))
+        vectors = _vectors(examples, scs.encoder, space)
+        placed = np.flatnonzero(np.any(vectors, axis=1)).tolist()
+        prompts = [examples[i].rewrite_prompt for i in placed]
+        return cls(scs.encoder, space, prompts, vectors[placed])
 
     def nearest(self, pairs: Sequence[Pair], k: int) -> list[list[tuple[str, float]]]:
         """Returns the prompts of the k examples nearest to each usable pair, nearest first.
 
-        Each has the cosine between its example and the pair. Prompts may repeat.
+        Each has the cosine between its example and the pair. Prompts may repeat. A pair without a
+        place in the space has no neighbours: the difference of two equal texts has no direction.
         """
-        found, cosines = nearest(_vectors(pairs, self.encoder, self.space), self.vectors, k)
+        vectors = _vectors(pairs, self.encoder, self.space)
+        if not self.prompts:
+            return [[] for _ in pairs]
+        found, cosines = nearest(vectors, self.vectors, k)
         return [
             [(self.prompts[i], float(cosine)) for i, cosine in zip(*row, strict=True)]
-            for row in zip(found, cosines, strict=True)
+            if vector.any()
+            else []
+            for vector, *row in zip(vectors, found, cosines, strict=True)
         ]
 
 
@@ -106,8 +115,9 @@ class NeighboursRecoverer:
         """Returns one prediction for each pair, in order."""
         return answered(pairs, self._answers, self.fallback, progress)
 
-    def _answers(self, pairs: Sequence[Pair]) -> list[str]:
-        return [self._chosen(found) for found in self.index.nearest(pairs, self.settings.k)]
+    def _answers(self, pairs: Sequence[Pair]) -> list[str | None]:
+        found = self.index.nearest(pairs, self.settings.k)
+        return [self._chosen(neighbours) if neighbours else None for neighbours in found]
 
     def _chosen(self, neighbours: Sequence[tuple[str, float]]) -> str:
         """Returns the prompt with the highest mean SCS to the k nearest, weighted by cosine."""
@@ -123,5 +133,10 @@ class NeighboursRecoverer:
 def _vectors(
     pairs: Sequence[Pair] | Sequence[RewriteExample], encoder: Encoder, space: Space
 ) -> NDArray[np.float32]:
+    """Returns the pairs in the space, fp32 [n, d], of length 1, or 0 where they have no place."""
     originals, rewrites = text_vectors(pairs, encoder)
-    return rewrites if space == "rewrite" else unit(rewrites - originals)
+    if space == "rewrite":
+        return rewrites
+    difference = rewrites - originals
+    lengths = np.linalg.norm(difference, axis=-1, keepdims=True)
+    return unit(np.where(lengths > _LEAST, difference, np.float32(0)))

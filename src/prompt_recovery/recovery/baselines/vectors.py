@@ -12,7 +12,7 @@ from prompt_recovery.recovery.interface import Pair, Prediction, is_usable
 
 def answered(
     pairs: Sequence[Pair],
-    answer: Callable[[Sequence[Pair]], Sequence[str]],
+    answer: Callable[[Sequence[Pair]], Sequence[str | None]],
     fallback: str,
     progress: Callable[[int], None],
 ) -> list[Prediction]:
@@ -20,12 +20,14 @@ def answered(
 
     Args:
         pairs: Pairs with distinct ids.
-        answer: Answers all usable pairs at once. It is not called if there are none.
+        answer: Answers all usable pairs at once, with None where it has no answer. It is not called
+            if there are none.
         fallback: The answer for all other pairs.
         progress: Called with the number of pairs when all are done.
     """
     usable = [p for p in pairs if is_usable(p)]
-    answers = dict(zip([p.id for p in usable], answer(usable) if usable else [], strict=True))
+    found = zip([p.id for p in usable], answer(usable) if usable else [], strict=True)
+    answers = {id_: text for id_, text in found if text is not None}
     progress(len(pairs))
     return [
         Prediction(p.id, answers.get(p.id, fallback), fallback=p.id not in answers) for p in pairs
