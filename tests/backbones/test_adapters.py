@@ -2,10 +2,44 @@ import re
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from prompt_recovery.backbones.adapters import add_adapter
+from prompt_recovery.backbones.adapters import add_adapter, require_low_rank
 from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.errors import PromptRecoveryError
+
+
+def small():
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=2, attention_bias=True,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({}, None),
+        ({"use_dora": True}, None),
+        ({"bias": "lora_only"}, "q_proj"),
+        ({"bias": "all"}, "bias"),
+        ({"lora_bias": True}, "lora_B.bias"),
+        ({"modules_to_save": ["norm"]}, "norm"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_only_low_rank_weights_are_trained_further(options, refused, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **options)
+    get_peft_model(small(), config).save_pretrained(tmp_path)
+    if refused is None:
+        require_low_rank(tmp_path)
+    else:
+        with pytest.raises(PromptRecoveryError, match=refused) as raised:
+            require_low_rank(tmp_path)
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

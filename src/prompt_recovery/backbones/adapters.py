@@ -1,5 +1,6 @@
 """PEFT adapters: LoRA, DoRA, QLoRA."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,32 @@ def set_adapter_weights(model: Any, folder: Path) -> None:
     """Gives a `PeftModel` the weights of an adapter folder with the same configuration."""
     weights = load_file(folder / "adapter_model.safetensors")
     set_peft_model_state_dict(model, weights)
+
+
+def require_low_rank(folder: Path) -> None:
+    """Refuses to train an adapter with trained weights that are not those of LoRA or DoRA.
+
+    The backbone's own layers are computed by kernels that know no gradients of their weights, so
+    that these parts would not learn.
+
+    Raises:
+        PromptRecoveryError: If the adapter in a folder has such weights, or cannot be read.
+    """
+    path = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            others = sorted(name for name in file.keys() if not _LOW_RANK.search(name))  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return  # `load_adapter` says it better
+    if others:
+        raise PromptRecoveryError(
+            f"{folder}: {len(others)} of its trained weights are not LoRA's ({others[0]}, …), and "
+            "they could not be trained further; start from an adapter without modules_to_save and "
+            "biases"
+        )
+
+
+_LOW_RANK = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\.weight)?$")
 
 
 def _prepared(peft_model: Any, dtype: torch.dtype) -> Any:

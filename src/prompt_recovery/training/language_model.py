@@ -11,6 +11,7 @@ from prompt_recovery.backbones.adapters import (
     add_adapter,
     count_parameters,
     load_adapter,
+    require_low_rank,
     set_adapter_weights,
 )
 from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
@@ -163,10 +164,13 @@ def require_usable(job: TrainingJob) -> None:
     """Raises what would stop this stage at once, before earlier stages are trained.
 
     Raises:
-        PromptRecoveryError: If there is no GPU for 4-bit weights, the backbone's tokenizer cannot
-            be loaded, or the template cannot be filled.
+        PromptRecoveryError: If there is no GPU for 4-bit weights, the adapter to start from cannot
+            be trained further, the backbone's tokenizer cannot be loaded, or the template cannot be
+            filled.
     """
     _require_four_bit(job)
+    if job.start is not None:
+        require_low_rank(adapter_folder(job.start))
     backbone = _backbone(job)
     tokenizer = load_tokenizer(backbone, locate(backbone))
     texts = job.splits.train[0]
@@ -332,6 +336,7 @@ def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if job.start is None:
         return add_adapter(model, _adapter(job), dtype)
+    require_low_rank(adapter_folder(job.start))
     return load_adapter(model, adapter_folder(job.start), dtype)
 
 
