@@ -1,11 +1,15 @@
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
+from prompt_recovery.runs import trials
 from prompt_recovery.runs.trials import Trial, trial_id
 
 
@@ -70,6 +74,27 @@ def test_a_trial_ends_with_the_process_that_started_it(tmp_path):
             return
         time.sleep(0.1)
     raise AssertionError("the trial lives on")
+
+
+def test_a_trial_whose_parent_is_gone_ends_at_once(monkeypatch):
+    """The parent may be killed while the trial is still importing what it needs."""
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setenv(trials._PARENT, str(parent.pid))
+    watches = []
+    monkeypatch.setattr(
+        trials.threading, "Thread", lambda **k: SimpleNamespace(start=lambda: watches.append(k))
+    )
+    trials.end_with_parent()  # as one that a script has started for the living parent
+    assert len(watches) == 1
+    parent.kill()
+    while parent.poll() is None and psutil.Process(parent.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    with pytest.raises(SystemExit):
+        trials.end_with_parent()
+    parent.wait()
+    with pytest.raises(SystemExit):
+        trials.end_with_parent()
+    assert len(watches) == 1
 
 
 def test_a_launcher_whose_time_is_over_ends_the_trial_and_says_so(tmp_path):

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.storage import fingerprint
 
@@ -23,7 +25,7 @@ State = Literal["finished", "stopped", "failed"]
 
 # Settings that do not change the result of a trial. All others are part of its id with their
 # values, defaults included: a new setting that isn't named here changes the id of every trial.
-_COSMETIC = ("name", "group", "tags", "logger", "ckpt_path", "checkpoint_minutes")
+COSMETIC = ("name", "group", "tags", "logger", "ckpt_path", "checkpoint_minutes")
 _PARENT = "PROMPT_RECOVERY_TRIAL_OF"
 INTERRUPTED = 130  # exit status of an interrupted process, as in shells
 _SIGNAL_LATENCY_S = 5.0
@@ -58,7 +60,7 @@ def trial_id(config: Mapping[str, Any]) -> str:
     The path of a run to start from is resolved first, because `runs/latest` may point to another
     run tomorrow.
     """
-    settings = {k: v for k, v in config.items() if k not in _COSMETIC}
+    settings = {k: v for k, v in config.items() if k not in COSMETIC}
     if not uses_preferences(config):
         settings.pop("preferences", None)
     if settings.get("start") is not None:
@@ -82,7 +84,8 @@ def is_trial() -> bool:
 
 
 def end_with_parent() -> None:
-    """Ends a trial's process soon after the process that started it has ended.
+    """Ends a trial's process soon after the process that started it has ended, or at once if that
+    has ended already.
 
     Otherwise a trial would outlive a killed sweep, and run twice when the sweep is resumed.
     """
@@ -91,13 +94,25 @@ def end_with_parent() -> None:
         return
 
     def watch() -> None:
-        while os.getppid() == int(parent):
+        while _lives(int(parent)):
             time.sleep(1)
         os._exit(1)
 
-    # Processes that Lightning starts have the trial as their parent, and end with it.
-    if os.getppid() == int(parent):
-        threading.Thread(target=watch, daemon=True).start()
+    if not _lives(int(parent)):
+        raise SystemExit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _lives(process: int) -> bool:
+    """Returns whether a process runs: the parent of this one, or of a script that started it."""
+    if os.getppid() == process:
+        return True
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 class Trial:
