@@ -103,6 +103,42 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, also through links; neither need exist."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.resolve() == other.resolve()
+
+
+def require_writable(folder: Path) -> None:
+    """Tries whether files can be written into a folder, which is made if needed.
+
+    Long work that will be written there calls this before it begins.
+
+    Raises:
+        PromptRecoveryError: they cannot, or the disk is nearly full.
+    """
+    probe = folder / f".probe.{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with probe.open("xb") as file:
+                file.write(bytes(_PROBED))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise PromptRecoveryError(
+            f"cannot write into {folder} ({error.strerror}): free some space, make the folder "
+            "writable or choose another"
+        ) from error
+
+
+_PROBED = 1 << 20  # bytes
+
+
 def _sync_folder(folder: Path) -> None:
     """Makes a new name in a folder survive a power cut, where the system can do that."""
     with suppress(OSError):

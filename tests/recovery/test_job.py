@@ -49,6 +49,22 @@ TEXTS = [
 ]
 
 
+def test_neither_the_input_nor_the_bank_is_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "pairs.csv"
+    path.write_text("id,original_text,rewritten_text\n1,a,b\n")
+    (tmp_path / "link.csv").symlink_to(path)
+    os.link(path, tmp_path / "hard.csv")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for output in ("pairs.csv", path, "link.csv", "hard.csv", "./folder/../pairs.csv"):
+        with pytest.raises(PromptRecoveryError, match="is the input, which would be overwritten"):
+            RecoveryJob(recipe=Recipe([Path("run")]), input="pairs.csv", output=str(output))
+        recipe = Recipe([Path("run")], bank=str(path))
+        with pytest.raises(PromptRecoveryError, match="is the bank, which would be overwritten"):
+            RecoveryJob(recipe=recipe, input="other.csv", output=str(output))
+    RecoveryJob(recipe=Recipe([Path("run")]), input="pairs.csv", output="answers.csv")
+
+
 def write_input(path, count):
     rng = random.Random(0)
     rows = []

@@ -16,10 +16,8 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import (
     RunFolder,
     adapter_folder,
-    checkpoint_file,
     named_runs,
     require_adapter_folder,
-    resumed_run,
     runs_in,
     weights_digest,
 )
@@ -150,47 +148,6 @@ def test_latest_is_the_run_that_was_pointed_at_last(tmp_path, monkeypatch):
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {"train", "latest"}
 
 
-def test_what_a_run_goes_on_with(tmp_path):
-    new = RunFolder.create(tmp_path, "3")
-    assert resumed_run(None, new) is None
-    with pytest.raises(PromptRecoveryError, match="no run in .* has left a checkpoint"):
-        resumed_run("last", new)
-    first, second = (RunFolder.create(tmp_path, name) for name in "12")
-    with_checkpoint(first)
-    assert resumed_run("last", new) == first
-    with_checkpoint(second.first_stage)
-    assert resumed_run("last", new) == second
-    assert checkpoint_file("last", second) is None
-    assert checkpoint_file("last", first) == str(first.last_checkpoint)
-    assert checkpoint_file(str(first.last_checkpoint), None) == str(first.last_checkpoint)
-    assert checkpoint_file(None, None) is None
-    with pytest.raises(PromptRecoveryError, match="no such file"):
-        checkpoint_file(str(tmp_path / "none"), None)
-    with_checkpoint(new)
-    assert resumed_run("last", new) == new
-
-
-def test_a_finished_run_is_not_gone_on_with_unless_its_own_folder_is_given(tmp_path):
-    new, killed, finished = (RunFolder.create(tmp_path, name) for name in ("3", "1", "2"))
-    with_checkpoint(finished).write_metrics({"val/scs": 0.5})
-    with pytest.raises(PromptRecoveryError, match="no run in .* has left a checkpoint"):
-        resumed_run("last", new)
-    with_checkpoint(killed)
-    assert resumed_run("last", new) == killed
-    assert resumed_run("last", finished) == finished
-
-
-def test_the_newest_checkpoint_is_gone_on_with_whatever_the_names(tmp_path):
-    new = RunFolder.create(tmp_path, "a_11")
-    runs = [with_checkpoint(RunFolder.create(tmp_path, name)) for name in ("a_2", "a_10", "a")]
-    for run, time in zip(runs, (1.0, 3.0, 2.0), strict=True):
-        os.utime(run.last_checkpoint, (time, time))
-    assert resumed_run("last", new) == runs[1]
-    stage = with_checkpoint(runs[2].first_stage)
-    os.utime(stage.last_checkpoint, (4.0, 4.0))
-    assert resumed_run("last", new) == runs[2]
-
-
 @pytest.fixture
 def recorded(tmp_path, examples):
     """A run's folder and its dataset; call it with what the configuration says under `data`."""
@@ -223,16 +180,16 @@ def test_a_run_finds_its_data_again(recorded, tmp_path):
     assert recorded({"_target_": f"{ours}sources.starter"}, starter) == split(starter, **SHARES)
 
 
-def test_a_run_finds_a_relative_path_from_another_folder(recorded, tmp_path, monkeypatch):
-    dataset = sources.file(tmp_path / "data.jsonl")
-    monkeypatch.chdir(tmp_path)
-    run = RunFolder(tmp_path / "run")
-    data = {"_target_": "prompt_recovery.data.sources.file", "path": "data.jsonl"}
-    run.write_config({"data": data, "split": SHARES})
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert run.splits(dataset.fingerprint()) == split(dataset, **SHARES)
-    assert data["path"] == "data.jsonl"
+def test_data_that_is_gone_is_one_line_that_says_what_it_was_for(recorded, tmp_path):
+    path = tmp_path / "data.jsonl"
+    dataset = sources.file(path)
+    path.unlink()
+    data = {"_target_": "prompt_recovery.data.sources.file", "path": str(path)}
+    with pytest.raises(PromptRecoveryError, match="what the run was trained on cannot") as raised:
+        recorded(data, dataset)
+    message = str(raised.value)
+    assert str(path) in message and str(tmp_path / "config.yaml") in message
+    assert "\n" not in message and "data.path=" not in message
 
 
 def test_every_source_that_the_configuration_offers_can_be_recorded():

@@ -2,7 +2,7 @@
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -101,6 +101,7 @@ def test_a_path_reaches_the_configuration(path):
     assert config.data.path == path
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0")))
 def test_every_text_is_verbatim(text):
     assert read_back(f"value={quoted(text)}") == text

@@ -1,13 +1,42 @@
 import json
+from zipfile import ZipFile
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.mean_scs import SCSMetric
+from prompt_recovery.training.checkpoints import WholeCheckpointIO
 from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.run import train
 from tests.training.test_run import make_job
+
+
+def test_one_flipped_byte_of_a_checkpoint_is_one_line(tmp_path):
+    path = tmp_path / "last.ckpt"
+    state = {"weights": torch.arange(2000, dtype=torch.float32), "step": 3}
+    WholeCheckpointIO().save_checkpoint(state, path)
+    assert WholeCheckpointIO().load_checkpoint(path)["step"] == 3
+    whole = path.read_bytes()
+    with ZipFile(path) as file:
+        places = [record.header_offset + len(record.filename) + 100 for record in file.infolist()]
+    middle = whole.index(state["weights"].numpy().tobytes()[:64])
+    for place in (middle + 5, middle + 4000, whole.index(b"weights"), *places):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        try:
+            found = WholeCheckpointIO().load_checkpoint(path)
+        except PromptRecoveryError as error:
+            assert "last.ckpt: is damaged" in str(error) and "\n" not in str(error)
+        else:  # a byte that only fills a gap
+            assert place not in (middle + 5, middle + 4000)
+            assert found["step"] == 3 and torch.equal(found["weights"], state["weights"])
+    for content in (b"", b"no checkpoint", whole[:-200], whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(PromptRecoveryError, match="is damaged or not a checkpoint"):
+            WholeCheckpointIO().load_checkpoint(path)
 
 
 @pytest.mark.parametrize(("later", "kept"), [(0.25, True), (0.75, False)])

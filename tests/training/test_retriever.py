@@ -14,6 +14,7 @@ from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.low_rank import Adapter, AllWeights
 from prompt_recovery.backbones.sentence_model import fitted_to, load_sentence_model, trained_parts
 from prompt_recovery.backbones.tiny import tiny_encoder
+from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.scs import SCS
@@ -71,6 +72,22 @@ def test_a_run_leaves_what_every_run_leaves(adapter, tmp_path, examples, scs):
     np.testing.assert_allclose(source.encoder.embed(pairs), theirs, atol=2e-6)
     answers = [p.rewrite_prompt for p in recoverer.recover(pairs)]
     assert answers == [r["prediction"] for r in rows]
+
+
+def test_a_retriever_without_validation_and_test_keeps_its_last_weights(tmp_path, examples, scs):
+    job = make_retriever_job(tmp_path, examples, scs, splits=Splits(examples[:30], [], []))
+    metrics = train(job)
+    assert not any(name.startswith(("val/", "test/")) for name in metrics)
+    recoverer = load_recoverer(tmp_path)
+    [answer] = recoverer.recover(pairs_of(examples[30:31]))
+    assert answer.rewrite_prompt and answer.confidence is None
+
+
+def test_a_retriever_that_diverges_is_stopped_with_one_line(tmp_path, examples, scs):
+    job = make_retriever_job(tmp_path, examples, scs, optim=Optimisation(1e30))
+    with pytest.raises(PromptRecoveryError, match="has diverged"):
+        train(job)
+    assert not job.run.is_finished and not job.run.recoverers
 
 
 def test_training_moves_pairs_towards_their_prompts(tmp_path, examples, scs):

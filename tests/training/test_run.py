@@ -264,6 +264,96 @@ def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path, precision, 
     assert any(a[name].abs().max() > 0 for name in a if "lora_B" in name)
 
 
+def test_a_run_killed_in_its_final_evaluation_leaves_the_same_files(tmp_path, examples, scs):
+    """All its training is behind it, so that what it says of the training is in its checkpoint."""
+    trainer = {"accelerator": "cpu", "enable_progress_bar": False}
+    for name, given in (("epochs", {"max_epochs": 2}), ("steps", {"max_steps": 3})):
+        options = {"trainer": trainer | given, "checkpoint_minutes": 0}
+        whole, again = tmp_path / name / "whole", tmp_path / name / "again"
+        first = train(make_job(whole, examples, scs, **options))
+        path = str(whole / "checkpoints" / "last.ckpt")
+        second = train(make_job(again, examples, scs, ckpt_path=path, **options))
+        timed = {"seconds", "train/seconds", "train/tokens_per_second", "peak_memory_bytes"}
+        assert "train/loss" in first
+        assert {k: v for k, v in first.items() if k not in timed} == {
+            k: v for k, v in second.items() if k not in timed
+        }
+        assert second["train/seconds"] > 0.9 * first["train/seconds"]
+        assert second["train/tokens_per_second"] < 1.1 * first["train/tokens_per_second"]
+        assert second["seconds"] > second["train/seconds"]
+        for file in ("curve.jsonl", "predictions.jsonl", "adapter/adapter_model.safetensors"):
+            assert (again / file).read_bytes() == (whole / file).read_bytes(), file
+        numbers = json.loads((again / "metrics.json").read_text(), parse_constant=pytest.fail)
+        assert numbers == second
+
+
+def test_a_run_that_diverges_is_stopped_with_one_line(tmp_path, examples, scs):
+    changes = {
+        "optim": Optimisation(learning_rate=1e30),
+        "trainer": {"accelerator": "cpu", "max_steps": 6, "enable_progress_bar": False},
+        "checkpoint_minutes": 0,
+    }
+    job = make_job(tmp_path, examples, scs, **changes)
+    with pytest.raises(PromptRecoveryError, match="has diverged: .*lower optim.learning_rate") as e:
+        train(job)
+    assert "\n" not in str(e.value)
+    assert not job.run.is_finished
+    assert not job.run.recoverers
+
+
+def test_validation_finds_that_a_run_has_diverged_before_its_weights_are_the_best(
+    tmp_path, examples, scs
+):
+    changes = {
+        "optim": Optimisation(learning_rate=1e30),
+        "trainer": {"accelerator": "cpu", "max_steps": 1, "enable_progress_bar": False},
+    }
+    job = make_job(tmp_path, examples, scs, **changes)
+    with pytest.raises(PromptRecoveryError, match="has diverged: the log-prob"):
+        train(job)
+    assert not job.run.recoverers
+
+
+@pytest.mark.parametrize(
+    ("options", "splits"),
+    [
+        ({"limit_val_batches": 0}, {"val": 0.2, "test": 0.2}),
+        ({"limit_val_batches": 0.0, "max_epochs": 2}, {"val": 0.2, "test": 0.2}),
+        ({}, {"val": 0.0, "test": 0.2}),
+        ({}, {"val": 0.2, "test": 0.0}),
+        ({}, {"val": 0.0, "test": 0.0}),
+    ],
+)
+def test_without_validation_the_last_weights_are_kept_and_without_a_test_there_is_no_table(
+    tmp_path, examples, scs, options, splits, capsys
+):
+    trainer = {"accelerator": "cpu", "max_steps": 2, "enable_progress_bar": False} | options
+    parts = split(Dataset("d", examples), **splits)
+    job = make_job(tmp_path, examples, scs, trainer=trainer, splits=parts, checkpoint_minutes=0)
+    metrics = train(job)
+    validated = bool(parts.val) and "limit_val_batches" not in options
+    assert json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert ("val/scs" in metrics) == validated
+    assert ("test/scs" in metrics) == bool(parts.test)
+    assert ("Test" in capsys.readouterr().out) == bool(parts.test)
+    assert (tmp_path / "predictions.jsonl").exists() == bool(parts.test)
+    kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any(kept[name].abs().max() > 0 for name in kept if "lora_B" in name)
+    last = torch.load(job.run.checkpoint, weights_only=True)["state_dict"]
+    assert all(
+        torch.equal(weight, kept[name.removeprefix("model.").replace(".default", "")])
+        for name, weight in last.items()
+    )
+    # A run that is stopped when nothing is left to train keeps them too.
+    again = make_job(
+        tmp_path / "again", examples, scs, trainer=trainer, splits=parts,
+        ckpt_path=str(job.run.checkpoint), evaluate=False, checkpoint_minutes=0,
+    )  # fmt: skip
+    train(again)
+    found = load_file(again.run.adapter / "adapter_model.safetensors")
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, examples, scs):
     train(make_job(tmp_path / "a", examples, scs, checkpoint_minutes=0))
     path = str(tmp_path / "a" / "checkpoints" / "last.ckpt")

@@ -1,15 +1,18 @@
 """Two-stage runs, killed where it hurts, and what a folder says while they are trained."""
 
 import json
+import math
 import os
 import random
 import signal
 import sys
 import time
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.settings.checking import check
 from prompt_recovery.training import run as training
@@ -121,6 +124,42 @@ def test_a_two_stage_run_killed_in_every_stage_ends_as_one_that_was_not(tmp_path
     for key in ("train/loss", "val/scs", "test/scs", "test/gain", "train/steps"):
         assert a[key] == b[key], key
     assert a["train/steps"] > 5
+
+
+def test_a_run_records_absolute_paths_as_the_first_thing_it_does(tmp_path, monkeypatch, examples):
+    """So that it is found again, and its data is, from every folder."""
+    (tmp_path / "own.jsonl").write_text(
+        "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
+    )
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "runs" / "mine")
+    jobs = []
+
+    def train(job):
+        assert run.config() == {**recorded, "ckpt_path": None}
+        jobs.append(job)
+        return {}
+
+    monkeypatch.setattr(training, "train", train)
+    config = composed(
+        "train", "model=tiny", "retriever=none", "data=file", "data.path=own.jsonl", "name=mine",
+        "group=null", "split.val=0.2", "split.test=0.2",
+    )  # fmt: skip
+    given = check(config, TrainSettings)
+    recorded = {**given, "data": {**given["data"], "path": str(tmp_path / "own.jsonl")}}
+    assert math.isnan(train_stages(given, run)), "this one has no validation"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    splits = run.splits(jobs[0].dataset.fingerprint())
+    assert [e.id for e in splits.test] == [e.id for e in jobs[0].splits.test]
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(training, "train", lambda _: pytest.fail("it trains"))
+    config = composed("train", "model=tiny", "retriever=none", "name=mine", "group=null")
+    with pytest.raises(PromptRecoveryError, match="cannot write into"):
+        train_stages(check(config, TrainSettings), RunFolder(tmp_path / "file" / "run"))
 
 
 def test_a_finished_run_that_is_trained_again_is_not_finished_meanwhile(tmp_path, monkeypatch):

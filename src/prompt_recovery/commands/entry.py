@@ -1,5 +1,6 @@
 """Shared entry point of all commands, which prints errors as one line."""
 
+import errno
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ from prompt_recovery.settings.words import in_one_line
 from prompt_recovery.terminal import forgive_characters
 
 _GRACE_S = 10.0
+_UNWRITABLE = ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG")  # not on all systems
 _USERS = (PromptRecoveryError, OmegaConfBaseException, HydraException)
 
 
@@ -50,7 +52,7 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
     main = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name=task.__name__
     )
-    decorated: Callable[[], Any] = main(one_line_errors(task))
+    decorated: Callable[[], Any] = main(one_line_errors(_where_it_was_given(task)))
 
     @wraps(task)
     def run() -> Any:
@@ -61,6 +63,30 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
             return decorated()
         except _USERS as error:
             raise _exit(error) from None
+        except OSError as error:
+            raise _exit(_unwritable(error)) from None
+
+    return run
+
+
+def _unwritable(error: OSError) -> Exception:
+    """Says in one line that a folder is read-only or a disk is full; other errors stay."""
+    if errno.errorcode.get(error.errno or 0) not in _UNWRITABLE:
+        raise error
+    return PromptRecoveryError(
+        f"cannot read or write {error.filename or 'a file'} ({error.strerror}): free some space, "
+        "change its permissions, or choose another folder"
+    )
+
+
+def _where_it_was_given(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Runs a task in the folder where its command was given, which relative paths refer to, also
+    with `hydra.job.chdir=true`."""
+
+    @wraps(task)
+    def run(config: DictConfig) -> Any:
+        os.chdir(HydraConfig.get().runtime.cwd)
+        return task(config)
 
     return run
 

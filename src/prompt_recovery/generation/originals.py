@@ -384,7 +384,7 @@ def _lines(name: str, path: str | Path | None) -> list[str]:
         return read_parts(name)
     path = Path(path).expanduser()
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptRecoveryError(
             f"{path}: cannot be read as UTF-8 text; give originals.{name}=<file>, one a line"

@@ -263,6 +263,8 @@ def _fitted(
 def _validation(folders: Sequence[Path]) -> Any:
     """The validation examples of the first run, which no other run may have been trained on."""
     examples = splits_of(folders[0]).val
+    if not examples:
+        raise PromptRecoveryError(f"{folders[0]} was trained without a validation split")
     for folder in folders[1:]:
         theirs = {e.id for e in splits_of(folder).val}
         if not {e.id for e in examples} <= theirs:

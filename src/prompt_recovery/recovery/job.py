@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prompt_recovery.backbones.load import quiet
-from prompt_recovery.errors import printable
+from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
@@ -20,7 +20,7 @@ from prompt_recovery.recovery.pairs import RecoveryOptions, read_pairs
 from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings import checked
-from prompt_recovery.storage import cache_dir, fingerprint, locked
+from prompt_recovery.storage import cache_dir, fingerprint, locked, same_file
 from prompt_recovery.terminal import progress_bar
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,11 @@ class RecoveryJob(RecoveryOptions):
 
     def __post_init__(self) -> None:
         self.refuse_contradictions(self.recipe.confidence)
+        bank = self.recipe.bank
+        if bank is not None and same_file(Path(bank).expanduser(), Path(self.output).expanduser()):
+            raise PromptRecoveryError(
+                f"output={self.output}: is the bank, which would be overwritten; give another file"
+            )
 
 
 def recover(job: RecoveryJob) -> list[Prediction]:

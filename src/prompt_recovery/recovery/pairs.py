@@ -10,6 +10,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.predictions import format_of
 from prompt_recovery.settings import AnyPath, Cosine
+from prompt_recovery.storage import same_file
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class RecoveryOptions:
 
         Raises:
             PromptRecoveryError: If neither a file nor a pair is given, or both; if a text is blank;
-                if `threshold` has nothing to compare with; or if the output's format is unknown.
+                if `threshold` has nothing to compare with; or if the output's format is unknown or
+                the output is the input.
         """
         one = (self.original is not None, self.rewritten is not None)
         if (self.input is not None) == any(one) or any(one) != all(one):
@@ -68,6 +70,11 @@ class RecoveryOptions:
             )
         if self.input is not None:
             format_of(Path(self.output))
+            if same_file(Path(self.input).expanduser(), Path(self.output).expanduser()):
+                raise PromptRecoveryError(
+                    f"output={self.output}: is the input, which would be overwritten; give another "
+                    "file"
+                )
 
 
 def read_pairs(path: Path, columns: PairColumns) -> list[Pair]:

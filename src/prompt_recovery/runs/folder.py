@@ -24,6 +24,7 @@
 
 import csv
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -190,12 +191,17 @@ class RunFolder:
         return self.metrics() is not None
 
     @property
-    def has_checkpoint(self) -> bool:
-        """Whether one of the stages has a checkpoint to resume from, which finished ones keep."""
-        return self._checkpoint_time is not None
+    def has_config(self) -> bool:
+        """Whether the settings of the run are recorded, which is the first thing that it does."""
+        return self._config.is_file()
 
     @property
-    def _checkpoint_time(self) -> float | None:
+    def has_checkpoint(self) -> bool:
+        """Whether one of the stages has a checkpoint to resume from, which finished ones keep."""
+        return self.checkpoint_time is not None
+
+    @property
+    def checkpoint_time(self) -> float | None:
         """When the newest checkpoint of the run's stages was written, in seconds since 1970."""
         stages = (self, self.first_stage, self.retriever_stage, *self.rounds)
         files = [run.last_checkpoint for run in stages]
@@ -271,13 +277,23 @@ class RunFolder:
         try:
             config = self.config()
             shares = {k: v for k, v in config["split"].items() if k != "_target_"}
-            dataset = recorded_dataset(config["data"])
+            dataset = self._dataset(config["data"])
             self._require(dataset, fingerprint)
             return split(dataset, **shares)
         except (OSError, *MALFORMED) as error:
             raise PromptRecoveryError(
                 f"{self._config} does not say what the run was trained on "
                 f"({type(error).__name__}); give the run folder as it was left"
+            ) from error
+
+    def _dataset(self, record: Mapping[str, Any]) -> Dataset:
+        try:
+            return recorded_dataset(record)
+        except PromptRecoveryError as error:
+            reason = str(error).partition(";")[0]  # what follows is for a user who gives the data
+            raise PromptRecoveryError(
+                f"what the run was trained on cannot be read ({reason}); put it back there, or "
+                f"correct `data` in {self._config}"
             ) from error
 
     def _require(self, dataset: Dataset, fingerprint: str | None) -> None:
@@ -311,8 +327,8 @@ class RunFolder:
             temporary.write_text(yaml.safe_dump(dict(environment), sort_keys=False), "utf-8")
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Writes the run's metrics, which marks it as finished."""
-        write_json(self._metrics, dict(metrics))
+        """Writes the run's metrics, which marks it as finished. What is no number is left out."""
+        write_json(self._metrics, {k: v for k, v in metrics.items() if math.isfinite(v)})
 
     def take_over(self, finished: "RunFolder") -> None:
         """Copies a finished run into this folder, so that the other one may be deleted."""
@@ -541,53 +557,6 @@ def _named_run(run: str) -> Path:
     return folder
 
 
-def resumed_run(ckpt_path: str | None, run: RunFolder) -> RunFolder | None:
-    """Returns the run that `ckpt_path=last` resumes, or None for any other `ckpt_path`.
-
-    That is the run itself if its folder has a checkpoint, because `hydra.run.dir` names the folder
-    of a run that was stopped. Otherwise it is the unfinished run beside it with the newest
-    checkpoint: training goes on in the new folder, and the old one stays as it is.
-
-    Args:
-        ckpt_path: The setting as it was given.
-        run: The run that begins.
-
-    Raises:
-        PromptRecoveryError: If there is no such run.
-    """
-    if ckpt_path != "last":
-        return None
-    if run.has_checkpoint:
-        return run
-    parent = run.path.parent
-    beside = [other for other in map(RunFolder, sorted(parent.glob("*"))) if not other.is_finished]
-    times = [(time, other) for other in beside if (time := other._checkpoint_time) is not None]
-    if not times:
-        raise PromptRecoveryError(
-            f"ckpt_path=last: no run in {parent} has left a checkpoint, finished runs apart; start "
-            "without it, or give ckpt_path=<file>"
-        )
-    return max(times, key=lambda found: (found[0], found[1].path))[1]
-
-
-def checkpoint_file(ckpt_path: str | None, run: RunFolder | None) -> str | None:
-    """Returns the checkpoint file to resume from, or None.
-
-    Args:
-        ckpt_path: The setting as it was given.
-        run: The run found by `resumed_run`, or the stage of it that is to be resumed, which may
-            not have a checkpoint yet.
-
-    Raises:
-        PromptRecoveryError: If the file does not exist.
-    """
-    if ckpt_path is None or ckpt_path == "last":
-        found = None if run is None else run.last_checkpoint
-        return None if found is None else str(found)
-    path = Path(ckpt_path).expanduser()
-    if not path.is_file():
-        raise PromptRecoveryError(f"ckpt_path={ckpt_path}: no such file")
-    return str(path)
 
 
 def _unwritable(path: Path, error: OSError) -> PromptRecoveryError:

@@ -164,8 +164,9 @@ class Sweep:
             raise PromptRecoveryError(
                 f"{folder} holds a sweep of another file; give folder=<another>, or remove it"
             )
-        with atomic_write(copy) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        if not copy.is_file():  # it may be the very file that was given
+            with atomic_write(copy) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         self.trials: list[_Known] = []
         self._record = Journal(folder / "trials.jsonl", self._replay, in_order=True)
         for trial in self.trials:  # a trial may have finished after the sweep was killed

@@ -22,7 +22,13 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class IsPath:
-    """Marks a text as a local path, which the command line takes verbatim."""
+    """Marks a text as a local path, which the command line takes verbatim.
+
+    Attributes:
+        words: Values that are no paths, but have another meaning.
+    """
+
+    words: tuple[str, ...] = ()
 
 
 LocalPath = Annotated[str, IsPath()]
@@ -143,6 +149,12 @@ def is_path(declared: Any) -> bool:
     if get_origin(declared) in (list, Sequence, tuple):
         return any(map(is_path, get_args(declared)))
     return declared is Path
+
+
+def is_word(declared: Any, value: str) -> bool:
+    """Returns whether a value of a path's type is one of the words that are no paths."""
+    marks = [a for m in members(declared) if get_origin(m) is Annotated for a in get_args(m)[1:]]
+    return any(value in mark.words for mark in marks if isinstance(mark, IsPath))
 
 
 def takes_list(declared: Any) -> bool:

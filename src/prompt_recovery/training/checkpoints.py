@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 import yaml
@@ -34,6 +35,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
             PromptRecoveryError: If the file does not exist or is damaged.
         """
         try:
+            with ZipFile(path) as file:  # `torch.load` does not look at its checksums
+                damaged = file.testzip()
+            if damaged is not None:
+                raise BadZipFile(damaged)
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except FileNotFoundError as error:
             raise PromptRecoveryError(f"ckpt_path={path}: no such file") from error
@@ -84,6 +89,8 @@ def last_checkpoint_callback(run: RunFolder, minutes: float) -> ModelCheckpoint:
 class BestWeights(Callback):
     """Keeps the weights with the highest `val/scs`, and has them written to a folder.
 
+    Without validations, it keeps the last weights.
+
     The best weights are part of checkpoints, so that a resumed run has them even in a new folder.
 
     Args:
@@ -95,6 +102,7 @@ class BestWeights(Callback):
         self.save = save
         self.best = float("-inf")
         self.weights: dict[str, torch.Tensor] = {}
+        self._written = False
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keeps the weights if they are better than any before."""
@@ -103,15 +111,31 @@ class BestWeights(Callback):
         score = float(trainer.callback_metrics["val/scs"])
         if score > self.best:
             self.best = score
-            self.weights = {n: w.cpu().clone() for n, w in pl_module.trained_weights().items()}
-            self._write(trainer)
+            self._keep(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Writes the best weights that a resumed run has loaded from its checkpoint."""
         if self.weights:
             self._write(trainer)
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keeps the last weights if there are no validations to compare weights by."""
+        if not trainer.enable_validation:
+            self._keep(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Does the same for a run that was resumed when nothing was left to train."""
+        if not self.weights and not trainer.enable_validation:
+            self._keep(trainer, pl_module)
+        if self.weights and not self._written:
+            self._write(trainer)
+
+    def _keep(self, trainer: Any, pl_module: Any) -> None:
+        self.weights = {n: w.cpu().clone() for n, w in pl_module.trained_weights().items()}
+        self._write(trainer)
+
     def _write(self, trainer: Any) -> None:
+        self._written = True
         if trainer.is_global_zero:
             self.save(self.weights)
 

@@ -1,7 +1,9 @@
 """Lightning modules: what all of them share, and the one for objectives over completion trees."""
 
 import random
+import time
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -16,11 +18,31 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Objective, ScoredCompletions
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.training.datamodule import Batch
+from prompt_recovery.training.divergence import diverged
 from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.optimizer import MasterAdamW
 from prompt_recovery.training.sharding import FullySharded, gathered, sharded_like
 from prompt_recovery.trees import score_completions
 from prompt_recovery.trees.frozen import FrozenStates
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the metrics of a run say of the training before it was stopped and resumed.
+
+    Attributes:
+        seconds: How long it took, without what was lost.
+        metrics: Its last metrics.
+    """
+
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train_metrics(trainer: Any) -> dict[str, float]:
+    """Returns the last `train/…` metrics that were logged."""
+    logged = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in logged if name.startswith("train/")}
 
 
 class TrainedModule(L.LightningModule):
@@ -41,6 +63,8 @@ class TrainedModule(L.LightningModule):
         self.optimisation = optimisation
         self.fingerprint = fingerprint
         self.train_tokens = 0
+        self.progress = Progress()
+        self._began = time.perf_counter()
         self._random_state: dict[str, Any] | None = None
 
     def share_of_batch(self, real: int, tokens: int) -> float:
@@ -59,6 +83,10 @@ class TrainedModule(L.LightningModule):
             total, tokens = self.trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         self.train_tokens += tokens
         return real * world / total
+
+    def on_fit_start(self) -> None:
+        """Starts the clock of the training."""
+        self._began = time.perf_counter()
 
     def configure_optimizers(self) -> Any:
         """Returns AdamW on fp32 masters of the trained weights, and a schedule per step."""
@@ -126,6 +154,8 @@ class TrainedModule(L.LightningModule):
         checkpoint["prompt_recovery"] = {
             "fingerprint": self.fingerprint,
             "train_tokens": self.train_tokens,
+            "seconds": self.progress.seconds + time.perf_counter() - self._began,
+            "metrics": self.progress.metrics | train_metrics(self.trainer),
             "random": states,
         }
 
@@ -139,6 +169,7 @@ class TrainedModule(L.LightningModule):
                 "ckpt_path"
             )
         self.train_tokens = ours["train_tokens"]
+        self.progress = Progress(ours.get("seconds", 0.0), dict(ours.get("metrics", {})))
         rank, states = self.trainer.global_rank, ours["random"]
         self._random_state = states[rank % len(states)]
 
@@ -206,7 +237,10 @@ class WriterModule(TrainedModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Logs `val/nll` of the true prompts and `val/scs` of the prompts that the model writes."""
         scores = score_completions(self.model, batch.trees)
-        self.val_nll.update(-scores.mean_log_probability[: batch.real])
+        nll = -scores.mean_log_probability[: batch.real]
+        if not torch.isfinite(nll).all():  # a `MeanMetric` would leave these out
+            raise diverged("the log-probabilities of validation prompts are not finite")
+        self.val_nll.update(nll)
         answers = self.writer.write_greedily(batch.prompts, self.max_new_tokens, self._all_done)
         predictions = [answer.text or self.fallback for answer in answers[: batch.real]]
         self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples[: batch.real]])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,6 +18,7 @@ from prompt_recovery.objectives import Contrastive
 from prompt_recovery.recovery.decoding import MBR, Greedy
 from prompt_recovery.recovery.retriever import Retriever, pair_texts, unit
 from prompt_recovery.training.datamodule import BatchedData
+from prompt_recovery.training.divergence import diverged
 from prompt_recovery.training.job import Batching, Optimisation
 from prompt_recovery.training.module import TrainedModule
 
@@ -61,14 +63,14 @@ class TokenisedPairs:
     def __init__(self, examples: Sequence[RewriteExample], model: Any) -> None:
         tokenizer = model.tokenizer
         texts = [pair_texts(e) for e in examples]
-        rows = tokenizer(
+        rows = texts and tokenizer(
             [rewritten for rewritten, _ in texts],
             [original for _, original in texts],
             truncation="longest_first",
             max_length=model.max_seq_length,
         )
-        self.rows: dict[str, list[list[int]]] = dict(rows.items())
-        self.lengths = [len(ids) for ids in self.rows["input_ids"]]
+        self.rows: dict[str, list[list[int]]] = dict(rows.items()) if rows else {}
+        self.lengths = [len(ids) for ids in self.rows.get("input_ids", [])]
         self.padding = {
             "input_ids": tokenizer.pad_token_id,
             "token_type_ids": tokenizer.pad_token_type_id,
@@ -223,6 +225,8 @@ class RetrieverModule(TrainedModule):
     def validation_step(self, batch: PairBatch, batch_index: int) -> None:
         """Logs `val/scs` of the answers by MBR, and that of the nearest prompts."""
         predicted = self(batch.features)[: batch.real].cpu().numpy()
+        if not np.isfinite(predicted).all():
+            raise diverged("the predicted embeddings of validation pairs are not finite")
         truths = [e.rewrite_prompt for e in batch.examples[: batch.real]]
         if truths:
             posteriors = self.retriever.posteriors_of(predicted)

@@ -134,14 +134,9 @@ def leave_behind(
     evaluations: RunEvaluations | None,
     curve: Sequence[tuple[int, float]],
 ) -> None:
-    """Writes predictions, chart, environment and, last, `metrics.json`; prints the tables."""
+    """Prints the tables; writes predictions, chart, environment and, last, `metrics.json`."""
     test = job.splits.test
-    if evaluations is not None:
-        job.run.write_predictions(_predictions(test, evaluations))
-        result_chart(evaluations.all, curve, job.run.chart)
-    job.run.write_environment(environment())
-    job.run.write_metrics(metrics)
-    if evaluations is not None:
+    if evaluations is not None:  # printed first, so that they are not lost if a disk is full
         print_tables(
             sample_table(evaluations.trained, test),
             category_table(evaluations.all, test),
@@ -149,6 +144,10 @@ def leave_behind(
                 evaluations.all, f"Test: {len(test)} examples, prompts never seen in training"
             ),
         )
+        job.run.write_predictions(_predictions(test, evaluations))
+        result_chart(evaluations.all, curve, job.run.chart)
+    job.run.write_environment(environment())
+    job.run.write_metrics(metrics)
     if "test/gain" in metrics:
         log.info(
             "%s against what it started from: %+.4f SCS (95 %% interval %+.4f … %+.4f, paired)",

@@ -103,6 +103,8 @@ class PreparedRetriever(Prepared):
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """Fits the temperature of the posterior and the confidence on the validation split."""
+        if not self.job.splits.val:
+            return {}
         trained = self._trained(weights)
         predicted = trained.encoder.embed(pairs_of(self.job.splits.val))
         truths = [e.rewrite_prompt for e in self.job.splits.val]

@@ -1,6 +1,7 @@
 """A training run, from the input files to the final tables."""
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ from prompt_recovery.training.checkpoints import (
     WholeCheckpointIO,
     last_checkpoint_callback,
 )
+from prompt_recovery.training.divergence import Divergence
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.language_model import prepare_language_model
+from prompt_recovery.training.module import train_metrics
 from prompt_recovery.training.prepared import Hardware, Prepared
 from prompt_recovery.training.results import (
     RunEvaluations,
@@ -54,6 +57,13 @@ def train(job: TrainingJob) -> dict[str, float]:
     _quiet_libraries()
     started = time.perf_counter()
     options = fitting(job.trainer)
+    if not job.splits.val:
+        options = {**options, "limit_val_batches": 0}
+    if options.get("limit_val_batches") == 0:
+        log.warning(
+            "no validation, since %s: the last weights are kept",
+            "trainer.limit_val_batches=0" if job.splits.val else "split.val=0",
+        )
     sharded = options.get("strategy") == "fsdp"
     L.seed_everything(job.seed, workers=True, verbose=False)
     device = _device(options)
@@ -77,7 +87,7 @@ def train(job: TrainingJob) -> dict[str, float]:
     best = BestWeights(ready.save)
     curve = _Curve(job.run)
     checkpoints = last_checkpoint_callback(job.run, job.checkpoint_minutes)
-    callbacks: list[Callback] = [best, curve, checkpoints]
+    callbacks: list[Callback] = [Divergence(), best, curve, checkpoints]
     if options.get("enable_progress_bar", True):
         callbacks.append(RichProgressBar(leave=False))
     trainer = L.Trainer(
@@ -100,10 +110,11 @@ def train(job: TrainingJob) -> dict[str, float]:
         return metrics
     metrics |= ready.finish(best.weights)
     evaluations: RunEvaluations | None = None
-    if job.evaluate:
+    if job.evaluate and job.splits.test:
         evaluations = ready.evaluate(best.weights)
         metrics |= test_metrics(evaluations)
-    metrics["seconds"] = time.perf_counter() - started + job.seconds_before
+    before = job.seconds_before + ready.module.progress.seconds
+    metrics["seconds"] = time.perf_counter() - started + before
     metrics["peak_memory_bytes"] = peak_memory_bytes()
     leave_behind(job, metrics, evaluations, curve.points)
     if logger:
@@ -118,8 +129,8 @@ def _fit(job: TrainingJob, ready: Prepared, trainer: Any, best: BestWeights) -> 
     started = time.perf_counter()
     with together(trainer):
         trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
-    seconds = time.perf_counter() - started
-    said = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+    seconds = time.perf_counter() - started + ready.module.progress.seconds
+    said = ready.module.progress.metrics | train_metrics(trainer)
     if not best.weights:  # stopped before the first validation
         with together(trainer):
             trainer.validate(ready.module, ready.data, verbose=False)
@@ -127,8 +138,7 @@ def _fit(job: TrainingJob, ready: Prepared, trainer: Any, best: BestWeights) -> 
     if job.evaluate and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # the others do not wait for the evaluation
     return {
-        "val/scs": best.best,
-        "train/loss": float("nan"),
+        **({"val/scs": best.best} if math.isfinite(best.best) else {}),
         **said,
         "train/seconds": seconds,
         "train/tokens_per_second": ready.module.train_tokens / seconds,
@@ -177,7 +187,14 @@ class _Curve(Callback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self.points.append((trainer.global_step, float(trainer.callback_metrics["val/scs"])))
-        if trainer.is_global_zero:
+        self._write(trainer)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        # A resumed run may have no validation left that would write what it has loaded.
+        self._write(trainer)
+
+    def _write(self, trainer: Any) -> None:
+        if trainer.is_global_zero and self.points:
             self.run.write_curve(self.points)
 
     def state_dict(self) -> dict[str, Any]:
@@ -190,6 +207,8 @@ class _Curve(Callback):
 def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # `checkpoint_minutes` may be another one in a resumed run.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")  # a resumed run
     warnings.filterwarnings("ignore", message=".*has `enable_progress_bar`.*")

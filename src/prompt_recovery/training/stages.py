@@ -2,6 +2,7 @@
 before both the dense retriever that answers with the language model."""
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +13,18 @@ from omegaconf import OmegaConf
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import (
     RunFolder,
-    checkpoint_file,
     is_retriever,
     recorded_config,
     recoverer_folders,
-    resumed_run,
 )
 from prompt_recovery.runs.processes import is_first
+from prompt_recovery.runs.resuming import checkpoint_file, resumed_run
 from prompt_recovery.runs.trials import is_trial, trial_id
 from prompt_recovery.settings.checking import check
 from prompt_recovery.settings.declared import name_of
 from prompt_recovery.settings.filling import fill
-from prompt_recovery.storage import MALFORMED
+from prompt_recovery.settings.paths import with_absolute_paths
+from prompt_recovery.storage import MALFORMED, require_writable
 from prompt_recovery.training.job import TrainingJob, TrainSettings, job_of
 from prompt_recovery.training.rounds import record_rounds, require_rounds, train_rounds
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     """Trains all stages of a run that are not finished yet, and returns its `val/scs`.
 
+    It is NaN if there is no validation.
+
     Args:
         given: Checked values of `TrainSettings`.
         run: The folder of the run, which its first process has locked.
@@ -40,8 +43,9 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     Raises:
         PromptRecoveryError: If a setting or a file is wrong.
     """
+    given = _independent(given)
     stage = None if given["first_stage"] is None else check(stage_config(given), TrainSettings)
-    stopped = resumed_run(given["ckpt_path"], run)
+    stopped = resumed_run(given["ckpt_path"], run, given)
     start = None if given["start"] is None else Path(given["start"]).expanduser()
     # What can fail because of the main stage fails here, before others are trained.
     job = job_of(given, run, ckpt_path=checkpoint_file(given["ckpt_path"], stopped))
@@ -52,7 +56,10 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     if given["rounds"] > 1:
         require_rounds(job, given["rounds"])
     if not job.trains_retriever and (stage, given["retriever"]) != (None, None):
-        _require_usable(job)
+        _require_usable(replace(job, start=start if stage is None else None))
+    if is_first():
+        require_writable(run.path)
+        run.write_config(given)
     retriever, seconds_before = _retriever(given, job, run, stopped)
     if stage is not None:
         start, seconds = _stage(stage, run, run.first_stage, stopped and stopped.first_stage)
@@ -76,6 +83,19 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
         job, start=start, seconds_before=seconds_before, retriever=retriever, trained=trained
     )
     return _train(job, run)
+
+
+def _independent(given: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings that mean the same in every folder and tomorrow: paths are absolute, and
+    runs to start from are those that links such as `runs/latest` point to now."""
+    ckpt_path = given["ckpt_path"]
+    given = with_absolute_paths({**given, "ckpt_path": None}, TrainSettings)
+    if given["start"] is not None:
+        given["start"] = str(Path(given["start"]).resolve())
+    if given["retriever"] is not None and given["retriever"].get("run") is not None:
+        run = Path(given["retriever"]["run"]).expanduser().resolve()
+        given["retriever"] = {**given["retriever"], "run": str(run)}
+    return {**given, "ckpt_path": ckpt_path}
 
 
 def _retriever(
@@ -163,7 +183,7 @@ def _train(job: TrainingJob, run: RunFolder) -> float:
         job.run.write_config(job.config)
         if not is_trial():
             run.point_latest()
-    return train(job)["val/scs"]
+    return train(job).get("val/scs", math.nan)
 
 
 def stage_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,17 @@ def write_run(
     return folder
 
 
+def test_a_run_that_has_diverged_is_left_out_and_named(tmp_path):
+    write_run(tmp_path / "a", "small", "sft", 0, 0.0)
+    path = write_run(tmp_path / "b", "small", "sft", 1, 0.9) / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps({**metrics, "train/loss": float("nan")}))
+    runs, apart = from_folders([str(tmp_path)])
+    assert [run.seed for run in runs] == [0]
+    [left_out] = apart
+    assert left_out.name.endswith("b") and "has diverged (train/loss" in left_out.reason
+
+
 def test_texts_that_hold_other_line_breaks_are_compared(tmp_path):
     path = write_run(tmp_path / "run", "small", "sft", 0, 0.0) / "predictions.jsonl"
     rows = [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]

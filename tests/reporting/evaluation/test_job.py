@@ -16,6 +16,7 @@ from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.interface import ConstantRecoverer
+from prompt_recovery.reporting.evaluation import job as evaluation
 from prompt_recovery.reporting.evaluation.contenders import Contender, from_column, from_file
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples, run_evaluation
 from prompt_recovery.reporting.evaluation.settings import prediction_entries
@@ -62,6 +63,42 @@ OWN = [
 
 
 run = partial(command_line.run, "evaluate")
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_computed(job, tmp_path):
+    (tmp_path / "file").write_text("")
+    made = []
+    job = replace(job, contenders=[constant("Fix it", made)], folder=tmp_path / "file" / "out")
+    with pytest.raises(PromptRecoveryError, match="cannot write into"):
+        run_evaluation(job)
+    assert not made
+
+
+def test_a_disk_that_fills_up_loses_nothing_that_was_computed(job, monkeypatch, capsys):
+    made = []
+    contenders = [constant("Fix it", made), constant("Mend it", made)]
+    kept = evaluation.write_jsonl
+
+    def full(path, values):
+        if "Fix-it" in path.name:
+            raise PromptRecoveryError(f"cannot write {path} (No space left on device)")
+        kept(path, values)
+
+    monkeypatch.setattr(evaluation, "write_jsonl", full)
+    with pytest.raises(PromptRecoveryError, match="No space left"):
+        run_evaluation(replace(job, contenders=contenders))
+    assert made == ["Fix it", "Mend it"]
+    assert "Fix it" in capsys.readouterr().out
+    assert [p.name[:7] for p in (job.folder / "predictions").iterdir()] == ["Mend-it"]
+    monkeypatch.setattr(evaluation, "write_jsonl", kept)
+    run_evaluation(replace(job, contenders=contenders))
+    assert made == ["Fix it", "Mend it", "Fix it"]
+
+
+def test_a_split_without_test_rows_is_nothing_to_evaluate_on(examples):
+    data = Dataset("own", examples)
+    with pytest.raises(PromptRecoveryError, match="split.test=0 leaves no row of own"):
+        choose_examples(data, data, "test", {**SPLIT, "test": 0.0})
 
 
 def test_what_is_learned_from_is_never_evaluated(examples):

@@ -86,6 +86,8 @@ def _from_folder(run: RunFolder) -> Run | Apart:
     metrics = run.metrics()
     if metrics is None:
         return Apart(name, "is not finished (no metrics.json)")
+    if diverged := _diverged(metrics):
+        return Apart(name, diverged)
     if not run.is_evaluated:
         return Apart(name, "has not answered the test examples (no predictions.jsonl)")
     try:
@@ -101,6 +103,12 @@ def _from_folder(run: RunFolder) -> Run | Apart:
         )
     except (OSError, *MALFORMED) as error:
         return Apart(name, f"cannot be read ({type(error).__name__}: {error})")
+
+
+def _diverged(metrics: Mapping[str, Any]) -> str | None:
+    """Says that a run has diverged, or returns None."""
+    lost = [k for k, v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
+    return f"has diverged ({', '.join(lost)} is not a finite number)" if lost else None
 
 
 def _compared_by(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +144,9 @@ def from_wandb(project: str) -> tuple[list[Run], list[Apart]]:
         try:
             if one.state != "finished":
                 apart.append(Apart(name, f"is not finished ({one.state})"))
+                continue
+            if diverged := _diverged(one.summary):
+                apart.append(Apart(name, diverged))
                 continue
             rows = _wandb_predictions(one)
             keys = ["trainer/global_step", "val/scs"]

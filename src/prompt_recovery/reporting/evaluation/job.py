@@ -23,7 +23,14 @@ from prompt_recovery.reporting.evaluation.report import Report, SecondOpinion, r
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import category_table, result_table
 from prompt_recovery.reporting.html.page import write_page
-from prompt_recovery.storage import MALFORMED, atomic_write, fingerprint, read_jsonl, write_jsonl
+from prompt_recovery.storage import (
+    MALFORMED,
+    atomic_write,
+    fingerprint,
+    read_jsonl,
+    require_writable,
+    write_jsonl,
+)
 from prompt_recovery.tables import print_tables
 
 log = logging.getLogger(__name__)
@@ -95,6 +102,11 @@ def choose_examples(
         raise PromptRecoveryError(f"part={part}: must be test, all or auto")
     if part == "test":
         splits = split(data, **settings)
+        if not splits.test:
+            raise PromptRecoveryError(
+                f"split.test=0 leaves no row of {data.name} to evaluate on: give a larger "
+                "split.test, or part=all"
+            )
         return splits.test, Dataset(data.name, splits.train)
 
     def texts(example: RewriteExample) -> tuple[str, str]:
@@ -128,7 +140,9 @@ def run_evaluation(job: EvaluationJob) -> Report:
             cannot be written.
     """
     quiet()
-    evaluations = [_evaluated(contender, job) for contender in job.contenders]
+    require_writable(job.folder / "predictions")
+    unwritten: list[PromptRecoveryError] = []
+    evaluations = [_evaluated(contender, job, unwritten) for contender in job.contenders]
     evaluations.sort(key=lambda e: -e.mean)
     report = Report(
         dataset=job.name,
@@ -140,6 +154,10 @@ def run_evaluation(job: EvaluationJob) -> Report:
         kinds={c.name: c.kind for c in job.contenders},
         about=job.about,
     )
+    print_tables(  # first, so that they are not lost if a file cannot be written
+        category_table(evaluations[:6], job.examples),
+        result_table(evaluations, f"{job.name}: {len(job.examples)} examples"),
+    )
     write_page(job.folder / "report.html", report_page(report))
     for name, text in {
         "report.md": report_markdown(report),
@@ -147,15 +165,19 @@ def run_evaluation(job: EvaluationJob) -> Report:
     }.items():
         with atomic_write(job.folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
-    print_tables(
-        category_table(evaluations[:6], job.examples),
-        result_table(evaluations, f"{job.name}: {len(job.examples)} examples"),
-    )
+    if unwritten:
+        raise unwritten[0]
     log.info("report: %s", job.folder / "report.html")
     return report
 
 
-def _evaluated(contender: Contender, job: EvaluationJob) -> Evaluation:
+def _evaluated(
+    contender: Contender, job: EvaluationJob, unwritten: list[PromptRecoveryError]
+) -> Evaluation:
+    """Evaluates a contender, whose predictions may have been kept.
+
+    If they cannot be kept now, the error is added to `unwritten`, and the evaluation goes on.
+    """
     pairs = pairs_of(job.examples)
     key = fingerprint(contender.identity, [asdict(p) for p in pairs])
     slug = re.sub(r"\W+", "-", contender.name).strip("-")[:60]
@@ -166,7 +188,11 @@ def _evaluated(contender: Contender, job: EvaluationJob) -> Evaluation:
         predictions, seconds = timed(recoverer, pairs)
         del recoverer
         gc.collect()  # free the model's memory before the next one is loaded
-        _keep(path, key, contender, predictions, seconds)
+        try:
+            _keep(path, key, contender, predictions, seconds)
+        except PromptRecoveryError as error:
+            log.warning("%s: %s", contender.name, error)
+            unwritten.append(error)
     else:
         log.info("%s: predictions are in %s", contender.name, path)
         predictions, seconds = kept
