@@ -1,9 +1,6 @@
+import hashlib
 import json
-import os
-import random
 import shutil
-import signal
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +16,13 @@ from prompt_recovery.generation.filters import CHECKS, Filters
 from prompt_recovery.generation.generate import generate
 from prompt_recovery.generation.job import GenerationJob, InstructionSettings
 from prompt_recovery.generation.originals import CreatedOriginals, Original, Originals
+from prompt_recovery.rewriters import Model, Sampling
+from prompt_recovery.rewriters.openai import OpenAIRewriter
 from prompt_recovery.templates import Template
 from tests.forks import PROCESSES
 from tests.generation.fakes import FakeRewriter
+from tests.killing import KILLS, Call, assert_kills_change_nothing
+from tests.rewriters.server import serving
 
 TEMPLATE = Template("t", "{{ rewrite_prompt }}\n\n{{ original_text }}")
 
@@ -387,52 +388,60 @@ def _asked_after_answered(log):
 
 
 @pytest.mark.timeout(1200)  # seconds on a machine of its own, minutes on a very busy one
-def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path):
-    seconds = 0.002
-    whole = tmp_path / "0" / "dataset"
-    started = PROCESSES.Event()
-    life = PROCESSES.Process(target=_run, args=(whole, seconds, started))
-    whole.parent.mkdir()
-    life.start()
-    assert started.wait(120)
-    start = time.monotonic()
-    life.join(120)
-    duration = time.monotonic() - start
-    assert life.exitcode == 0
-    expected = files(whole)
-
-    rng = random.Random(0)
-    kills, folder = 0, 1
-    while True:
-        output = tmp_path / str(folder) / "dataset"
-        output.parent.mkdir(exist_ok=True)
-        started = PROCESSES.Event()
-        life = PROCESSES.Process(target=_run, args=(output, seconds, started))
-        life.start()
-        assert started.wait(120)
-        if kills < 20:
-            # Half of them early, else the rest would only ever meet the end of a run.
-            life.join(rng.uniform(0, duration * rng.choice((0.2, 0.9))))
-            if life.exitcode is None:
-                os.kill(life.pid, signal.SIGKILL)
-                life.join()
-        life.join(120)
-        if life.exitcode == -signal.SIGKILL:
-            kills += 1
-            continue
-        assert life.exitcode == 0
-        assert files(output) == expected
-        log = output.with_name("dataset.log")
+def test_kills_change_no_dataset_and_cost_the_requests_under_way(tmp_path):
+    def check(folder, kills):
+        log = folder / "dataset.log"
         assert not _asked_after_answered(log)
         asked = Counter(
             line.split()[1] for line in log.read_text().splitlines() if line.startswith("asked")
         )
         # The one that was under way is all that a kill can cost.
         assert len(asked) == 240 and asked.total() <= 240 + kills
-        if kills >= 20:
-            break
-        folder += 1
-    assert not list(output.rglob(".*.parquet*"))
+        assert not list(folder.rglob(".*.parquet*"))
+
+    assert_kills_change_nothing(
+        tmp_path,
+        lambda folder: None,
+        lambda folder: Call(_run, folder / "dataset", 0.002, PROCESSES.Event()),
+        lambda folder: files(folder / "dataset"),
+        kills=max(KILLS, 20),
+        check=check,
+    )
+
+
+def _run_at(endpoint, output):
+    model = Model("m", served="m", licence="mit")
+    rewriter = OpenAIRewriter(model=model, sampling=Sampling(), base_url=endpoint, concurrency=8)
+    generate(job(output, rewriter))
+
+
+def test_kills_cost_the_requests_that_an_endpoint_is_answering(tmp_path):
+    with serving() as server:
+        server.delay = lambda _: 0.02
+        server.text = _rewrite
+
+        def prepare(folder):
+            server.asked.clear()
+
+        def check(folder, kills):
+            tries = server.tries()
+            assert len(tries) == 120 and tries.total() <= 120 + 8 * kills
+            assert server.most_under_way <= 8 * (1 + kills)
+
+        assert_kills_change_nothing(
+            tmp_path,
+            prepare,
+            lambda folder: Call(_run_at, server.url, folder / "dataset"),
+            lambda folder: files(folder / "dataset"),
+            kills=max(KILLS, 4),
+            check=check,
+        )
+
+
+def _rewrite(content, _):
+    """Words that no filter minds, and that depend on the request alone."""
+    key = hashlib.sha256(content.encode()).digest()
+    return " ".join(f"word{byte} {n}" for n, byte in enumerate(key))
 
 
 def test_two_processes_at_once_make_one_dataset(tmp_path):

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import random
-import signal
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ from prompt_recovery.recovery.job import (
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings.folder import config_folder
 from tests import command_line
-from tests.forks import PROCESSES
+from tests.killing import KILLS, Call, assert_kills_change_nothing
 
 TEXTS = [
     "",
@@ -99,32 +97,14 @@ def run_job(run, folder):
     recover(job(run, folder))
 
 
-def test_killed_and_restarted_it_ends_the_same(trained_run, tmp_path):
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-        write_input(tmp_path / name / "in.csv", 300)
-    recover(job(trained_run, tmp_path / "whole"))
-    expected = (tmp_path / "whole" / "out.csv").read_bytes()
-
-    folder, rng = tmp_path / "killed", random.Random(1)
-    part, output = folder / ".out.csv.part.jsonl", folder / "out.csv"
-    kills, sizes = 0, []
-    while not output.exists():
-        process = PROCESSES.Process(target=run_job, args=(trained_run, folder))
-        process.start()
-        before = part.stat().st_size if part.exists() else 0
-        while process.is_alive() and (part.stat().st_size if part.exists() else 0) <= before:
-            time.sleep(0.005)  # until it has got a batch further
-        process.join(rng.uniform(0, 0.02) if kills < 4 else None)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            kills += 1
-        sizes.append(part.stat().st_size if part.exists() else 0)
-    assert kills >= 1
-    assert output.read_bytes() == expected
-    assert sizes[0] > 0
-    assert not part.exists()
+def test_kills_change_no_predictions(trained_run, tmp_path):
+    assert_kills_change_nothing(
+        tmp_path,
+        lambda folder: write_input(folder / "in.csv", 300),
+        lambda folder: Call(run_job, trained_run, folder),
+        lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()},
+        kills=max(KILLS, 4),
+    )
 
 
 def test_other_settings_begin_anew(tmp_path):

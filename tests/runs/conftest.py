@@ -4,6 +4,7 @@ import pytest
 
 from tests import command_line
 from tests.conftest import ROOT
+from tests.forks import Fork
 
 # A run of seconds: a random model, forty rows, two steps.
 QUICK = [
@@ -17,6 +18,9 @@ QUICK = [
     "logger=none",
     "trainer.enable_progress_bar=false",
 ]
+
+# What every such run leaves, and is the same in equal ones.
+RUN_FILES = ["adapter/adapter_model.safetensors", "curve.jsonl", "predictions.jsonl"]
 
 _WIDE = {"COLUMNS": "200"}
 
@@ -38,3 +42,13 @@ def command(*arguments, cwd, **options):
 def command_anew(*arguments, cwd):
     """The same in new interpreters, for launchers that start some of their own."""
     return command_line.run_anew(command_line.command(*arguments), cwd, **_WIDE)
+
+
+def starter_of(arguments):
+    """Starts `prompt-recovery …` in a folder, for kills: it is a fork, and so are its trials."""
+
+    def start(folder):
+        with (folder / "stderr").open("a") as said:
+            return Fork(command_line.command(*arguments), folder, stderr=said, forks_trials=True)
+
+    return start

@@ -1,6 +1,7 @@
 """Multiruns as a user meets them."""
 
 import json
+import shutil
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -8,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from prompt_recovery.runs.multirun import group_of
 from prompt_recovery.settings.folder import config_folder
 from tests.conftest import ROOT
-from tests.runs.conftest import QUICK, command, command_anew
+from tests.killing import assert_kills_change_nothing, run_files
+from tests.runs.conftest import QUICK, RUN_FILES, command, command_anew, starter_of
 from tests.runs.offline import offline_run
 
 FACTORS = ["adapter.rank=2,0", "seed=1,2"]
@@ -131,6 +133,24 @@ def test_launchers_compose():
             config = compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True)
         assert "Launcher" in config.hydra.launcher._target_
     assert config.hydra.sweeper._target_.endswith("Trials")
+
+
+def test_kills_change_no_multirun(folder):
+    """What is killed is the process that starts the trials; a trial of it may be under way."""
+    arguments = [
+        "train", "-m", *QUICK, "trainer.max_steps=4", "checkpoint_minutes=0", "seed=1,2",
+        "precision=fp32",
+    ]  # fmt: skip
+
+    def prepare(where):
+        for path in ("own.jsonl", "train.py"):
+            shutil.copy(folder / path, where)
+
+    def left(where):
+        trials = (where / "runs" / "multirun" / "seed").glob("tiny_sft_*")
+        return sorted((run_files(t, *RUN_FILES) for t in trials), key=str)
+
+    assert_kills_change_nothing(folder / "kills", prepare, starter_of(arguments), left)
 
 
 def test_a_killed_trial_is_resumed_and_the_others_go_on(folder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,8 @@ from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.conftest import ROOT
 from tests.forks import Fork
-from tests.runs.conftest import QUICK, command
+from tests.killing import assert_kills_change_nothing, run_files
+from tests.runs.conftest import QUICK, RUN_FILES, command, starter_of
 
 sweeps = pytest.importorskip("sweeps.config", reason="needs the extra [sweeps]")
 
@@ -121,6 +123,23 @@ def test_a_killed_sweep_goes_on(folder):
     ended = [(e["state"], e["reason"]) for e in events if "state" in e]
     assert [state for state, _ in ended] == ["finished"] * 3, ended
     assert len(list(folder.rglob("metrics.json"))) == 3
+
+
+def test_kills_change_no_sweep(folder):
+    file = quick_file(folder, "random.yaml")
+    arguments = ["sweep", f"file={file}", "count=2"]
+
+    def prepare(where):
+        for path in (file, "own.jsonl", "train.py"):
+            shutil.copy(folder / path, where)
+
+    def left(where):
+        made = where / "runs" / "sweep" / "random"
+        trials = [json.loads(line) for line in (made / "trials.jsonl").read_text().splitlines()]
+        runs = {run.name: run_files(run, *RUN_FILES) for run in made.glob("0*")}
+        return runs, sorted(map(str, trials))
+
+    assert_kills_change_nothing(folder / "kills", prepare, starter_of(arguments), left)
 
 
 def test_another_file_in_the_same_folder_is_refused(tmp_path):

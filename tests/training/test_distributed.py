@@ -243,11 +243,13 @@ def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path,
     for epochs, (way, *given) in enumerate(
         [
             (in_two_forks, "trainer=ddp", "logger=csv"),
-            (start, "trainer=fsdp", "trainer.devices=2", "ckpt_path=last"),
+            (start, "trainer=fsdp", "trainer.devices=2"),
         ],
         start=1,
     ):
         settings = [*given, f"trainer.max_epochs={epochs}", *options(folder)]
+        for path in tmp_path.glob("runs/train/*/checkpoints/last.ckpt"):
+            settings.append(f"ckpt_path={path}")
         result = way(ROOT / "train.py", *settings, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert result.stderr.count("run folder") == 1

@@ -20,6 +20,7 @@ from prompt_recovery.training.job import TrainSettings
 from prompt_recovery.training.stages import train_stages
 from tests.conftest import ROOT
 from tests.forks import Fork
+from tests.killing import assert_kills_change_nothing, run_files
 from tests.settings.composing import composed
 
 SETTINGS = (
@@ -124,6 +125,36 @@ def test_a_two_stage_run_killed_in_every_stage_ends_as_one_that_was_not(tmp_path
     for key in ("train/loss", "val/scs", "test/scs", "test/gain", "train/steps"):
         assert a[key] == b[key], key
     assert a["train/steps"] > 5
+
+
+def going_on(folder):
+    """Starts the run, or goes on with it as a user would once it has a checkpoint."""
+    checkpoints = folder.glob("runs/train/*/**/checkpoints/last.ckpt")
+    return start(folder, *(["ckpt_path=last"] if any(checkpoints) else []))
+
+
+def left_by_newest(folder):
+    run = max((folder / "runs" / "train").iterdir())
+    names = ["adapter/adapter_model.safetensors", "curve.jsonl"]
+    first = run_files(run / "first_stage", names[0])
+    return first, run_files(run, *names, "predictions.jsonl")
+
+
+@pytest.mark.parametrize("when", ["whenever", "in the final evaluation"])
+def test_kills_change_no_two_stage_run(tmp_path, examples, when):
+    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
+
+    def trained(folder):
+        curves = sorted(folder.glob("runs/train/*/curve.jsonl"))
+        return bool(curves) and curves[-1].read_text().count("\n") == 3
+
+    assert_kills_change_nothing(
+        tmp_path,
+        lambda folder: (folder / "own.jsonl").write_text(rows),
+        going_on,
+        left_by_newest,
+        **({} if when == "whenever" else {"after": trained, "within": 0.5}),
+    )
 
 
 def test_a_run_records_absolute_paths_as_the_first_thing_it_does(tmp_path, monkeypatch, examples):

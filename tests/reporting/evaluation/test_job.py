@@ -1,8 +1,7 @@
 """`prompt-recovery evaluate`, as a library and as a user meets it."""
 
 import json
-import signal
-import time
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +24,7 @@ from tests import command_line
 from tests.command_line import assert_one_line
 from tests.conftest import ROOT
 from tests.forks import Fork
+from tests.killing import assert_kills_change_nothing
 
 SPLIT = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
 
@@ -269,26 +269,31 @@ def test_mistakes_are_one_line(arguments, parts, tmp_path):
     assert_one_line(run(*arguments, cwd=tmp_path), *parts)
 
 
-def test_a_killed_evaluation_goes_on(own):
+def test_kills_change_no_evaluation(own, tmp_path):
     arguments = [*OWN, "name=own", "baselines=[{mean_prompt: {rounds: 1, proposals: 4}},zero_shot]",
                  "model=tiny", "precision=fp32", "decoding.max_new_tokens=64",
-                 "second_metric=null"]  # fmt: skip
-    process = Fork(command_line.command("evaluate", *arguments), cwd=own)
-    kept = own / "runs" / "evaluate" / "own" / "predictions"
-    deadline = time.monotonic() + 150
-    while not list(kept.glob("searched-constant-*.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    [first] = kept.glob("searched-constant-*.jsonl")
-    before = first.stat().st_mtime_ns
-    result = run(*arguments, cwd=own)
-    assert result.returncode == 0, result.stderr
-    assert first.stat().st_mtime_ns == before
-    record = json.loads((kept.parent / "report.json").read_text())
-    assert [r["kind"] for r in record["recoverers"]] == ["baseline", "baseline"]
+                 "second_metric=null", "part=all"]  # fmt: skip
+
+    def start(folder):
+        with (folder / "stderr").open("a") as said:
+            words = command_line.command("evaluate", *arguments)
+            return Fork(words, cwd=folder, stderr=said)
+
+    def left(folder):
+        made = folder / "runs" / "evaluate" / "own"
+        kept = {p.name: p.read_text().split("\n")[1:] for p in (made / "predictions").iterdir()}
+        record = json.loads((made / "report.json").read_text())
+        for contender in record["recoverers"]:
+            del contender["seconds"]
+        assert {p.name for p in made.iterdir()} == {
+            "predictions", "report.html", "report.json", "report.md",
+        }  # fmt: skip
+        return kept, record
+
+    def prepare(folder):
+        shutil.copy(own / "own.jsonl", folder)
+
+    assert_kills_change_nothing(tmp_path / "kills", prepare, start, left)
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (config_folder() / "baseline").iterdir()))
