@@ -97,5 +97,13 @@ def test_a_run_with_other_settings_is_not_gone_on_with_but_named(tmp_path):
 def test_a_run_goes_on_on_another_machine_with_other_words(tmp_path):
     new = RunFolder.create(tmp_path, "new")
     killed = with_checkpoint(begun(tmp_path, "killed", logger={"kind": "csv"}, tags=["a"]))
+    for ours, recorded in (
+        ("https://me:secret@host:8/v1?key=x", "https://host:8/v1"),
+        ("https://host:8/v1", "${oc.env:ENDPOINT}"),
+    ):
+        asks = with_checkpoint(begun(tmp_path, "asks", url=recorded))
+        assert resumed(new, url=ours) == asks
+        with pytest.raises(PromptRecoveryError, match="no unfinished run .* has these settings"):
+            resumed(new, url="https://host:9/v1", seed=3)
     elsewhere = {"max_steps": 5, "devices": 2, "strategy": "ddp", "enable_progress_bar": False}
     assert resumed(new, trainer=elsewhere, logger={"kind": "none"}, name="mine") == killed

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import RunFolder
@@ -95,7 +96,7 @@ def _differences(run: RunFolder, settings: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}={_said(theirs, key)} and not {_said(ours, key)}"
         for key in keys
-        if theirs.get(key, none) != ours.get(key, none)
+        if theirs.get(key, none) != ours.get(key, none) and "${" not in str(theirs.get(key))
     ]
 
 
@@ -104,7 +105,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+            yield f"{prefix}{key}", _compared(value)
+
+
+def _compared(value: Any) -> Any:
+    """Returns a value as it is compared: a URL without a password, which a record may lack."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, str) and "://" in value:
+        url = urlsplit(value)
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    return value
 
 
 def _said(values: Mapping[str, Any], key: str) -> str:
