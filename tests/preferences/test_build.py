@@ -28,7 +28,7 @@ from prompt_recovery.templates import Template, render
 from tests.trees.test_forward import tiny_model
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
-NONE = (math.nan, math.nan)
+APART = (0.5, 0.1)
 MIX = Mix(sampled=2, corrupted=1, others=1, max_new_tokens=4)
 
 
@@ -88,12 +88,12 @@ def test_ids_that_are_the_same_by_chance_belong_to_no_example(examples, prepare,
     }
     splits = split(Dataset("d", examples), val=0.2, test=0.2)
     rows = [
-        PreferenceExample(e.id, f"Which colour has a banana? ({e.id})", ("yellow", "blue"), NONE)
+        PreferenceExample(e.id, f"Which colour has a banana? ({e.id})", ("yellow", "blue"), APART)
         for e in examples
     ]
-    rows.append(PreferenceExample(examples[0].id, render(difference, **texts), ("a", "b"), NONE))
+    rows.append(PreferenceExample(examples[0].id, render(difference, **texts), ("a", "b"), APART))
     loud = prompt_of(examples[0]).upper()
-    rows.append(PreferenceExample(examples[0].id, loud, ("a", "b"), NONE))
+    rows.append(PreferenceExample(examples[0].id, loud, ("a", "b"), APART))
     path = str(write_preferences(rows, tmp_path / "given", {}))
     made = prepare(Preferences(path))
     assert [e.prompt for e in made[: len(examples)]] == [e.prompt for e in rows[: len(examples)]]
