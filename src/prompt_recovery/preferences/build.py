@@ -33,7 +33,7 @@ from prompt_recovery.preferences.files import (
 from prompt_recovery.preferences.pairing import PERFECT, Pairing
 from prompt_recovery.preferences.pool import joined, read_pool, write_pool
 from prompt_recovery.preferences.scoring import score_candidates
-from prompt_recovery.settings import AtLeastOne, Count, IsPath, checked
+from prompt_recovery.settings import AtLeastOne, Count, IsPath, LocalPath, checked
 from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.templates import chat_messages, chat_prompt, word_difference
 from prompt_recovery.terminal import progress_bar

@@ -557,8 +557,6 @@ def _named_run(run: str) -> Path:
     return folder
 
 
-
-
 def _unwritable(path: Path, error: OSError) -> PromptRecoveryError:
     return PromptRecoveryError(
         f"cannot make the run folder {path} ({error.strerror}): choose another with "

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.runs.folder import RunFolder, recorded_config
 from prompt_recovery.runs.trials import COSMETIC, uses_preferences
 from prompt_recovery.storage import MALFORMED
 
@@ -85,10 +84,10 @@ def _require_same(run: RunFolder, settings: Mapping[str, Any]) -> None:
 def _differences(run: RunFolder, settings: Mapping[str, Any]) -> list[str]:
     """Returns how the recorded settings of a run differ from those given, one text a setting."""
     try:
-        theirs = dict(_flat(run.config()))
+        theirs = dict(_flat(recorded_config(run.config())))
     except (OSError, *MALFORMED):
         return ["its config.yaml cannot be read"]
-    ours = dict(_flat(settings))
+    ours = dict(_flat(recorded_config(settings)))  # without passwords
     ignored = _MAY_DIFFER if uses_preferences(settings) else (*_MAY_DIFFER, "preferences")
     ignored_below = tuple(f"{name}." for name in ignored)
     keys = [k for k in {**ours, **theirs} if k not in ignored and not k.startswith(ignored_below)]
@@ -96,7 +95,7 @@ def _differences(run: RunFolder, settings: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}={_said(theirs, key)} and not {_said(ours, key)}"
         for key in keys
-        if theirs.get(key, none) != ours.get(key, none) and "${" not in str(theirs.get(key))
+        if theirs.get(key, none) != ours.get(key, none)
     ]
 
 
@@ -105,17 +104,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", _compared(value)
-
-
-def _compared(value: Any) -> Any:
-    """Returns a value as it is compared: a URL without a password, which a record may lack."""
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, str) and "://" in value:
-        url = urlsplit(value)
-        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
-    return value
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
 def _said(values: Mapping[str, Any], key: str) -> str:
