@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 
+from prompt_recovery import __version__
 from prompt_recovery.errors import printable
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.terminal import forgive_characters
@@ -22,6 +23,7 @@ usage: prompt-recovery <command> [group=option] [key=value] …
 
 prompt-recovery <command> --help       groups and options
 prompt-recovery <command> --cfg job    everything a run will do
+prompt-recovery --version              the version of this package
 """
 
 
@@ -29,6 +31,9 @@ def main() -> None:
     """`prompt-recovery <command> …`."""
     if not is_first() and len(sys.argv) > 1 and sys.argv[1] not in COMMANDS:
         sys.argv.insert(1, "train")  # started by Lightning, with the arguments that Hydra saw
+    if sys.argv[1:2] == ["--version"]:
+        print(f"prompt-recovery {__version__}")
+        return
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         asked = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help")
         forgive_characters()
