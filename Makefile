@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Python compiles a module when it is first imported; to compile all of them here takes minutes.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Where the environment forbids bytecode, each process would compile torch and its friends anew.
+export PYTHONDONTWRITEBYTECODE :=
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .PHONY: help demo test lint docs clean
