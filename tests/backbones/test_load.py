@@ -86,7 +86,7 @@ def test_precision():
 def test_precision_follows_the_measurement(monkeypatch, ratio, dtype):
     monkeypatch.setattr(
         "prompt_recovery.backbones.precision._matmul_seconds",
-        lambda kind, _device: ratio if kind == torch.float32 else 1.0,
+        lambda kind, _device, _rows: ratio if kind == torch.float32 else 1.0,
     )
     assert choose_precision("auto", "cpu").dtype == dtype
 

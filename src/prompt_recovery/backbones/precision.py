@@ -8,6 +8,7 @@ import torch
 from prompt_recovery.errors import PromptRecoveryError
 
 _WORTH_IT = 1.2  # bf16 costs accuracy, which a smaller speed-up is not worth
+_EMULATED = 0.4  # bf16 is so slow only if it is emulated, and a larger product then takes long
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,18 @@ def choose_precision(precision: str, device: str) -> Precision:
         raise PromptRecoveryError(f"precision={precision}: must be auto, bf16 or fp32")
     if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return Precision(torch.float32, "this GPU has no bf16 arithmetic")
-    slow, fast = (_matmul_seconds(t, device) for t in (torch.float32, torch.bfloat16))
-    ratio = slow / fast
+    for rows in (64, 512):
+        slow, fast = (_matmul_seconds(t, device, rows) for t in (torch.float32, torch.bfloat16))
+        ratio = slow / fast
+        if ratio < _EMULATED:
+            break
     if ratio >= _WORTH_IT:
         return Precision(torch.bfloat16, f"measured {ratio:.1f}× as fast as fp32 on this {device}")
     return Precision(torch.float32, f"bf16 measured only {ratio:.1f}× as fast on this {device}")
 
 
-def _matmul_seconds(dtype: torch.dtype, device: str) -> float:
-    left = torch.ones(512, 576, dtype=dtype, device=device)
+def _matmul_seconds(dtype: torch.dtype, device: str, rows: int) -> float:
+    left = torch.ones(rows, 576, dtype=dtype, device=device)
     right = torch.ones(1536, 576, dtype=dtype, device=device)
     times: list[float] = []
     # Where bf16 is emulated, a product takes half a second: two show it, and the first warms up.
