@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tests import command_line
 from tests.command_line import assert_one_line
+from tests.forks import Fork
 
 BANK = Path(__file__).parents[1] / "generation" / "instructions.csv"
 
@@ -52,26 +52,21 @@ def test_mistakes_are_one_line(tmp_path):
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     # As slow as a rewriter that waits for its endpoint; the first request shows that it is there.
-    life = subprocess.Popen(
-        command(
-            "rewriter=tiny",
-            f"instructions.bank={BANK}",
-            "rows=3000",
-            "output=made",
-            "rewriter.sampling.max_new_tokens=200",
-        ),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        # Who runs the tests in the background has it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-    )
+    arguments = [
+        "rewriter=tiny",
+        f"instructions.bank={BANK}",
+        "rows=3000",
+        "output=made",
+        "rewriter.sampling.max_new_tokens=200",
+    ]
+    with (tmp_path / "stderr").open("w") as stderr:
+        life = Fork(command(*arguments), tmp_path, stderr=stderr)
     store = tmp_path / "made" / ".work" / "requests.jsonl"
     while life.poll() is None and not (store.is_file() and store.stat().st_size):
         time.sleep(0.05)
     life.send_signal(signal.SIGINT)
-    _, said = life.communicate(timeout=100)
+    life.wait(100)
+    said = (tmp_path / "stderr").read_text()
     assert life.returncode == 130, said
     assert "the same command goes on" in said
     assert "Traceback" not in said

@@ -142,7 +142,7 @@ def test_a_run_on_own_data_leaves_everything_behind_but_secrets(tmp_path, exampl
     ]
     # A network that refuses everything: neither W&B nor the Hub may need it, or stall.
     secret = "s3cret-token-of-a-user"
-    result = run_anew(
+    result = run(
         *arguments,
         cwd=tmp_path,
         http_proxy="http://127.0.0.1:9",

@@ -1,4 +1,7 @@
-"""A rewriter that answers at once, or as slowly, badly or deadly as a test wants."""
+"""A rewriter that answers at once, or as slowly, badly or deadly as a test wants.
+
+Workers of a cluster import this module, so it imports nothing heavy.
+"""
 
 import hashlib
 import json
@@ -9,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer, Chat
 
 _WORDS = (
@@ -82,3 +86,21 @@ class FakeRewriter:
         return sum(
             line.startswith(f"{what} {key.hex()}") for line in self.log.read_text().splitlines()
         )
+
+
+class Broke(FakeRewriter):
+    """Answers three requests."""
+
+    def answers(self, chats, seeds):
+        for number, pair in enumerate(super().answers(chats, seeds)):
+            if number == 3:
+                raise PromptRecoveryError("the account's credit is used up: add credit")
+            yield pair
+
+
+def without_a_model(ready: Path) -> FakeRewriter:
+    """A rewriter the first time, and then, in a worker, an error."""
+    if ready.exists():
+        raise PromptRecoveryError("rewriter 'x' names no model: set rewriter.model.path")
+    ready.write_text("")
+    return FakeRewriter()

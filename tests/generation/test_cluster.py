@@ -12,7 +12,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.cluster import Local, RayCluster
 from prompt_recovery.generation.generate import generate
 from prompt_recovery.rewriters.base import in_order
-from tests.generation.fakes import FakeRewriter
+from tests.generation.fakes import Broke, FakeRewriter, without_a_model
 from tests.generation.test_generate import files, job
 from tests.generation.test_preferences import forget_candidates, stage
 from tests.generation.test_store import chats
@@ -77,16 +77,6 @@ def test_a_worker_that_is_killed_costs_its_block_at_most(cluster, tmp_path):
     assert len(workers(log)) > 1  # others went on
 
 
-class Broke(FakeRewriter):
-    """Answers three requests."""
-
-    def answers(self, chats, seeds):
-        for number, pair in enumerate(super().answers(chats, seeds)):
-            if number == 3:
-                raise PromptRecoveryError("the account's credit is used up: add credit")
-            yield pair
-
-
 def test_what_a_worker_raises_is_one_line_and_costs_no_answer(cluster, tmp_path):
     log = tmp_path / "log"
     found = []
@@ -96,15 +86,8 @@ def test_what_a_worker_raises_is_one_line_and_costs_no_answer(cluster, tmp_path)
     assert len(found) == 3
 
 
-def _without_a_model(ready):
-    if ready.exists():  # in a worker
-        raise PromptRecoveryError("rewriter 'x' names no model: set rewriter.model.path")
-    ready.write_text("")
-    return FakeRewriter()
-
-
 def test_a_worker_that_cannot_start_is_one_line(cluster, tmp_path):
-    rewriter = cluster.rewriter(partial(_without_a_model, tmp_path / "ready"))
+    rewriter = cluster.rewriter(partial(without_a_model, tmp_path / "ready"))
     with pytest.raises(PromptRecoveryError, match=r"rewriter\.model\.path"):
         in_order(rewriter, chats(20), range(20))
 

@@ -404,7 +404,7 @@ def test_kills_change_no_dataset_and_cost_the_requests_under_way(tmp_path):
         lambda folder: None,
         lambda folder: Call(_run, folder / "dataset", 0.002, PROCESSES.Event()),
         lambda folder: files(folder / "dataset"),
-        kills=max(KILLS, 20),
+        kills=max(KILLS, 3),
         check=check,
     )
 

@@ -79,8 +79,8 @@ def job(run, folder, **changes):
     return RecoveryJob(recipe, input=folder / "in.csv", output=folder / "out.csv", **changes)
 
 
-def test_a_submission_of_1400_terrible_rows(trained_run, tmp_path):
-    ids = write_input(tmp_path / "in.csv", 1400)
+def test_a_submission_of_terrible_rows(trained_run, tmp_path):
+    ids = write_input(tmp_path / "in.csv", 300)
     recover(job(trained_run, tmp_path))
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, strict=True))

@@ -81,19 +81,19 @@ def quick_file(folder, source, **changes):
     return source
 
 
-def test_five_trials_and_the_best_is_reported(folder):
+def test_three_trials_and_the_best_is_reported(folder):
     file = quick_file(folder, "random.yaml")
-    result = command("sweep", f"file={file}", "count=5", "parallel=2", cwd=folder)
+    result = command("sweep", f"file={file}", "count=3", "parallel=2", cwd=folder)
     assert result.returncode == 0, result.stderr
     found = {p.parent: json.loads(p.read_text()) for p in folder.rglob("metrics.json")}
-    assert len(found) == 5
+    assert len(found) == 3
     best = max(m["val/scs"] for m in found.values())
     [line] = [x for x in result.stderr.splitlines() if x.startswith("best trial: ")]
     assert f"val/scs {best:.4f}" in line
-    assert (folder / "runs" / "sweep" / "random" / "summary.md").read_text().count("finished") == 5
-    again = command("sweep", f"file={file}", "count=5", cwd=folder)
+    assert (folder / "runs" / "sweep" / "random" / "summary.md").read_text().count("finished") == 3
+    again = command("sweep", f"file={file}", "count=3", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert "5 trials are known from before" in again.stderr
+    assert "3 trials are known from before" in again.stderr
     assert "started" not in again.stderr
 
 

@@ -28,7 +28,24 @@ PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 
 
-def start(*arguments, cwd=ROOT, timeout=110):
+def start(*arguments, cwd=ROOT, timeout=280):
+    """In a fork; the processes that Lightning starts in turn are new interpreters."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
+    words = [sys.executable, *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = (Path(folder, name) for name in ("stdout", "stderr"))
+        with out.open("w") as stdout, err.open("w") as stderr:
+            fork = Fork(words, cwd, environment, None, stdout, stderr, start_new_session=True)
+        try:
+            fork.wait(timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # with those that it has started
+                os.killpg(fork.pid, signal.SIGKILL)
+        return subprocess.CompletedProcess(words, fork.returncode, out.read_text(), err.read_text())
+
+
+def start_anew(*arguments, cwd=ROOT, timeout=280):
+    """In a new interpreter, which starts some of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
     words = [sys.executable, *map(str, arguments)]
     with subprocess.Popen(
@@ -49,7 +66,7 @@ def start(*arguments, cwd=ROOT, timeout=110):
 
 
 def in_two_forks(*arguments, cwd=ROOT):
-    """`start(*TORCHRUN, …)` without three new interpreters."""
+    """`start_anew(*TORCHRUN, …)` without three new interpreters."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -272,15 +289,23 @@ def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("start", "command", "message"),
     [
         # All have it, and torchrun ends them.
-        ((*TORCHRUN, ROOT / "train.py", "trainer=ddp", "ckpt_path=no.ckpt"), "no.ckpt: no such"),
+        (
+            start_anew,
+            (*TORCHRUN, ROOT / "train.py", "trainer=ddp", "ckpt_path=no.ckpt"),
+            "no.ckpt: no such",
+        ),
         # One of them has it in training, and Lightning started them.
-        (("-m", "tests.training.together", "fail_in_second", "."), "the second process has a prob"),
+        (
+            start,
+            ("-m", "tests.training.together", "fail_in_second", "."),
+            "the second process has a prob",
+        ),
     ],
 )
-def test_an_error_of_one_or_all_is_one_line_and_ends_the_run(command, message, tmp_path):
+def test_an_error_of_one_or_all_is_one_line_and_ends_the_run(start, command, message, tmp_path):
     result = start(*command, cwd=tmp_path)
     assert result.returncode == 1
     [line] = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
