@@ -33,6 +33,7 @@ from prompt_recovery.settings import (
 )
 from prompt_recovery.settings.checking import make
 from prompt_recovery.templates import Template
+from prompt_recovery.training.tracking import require_loggable
 
 _BelowOne = Annotated[float, Ge(0), Lt(1)]
 _OrUnlimited = Annotated[int, Ge(-1)]
@@ -113,7 +114,7 @@ class Logging:
 
 
 def trainer_options(
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto",
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto",
     devices: Literal["auto"] | _OrUnlimited | Sequence[int] = 1,
     strategy: str = "auto",
     num_nodes: AtLeastOne = 1,
@@ -129,7 +130,8 @@ def trainer_options(
     """Returns options of `lightning.Trainer`: those below, and any that a run does not set itself.
 
     Args:
-        accelerator: auto uses a GPU if there is one, otherwise the CPU.
+        accelerator: auto uses a CUDA GPU if there is one, otherwise the CPU. Apple's GPUs are not
+            used: they have no 64-bit floats.
         devices: Number or indices of the devices; auto and -1 use all.
         strategy: A strategy such as ddp; fsdp is this package's `FullySharded`.
         num_nodes: Number of machines.
@@ -325,6 +327,7 @@ class TrainingJob(RunSettings):
         require_fitting(self.backbone, self.adapter, self.objective)
         if isinstance(self.objective, PolicyGradient):
             _require_sampling(self)
+        require_loggable(self.logger.kind, self.logger.project, list(self.tags))
 
     @property
     def run(self) -> RunFolder:

@@ -10,13 +10,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 
 from prompt_recovery.backbones.load import quiet
 from prompt_recovery.backbones.precision import Precision, choose_precision
 from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.folder import RunFolder, recorded_config
-from prompt_recovery.runs.processes import agreed, fitting, is_first, local_rank, together
+from prompt_recovery.runs.processes import agreed, is_first, local_rank, together
 from prompt_recovery.training.checkpoints import (
     BestWeights,
     WholeCheckpointIO,
@@ -27,6 +27,7 @@ from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.language_model import prepare_language_model
 from prompt_recovery.training.module import train_metrics
 from prompt_recovery.training.prepared import Hardware, Prepared
+from prompt_recovery.training.progress import progress_callback
 from prompt_recovery.training.results import (
     RunEvaluations,
     leave_behind,
@@ -34,8 +35,8 @@ from prompt_recovery.training.results import (
     test_metrics,
 )
 from prompt_recovery.training.retriever import prepare_retriever
-from prompt_recovery.training.sharding import FullySharded
-from prompt_recovery.training.tracking import make_logger
+from prompt_recovery.training.tracking import forgiven, make_logger
+from prompt_recovery.training.trainer import in_one_line, usable_options, with_strategy
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def train(job: TrainingJob) -> dict[str, float]:
     """
     _quiet_libraries()
     started = time.perf_counter()
-    options = fitting(job.trainer)
+    options = usable_options(job)
     if not job.splits.val:
         options = {**options, "limit_val_batches": 0}
     if options.get("limit_val_batches") == 0:
@@ -89,9 +90,9 @@ def train(job: TrainingJob) -> dict[str, float]:
     checkpoints = last_checkpoint_callback(job.run, job.checkpoint_minutes)
     callbacks: list[Callback] = [Divergence(), best, curve, checkpoints]
     if options.get("enable_progress_bar", True):
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(progress_callback())
     trainer = L.Trainer(
-        **options | ({"strategy": FullySharded()} if sharded else {}),
+        **with_strategy(options),
         logger=logger,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO()],
@@ -118,7 +119,8 @@ def train(job: TrainingJob) -> dict[str, float]:
     metrics["peak_memory_bytes"] = peak_memory_bytes()
     leave_behind(job, metrics, evaluations, curve.points)
     if logger:
-        log_results(logger, job, metrics, evaluations)
+        with forgiven("the results"):
+            log_results(logger, job, metrics, evaluations)
     return metrics
 
 
@@ -128,7 +130,13 @@ def _fit(job: TrainingJob, ready: Prepared, trainer: Any, best: BestWeights) -> 
     ready.module.model.train()  # it was loaded in evaluation mode, without dropout
     started = time.perf_counter()
     with together(trainer):
-        trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
+        try:
+            trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
+        except ValueError as error:
+            said = in_one_line(error)
+            if said is None:
+                raise
+            raise said from error
     seconds = time.perf_counter() - started + ready.module.progress.seconds
     said = ready.module.progress.metrics | train_metrics(trainer)
     if not best.weights:  # stopped before the first validation

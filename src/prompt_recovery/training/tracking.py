@@ -1,11 +1,70 @@
-"""Loggers of training metrics."""
+"""Loggers of training metrics. No failure of a logger ends a run."""
 
+import logging
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 5.0
+_INIT_TIMEOUT_S = 30
+_MODES = {
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+"""The modes of W&B, some of which have older names."""
+
+
+def wandb_mode() -> str:
+    """What W&B is asked to do: online, offline or disabled.
+
+    `WANDB_MODE` and `WANDB_DISABLED` mean what they mean to W&B. Without them, runs are offline
+    unless `WANDB_API_KEY` is set.
+
+    Raises:
+        PromptRecoveryError: If W&B has no such mode.
+    """
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    given = os.environ.get("WANDB_MODE")
+    if not given:
+        return "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    if given.lower() not in _MODES:
+        raise PromptRecoveryError(f"WANDB_MODE={given}: must be one of {', '.join(_MODES)}")
+    return _MODES[given.lower()]
+
+
+def require_loggable(kind: str, project: str, tags: list[str]) -> None:
+    """Checks what W&B would refuse once the model is loaded.
+
+    Raises:
+        PromptRecoveryError: If W&B has no such mode, project or tag.
+    """
+    if kind != "wandb":
+        return
+    wandb_mode()
+    if not 1 <= len(project) <= 128 or set(project) & set("/\\#?%:"):
+        raise PromptRecoveryError(
+            f"logger.project={project}: W&B allows 1 to 128 characters and none of / \\ # ? % : "
+            "(an entity is given with WANDB_ENTITY)"
+        )
+    for tag in tags:
+        if not 1 <= len(tag) <= 64:
+            raise PromptRecoveryError(
+                f"tags: {tag[:40]!r} has {len(tag)} characters, and W&B allows 1 to 64"
+            )
 
 
 def make_logger(
@@ -17,37 +76,122 @@ def make_logger(
     config: dict[str, Any],
     tags: list[str],
 ) -> Any:
-    """Returns the Lightning logger for `logger=wandb|csv|none`.
+    """Returns the Lightning logger for `logger=wandb|csv|none`, or False if nothing is logged.
 
     W&B runs are offline unless `WANDB_API_KEY` is set or `WANDB_MODE` says otherwise. An offline
-    run makes no network calls.
+    run makes no network calls. If W&B cannot be reached, a warning says so and the run is offline.
 
     Raises:
-        PromptRecoveryError: If the kind is unknown.
+        PromptRecoveryError: If the kind or the mode is unknown.
     """
     if kind == "none":
         return False
     if kind == "csv":
         from lightning.pytorch.loggers import CSVLogger
 
-        return CSVLogger(folder, name="", version=RunFolder(folder).csv.name)
+        return _forgiving(CSVLogger(folder, name="", version=RunFolder(folder).csv.name))
     if kind != "wandb":
         raise PromptRecoveryError(f"logger.kind={kind}: must be wandb, csv or none")
-    online = bool(os.environ.get("WANDB_API_KEY"))
-    mode = os.environ.setdefault("WANDB_MODE", "online" if online else "offline")
-    if mode != "online":
+    mode = wandb_mode()
+    if mode == "disabled":
+        return False
+    options = {"name": name, "save_dir": folder, "project": project, "group": group, "tags": tags}
+    if mode == "online":
+        problem = _unreachable()
+        if problem is None:
+            try:
+                return _begun(options, config, offline=False)
+            except Exception as error:  # W&B raises many types, some of them undocumented
+                problem = first_line(error)
+                _forget_run()
+        log.warning(
+            "W&B cannot be used (%s): the run is logged offline; send it later with "
+            "`wandb sync %s`",
+            problem,
+            folder / "wandb" / "offline-run-*",
+        )
+    try:
+        return _begun(options, config, offline=True)
+    except Exception as error:
+        log.warning(
+            "W&B cannot be used (%s): metrics are in the run folder only", first_line(error)
+        )
+        return False
+
+
+def _begun(options: dict[str, Any], config: dict[str, Any], offline: bool) -> Any:
+    if offline:
+        os.environ["WANDB_MODE"] = "offline"
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    else:
+        os.environ.setdefault("WANDB_MODE", "online")
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", str(_INIT_TIMEOUT_S))
     os.environ.setdefault("WANDB_SILENT", "true")
     from lightning.pytorch.loggers import WandbLogger
 
-    logger = WandbLogger(
-        name=name,
-        save_dir=folder,
-        project=project,
-        offline=mode != "online",
-        group=group,
-        tags=tags,
-    )
+    logger = WandbLogger(**options, offline=offline)
     logger._wandb_init.pop("anonymous", None)  # Lightning always sets it, and W&B warns about it
     logger.experiment.config.update(config, allow_val_change=True)
+    return _forgiving(logger)
+
+
+def _forget_run() -> None:
+    """Ends what W&B has begun, so that a run can begin offline."""
+    import wandb
+
+    with suppress(Exception):
+        wandb.teardown()
+
+
+def _unreachable() -> str | None:
+    """The reason why W&B's server cannot be reached within seconds; None if it can."""
+    url = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    problem = [f"{url} does not answer"]
+
+    def ask() -> None:
+        import requests
+
+        try:
+            requests.head(url, timeout=_PATIENCE_S)
+        except Exception as error:
+            problem[0] = f"{url}: {type(error).__name__}"
+        else:
+            problem.clear()
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking up a name has no timeout
+    asking.start()
+    asking.join(_PATIENCE_S + 1)
+    return problem[0] if problem else None
+
+
+@contextmanager
+def forgiven(what: str) -> Iterator[None]:
+    """Turns an exception of a logger into a warning."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s: the logger fails (%s); the run goes on", what, first_line(error))
+
+
+def _forgiving(logger: Any) -> Any:
+    """The logger, whose failures are warnings: its metrics are in the run folder, too."""
+    failed: list[str] = []
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return method(*args, **options)
+            except Exception as error:
+                said = first_line(error)
+                if said not in failed:
+                    failed.append(said)
+                    log.warning("the logger fails (%s); the run goes on", said)
+                return None
+
+        return call
+
+    for name in ("log_metrics", "log_hyperparams", "log_table", "save", "finalize"):
+        if hasattr(logger, name):
+            setattr(logger, name, guarded(getattr(logger, name)))
     return logger
