@@ -91,6 +91,23 @@ def test_a_replaced_file_keeps_its_mode_and_a_link_stays_one(tmp_path, umask):
     assert mode(path) == 0o664
 
 
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="extended attributes are Linux's")
+def test_a_replaced_file_keeps_its_attributes_and_its_owner(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    try:
+        os.setxattr(path, "user.note", b"mine")
+    except OSError:
+        pytest.skip("this file system has no extended attributes")
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 1234)
+    before = path.stat()
+    write_json(path, "new")
+    assert path.read_text() == '"new"\n'
+    assert os.getxattr(path, "user.note") == b"mine"
+    assert (path.stat().st_uid, path.stat().st_gid) == (before.st_uid, before.st_gid)
+
+
 def test_what_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for path, reason in (

@@ -42,8 +42,14 @@ def cache_dir(*parts: str) -> Path:
     Raises:
         PromptRecoveryError: the folder cannot be made.
     """
-    root = os.environ.get("PROMPT_RECOVERY_CACHE") or Path.home() / ".cache" / "prompt_recovery"
-    folder = Path(root, *parts)
+    root = os.environ.get("PROMPT_RECOVERY_CACHE")
+    try:
+        folder = Path(root or Path.home() / ".cache" / "prompt_recovery", *parts)
+    except RuntimeError as error:
+        raise PromptRecoveryError(
+            "there is no home folder for the cache: set PROMPT_RECOVERY_CACHE or HOME to a folder "
+            "you can write to"
+        ) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,7 +79,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed onto `path`.
 
     A process that is killed at any moment leaves the old file or the new one, never a part. A new
-    file has the mode that the umask gives it, and a replaced one keeps its own; a link is followed.
+    file has the mode that the umask gives it, and a replaced one keeps its own, its owner and its
+    extended attributes, as far as the user may set them; a link is followed.
 
     Raises:
         PromptRecoveryError: the file cannot be written, or `path` is a folder or a device.
@@ -91,6 +98,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         if mode is not None:
+            _copy_attributes(target, temporary)
             temporary.chmod(mode)
         temporary.replace(target)
         _sync_folder(target.parent)
@@ -137,6 +145,17 @@ def require_writable(folder: Path) -> None:
 
 
 _PROBED = 1 << 20  # bytes
+
+
+def _copy_attributes(old: Path, new: Path) -> None:
+    """Gives a file the owner and the extended attributes (such as access lists) of another one."""
+    found = old.stat()
+    with suppress(OSError, AttributeError):  # Windows has no owners, and only root gives files away
+        os.chown(new, found.st_uid, found.st_gid)
+    with suppress(OSError, AttributeError):  # Linux only
+        for name in os.listxattr(old):
+            with suppress(OSError):
+                os.setxattr(new, name, os.getxattr(old, name))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -33,6 +33,59 @@ def test_damaged_weights_are_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def copied(folder, change=lambda name, values: None):
+    """A copy of a tiny model whose JSON files are changed."""
+    for path in tiny_backbone("llama").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+        if path.name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+            values = json.loads(path.read_text())
+            change(path.name, values)
+            (folder / path.name).write_text(json.dumps(values))
+    return Location(folder)
+
+
+def without_end(name, values):
+    if name == "tokenizer_config.json":
+        values.pop("eos_token")
+
+
+def with_word(special):
+    def change(name, values):
+        if name == "tokenizer.json":
+            token = {
+                "id": len(values["model"]["vocab"]) + 50,
+                "content": "ferry",
+                "special": special,
+            }
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            values["added_tokens"].append({**token, **flags})
+
+    return change
+
+
+def with_few_embeddings(name, values):
+    if name == "config.json":
+        values["vocab_size"] = 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_end, "has no end-of-text token, with which answers end; set eos_token in"),
+        (with_word(special=False), "tokens, and the model has embeddings for"),
+        (with_few_embeddings, "tokens, and the model has embeddings for 100 only"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_one_line_when_it_is_loaded(tmp_path, change, message):
+    with pytest.raises(PromptRecoveryError, match=message) as raised:
+        load_tokenizer(Backbone("m"), copied(tmp_path, change))
+    assert "\n" not in str(raised.value)
+
+
+def test_special_tokens_that_no_text_holds_need_no_embeddings(tmp_path):
+    assert load_tokenizer(Backbone("m"), copied(tmp_path, with_word(special=True)))
+
+
 def test_remote_code_is_not_run(tmp_path):
     source = tiny_backbone("llama")
     for path in source.iterdir():

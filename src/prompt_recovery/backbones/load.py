@@ -21,6 +21,7 @@ from prompt_recovery.kernels.linear import ACTIVATION_DTYPE, pack_linears
 from prompt_recovery.kernels.memory import keep_freed_memory
 from prompt_recovery.kernels.norms import fuse_norms
 from prompt_recovery.metrics.plain import require_plain_config
+from prompt_recovery.storage import read_json
 
 _LARGE = 1 << 30  # bytes of bf16 weights
 
@@ -29,11 +30,42 @@ def load_tokenizer(backbone: Backbone, location: Location) -> Any:
     """The backbone's tokenizer; if it has no padding token, that is the end-of-text token."""
     folder = converted(location)
     tokenizer = _loaded(AutoTokenizer, folder, trust_remote_code=backbone.trust_remote_code)
+    _require_usable(tokenizer, folder, backbone.name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     tokenizer.truncation_side = "left"
     return tokenizer
+
+
+def _require_usable(tokenizer: Any, folder: Path, name: str) -> None:
+    """Checks that answers can end, and that the model has an embedding for each token of texts."""
+    if tokenizer.eos_token_id is None:
+        raise PromptRecoveryError(
+            f"model '{name}': the tokenizer in {folder} has no end-of-text token, with which "
+            "answers end; set eos_token in its tokenizer_config.json"
+        )
+    rows = _embeddings(folder)
+    # No text holds special tokens; models that read images, too, may lack embeddings for theirs.
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    used = {i for i in tokenizer.get_vocab().values() if i not in special}
+    used |= {tokenizer.eos_token_id} | ({tokenizer.bos_token_id} - {None})
+    if rows is not None and max(used) >= rows:
+        raise PromptRecoveryError(
+            f"model '{name}': the tokenizer in {folder} knows {max(used) + 1} tokens, and the "
+            f"model has embeddings for {rows} only; give the tokenizer that belongs to the model, "
+            "or resize the model's embeddings"
+        )
+
+
+def _embeddings(folder: Path) -> int | None:
+    """The size of a model's vocabulary, as its configuration says."""
+    config = read_json(folder / "config.json")
+    for part in (config, config.get("text_config") if isinstance(config, dict) else None):
+        size = part.get("vocab_size") if isinstance(part, dict) else None
+        if isinstance(size, int):
+            return size
+    return None
 
 
 def load_model(

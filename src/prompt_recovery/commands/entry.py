@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import prompt_recovery.runs.resolvers  # noqa: F401  (what the configuration asks for)
+from prompt_recovery.commands.home import provide_home
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.processes import ProcessLostError, is_first
@@ -59,6 +60,7 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         forgive_characters()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of exiting
         try:
+            provide_home()
             sys.argv[1:] = prepared(task.__name__, sys.argv[1:])
             return decorated()
         except _USERS as error:

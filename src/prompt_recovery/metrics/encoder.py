@@ -3,7 +3,8 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,18 +108,30 @@ class Encoder(ABC):
         known = self._known if keep else {k: self._known[k] for k in keys if k in self._known}
         unknown = {k: t for k, t in zip(keys, texts, strict=True) if k not in known}
         if unknown:
-            for key, blob in self._store.read(unknown).items():
-                known[key] = np.frombuffer(blob, dtype=np.float32)
+            for key, vector in _whole(self._store.read(unknown)).items():
+                known[key] = vector
                 del unknown[key]
         if unknown:
             vectors = self._compute(list(unknown.values()))
             known.update(zip(unknown, vectors, strict=True))
             self._store.write({k: v.tobytes() for k, v in zip(unknown, vectors, strict=True)})
+            if any(len(known[key]) != vectors.shape[1] for key in keys):  # damaged in the cache
+                again = [k for k in dict.fromkeys(keys) if len(known[k]) != vectors.shape[1]]
+                given = dict(zip(keys, texts, strict=True))
+                known.update(zip(again, self._compute([given[k] for k in again]), strict=True))
         return np.stack([known[key] for key in keys])
 
     @abstractmethod
     def _compute(self, texts: list[str]) -> NDArray[np.float32]:
         """The embeddings of n ≥ 1 distinct texts, fp32 [n, d], with rows of length 1."""
+
+
+def _whole(blobs: Mapping[bytes, bytes]) -> dict[bytes, NDArray[np.float32]]:
+    """The embeddings in a cache, without those that are damaged: of another length, or not of 1."""
+    sizes = Counter(len(blob) for blob in blobs.values() if blob and len(blob) % 4 == 0)
+    size = max(sizes, key=lambda n: (sizes[n], n), default=0)
+    vectors = {k: np.frombuffer(b, dtype=np.float32) for k, b in blobs.items() if len(b) == size}
+    return {k: v for k, v in vectors.items() if size and abs(float(np.dot(v, v)) - 1) < 0.1}
 
 
 class SentenceEncoder(Encoder):

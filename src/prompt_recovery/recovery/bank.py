@@ -12,7 +12,7 @@ from prompt_recovery.data.examples import problem_with_text
 from prompt_recovery.data.files import SUFFIXES, is_data_file, read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder
-from prompt_recovery.storage import atomic_write, cache_dir, fingerprint
+from prompt_recovery.storage import MALFORMED, atomic_write, cache_dir, fingerprint
 
 _COLUMNS = ("rewrite_prompt", "text", "prompt")
 _BLOCK = 65_536  # vectors that are compared at a time, 100 MB of 384 dimensions
@@ -107,9 +107,11 @@ def _kept_apart(
     """The embeddings of many prompts, mapped from a file that is made at the first call."""
     path = cache_dir("banks") / f"{fingerprint(encoder.identity, list(prompts))}.npy"
     try:
-        return np.asarray(np.load(path, mmap_mode="r"), np.float32)
-    except (OSError, ValueError):
-        pass
+        kept = np.load(path, mmap_mode="r")
+        if kept.ndim == 2 and len(kept) == len(prompts):
+            return np.asarray(kept, np.float32)
+    except (OSError, EOFError, *MALFORMED):
+        pass  # it is made again
     parts = []
     for start in range(0, len(prompts), _EMBEDDED):
         part = prompts[start : start + _EMBEDDED]

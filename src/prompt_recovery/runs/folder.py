@@ -215,12 +215,16 @@ class RunFolder:
     def metrics(self) -> dict[str, float] | None:
         """Returns the run's metrics, or None if it is not finished."""
         metrics = read_json(self._metrics)
-        return metrics if isinstance(metrics, dict) else None
+        whole = isinstance(metrics, dict) and all(
+            isinstance(v, int | float) for v in metrics.values()
+        )
+        return metrics if whole else None
 
     def curve(self) -> list[dict[str, float]]:
         """Returns the results of each validation so far (`step` and the metrics), in order."""
         try:
-            return [dict(point) for point in read_jsonl(self._curve)]
+            points = [dict(point) for point in read_jsonl(self._curve)]
+            return [{str(k): float(v) for k, v in point.items()} for point in points]
         except (OSError, *MALFORMED):
             return self._logged_curve()
 

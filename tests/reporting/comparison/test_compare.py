@@ -34,6 +34,24 @@ def config_of(model, objective, seed, **changes):
     return config | changes
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", "seed: [1]"),
+        ("config.yaml", "- 1"),
+        ("predictions.jsonl", '{"id": 1, "scs": "high"}\n'),
+        ("predictions.jsonl", "[1]\n"),
+        ("adapter/recoverer.yaml", "data: 3\nmetric: 4"),
+    ],
+)
+def test_a_file_of_another_shape_sets_its_run_apart(tmp_path, name, content):
+    write_run(tmp_path / "a", "small", "sft", 1, 0.0)
+    (tmp_path / "a" / name).write_text(content)
+    runs, [apart] = from_folders([str(tmp_path)])
+    assert runs == []
+    assert "cannot be read" in apart.reason
+
+
 def scores_of(shift, seed):
     """Scores whose examples share their difficulty, so that pairing matters."""
     difficulty = np.random.default_rng(0).normal(0.05, 0.1, N)

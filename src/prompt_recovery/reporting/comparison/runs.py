@@ -92,12 +92,14 @@ def _from_folder(run: RunFolder) -> Run | Apart:
         return Apart(name, "has not answered the test examples (no predictions.jsonl)")
     try:
         rows = run.predictions()
+        config = run.config()
+        int(config.get("seed", 0))  # raises an error here, and not in the report
         return Run(
             name=name,
-            config=run.config(),
+            config=config,
             metrics=metrics,
-            scores={row["id"]: float(row["scs"]) for row in rows},
-            categories={row["id"]: row.get("category") or "(none)" for row in rows},
+            scores={str(row["id"]): float(row["scs"]) for row in rows},
+            categories={str(row["id"]): str(row.get("category") or "(none)") for row in rows},
             curve=[(p["step"], p["val/scs"]) for p in run.curve()],
             **_compared_by(run.recoverer()),
         )
