@@ -121,6 +121,16 @@ def test_records_name_their_metric(trained_run):
     assert json.dumps(record)
 
 
+def test_a_backbone_that_is_gone_names_the_setting_that_helps(trained_run, tmp_path):
+    gone = edited(trained_run, tmp_path, lambda r: r["backbone"].update(path="/nowhere"))
+    with pytest.raises(
+        PromptRecoveryError, match=r"no longer in /nowhere; .* backbone_path=<folder"
+    ):
+        load_writer(gone)
+    with pytest.raises(PromptRecoveryError, match=r"^backbone_path=/elsewhere: holds no config"):
+        load_writer(gone, backbone_path="/elsewhere")
+
+
 def test_a_backbone_that_was_padded_to_more_rows_fits(trained_run, tmp_path):
     source = tiny_backbone("llama")
     shutil.copytree(source, tmp_path / "padded")

@@ -95,15 +95,19 @@ def _ends(path: Path, size: int = 1 << 16) -> str:
         return hashlib.sha256(first + file.read(size)).hexdigest()
 
 
-def locate(backbone: Backbone) -> Location:
+def locate(backbone: Backbone, setting: str = "model.path") -> Location:
     """Finds the files of a backbone; those of a model on the Hub are downloaded first.
+
+    Args:
+        backbone: The backbone.
+        setting: The setting that says where its folder is, for messages.
 
     Raises:
         PromptRecoveryError: If they cannot be found or downloaded. It is raised within seconds, and
             says what works instead.
     """
     if backbone.path is not None:
-        return Location(_checked_folder(local_path(backbone.path)))
+        return Location(_checked_folder(local_path(backbone.path), setting))
     if backbone.architecture is not None:
         from prompt_recovery.backbones.tiny import tiny_backbone
 
@@ -113,7 +117,7 @@ def locate(backbone: Backbone) -> Location:
     if backbone.package is not None:
         return _in_package(backbone.package, backbone)
     if backbone.repo is not None:
-        return Location(_from_hub(backbone.repo, backbone))
+        return Location(_from_hub(backbone.repo, backbone, setting))
     raise PromptRecoveryError(
         f"model '{backbone.name}' names no source: set model.path, model.repo or model.package"
     )
@@ -161,14 +165,14 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text)
 
 
-def _checked_folder(folder: Path) -> Path:
+def _checked_folder(folder: Path, setting: str = "model.path") -> Path:
     if not (folder / "config.json").is_file():
         raise PromptRecoveryError(
-            f"model.path={folder}: holds no config.json; give a folder in Hugging Face format"
+            f"{setting}={folder}: holds no config.json; give a folder in Hugging Face format"
         )
     if not any(folder.glob("*.safetensors")):
         raise PromptRecoveryError(
-            f"model.path={folder}: holds no *.safetensors weights (pickled weights are not "
+            f"{setting}={folder}: holds no *.safetensors weights (pickled weights are not "
             "loaded); convert them with save_pretrained"
         )
     return folder
@@ -201,7 +205,7 @@ def _in_package(package: str, backbone: Backbone) -> Location:
     return Location(files[0].parent, files[0].name)
 
 
-def _from_hub(repo: str, backbone: Backbone) -> Path:
+def _from_hub(repo: str, backbone: Backbone, setting: str) -> Path:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_HUB_TIMEOUT_S))
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
@@ -232,5 +236,5 @@ def _from_hub(repo: str, backbone: Backbone) -> Path:
     except Exception as error:  # network, proxy, offline mode or a wrong name
         raise PromptRecoveryError(
             f"cannot get '{repo}' from the Hugging Face Hub ({type(error).__name__}): check the "
-            f"name and the network, or give a local copy with model.path=<folder>; {OFFLINE_MODELS}"
+            f"name and the network, or give a local copy with {setting}=<folder>; {OFFLINE_MODELS}"
         ) from error

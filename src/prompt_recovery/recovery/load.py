@@ -39,7 +39,7 @@ from prompt_recovery.runs.folder import (
     require_adapter_folder,
     weights_digest,
 )
-from prompt_recovery.storage import fingerprint
+from prompt_recovery.storage import fingerprint, local_path
 from prompt_recovery.templates import Template
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,13 @@ def load_writer(
     folder = require_adapter_folder(path)
     saved = read_record(folder)
     backbone = recorded_backbone(folder, saved, backbone_path, trust_remote_code)
-    location = locate(backbone)
+    moved = backbone_path is None and backbone.path is not None
+    if moved and not (local_path(str(backbone.path)) / "config.json").is_file():
+        raise PromptRecoveryError(
+            f"{folder}: its backbone is no longer in {backbone.path}; say where it is with "
+            "backbone_path=<folder>"
+        )
+    location = locate(backbone, "backbone_path")
     if saved.get("backbone_identity", location.identity) != location.identity:
         if backbone_path is None:
             raise PromptRecoveryError(

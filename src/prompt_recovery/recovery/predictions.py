@@ -185,4 +185,23 @@ def _decoded(line: dict[str, Any]) -> str | list[Prediction]:
 
 def _prediction(values: dict[str, Any]) -> Prediction:
     candidates = tuple(Candidate(**c) for c in values.pop("candidates"))
-    return Prediction(**values, candidates=candidates)
+    return checked_prediction(Prediction(**values, candidates=candidates))
+
+
+def checked_prediction(prediction: Prediction) -> Prediction:
+    """Returns a prediction that was read from a file.
+
+    Raises:
+        TypeError: If a value in it is of another type than it should be.
+    """
+    texts = [prediction.id, prediction.rewrite_prompt, *(c.text for c in prediction.candidates)]
+    numbers = [prediction.confidence, *(c.log_probability for c in prediction.candidates)]
+    scores = [c.score for c in prediction.candidates]
+    if not (
+        all(isinstance(text, str) for text in texts)
+        and all(number is None or isinstance(number, int | float) for number in numbers)
+        and all(isinstance(score, int | float) for score in scores)
+        and isinstance(prediction.fallback, bool)
+    ):
+        raise TypeError("it holds no prediction")
+    return prediction

@@ -133,10 +133,10 @@ def _fit(job: TrainingJob, ready: Prepared, trainer: Any, best: BestWeights) -> 
         try:
             trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
         except ValueError as error:
-            said = in_one_line(error)
-            if said is None:
+            told = in_one_line(error)
+            if told is None:
                 raise
-            raise said from error
+            raise told from error
     seconds = time.perf_counter() - started + ready.module.progress.seconds
     said = ready.module.progress.metrics | train_metrics(trainer)
     if not best.weights:  # stopped before the first validation

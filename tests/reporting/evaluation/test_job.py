@@ -151,6 +151,9 @@ def test_what_is_finished_is_not_made_again(job):
         lambda lines: ['{"key": 1}', *lines[1:]],
         lambda lines: [*lines[:-1], "[]"],
         lambda lines: [*lines[:-1], lines[-1].replace('"Fix it"', "[1]")],
+        lambda lines: [lines[0].replace('"seconds"', '"s"'), *lines[1:]],
+        lambda lines: [line.replace('"confidence": null', '"confidence": []') for line in lines],
+        lambda lines: [line.replace('"fallback": false', '"fallback": 3') for line in lines],
         lambda _: [],
     ],
 )

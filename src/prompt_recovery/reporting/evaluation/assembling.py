@@ -104,6 +104,7 @@ def _recipe(entry: RecovererEntry, given: EvaluateSettings, option: Option) -> R
         runs=named_runs(entry.run),
         weights=list(entry.weights or []),
         precision=given.precision,
+        backbone_path=entry.backbone_path,
         bank=entry.bank,
         bank_column=entry.bank_column,
         **chosen,

@@ -15,6 +15,7 @@ from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.interface import Prediction, pairs_of
+from prompt_recovery.recovery.predictions import checked_prediction
 from prompt_recovery.reporting.evaluation.contenders import Contender
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
 from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
@@ -215,7 +216,7 @@ def _kept(path: Path, key: str, ids: list[str]) -> tuple[list[Prediction], float
         if head["key"] != key or [row["id"] for row in rows] != ids or "" in map(str.strip, texts):
             return None
         names = ("id", "rewrite_prompt", "fallback", "confidence")
-        predictions = [Prediction(**{n: row[n] for n in names}) for row in rows]
+        predictions = [checked_prediction(Prediction(**{n: row[n] for n in names})) for row in rows]
         return predictions, float(head["seconds"])
     except (OSError, *MALFORMED):
         return None

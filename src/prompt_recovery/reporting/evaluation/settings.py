@@ -31,6 +31,7 @@ class RecovererEntry:
         weights: Weights of several runs.
         channel: An option of the group `channel`.
         retrieval: An option of the group `retrieval`.
+        backbone_path: Folder of the backbone, if it is no longer where it was for training.
         bank: A file with prompts that a dense retriever can also answer with.
         bank_column: Its column with the prompts. None takes the first of rewrite_prompt, text and
             prompt that there is.
@@ -42,6 +43,7 @@ class RecovererEntry:
     weights: Sequence[Positive] | None = None
     channel: Option | None = None
     retrieval: Option | None = None
+    backbone_path: LocalPath | None = None
     bank: LocalPath | None = None
     bank_column: str | None = None
     name: str | None = None
