@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.training import run
 from prompt_recovery.training.job import trainer_options
+from prompt_recovery.training.progress import PlainProgress
 from prompt_recovery.training.trainer import usable_options
 from tests.training.test_run import make_job
 
@@ -45,6 +47,19 @@ def test_an_interval_that_only_the_batches_show_to_be_too_long(tmp_path, example
     job.batching = type(job.batching)(batch_size=4, max_prompt_tokens=80, batch_tokens=300)
     with pytest.raises(PromptRecoveryError, match=r"Lightning says: .*val_check_interval.* \(20\)"):
         run.train(job)
+
+
+def test_where_there_is_no_terminal_no_bar_is_drawn(tmp_path, examples, scs, monkeypatch):
+    made = []
+    fit = L.Trainer.fit
+    monkeypatch.setattr(
+        L.Trainer, "fit", lambda self, *a, **o: made.append(self) or fit(self, *a, **o)
+    )
+    options = trainer_options(accelerator="cpu", max_steps=1)
+    run.train(make_job(tmp_path, examples, scs, trainer=options, evaluate=False))
+    [trainer] = made
+    assert trainer.progress_bar_callback is None
+    assert any(isinstance(c, PlainProgress) for c in trainer.callbacks)
 
 
 def test_slurms_variables_without_srun_are_one_line(job, monkeypatch):

@@ -112,9 +112,11 @@ def _make_encoder(seed: int, folder: Path) -> None:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
     from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers.utils.logging import disable_progress_bar
 
     from prompt_recovery.data.sources import starter
 
+    disable_progress_bar()
     # Not trained: `WordPieceTrainer` finds another vocabulary each time.
     words = Counter(w for e in starter().examples for w in re.findall(r"[a-z]+", e.original_text))
     letters = [chr(code) for code in range(33, 127)]
@@ -154,9 +156,11 @@ def _make(architecture: str, seed: int, folder: Path) -> None:
     import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers.utils.logging import disable_progress_bar
 
     from prompt_recovery.data.sources import starter
 
+    disable_progress_bar()
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from prompt_recovery.backbones.load import quiet
 from prompt_recovery.backbones.precision import Precision, choose_precision
@@ -91,6 +91,8 @@ def train(job: TrainingJob) -> dict[str, float]:
     callbacks: list[Callback] = [Divergence(), best, curve, checkpoints]
     if options.get("enable_progress_bar", True):
         callbacks.append(progress_callback())
+        # Otherwise, Lightning would add its own bar to what is no bar.
+        options["enable_progress_bar"] = isinstance(callbacks[-1], ProgressBar)
     trainer = L.Trainer(
         **with_strategy(options),
         logger=logger,
@@ -214,6 +216,7 @@ class _Curve(Callback):
 
 def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     # `checkpoint_minutes` may be another one in a resumed run.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")
