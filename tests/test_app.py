@@ -1,6 +1,7 @@
 """The web page; the parts that need Gradio (extra [app]) skip without it."""
 
 import asyncio
+import os
 import socket
 import sys
 
@@ -11,6 +12,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.assemble import Assembled
 from prompt_recovery.recovery.confidence import Calibration
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
+from prompt_recovery.settings.network import exempt_from_proxies
 
 EVIL = '<img src=x onerror="alert(1)"> & "quotes"'
 
@@ -48,6 +50,22 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(PromptRecoveryError, match=r"pip install 'prompt-recovery\[app\]'"):
         app.require_gradio()
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "https_proxy"])
+def test_a_proxy_that_keeps_gradio_from_its_work_is_named(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)  # importing it fails
+    monkeypatch.setattr(app, "find_spec", lambda _: object())  # but it is installed
+    monkeypatch.setenv(name, "socks5://127.0.0.1:1080")
+    with pytest.raises(PromptRecoveryError, match=f"{name}=socks5://127.0.0.1:1080: .*NO_PROXY"):
+        app.require_gradio()
+
+
+def test_the_page_is_reached_without_a_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    exempt_from_proxies("localhost", "127.0.0.1", "localhost")
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "example.org,localhost,127.0.0.1"
 
 
 def test_the_page_answers_through_its_interface():

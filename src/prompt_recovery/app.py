@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Sequence
 from html import escape
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from prompt_recovery.recovery.assemble import Assembled, assemble
 from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.recovery.job import recover_one, steps
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.settings.network import exempt_from_proxies, refused_by_environment
 from prompt_recovery.templates import word_changes
 from prompt_recovery.terminal import progress_bar
 
@@ -63,6 +65,7 @@ def serve(recipe: Recipe, host: str, port: int, names: Sequence[str] = ()) -> No
         PromptRecoveryError: If the extra is not installed, the port is not available, or the
             recoverer cannot be loaded (see `assemble`).
     """
+    exempt_from_proxies("localhost", "127.0.0.1", host)  # Gradio looks whether its page is there
     require_gradio()
     quiet()
     with progress_bar() as progress:
@@ -81,6 +84,8 @@ def serve(recipe: Recipe, host: str, port: int, names: Sequence[str] = ()) -> No
         raise PromptRecoveryError(
             f"port={port}: cannot be opened on {host}; choose another port"
         ) from error
+    except (ImportError, ValueError, RuntimeError) as error:
+        raise refused_by_environment(f"the page on {host}", error) from error
     print(f"{printable(ready.recoverer.name)}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
     blocks.block_thread()
 
@@ -137,7 +142,9 @@ def require_gradio() -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         import gradio
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
+        if find_spec("gradio") is not None:  # it makes an HTTP client
+            raise refused_by_environment("the web page", error) from error
         raise PromptRecoveryError(
             "the web page needs gradio: pip install 'prompt-recovery[app]'"
         ) from error

@@ -131,6 +131,15 @@ def test_a_backbone_that_is_gone_names_the_setting_that_helps(trained_run, tmp_p
         load_writer(gone, backbone_path="/elsewhere")
 
 
+def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_known(trained_run, tmp_path):
+    def newer(record):
+        record["new"] = 1
+        for part in ("backbone", "template", "decoding"):
+            record[part]["new"] = {"a": [1]}
+
+    assert load_recoverer(edited(trained_run, tmp_path, newer)).decoding == Greedy(4)
+
+
 def test_a_backbone_that_was_padded_to_more_rows_fits(trained_run, tmp_path):
     source = tiny_backbone("llama")
     shutil.copytree(source, tmp_path / "padded")

@@ -48,6 +48,15 @@ def _is_proxy(value: str) -> bool:
 
 def _refusal(what: str, name: str, reason: str) -> PromptRecoveryError:
     value = redacted(os.environ[name])
+    or_exempt = ", or name the hosts that need no proxy in NO_PROXY" if name in PROXIES else ""
     return PromptRecoveryError(
         f"{what} cannot be made with {name}={value}: {reason}; correct the variable or unset it"
+        f"{or_exempt}"
     )
+
+
+def exempt_from_proxies(*hosts: str) -> None:
+    """Adds hosts to `NO_PROXY`, so that this process reaches them, such as itself, directly."""
+    given = next((os.environ[n] for n in ("no_proxy", "NO_PROXY") if os.environ.get(n)), "")
+    names = dict.fromkeys([*filter(None, given.split(",")), *hosts])
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
