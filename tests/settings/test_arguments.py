@@ -58,6 +58,14 @@ def test_paths_of_all_commands_are_verbatim(setting):
     assert read_back(argument) == path
 
 
+def test_urls_are_verbatim_but_for_interpolations():
+    for url in ("http://user:it's@h/v1?a=b,c&d={e}", "https://h:1/v1?api-version=2024-10-21"):
+        [argument] = prepared("train", [f"preferences.api.base_url={url}"])
+        assert read_back(argument) == url
+    for left in ("preferences.api.base_url=http://${oc.env:HOST}/v1", "name=http"):
+        assert prepared("train", [left]) == [left]
+
+
 @pytest.mark.parametrize("path", [p for p in PATHS if "${" not in p])
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
 def test_the_folders_of_runs_are_verbatim_but_for_interpolations(key, path):

@@ -1,10 +1,10 @@
 """Prepares arguments of the command line for Hydra.
 
-Paths and the two texts of `recover` are taken verbatim: spaces, commas, brackets, quotation marks
-and equals signs are part of them. They are quoted here because Hydra's grammar would read them as
-lists, sweeps and so on. Three things keep their meaning in Hydra's grammar: a list where several
-paths are allowed (`run=[a,b]`), a value in quotation marks (`data.path="'a b.csv'"`), and a comma
-in a multirun, where it separates the values of a sweep (so that a path with a comma must be
+Paths, URLs and the two texts of `recover` are taken verbatim: spaces, commas, brackets, quotation
+marks and equals signs are part of them. They are quoted here because Hydra's grammar would read
+them as lists, sweeps and so on. Three things keep their meaning in Hydra's grammar: a list where
+several paths are allowed (`run=[a,b]`), a value in quotation marks (`data.path="'a b.csv'"`), and
+a comma in a multirun, where it separates the values of a sweep (so that a path with a comma must be
 quoted).
 """
 
@@ -32,6 +32,7 @@ _STAGE = "first_stage"  # has the settings of `train` again
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 _NO_OPTION = re.compile(r"\[?[-+\d.,\se]*\d[-+\d.,\se]*\]?|true|false", re.I)
 _SIMPLE = re.compile(r"[\w./~:@%-]*", re.A)
+_URL = re.compile(r"https?://\S*", re.IGNORECASE)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.S)
 
 
@@ -68,9 +69,12 @@ def _verbatim(command: str, argument: str, sweeps: bool) -> str:
     name = key.lstrip("+")
     if not equals or not re.fullmatch(r"[\w.@/]+", name):
         return argument
-    if command == "recover" and name in TEXTS:
+    swept = sweeps and "," in value
+    as_it_is = _SIMPLE.fullmatch(value) or _QUOTED.fullmatch(value) or swept
+    is_url = _URL.fullmatch(value) and "${" not in value and not as_it_is
+    if is_url or (command == "recover" and name in TEXTS):
         return f"{key}={quoted(value)}"
-    if _SIMPLE.fullmatch(value) or _QUOTED.fullmatch(value) or (sweeps and "," in value):
+    if as_it_is:
         return argument
     if name in _FOLDERS:
         return argument if "${" in value else f"{key}={quoted(value)}"
