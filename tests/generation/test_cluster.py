@@ -46,7 +46,7 @@ def workers(log):
 
 def test_a_cluster_makes_what_one_process_makes(cluster, tmp_path):
     log = tmp_path / "log"
-    make = partial(FakeRewriter, seconds=0.005, log=log, errors={"http_400": 20})
+    make = partial(FakeRewriter, seconds=0.005, log=log, errors={"too_long": 20})
     generate(job(tmp_path / "ray" / "d", cluster.rewriter(make), chunk=cluster.chunk))
     generate(job(tmp_path / "local" / "d", Local().rewriter(partial(make, log=None))))
     assert files(tmp_path / "ray" / "d") == files(tmp_path / "local" / "d")

@@ -70,7 +70,7 @@ def files(folder):
 def made(tmp_path_factory):
     """A dataset with some rejected rows."""
     folder = tmp_path_factory.mktemp("made") / "dataset"
-    generate(job(folder, FakeRewriter(errors={"http_400": 30})))
+    generate(job(folder, FakeRewriter(errors={"too_long": 30})))
     return folder
 
 
@@ -95,7 +95,7 @@ def test_rows_and_rejected_rows_are_all_there(made):
     rows = [row for path in (made / "data").glob("*") for row in pq.read_table(path).to_pylist()]
     rejected = pq.read_table(made / "rejected.parquet").to_pylist()
     assert len(rows) + len(rejected) == len({r["id"] for r in rows + rejected}) == 120
-    assert Counter(r["reason"] for r in rejected) == {"failed_http_400": len(rejected)}
+    assert Counter(r["reason"] for r in rejected) == {"failed_too_long": len(rejected)}
     assert 0 < len(rejected) < 30
     columns = "id original_text rewritten_text rewrite_prompt category rewriter source".split()
     assert all(list(r) == [*columns, "split"] for r in rows)
@@ -124,7 +124,7 @@ def test_the_card_is_one_that_the_hub_reads(made):
     assert "prompt-recovery" in said["tags"]
     name = "Fake" if "Fake" in body else "fake"
     checks = [check.replace("_", "\\_") for check in CHECKS]
-    for part in ("CC0-1.0", name, "failed\\_http\\_400", "lengths.png", "families.png", *checks):
+    for part in ("CC0-1.0", name, "failed\\_too\\_long", "lengths.png", "families.png", *checks):
         assert part in body
     datasets = pytest.importorskip("datasets")
     loaded = datasets.load_dataset(str(made), cache_dir=str(made.parent / "cache"))
@@ -144,15 +144,15 @@ def test_texts_cannot_break_the_card(tmp_path):
 
 
 def test_what_is_made_is_printed(made, capsys):
-    generate(job(made, FakeRewriter(errors={"http_400": 30})))
+    generate(job(made, FakeRewriter(errors={"too_long": 30})))
     said = capsys.readouterr().out
-    assert "rejected: failed_http_400" in said
+    assert "rejected: failed_too_long" in said
     assert f"data=file data.path={made}" in said.replace("\n", "")
 
 
 def test_a_complete_dataset_is_not_made_again(made):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
-    fake = FakeRewriter(errors={"http_400": 30})
+    fake = FakeRewriter(errors={"too_long": 30})
     generate(job(made, fake))
     assert not fake.asked
     after = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
@@ -186,7 +186,7 @@ def test_the_store_may_be_deleted_afterwards(tmp_path):
 )
 def test_a_folder_made_with_other_settings_is_refused(made, change, parts):
     before = files(made)
-    wanted = replace(job(made, FakeRewriter(errors={"http_400": 30})), **change)
+    wanted = replace(job(made, FakeRewriter(errors={"too_long": 30})), **change)
     with pytest.raises(PromptRecoveryError) as raised:
         generate(wanted)
     for part in (*parts, "overwrite=true", str(made)):
@@ -208,7 +208,7 @@ def test_overwriting_asks_only_what_is_new(tmp_path):
 
 
 def test_failures_for_now_are_asked_again(tmp_path, caplog):
-    flaky = FakeRewriter(errors={"timeout": 40, "http_400": 60})
+    flaky = FakeRewriter(errors={"timeout": 40, "too_long": 60})
     with caplog.at_level("WARNING"):
         generate(job(tmp_path / "d", flaky))
     record = json.loads((tmp_path / "d" / "generation.json").read_text())
