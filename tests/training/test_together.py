@@ -43,6 +43,11 @@ def test_a_run_leaves_both_and_they_answer_together(folder):
     assert recoverer_folders(run.path) == [run.adapter, run.retriever]
     metrics = run.metrics()
     assert {"test/scs", "test/model_scs", "test/retriever_scs", "val/scs"} <= set(metrics)
+    rows = run.predictions()
+    for name in ("model", "retriever"):
+        assert all(isinstance(row[name], str) for row in rows)
+        mean = sum(row[f"{name}_scs"] for row in rows) / len(rows)
+        assert mean == pytest.approx(metrics[f"test/{name}_scs"], abs=1e-6)
 
     pair = Pair("1", "It rained all day.", "All day it rained, oh joy!")
     decoding = MBR(samples=3, max_new_tokens=4)

@@ -177,6 +177,9 @@ def _predictions(
         if start is not None:
             row["start"] = start.predictions[i].rewrite_prompt
             row["start_scs"] = round(float(start.scs[i]), 6)
+        for name, evaluation in zip(("model", "retriever"), evaluations.alone, strict=False):
+            row[name] = evaluation.predictions[i].rewrite_prompt
+            row[f"{name}_scs"] = round(float(evaluation.scs[i]), 6)
         if zero_shot is not None:
             row["zero_shot"] = zero_shot.predictions[i].rewrite_prompt
         yield row
