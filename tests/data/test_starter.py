@@ -86,6 +86,52 @@ def test_no_template_skeletons(rows):
     assert max(long_frames.values()) <= 6
 
 
+@pytest.fixture(scope="module")
+def full():
+    return starter(full=True).examples
+
+
+def test_the_full_dataset_adds_training_rows_only(rows, full):
+    """Whatever was measured on the validation and test splits stays comparable."""
+    before, after = split(starter()), split(starter(full=True))
+    assert full[: len(rows)] == rows
+    assert (after.val, after.test) == (before.val, before.test)
+    assert len(before.val) == 107 and len(before.test) == 203
+    assert len(before.train) == 1249 and len(after.train) >= 4000
+    assert after.train[:1249] == before.train
+
+
+def test_the_rows_that_are_added(rows, full):
+    more = full[len(rows) :]
+    assert len({normalise(e.rewrite_prompt) for e in full}) == len(full)
+    assert {e.category for e in more} <= CATEGORIES
+    assert {e.rewriter for e in more} == {"written for this project"}
+    assert not {e.original_text for e in more} & {e.original_text for e in rows}
+    assert len({e.original_text for e in more}) >= 400
+    assert all(20 <= words(e.original_text) <= 220 for e in more)
+    assert all(2 <= words(e.rewrite_prompt) <= 40 for e in more)
+    assert all(1 <= words(e.rewritten_text) <= 300 for e in more)
+    assert all(normalise(e.rewritten_text) != normalise(e.original_text) for e in more)
+    for column in ("rewrite_prompt", "rewritten_text"):
+        openings = Counter(" ".join(normalise(getattr(e, column)).split()[:4]) for e in more)
+        assert openings.most_common(1)[0][1] <= len(more) // 100, openings.most_common(3)
+
+
+def test_no_added_prompt_is_nearly_one_of_validation_or_test(rows, full):
+    """No two share more than four fifths of their distinct words."""
+    splits = split(starter())
+    held_out = [set(normalise(e.rewrite_prompt).split()) for e in (*splits.val, *splits.test)]
+    holders = defaultdict(set)
+    for i, own in enumerate(held_out):
+        for word in own:
+            holders[word].add(i)
+    for example in full[len(rows) :]:
+        own = set(normalise(example.rewrite_prompt).split())
+        common = Counter(i for word in own for i in holders[word])
+        for i, count in common.items():
+            assert count <= 0.8 * len(own | held_out[i]), example.rewrite_prompt
+
+
 def test_prompts_are_disjoint_between_splits(rows):
     splits = split(starter(), val=0.06, test=0.13)
     sides = [

@@ -47,11 +47,17 @@ def recorded_dataset(record: Mapping[str, Any]) -> Dataset:
 
 
 @data_source
-def starter() -> Dataset:
-    """The dataset shipped with this package; its card is `data/starter/README.md`."""
+def starter(full: bool = False) -> Dataset:
+    """The dataset shipped with this package; its card is `data/starter/README.md`.
+
+    Args:
+        full: Whether to add the rows of `more.jsonl`, which are more than twice as many. With the
+            default split all of them are training examples, and validation and test stay the same.
+    """
     with resources.as_file(resources.files("prompt_recovery.data") / "starter") as folder:
-        path = folder / "starter.jsonl"
-        return validate(read_rows(path), "starter", ColumnNames())
+        files = ["starter.jsonl", "more.jsonl"] if full else ["starter.jsonl"]
+        rows = (row for name in files for row in read_rows(folder / name))
+        return validate(rows, "starter_full" if full else "starter", ColumnNames())
 
 
 @data_source
