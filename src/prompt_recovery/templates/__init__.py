@@ -1,9 +1,8 @@
 """Jinja templates of models' inputs, and the token ids of what they make of texts."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -11,14 +10,21 @@ import jinja2
 from prompt_recovery.errors import PromptRecoveryError, first_line, printable
 from prompt_recovery.templates.differences import word_changes, word_difference
 from prompt_recovery.templates.sandbox import BoundedEnvironment
+from prompt_recovery.templates.special import SpecialTokens, pieces, special_tokens
 
 __all__ = [
+    "SpecialTokens",
     "Template",
     "accepted_messages",
     "chat_messages",
     "chat_prompt",
+    "chat_tokens",
     "for_tokenizer",
+    "pieces",
+    "prompt_tokens",
     "render",
+    "special_tokens",
+    "text_tokens",
     "word_changes",
     "word_difference",
 ]
@@ -169,79 +175,6 @@ def chat_prompt(template: Template, tokenizer: Any, **texts: str) -> str:
     messages = chat_messages(template, tokenizer, **texts)
     chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return str(chat) + template.prefill
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """The texts that a tokenizer reads as one token with a meaning of its own, such as `</s>`.
-
-    Only templates may use them. In data, such a text is a text like any other: it is divided, so
-    that the tokenizer doesn't recognise it.
-
-    Attributes:
-        texts: The texts, each of two characters or more.
-    """
-
-    texts: frozenset[str]
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> "SpecialTokens":
-        """Those of a `transformers` tokenizer, and other added tokens that its chats consist of."""
-        chat = str(getattr(tokenizer, "chat_template", None) or "")
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        found = {t.content for t in added if t.special or (t.content.strip() in chat)}
-        found.update(getattr(tokenizer, "all_special_tokens", ()))
-        return cls(frozenset(text for text in found if len(text.strip()) > 1))
-
-    def hidden(self, texts: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        """Replaces special tokens in texts.
-
-        Returns:
-            The texts with a character of its own, which is in none of them, for each special token;
-            and the special tokens by these characters, for `pieces`.
-        """
-        found = dict.fromkeys(
-            match for text in texts for match in (self._pattern.findall(text) if self.texts else ())
-        )
-        if not found:
-            return list(texts), {}
-        used = set("".join(texts))
-        free = (c for c in map(chr, _PRIVATE) if c not in used)
-        marks = {special: next(free) for special in found}
-        replaced = [self._pattern.sub(lambda match: marks[match[0]], text) for text in texts]
-        return replaced, {mark: special for special, mark in marks.items()}
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self.texts, key=lambda text: (-len(text), text))
-        return re.compile("|".join(map(re.escape, longest_first)))
-
-
-_PRIVATE = range(0xF0000, 0xFFFFE)  # characters without a meaning
-
-
-def pieces(text: str, hidden: Mapping[str, str]) -> list[str]:
-    """Returns a text in pieces in which a tokenizer finds no special token that was hidden.
-
-    Args:
-        text: What a template made of texts whose special tokens `SpecialTokens.hidden` replaced.
-        hidden: The special tokens by the characters that replaced them.
-    """
-    found = [""]
-    for part in re.split(f"([{''.join(hidden)}])", text) if hidden else [text]:
-        special = hidden.get(part)
-        if special is None:
-            found[-1] += part
-        else:
-            found[-1] += special[:1]
-            found.append(special[1:])
-    return [piece for piece in found if piece]
-
-
-@lru_cache(maxsize=8)
-def special_tokens(tokenizer: Any) -> SpecialTokens:
-    """The special tokens of a `transformers` tokenizer."""
-    return SpecialTokens.of(tokenizer)
 
 
 def text_tokens(text: str, tokenizer: Any) -> list[int]:
