@@ -2,6 +2,7 @@ import sys
 import tomllib
 
 import pytest
+import yaml
 
 import prompt_recovery
 from prompt_recovery.commands import main as module
@@ -18,6 +19,7 @@ def test_the_version_is_that_of_the_package(monkeypatch, capsys):
     run(monkeypatch, "--version")
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert prompt_recovery.__version__ == declared
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == declared
     assert capsys.readouterr().out == f"prompt-recovery {declared}\n"
 
 
