@@ -1,0 +1,26 @@
+"""Recovers the prompt behind a pair of texts.
+
+python examples/recover_a_pair.py [run]
+
+The run is the newest one by default; `python train.py` makes one.
+"""
+
+import sys
+
+import prompt_recovery as pr
+
+ORIGINAL = "Please return the borrowed ladder by Friday. The painters need it for the stairwell."
+REWRITTEN = "Ladder lent away,\npainters wait beneath the stairs.\nFriday brings it home."
+
+
+def main(run: str = "latest") -> None:
+    prediction = pr.recover(ORIGINAL, REWRITTEN, run=run)
+    print(prediction.rewrite_prompt)
+    if prediction.confidence is not None:
+        print(f"expected SCS: {prediction.confidence:.2f}")
+    for candidate in prediction.candidates[1:6]:
+        print(f"{candidate.score:6.3f}  {candidate.text}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
