@@ -37,7 +37,12 @@ _CONTRASTIVE = Contrastive(hard_negatives=1)  # its negatives are the prompts of
 def write_preferences(path):
     """A preference for each row, in TRL's format."""
     rows = [
-        {"id": r.id, "prompt": "-", "chosen": r.rewrite_prompt, "rejected": f"Say it {r.id[-1]}"}
+        {
+            "id": r.id,
+            "prompt": f"{r.original_text} => {r.rewritten_text}",
+            "chosen": r.rewrite_prompt,
+            "rejected": f"Say it {r.id[-1]}",
+        }
         for r in ROWS
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
