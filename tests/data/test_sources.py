@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -158,7 +159,7 @@ def test_permission_error_message(tmp_path, monkeypatch):
     def refuse(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(PromptRecoveryError, match=r"a\.csv: no permission to read it; `chmod"):
         file(path)
 

@@ -65,8 +65,8 @@ def test_no_more_requests_at_once_than_allowed(server):
 @pytest.mark.parametrize(
     ("failure", "name"),
     [
-        (429, r"failed for model 'm' \(http_429\)"),
-        (500, r"failed for model 'm' \(http_500\)"),
+        (429, r"failed for model 'm' \(http_429: "),
+        (500, r"failed for model 'm' \(http_500: "),
         (401, "refused the key"),
         ("cut", "is the server running"),
     ],

@@ -71,7 +71,7 @@ def write_input(path, count):
         rows.append([id_, rng.choice(TEXTS), rng.choice(TEXTS)])
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["id", "original_text", "rewritten_text"], *rows])
-    return [str(row[0]) for row in rows]
+    return [str(row[0]).removeprefix("=") for row in rows]  # an id must not run as a formula
 
 
 def job(run, folder, **changes):

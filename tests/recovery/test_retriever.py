@@ -210,7 +210,8 @@ def test_what_a_strangers_retriever_may_not_do(retriever_run, scs, tmp_path):
     assert "is damaged" in damaged("e", code)
     for n, bad in enumerate(({"temperature": -1.0}, {"temperature": "x"}, {"k": 0}, {"k": True},
                              {"input": ["original_text"]}, {"backbone": "x"})):  # fmt: skip
-        assert "is damaged" in damaged(f"f{n}", record(**bad))
+        said = damaged(f"f{n}", record(**bad))
+        assert f"f{n}/recoverer.yaml: " in said or "is damaged" in said
     assert "no such file" in damaged("g", lambda f: (f / "bank.jsonl").unlink())
     assert "no *.safetensors" in damaged(
         "h", lambda f: [file.unlink() for file in f.rglob("*.safetensors")]

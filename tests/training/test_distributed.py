@@ -146,13 +146,13 @@ def assert_same_curve(ours, theirs):
         assert_close([ours[key] for key in steps], [theirs[key] for key in steps], rtol=5e-6)
 
 
-def assert_same_adapter(ours, theirs):
+def assert_same_adapter(ours, theirs, rtol=1e-5):
     """AdamW divides each gradient by its own size, and so makes the rounding of small ones large:
     no single weight is as well determined as all together."""
     assert ours.keys() == theirs.keys()
     for name in ours:
-        assert (ours[name] - theirs[name]).norm() <= 1e-5 * theirs[name].norm(), name
-        assert_close(ours[name], theirs[name], rtol=1e-4)
+        assert (ours[name] - theirs[name]).norm() <= rtol * theirs[name].norm(), name
+        assert_close(ours[name], theirs[name], rtol=10 * rtol)
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
@@ -187,7 +187,8 @@ def test_two_processes_sample_what_one_would(folder, strategy):
     one, two = folder / "one_grpo", folder / f"{strategy}_grpo"
     theirs = curve(one)
     assert_same_curve(curve(two), theirs)
-    assert_same_adapter(adapter(two), adapter(one))
+    # Advantages are divided by small deviations of rewards, which makes rounding larger again.
+    assert_same_adapter(adapter(two), adapter(one), rtol=1e-4)
     assert {"train/reward", "train/kl"} <= {name for _, name in theirs}
 
 

@@ -113,9 +113,9 @@ def test_its_settings_do_not_depend_on_those_of_the_model():
 def test_a_finished_retriever_can_be_given(folder):
     (folder / "empty").mkdir()
     run = RunFolder(folder / "runs" / "mine")
-    with pytest.raises(PromptRecoveryError, match="run=empty: holds no"):
+    with pytest.raises(PromptRecoveryError, match=r"run=.*empty: holds no"):
         train_stages(given("retriever.run=empty"), run)
-    with pytest.raises(PromptRecoveryError, match="run=none: no such folder"):
+    with pytest.raises(PromptRecoveryError, match=r"run=.*none: no such folder"):
         train_stages(given("retriever.run=none"), run)
 
 

@@ -125,6 +125,7 @@ _REFUSAL = re.compile(
     rf"(?:[ ]?[\w'-]+){{0,3}}? ?\b{_TASK}\b"
     rf"|{_CANNOT}(?: \w+)? (?:(?:help|assist)(?: you)?(?: with (?:this|that))?|comply"
     r"|(?:do|fulfill?) (?:this|that))(?=[.!,;]|$)"
+    rf"|\b(?:sorry|apologi[sz]e),?(?: but)? {_CANNOT} {_DO} (?:this|that|it)(?=[.!,;]|$)"
     r"|\b(?:please|could you|can you)(?: please)? (?:provide|share|paste|send)(?: me)?(?: with)?"
     r" (?:(?:the|your|an?|some|any)(?: \w+){0,2} (?:text|passage|paragraph)\b"
     r"|(?:more|some|any|further|additional) (?:\w+ )?(?:details|context|information)\b)"

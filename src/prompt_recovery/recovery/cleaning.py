@@ -9,8 +9,8 @@ from prompt_recovery.rewriters.base import without_reasoning
 _INTRODUCING = (
     r"(?:absolutely|answer|an?|ai['’]?s?|at|be|been|believe|best|certainly|could|course|final|following|for|given"
     r"|good|guess|have|here(?:['’]s)?|hidden|i|inferred|is|it|likely|likeliest|llm['’]?s?|may|might"
-    r"|model['’]?s?|most|my|of|okay|ok|one|original|plausible|possible|predicted|probable|probably"
-    r"|recovered|simple|short|single|sure|that|the|think|this|underlying|used|user['’]?s?|was|would"
+    r"|model['’]?s?|most|my|new|of|okay|ok|one|original|plausible|possible|predicted|probable|probably"
+    r"|recovered|reworded|simple|short|single|sure|that|the|think|this|underlying|used|user['’]?s?|was|would"
     r"|your)"
 )
 _LEAD = re.compile(

@@ -274,7 +274,10 @@ class _Run:
     def _refused(self, error: Any) -> _TryError:
         """The meaning of an HTTP status; raises an error if all other requests would fail, too."""
         where, status = self._endpoint.address, error.status_code
-        code, detail = str(error.code or ""), self._one_line(str(error.message))
+        code, said = str(error.code or ""), str(error.message)
+        if error.body and said == f"Error code: {status}":  # not in the form of OpenAI's errors
+            said = f"{said} - {error.body}"
+        detail = self._one_line(said)
         if 300 <= status < 400:
             target = _address(str(error.response.headers.get("location", "")), "another address")
             raise PromptRecoveryError(
