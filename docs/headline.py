@@ -17,16 +17,16 @@ BEGIN, END = "<!-- headline: docs/headline.py -->", "<!-- end of the headline --
 
 # The record, the name of the row in it (without its seed), and what a reader is told.
 ROWS = [
-    ("together.report", "together", "**MiniLM and SmolLM2-135M together** (`make demo`)"),
-    ("together.report", "MiniLM", "MiniLM alone, fine-tuned as a dense retriever"),
-    ("together.report", "SmolLM2", "SmolLM2-135M alone, SFT, MBR"),
+    ("together.metrics", "test/scs", "**MiniLM and SmolLM2-135M together** (`make demo`)"),
+    ("together.metrics", "test/retriever_scs", "MiniLM alone, fine-tuned as a dense retriever"),
+    ("together.metrics", "test/model_scs", "SmolLM2-135M alone, SFT, MBR"),
     ("neighbours.report", "MBR with neighbours", "SmolLM2-135M, SFT, MBR with neighbours"),
     ("mbr.report", "MBR", "SmolLM2-135M, SFT, MBR"),
     ("mbr.report", "greedy", "SmolLM2-135M, SFT, greedy"),
     ("starter_test.report", "neighbours by difference", "prompts of similar examples, untrained"),
     ("starter_test.report", "mean prompt", "best constant that a search finds (a string of words)"),
-    ("starter_sft.metrics", "mean_prompt_scs", "mean prompt: the best constant training prompt"),
-    ("starter_sft.metrics", "zero_shot_scs", "SmolLM2-135M, zero-shot"),
+    ("starter_sft.metrics", "baseline/mean_prompt_scs", "mean prompt: the best constant training prompt"),
+    ("starter_sft.metrics", "baseline/zero_shot_scs", "SmolLM2-135M, zero-shot"),
 ]
 _SEED = re.compile(r"seed \d+ (.*)")
 
@@ -38,7 +38,7 @@ def found(record: str, name: str) -> list[float]:
         return []
     values = json.loads(file.read_text(encoding="utf-8"))
     if record.endswith(".metrics"):
-        return [values[f"baseline/{name}"]]
+        return [run[name] for run in values.get("seeds", {"": values}).values()]
     rows = [(row["name"], row["scs"]) for row in values["recoverers"]]
     return [scs for row, scs in rows if name == (m[1] if (m := _SEED.match(row)) else row)]
 
