@@ -25,7 +25,11 @@ ROWS = [
     ("mbr.report", "greedy", "SmolLM2-135M, SFT, greedy"),
     ("starter_test.report", "neighbours by difference", "prompts of similar examples, untrained"),
     ("starter_test.report", "mean prompt", "best constant that a search finds (a string of words)"),
-    ("starter_sft.metrics", "baseline/mean_prompt_scs", "mean prompt: the best constant training prompt"),
+    (
+        "starter_sft.metrics",
+        "baseline/mean_prompt_scs",
+        "mean prompt: the best constant training prompt",
+    ),
     ("starter_sft.metrics", "baseline/zero_shot_scs", "SmolLM2-135M, zero-shot"),
 ]
 _SEED = re.compile(r"seed \d+ (.*)")
