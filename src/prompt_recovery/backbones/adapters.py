@@ -1,6 +1,8 @@
 """PEFT adapters: LoRA, DoRA, QLoRA."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,18 @@ def require_low_rank(folder: Path) -> None:
 
 
 _LOW_RANK = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\.weight)?$")
+
+
+@contextmanager
+def kept_weights(model: Any) -> Iterator[None]:
+    """Gives the trained weights of a model their present values back at the end."""
+    kept = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
 
 
 def _prepared(peft_model: Any, dtype: torch.dtype) -> Any:

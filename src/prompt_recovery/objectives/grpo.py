@@ -53,9 +53,9 @@ class GRPO(PolicyGradient):
         """The loss, fp32 []."""
         log_ratio = completions.log_probability - completions.old
         losses = self.clipped(log_ratio, completions.advantage[completions.completion])
-        if self.beta and completions.reference is not None:
-            away = completions.reference - completions.log_probability
-            losses = losses + self.beta * log_ratio.exp() * (away.exp() - away - 1)
+        divergence = completions.divergence
+        if self.beta and divergence is not None:
+            losses = losses + self.beta * log_ratio.exp() * divergence
         if self.average == "constant":
             return losses.sum() / (len(completions.advantage) * completions.most_tokens)
         return completions.means(losses).mean()

@@ -35,6 +35,18 @@ class SampledCompletions:
     most_tokens: int
     reference: Tensor | None = None
 
+    @property
+    def divergence(self) -> Tensor | None:
+        """An estimate of the KL divergence from the reference at each token, fp32 [N], ≥ 0.
+
+        It is q − log q − 1 with q the ratio of the reference's to the new probability; None without
+        a reference.
+        """
+        if self.reference is None:
+            return None
+        away = self.reference - self.log_probability
+        return away.exp() - away - 1
+
     def sums(self, values: Tensor) -> Tensor:
         """The sum over each completion's tokens, fp32 [C], of values [N]."""
         return values.new_zeros(len(self.advantage)).index_add(0, self.completion, values)

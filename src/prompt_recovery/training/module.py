@@ -147,10 +147,7 @@ class TrainedModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the fingerprint and the states of every process's random number generators."""
-        states = [_random_state(self.device)]
-        if self.trainer.world_size > 1:
-            states *= self.trainer.world_size
-            torch.distributed.all_gather_object(states, states[0])
+        states = self.of_all_processes(_random_state(self.device))
         checkpoint["prompt_recovery"] = {
             "fingerprint": self.fingerprint,
             "train_tokens": self.train_tokens,
@@ -158,6 +155,13 @@ class TrainedModule(L.LightningModule):
             "metrics": self.progress.metrics | train_metrics(self.trainer),
             "random": states,
         }
+
+    def of_all_processes(self, value: Any) -> list[Any]:
+        """Returns this value of every process, by rank; all of them must call it."""
+        values = [value] * self.trainer.world_size
+        if len(values) > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint that was made with other data or another backbone."""

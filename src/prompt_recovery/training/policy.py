@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prompt_recovery.backbones.adapters import kept_weights
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
@@ -146,7 +147,7 @@ class PolicyModule(WriterModule):
     ) -> SampledCompletions:
         """What the objective needs, from log-probabilities of the tokens under the model."""
         assert rollout.old is not None
-        without = SampledCompletions(
+        completions = SampledCompletions(
             tokens,
             rollout.old,
             trees.completion,
@@ -154,18 +155,11 @@ class PolicyModule(WriterModule):
             self.max_new_tokens,
             rollout.reference,
         )
-        divergence = without.advantage
+        divergence = torch.zeros_like(rollout.rewards)
         if rollout.reference is not None:
-            divergence = without.sums(rollout.old - rollout.reference)
+            divergence = completions.sums(rollout.old - rollout.reference)
         advantage = self.objective.advantages(rollout.rewards, divergence)
-        return SampledCompletions(
-            tokens,
-            rollout.old,
-            trees.completion,
-            advantage,
-            self.max_new_tokens,
-            rollout.reference,
-        )
+        return replace(completions, advantage=advantage)
 
     def _metrics(self, completions: SampledCompletions, rollout: Rollout) -> dict[str, Tensor]:
         groups = rollout.rewards.view(-1, self.objective.samples)
@@ -179,34 +173,25 @@ class PolicyModule(WriterModule):
             "train/length": completions.lengths.mean(),
             "train/clipped": completions.means(clipped).mean(),
         }
-        if completions.reference is not None:
-            away = completions.reference - completions.log_probability.detach()
-            metrics["train/kl"] = completions.means(away.exp() - away - 1).mean()
+        if completions.divergence is not None:
+            metrics["train/kl"] = completions.means(completions.divergence.detach()).mean()
         return metrics
 
     @contextmanager
     def _as_reference(self) -> Iterator[None]:
         """Gives the trained weights the values from which training started."""
-        trained = self._trained()
-        current = {name: weight.clone() for name, weight in trained.items()}
         self.model.eval()
-        try:
-            for name, weight in trained.items():
+        with kept_weights(self.model):
+            for name, weight in self._trained().items():
                 weight.copy_(sharded_like(self._start[name], weight))
             yield
-        finally:
-            for name, weight in trained.items():
-                weight.copy_(current[name])
-            self.model.train()
+        self.model.train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the samples of every process, which further updates may need."""
         super().on_save_checkpoint(checkpoint)
-        states = [_state(self._rollout)]
-        if self.trainer.world_size > 1:
-            states *= self.trainer.world_size
-            torch.distributed.all_gather_object(states, states[0])
-        checkpoint["prompt_recovery"]["rollouts"] = states
+        rollouts = self.of_all_processes(_state(self._rollout))
+        checkpoint["prompt_recovery"]["rollouts"] = rollouts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of other data, or one between the updates of other processes."""

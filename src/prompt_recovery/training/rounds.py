@@ -71,7 +71,6 @@ def require_rounds(job: TrainingJob, rounds: int) -> None:
 
 def train_rounds(
     given: dict[str, Any],
-    run: RunFolder,
     start: Path | None,
     train_stage: Callable[[dict[str, Any], int, Path | None, Any], tuple[RunFolder, float]],
 ) -> tuple[RunFolder, list[Round], float]:
@@ -79,7 +78,6 @@ def train_rounds(
 
     Args:
         given: Checked values of `TrainSettings`.
-        run: The run.
         start: The adapter that the first round starts from; None trains a new one.
         train_stage: Trains a round, given its checked settings, its number, the adapter that it
             starts from and what its reference is; returns its folder and its seconds.
@@ -88,28 +86,24 @@ def train_rounds(
         The folder of the best round, what each did, and the seconds of all of them.
     """
     done: list[Round] = []
-    best, total = run.round(1), 0.0
-    current, earlier = start, None
+    folders: list[RunFolder] = []
+    total, current, earlier = 0.0, start, None
+    reference: Any = "start"
+    if given["round_reference"] == "first":
+        reference = "backbone" if start is None else start
     for number in range(1, given["rounds"] + 1):
         stage = check(_config(given, number, earlier), TrainSettings)
-        reference: Any = "start"
-        if given["round_reference"] == "first":
-            reference = "backbone" if start is None else start
         folder, seconds = train_stage(stage, number, current, reference)
         total += seconds
+        folders.append(folder)
         done.append(_round(number, folder))
         log.info("round %d: val/scs %.4f", number, done[-1].val_scs)
-        if done[-1].val_scs >= max(r.val_scs for r in done):
-            best = folder
         current, earlier = folder.adapter, folder.preferences
-        if number - _best(done).number >= given["round_patience"]:
-            log.info("validation has not risen since round %d: no more rounds", _best(done).number)
+        best = max(done, key=lambda r: (r.val_scs, r.number)).number
+        if number - best >= given["round_patience"]:
+            log.info("validation has not risen since round %d: no more rounds", best)
             break
-    return best, done, total
-
-
-def _best(rounds: list[Round]) -> Round:
-    return max(rounds, key=lambda r: (r.val_scs, r.number))
+    return folders[best - 1], done, total
 
 
 def _config(given: dict[str, Any], number: int, earlier: Path | None) -> dict[str, Any]:

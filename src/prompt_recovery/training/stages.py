@@ -74,7 +74,7 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
             folder, seconds = _stage(stage, run, own, theirs, start=start, reference=reference)
             return RunFolder(folder), seconds
 
-        best, rounds, seconds = train_rounds(given, run, start, train_round)
+        best, rounds, seconds = train_rounds(given, start, train_round)
         if is_first():
             record_rounds(rounds, run)
         seconds_before += seconds

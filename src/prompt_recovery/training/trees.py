@@ -5,9 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from prompt_recovery.backbones.adapters import set_adapter_weights
+from prompt_recovery.backbones.adapters import kept_weights, set_adapter_weights
 from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.preferences import prepare_preferences
 from prompt_recovery.preferences.reference import reference_log_probabilities
@@ -91,12 +89,6 @@ def reference_model(
     if reference == "start":
         yield
         return
-    weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    try:
+    with kept_weights(model):
         set_adapter_weights(model, Path(reference))
         yield
-    finally:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in weights:
-                    parameter.copy_(weights[name])

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from prompt_recovery.kernels.vocabulary import vocabulary_logits
 from prompt_recovery.trees.forward import causal_lm_of
 from prompt_recovery.trees.masks import windows
 
+F = TypeVar("F", bound=Callable[..., Any])
 _BLOCK = 256  # tokens of the vocabulary
 
 
@@ -30,6 +32,20 @@ class Sample:
     finished: bool
 
 
+def _without_gradients(function: F) -> F:
+    """Computes a function of a model without gradients."""
+
+    @wraps(function)
+    def computed(model: Any, *args: Any, **options: Any) -> Any:
+        # Shards that are gathered in inference mode cannot be used in training afterwards.
+        sharded = any(isinstance(p, DTensor) for p in model.parameters())
+        with torch.no_grad() if sharded else torch.inference_mode():
+            return function(model, *args, **options)
+
+    return cast(F, computed)
+
+
+@_without_gradients
 def sample_completions(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -58,31 +74,7 @@ def sample_completions(
         all_done: Called after each step with whether everything here is finished; returns whether
             to stop. With a sharded model, its answer must be the same in all processes.
     """
-    # Shards that are gathered in inference mode cannot be used in training afterwards.
-    sharded = any(isinstance(p, DTensor) for p in model.parameters())
-    with torch.no_grad() if sharded else torch.inference_mode():
-        return _grown(
-            causal_lm_of(model),
-            prompts,
-            temperatures,
-            uniforms,
-            max_new_tokens,
-            end_token_ids,
-            pad_token_id,
-            all_done,
-        )
-
-
-def _grown(
-    causal_lm: Any,
-    prompts: Sequence[Sequence[int]],
-    temperatures: Sequence[float],
-    uniforms: Tensor | None,
-    max_new_tokens: int,
-    end_token_ids: Sequence[int],
-    pad_token_id: int,
-    all_done: Callable[[bool], bool],
-) -> list[list[Sample]]:
+    causal_lm = causal_lm_of(model)
     device = causal_lm.device
     rows, branches = len(prompts), len(temperatures)
     lengths = torch.tensor([len(p) for p in prompts], device=device)
