@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import prompt_recovery.commands.train  # noqa: F401
-from prompt_recovery.generation.filters import _detector
+from prompt_recovery.changes.language import detector
 from prompt_recovery.settings.folder import config_folder
 
 with initialize_config_dir(str(config_folder()), version_base="1.3"):
     compose("train", ["model=tiny"])  # ANTLR learns Hydra's grammar while it reads
 get_checkpoint_conversion_mapping("llama")  # compiles a thousand regular expressions
-_detector().detect_language_of("It loads the languages when it is first asked")
+detector().detect_language_of("It loads the languages when it is first asked")
 figure = Figure()
 figure.subplots().set_title("finds the fonts")
 figure.savefig(io.BytesIO())

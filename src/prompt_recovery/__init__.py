@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from prompt_recovery.api import load_dataset, recover, recover_pairs, train
+    from prompt_recovery.changes.pair import measures
     from prompt_recovery.data.examples import ColumnNames, Dataset, RewriteExample
     from prompt_recovery.errors import PromptRecoveryError
     from prompt_recovery.metrics.scs import SCS
@@ -96,6 +97,7 @@ __all__ = [
     "SimPO",
     "load_dataset",
     "load_recoverer",
+    "measures",
     "pairs_of",
     "recover",
     "recover_pairs",
@@ -104,6 +106,7 @@ __all__ = [
 
 _MODULES = {
     "api": "load_dataset recover recover_pairs train",
+    "changes.pair": "measures",
     "data.examples": "ColumnNames Dataset RewriteExample",
     "errors": "PromptRecoveryError",
     "metrics.scs": "SCS",

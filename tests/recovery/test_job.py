@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -129,10 +130,29 @@ def test_the_mean_prompt_answers_below_the_threshold(tmp_path):
     assert [p.rewrite_prompt for p in found] == ["mean", "mean", "x", "x"]
 
 
+def test_measures_are_a_column_where_they_are_asked_for(tmp_path):
+    pairs = [Pair("a", "It rained.", "Arr! It be weepin'."), Pair("b", "", "\ud800")]
+    path = tmp_path / "answers.jsonl"
+    recover_file(ConstantRecoverer("x"), "id", pairs, path, "Improve it", with_measures=True)
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert rows[0]["measures"]["original_words"] == 2
+    assert rows[0]["measures"]["length_ratio"] == 2
+    path = tmp_path / "answers.parquet"
+    recover_file(ConstantRecoverer("x"), "id", pairs, path, "Improve it", with_measures=True)
+    assert pq.read_table(path).to_pylist() == rows
+
+
+def test_a_submission_has_no_column_for_measures(tmp_path):
+    with pytest.raises(PromptRecoveryError, match=r"measures=true needs output=<.jsonl or"):
+        job(Path("run"), tmp_path, measures=True)
+
+
 def test_a_pair_is_printed_with_its_alternatives(trained_run, capsys, tmp_path):
     recipe = Recipe([trained_run], decoding=MBR(6, 1.0, 5), confidence=False)
     [prediction] = recover(RecoveryJob(recipe, original="[red]It[/] rained", rewritten="Arr! [x]"))
-    assert prediction.rewrite_prompt.split()[0] in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert prediction.rewrite_prompt.split()[0] in out
+    assert "What the rewriter did" in out
     console = Console(record=True, width=80)
     shown = Prediction(
         "1", "[bold]x[/bold]", False, (Candidate("[a]", -1, 0.5), Candidate("b", -2, 0.25)), 0.31

@@ -9,12 +9,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Annotated
 from unicodedata import category
 
 from annotated_types import Gt, Le
 
+from prompt_recovery.changes.language import language_of
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings import Cosine, Count, NotNegative, checked
@@ -270,7 +271,7 @@ def is_in_another_language(draft: Draft, _: Filters) -> bool:
         return True
     if before != "Latin" or after != "Latin":
         return False
-    spoken, answered = _language_of(draft.original), _language_of(draft.text)
+    spoken, answered = language_of(draft.original), language_of(draft.text)
     return bool(spoken and answered and spoken != answered)
 
 
@@ -282,42 +283,6 @@ def _script(text: str) -> str:
     counts = {name: len(outside.sub("", text)) for name, outside in _OUTSIDE.items()}
     script = max(counts, key=lambda name: counts[name])
     return script if counts[script] >= max(8, 0.6 * sum(counts.values())) else ""
-
-
-def _language_of(text: str) -> str:
-    """Returns the name of the language of a text in Latin script, or "" if it is not clear.
-
-    Only words that begin with a lower-case letter are considered, because the names of foreign
-    people and places mislead a detector that looks at letter sequences.
-    """
-    words = [word for word in text.split() if word[:1].islower()]
-    if len(words) < 10:
-        return ""
-    language = _detector().detect_language_of(" ".join(words))
-    return language.name if language else ""
-
-
-@cache
-def _detector() -> Any:
-    """Loads a detector for the languages that rewriters know best (2 seconds, 200 MB).
-
-    A text in another language in Latin script is usually classified as a related one of these,
-    which is enough to tell it from English. Lingua's low accuracy mode loads much faster, but
-    misclassifies one English text in two hundred.
-    """
-    from lingua import Language, LanguageDetectorBuilder
-
-    languages = (
-        Language.ENGLISH,
-        Language.FRENCH,
-        Language.GERMAN,
-        Language.SPANISH,
-        Language.ITALIAN,
-        Language.PORTUGUESE,
-        Language.DUTCH,
-    )
-    builder = LanguageDetectorBuilder.from_languages(*languages)
-    return builder.with_minimum_relative_distance(0.5).build()
 
 
 _UNSPACED = ("Thai", "Kana and Han")

@@ -12,6 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from prompt_recovery.backbones.load import quiet
+from prompt_recovery.changes.pair import measures
+from prompt_recovery.changes.shown import measures_table
+from prompt_recovery.changes.text import has_measures
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_fallback
@@ -21,6 +24,7 @@ from prompt_recovery.recovery.predictions import PredictionStore, write_predicti
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked, same_file
+from prompt_recovery.tables import print_tables
 from prompt_recovery.terminal import progress_bar
 
 log = logging.getLogger(__name__)
@@ -63,9 +67,17 @@ def recover(job: RecoveryJob) -> list[Prediction]:
         if job.threshold is not None:
             [prediction] = with_fallback([prediction], job.threshold, ready.fallback)
         print_prediction(prediction, Console())
+        if job.measures or (job.measures is None and has_measures()):
+            print_tables(measures_table(measures(job.original, job.rewritten)))
         return [prediction]
     return recover_file(
-        ready.recoverer, ready.identity, pairs, Path(job.output), ready.fallback, job.threshold
+        ready.recoverer,
+        ready.identity,
+        pairs,
+        Path(job.output),
+        ready.fallback,
+        job.threshold,
+        bool(job.measures),
     )
 
 
@@ -76,6 +88,7 @@ def recover_file(
     output: Path,
     fallback: str,
     threshold: float | None = None,
+    with_measures: bool = False,
 ) -> list[Prediction]:
     """Predicts the prompts of pairs and writes them to a file.
 
@@ -91,6 +104,7 @@ def recover_file(
         fallback: The mean prompt. It is written where nothing is left of a prediction in a file.
         threshold: The fallback replaces answers whose confidence is lower. None replaces
             no answers.
+        with_measures: Whether to write the measures of each pair, too; the extra is needed.
 
     Returns:
         The predictions, in the order of the pairs.
@@ -115,11 +129,16 @@ def recover_file(
         predictions = [store.done[pair.id] for pair in pairs]
         if threshold is not None:
             predictions = with_fallback(predictions, threshold, fallback)
-        write_predictions(output, predictions, fallback)
+        columns = {"measures": [_measured(pair) for pair in pairs]} if with_measures else {}
+        write_predictions(output, predictions, fallback, columns)
         store.remove()
     fallbacks = sum(p.fallback for p in predictions)
     log.info("%s: %d predictions, %d of them the mean prompt", output, len(pairs), fallbacks)
     return predictions
+
+
+def _measured(pair: Pair) -> dict[str, Any]:
+    return measures(pair.original_text, pair.rewritten_text).values
 
 
 def _readable(pair: Pair) -> list[str]:

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prompt_recovery.changes.text import require_measures
 from prompt_recovery.data.examples import Row, id_of_cell, text_of_cell
 from prompt_recovery.data.files import read_rows
 from prompt_recovery.errors import PromptRecoveryError
@@ -36,6 +37,8 @@ class RecoveryOptions:
         rewritten: What a model made of it.
         columns: What the input calls its columns; columns.id=null numbers the rows from 0.
         threshold: The mean prompt answers where the expected SCS is lower; None: nowhere.
+        measures: Length, reading level, tone and the like of both texts: a table for one pair, a
+            column of .jsonl and .parquet. None: for one pair, with the extra [measures].
     """
 
     input: AnyPath | None = None
@@ -44,6 +47,7 @@ class RecoveryOptions:
     rewritten: str | None = None
     columns: PairColumns = field(default_factory=PairColumns)
     threshold: Cosine | None = None
+    measures: bool | None = None
 
     def refuse_contradictions(self, confidence: bool) -> None:
         """Checks the settings against each other.
@@ -54,7 +58,8 @@ class RecoveryOptions:
         Raises:
             PromptRecoveryError: If neither a file nor a pair is given, or both; if a text is blank;
                 if `threshold` has nothing to compare with; or if the output's format is unknown or
-                the output is the input.
+                the output is the input; or if `measures` is asked for where a CSV file has no
+                column for them, or without their extra.
         """
         one = (self.original is not None, self.rewritten is not None)
         if (self.input is not None) == any(one) or any(one) != all(one):
@@ -68,8 +73,14 @@ class RecoveryOptions:
             raise PromptRecoveryError(
                 f"threshold={self.threshold} needs confidence=true: it is an expected SCS"
             )
+        if self.measures:
+            require_measures()
         if self.input is not None:
-            format_of(Path(self.output))
+            if format_of(Path(self.output)) == ".csv" and self.measures:
+                raise PromptRecoveryError(
+                    f"measures=true needs output=<.jsonl or .parquet>: {self.output} is a "
+                    "submission, which has no further columns"
+                )
             if same_file(Path(self.input).expanduser(), Path(self.output).expanduser()):
                 raise PromptRecoveryError(
                     f"output={self.output}: is the input, which would be overwritten; give another "

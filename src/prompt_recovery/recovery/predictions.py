@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _SIGNS = ("=", "+", "-", "@")
+Columns = Mapping[str, Sequence[Mapping[str, Any]]]
+_NO_COLUMNS: Columns = {}
 _FORMULA = "=+-@\t\r"  # characters that begin a formula in a spreadsheet (OWASP)
 
 
@@ -35,7 +37,12 @@ def format_of(path: Path) -> str:
     return path.suffix
 
 
-def write_predictions(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
+def write_predictions(
+    path: Path,
+    predictions: Sequence[Prediction],
+    fallback: str,
+    columns: Columns = _NO_COLUMNS,
+) -> None:
     """Writes predictions, in order, to a file. The file is written atomically.
 
     A CSV file is a submission to the Kaggle competition with the columns `id,rewrite_prompt` only.
@@ -46,13 +53,14 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], fallback: s
         path: A `.csv`, `.jsonl` or `.parquet` file.
         predictions: Predictions with distinct ids.
         fallback: Replaces a prompt that is empty after cleaning.
+        columns: Further columns of JSONL and Parquet files, with one object for each prediction.
 
     Raises:
         PromptRecoveryError: If the format is unknown or the file cannot be written.
     """
     write = _WRITERS[format_of(path)]
     with atomic_write(path) as temporary:
-        write(temporary, predictions, fallback)
+        write(temporary, predictions, fallback, columns)
 
 
 def one_line(text: str) -> str:
@@ -67,7 +75,9 @@ def spreadsheet_safe(text: str) -> str:
     return one_line(text).lstrip(_FORMULA + " ")
 
 
-def _write_csv(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
+def _write_csv(
+    path: Path, predictions: Sequence[Prediction], fallback: str, _columns: Columns
+) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "rewrite_prompt"])
@@ -101,13 +111,18 @@ def _safe_ids(ids: Sequence[str]) -> list[str]:
     return [safe.get(id_, id_) for id_ in ids]
 
 
-def _write_jsonl(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
+def _write_jsonl(
+    path: Path, predictions: Sequence[Prediction], fallback: str, columns: Columns
+) -> None:
     with path.open("w", encoding="utf-8") as file:
-        for row in _rows(predictions, fallback):
+        for number, row in enumerate(_rows(predictions, fallback)):
+            row |= {name: values[number] for name, values in columns.items()}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_parquet(path: Path, predictions: Sequence[Prediction], fallback: str) -> None:
+def _write_parquet(
+    path: Path, predictions: Sequence[Prediction], fallback: str, columns: Columns
+) -> None:
     candidate = pa.struct(
         [("text", pa.string()), ("log_probability", pa.float64()), ("score", pa.float64())]
     )
@@ -120,7 +135,10 @@ def _write_parquet(path: Path, predictions: Sequence[Prediction], fallback: str)
             ("candidates", pa.list_(candidate)),
         ]
     )
-    pq.write_table(pa.Table.from_pylist(_rows(predictions, fallback), schema), path)
+    table = pa.Table.from_pylist(_rows(predictions, fallback), schema)
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    pq.write_table(table, path)
 
 
 def _rows(predictions: Sequence[Prediction], fallback: str) -> list[dict[str, Any]]:
