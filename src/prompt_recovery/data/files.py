@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -36,9 +36,16 @@ _FOREIGN = {
     b"BZh91AY&": "is packed with bzip2; unpack it with bunzip2",
     b"\xfd7zXZ": "is packed with xz; unpack it with unxz",
     b"\x28\xb5\x2f\xfd": "is packed with zstd; unpack it with unzstd",
-    b"PAR1\x15": "is Parquet; give it the ending .parquet",
+    b"\xff\xfe\x00\x00": "is not UTF-8 but UTF-32; convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW",
     b"\xff\xfe": "is not UTF-8 but UTF-16; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW",
     b"\xfe\xff": "is not UTF-8 but UTF-16; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW",
+    b"version https://git-lfs": "is a pointer to the file, of Git LFS; fetch it with git lfs pull",
+    b"<!doctype html": "is a web page; download the file itself",
+    b"<html": "is a web page; download the file itself",
+}
+_NO_TEXT = {
+    b"PAR1\x15": "is Parquet; give it the ending .parquet",
+    _GZIP: "is packed with gzip twice; unpack it with gunzip",
 }
 
 
@@ -119,15 +126,31 @@ def _opened(path: Path) -> Iterator[io.TextIOWrapper]:
 @contextmanager
 def _unpacked(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as file:
-        first = file.peek(8)[:8]
-        for signature, said in _FOREIGN.items():
-            if first.startswith(signature):
-                raise PromptRecoveryError(f"{path}: {said}")
-        if first.startswith(_GZIP) or path.name.lower().endswith(".gz"):
+        if file.peek(2).startswith(_GZIP) or path.name.lower().endswith(".gz"):
             with gzip.open(file) as unpacked:
+                _require_text(path, unpacked.peek(64))
                 yield cast(IO[bytes], unpacked)
         else:
+            _require_text(path, file.peek(64))
             yield file
+
+
+def _require_text(path: Path, content: bytes) -> None:
+    """Refuses a file whose first bytes are those of no text, or of no UTF-8."""
+    _refuse(path, content, _FOREIGN | _NO_TEXT)
+    if b"\x00" in content[:2]:
+        raise PromptRecoveryError(
+            f"{path}: is no UTF-8 text, since it begins with a zero byte or a character of two "
+            "bytes; convert it, for example from UTF-16: iconv -f UTF-16LE -t UTF-8 FILE > NEW"
+        )
+
+
+def _refuse(path: Path, content: bytes, formats: Mapping[bytes, str]) -> None:
+    """Refuses a file that begins as one of other formats does."""
+    first = content[:64]
+    for signature, said in formats.items():
+        if first.startswith(signature) or first.lstrip().lower().startswith(signature):
+            raise PromptRecoveryError(f"{path}: {said}")
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> PromptRecoveryError:
@@ -185,8 +208,11 @@ def _csv_rows(path: Path, text: io.TextIOWrapper, separator: str | None) -> Iter
             record.clear()
     except csv.Error as error:
         line = skipped + reader.line_num
+        advice = "check its quotes"
+        if head.lstrip()[:1] in ("{", "["):
+            advice = "if it is JSON, give it the ending .jsonl or .json"
         raise PromptRecoveryError(
-            f"{path.name}, line {line}: is not valid CSV ({error}); check its quotes"
+            f"{path.name}, line {line}: is not valid CSV ({error}); {advice}"
         ) from error
 
 
@@ -303,8 +329,8 @@ def _json_row(place: str, values: Any) -> Row:
 def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     with path.open("rb") as file:
-        if file.peek(2).startswith(_GZIP):
-            raise PromptRecoveryError(f"{path}: is packed with gzip; unpack it with gunzip")
+        packed = {_GZIP: "is packed with gzip; unpack it with gunzip"}
+        _refuse(path, file.peek(64), _FOREIGN | packed)
     with pq.ParquetFile(path) as parquet:
         _refuse_repeated(path, parquet.schema_arrow.names)
         for batch in parquet.iter_batches(batch_size=1024):
