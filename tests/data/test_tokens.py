@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -166,6 +167,9 @@ def test_cache_is_used_and_a_damaged_one_is_made_again(tokenizer, examples, monk
         table.take(list(range(len(table)))[::-1]),
         table.set_column(table.schema.get_field_index("id"), "id", table["prompt"]),
         table.drop(["cut_characters"]),
+        table.set_column(
+            table.schema.get_field_index("prompt"), "prompt", pa.array([["a"]] * len(table))
+        ),
     ):
         if isinstance(damaged, bytes):
             path.write_bytes(damaged)

@@ -94,6 +94,34 @@ def test_a_damaged_line_is_one_answer_lost(whole, tmp_path):
     store.close()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt_tokens": "abc"},
+        {"completion_tokens": None},
+        {"prompt_tokens": -1},
+        {"completion_tokens": 1.5},
+        {"prompt_tokens": True},
+        {"prompt_tokens": 10**400},
+        {"finished": "no"},
+        {"cost": float("nan")},
+        {"cost": float("inf")},
+        {"cost": "1"},
+        {"detail": ["a"]},
+        {"error": None},
+        {"key": 7},
+    ],
+)
+def test_a_field_of_another_type_is_one_answer_lost(tmp_path, changes):
+    path = tmp_path / "requests.jsonl"
+    line = {"key": "a" * 64, "text": "x", "prompt_tokens": 3, "cost": 0, "finished": True}
+    path.write_text(json.dumps(line | changes) + "\n" + json.dumps(line | {"key": "b"}) + "\n")
+    store = RequestStore(path)
+    assert len(store) == 1
+    assert store.get("b") == Answer("x", prompt_tokens=3)
+    store.close()
+
+
 def test_what_cost_money_is_synced_at_once_and_the_rest_soon(store, monkeypatch):
     synced = []
     fsync = os.fsync

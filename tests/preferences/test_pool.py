@@ -46,7 +46,15 @@ def test_new_and_earlier_ones_are_distinct_and_spread(new, earlier, most):
 
 
 @pytest.mark.parametrize(
-    "content", ['{"id": "a"}\n', "[]\n", '{"id": "a", "candidates": [["x"]]}\n', "{\n"]
+    "content",
+    [
+        '{"id": "a"}\n',
+        "[]\n",
+        '{"id": "a", "candidates": [["x"]]}\n',
+        '{"id": "a", "candidates": [[["x"], "s", 0.5]]}\n',
+        '{"id": 1, "candidates": []}\n',
+        "{\n",
+    ],
 )
 def test_a_damaged_pool_is_one_line(tmp_path, content):
     (tmp_path / "candidates.jsonl").write_text(content)

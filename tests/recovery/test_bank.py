@@ -55,18 +55,21 @@ def test_a_large_bank_is_embedded_once_and_then_mapped_from_a_file(scs, monkeypa
     for damage in (b"", b"x", np.lib.format.magic(1, 0), file.read_bytes()[:200]):
         file.write_bytes(damage)
         assert np.array_equal(PromptBank.of(prompts, scs.encoder).vectors, made.vectors)
-    np.save(file, made.vectors[:3])
-    assert np.array_equal(PromptBank.of(prompts, scs.encoder).vectors, made.vectors)
+    other = made.vectors[::-1]
+    for odd in (made.vectors[:3], made.vectors[:, :5], made.vectors.astype(str), other):
+        np.save(file, odd)
+        assert np.array_equal(PromptBank.of(prompts, scs.encoder).vectors, made.vectors)
 
 
 def test_prompts_are_read_from_every_format(tmp_path):
     prompts = ["Make it\u2028rhyme, please", "Kürzer"]  # a line separator within a line
     (tmp_path / "a.txt").write_text("\n".join([prompts[0], "", f"  {prompts[1]} ", prompts[0]]))
+    (tmp_path / "b.txt").write_text("\ufeff" + "\r\n".join(prompts), newline="")
     (tmp_path / "a.csv").write_text(f'id,text\n1,"{prompts[0]}"\n2,{prompts[1]}\n3,\n')
     lines = [json.dumps({"rewrite_prompt": p, "text": "-"}) for p in prompts]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     pq.write_table(pa.table({"other": prompts}), tmp_path / "a.parquet")
-    for name in ("a.txt", "a.csv", "a.jsonl"):
+    for name in ("a.txt", "b.txt", "a.csv", "a.jsonl"):
         assert read_prompts(tmp_path / name) == prompts
     assert read_prompts(tmp_path / "a.parquet", "other") == prompts
 

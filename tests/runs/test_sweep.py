@@ -300,7 +300,17 @@ def test_a_record_is_cut_at_an_event_that_makes_no_sense(tmp_path):
     record = tmp_path / "trials.jsonl"
     whole = record.read_bytes()
     lines = whole.split(b"\n")
-    for odd in (b"[]", b'{"trial": 7, "state": "failed", "reason": ""}', lines[2], b"\xff"):
+    for odd in (
+        b"[]",
+        b'{"trial": 7, "state": "failed", "reason": ""}',
+        b'{"trial": -1, "state": "failed", "reason": ""}',
+        b'{"trial": false, "state": "failed", "reason": ""}',
+        b'{"trial": 0, "state": "banana", "reason": ""}',
+        b'{"trial": 0, "state": ["failed"], "reason": ""}',
+        b'{"trial": 0, "state": "failed", "reason": {}}',
+        lines[2],
+        b"\xff",
+    ):
         record.write_bytes(b"\n".join([lines[0], odd, *lines[1:]]))
         again = Sweep(config, tmp_path)
         assert [t.parameters for t in again.trials] == chosen[:1]

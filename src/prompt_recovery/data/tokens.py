@@ -108,6 +108,10 @@ def _kept(path: Path, expected: Sequence[tuple[str, int]]) -> list[TokenisedExam
     """
     try:
         table = pq.read_table(path, page_checksum_verification=True)
+        prompts, completions = (table.schema.field(n).type for n in ("prompt", "completions"))
+        tokens = (prompts.value_type, completions.value_type.value_type)
+        if not all(map(pa.types.is_integer, tokens)):
+            return None
         rows = [TokenisedExample(**row) for row in table.to_pylist()]
         whole = all(row.prompt and all(row.completions) for row in rows)
         return rows if whole and [(r.id, len(r.completions)) for r in rows] == expected else None

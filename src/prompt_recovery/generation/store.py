@@ -13,6 +13,7 @@ from prompt_recovery.storage import Journal
 
 _FIELDS = tuple(field.name for field in fields(Answer))
 _SYNC_S = 1.0  # upper bound of the work that is lost in a power cut
+_MOST = 1e12  # more tokens, or dollars, than any answer takes
 
 
 def request_key(identity: str, chat: Chat, seed: int) -> str:
@@ -72,8 +73,14 @@ class RequestStore:
 
 def _key(line: dict[str, Any]) -> str:
     answer = _answer(line)
-    texts = (answer.text, answer.error, answer.detail)
-    if not (all(isinstance(text, str) for text in texts) and answer.cost >= 0):
+    texts = (line["key"], answer.text, answer.error, answer.detail)
+    numbers = (answer.prompt_tokens, answer.completion_tokens, answer.cost)
+    if not (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(line.get("finished", True), bool)
+        and all(type(number) in (int, float) and 0 <= number < _MOST for number in numbers)
+        and all(type(number) is int for number in numbers[:2])
+    ):
         raise TypeError("it holds no answer")
     if is_transient(answer.error):  # an older version stored more failures than are final
         raise ValueError("it may succeed now")

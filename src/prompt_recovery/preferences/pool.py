@@ -8,7 +8,7 @@ from pathlib import Path
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.preferences.candidates import PreferenceCandidate
-from prompt_recovery.storage import MALFORMED, atomic_write
+from prompt_recovery.storage import MALFORMED, write_jsonl
 
 _FILE = "candidates.jsonl"
 Pool = Mapping[str, Sequence[PreferenceCandidate]]
@@ -17,13 +17,11 @@ Pool = Mapping[str, Sequence[PreferenceCandidate]]
 
 def write_pool(pool: Pool, folder: Path) -> None:
     """Writes the candidates beside the preferences that were made of them."""
-    with (
-        atomic_write(folder / _FILE) as temporary,
-        temporary.open("w", encoding="utf-8") as file,
-    ):
-        for id_, candidates in pool.items():
-            row = {"id": id_, "candidates": [[c.text, c.source, c.scs] for c in candidates]}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    rows = (
+        {"id": id_, "candidates": [[c.text, c.source, c.scs] for c in candidates]}
+        for id_, candidates in pool.items()
+    )
+    write_jsonl(folder / _FILE, rows)
 
 
 def read_pool(folder: Path) -> dict[str, list[PreferenceCandidate]]:
@@ -44,10 +42,14 @@ def read_pool(folder: Path) -> dict[str, list[PreferenceCandidate]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            pool[str(row["id"])] = [
-                PreferenceCandidate(str(text), str(source), float(scs))
+            candidates = [
+                PreferenceCandidate(text, source, float(scs))
                 for text, source, scs in row["candidates"]
             ]
+            texts = [row["id"], *(t for c in candidates for t in (c.text, c.source))]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("an id, a candidate or its source is no text")
+            pool[row["id"]] = candidates
         except MALFORMED as error:
             raise PromptRecoveryError(
                 f"{path}, line {number}: is no list of candidates; give another preferences.earlier"

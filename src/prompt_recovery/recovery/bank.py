@@ -106,10 +106,12 @@ def _kept_apart(
 ) -> NDArray[np.float32]:
     """The embeddings of many prompts, mapped from a file that is made at the first call."""
     path = cache_dir("banks") / f"{fingerprint(encoder.identity, list(prompts))}.npy"
+    first = encoder.embed(prompts[:1])
     try:
         kept = np.load(path, mmap_mode="r")
-        if kept.ndim == 2 and len(kept) == len(prompts):
-            return np.asarray(kept, np.float32)
+        shape = (len(prompts), first.shape[1])
+        if kept.shape == shape and kept.dtype == first.dtype and np.allclose(kept[0], first):
+            return np.asarray(kept)
     except (OSError, EOFError, *MALFORMED):
         pass  # it is made again
     parts = []
@@ -143,7 +145,7 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
         raise PromptRecoveryError(f"bank={path}: no such file; give a file of prompts")
     if path.suffix.lower() == ".txt":
         try:
-            lines: list[str] = path.read_text("utf-8").split("\n")
+            lines: list[str] = path.read_text("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise PromptRecoveryError(
                 f"bank={path}: cannot be read as UTF-8 text ({type(error).__name__}); convert it"

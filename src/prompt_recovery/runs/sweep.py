@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -24,6 +24,7 @@ from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.tables import outcome_table, show_outcomes
 from prompt_recovery.runs.trials import (
     Outcome,
+    State,
     Trial,
     threads_each,
 )
@@ -326,6 +327,8 @@ class Sweep:
     def _replay(self, event: Mapping[str, Any]) -> None:
         """Applies an event of the record to the state of the sweep."""
         number = event["trial"]
+        if type(number) is not int or number < 0:
+            raise TypeError("a trial has a number")
         if "parameters" in event:
             if number != len(self.trials):
                 raise ValueError(f"trial {number} is out of order")
@@ -333,8 +336,10 @@ class Sweep:
             folder = self._trial_folder(number, parameters)
             self.trials.append(_Known(number, parameters, folder))
         else:
-            trial = self.trials[number]
-            trial.outcome = self._outcome(trial, event["state"], event["reason"])
+            trial, state, reason = self.trials[number], event["state"], event["reason"]
+            if state not in get_args(State) or not isinstance(reason, str):
+                raise ValueError("a trial ends in one of three ways, for a reason")
+            trial.outcome = self._outcome(trial, state, reason)
 
     def _outcome(self, trial: _Known, state: Any, reason: str) -> Outcome:
         run = RunFolder(trial.folder)

@@ -96,7 +96,7 @@ def train_rounds(
         folder, seconds = train_stage(stage, number, current, reference)
         total += seconds
         folders.append(folder)
-        done.append(_round(number, folder))
+        done.append(_round(number, folder, stage))
         log.info("round %d: val/scs %.4f", number, done[-1].val_scs)
         current, earlier = folder.adapter, folder.preferences
         best = max(done, key=lambda r: (r.val_scs, r.number)).number
@@ -126,14 +126,14 @@ def _config(given: dict[str, Any], number: int, earlier: Path | None) -> dict[st
     return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
 
 
-def _round(number: int, folder: RunFolder) -> Round:
+def _round(number: int, folder: RunFolder, stage: dict[str, Any]) -> Round:
     metrics = folder.metrics() or {}
     pool = read_pool(folder.preferences)
     new = {i: [c for c in cs if c.source == "sampled"] for i, cs in pool.items()}
     every = [c.scs for cs in new.values() for c in cs]
     best = [max(c.scs for c in cs) for cs in new.values() if cs]
     counts = [len(cs) for cs in pool.values()]
-    asked = len(new) * folder.config()["preferences"]["mix"]["sampled"]
+    asked = len(new) * stage["preferences"]["mix"]["sampled"]
     return Round(
         number,
         metrics.get("val/scs", float("nan")),
