@@ -6,12 +6,14 @@ import pytest
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Greedy
+from prompt_recovery.recovery import assemble as assembling
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.recovery.load import splits_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.retrieval import Retrieval
+from prompt_recovery.storage import cache_dir
 from prompt_recovery.templates import Template
 
 DECODING = MBR(4, 1.0, 4)
@@ -60,6 +62,18 @@ def test_without_a_validation_split_there_is_no_confidence(run, few_examples, ca
 def test_a_channel_needs_candidates(run):
     with pytest.raises(PromptRecoveryError, match="decoding=greedy makes one: take decoding=mbr"):
         assemble(Recipe([run], decoding=Greedy(4), channel=CHANNEL))
+
+
+def test_a_missing_backbone_is_found_before_anything_is_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(assembling, "load_source", lambda *_: pytest.fail("it is loaded"))
+    gone = replace(CHANNEL, backbone=Backbone("gone", package="no_such_weights"))
+    with pytest.raises(PromptRecoveryError, match="needs the weights package 'no_such_weights"):
+        assemble(Recipe([run], decoding=DECODING, channel=gone))
+    second = shutil.copytree(run, tmp_path / "second")
+    record = second / "adapter" / "recoverer.yaml"
+    record.write_text(record.read_text().replace(str(cache_dir("tiny")), "/moved"))
+    with pytest.raises(PromptRecoveryError, match="second/adapter: its backbone is no longer in "):
+        assemble(Recipe([run, second], decoding=DECODING))
 
 
 def test_several_runs_choose_together(run, few_examples, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prompt_recovery.backbones.locate import locate
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
@@ -23,13 +24,13 @@ from prompt_recovery.recovery.fitted import (
 )
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.recovery.likelihood import load_likelihood
-from prompt_recovery.recovery.load import decoding_of, load_source, splits_of
+from prompt_recovery.recovery.load import decoding_of, load_source, located_backbone, splits_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
-from prompt_recovery.runs.folder import recoverer_folders
+from prompt_recovery.runs.folder import is_retriever, recoverer_folders
 from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,19 @@ class Assembled:
     recoverer: CalibratedRecoverer
     fallback: str
     identity: str
+
+
+def require_backbones(recipe: Recipe) -> None:
+    """Finds the backbones that a recoverer needs, before work begins that takes long.
+
+    Raises:
+        PromptRecoveryError: One of them is missing.
+    """
+    for folder in (folder for run in recipe.runs for folder in recoverer_folders(run)):
+        if not is_retriever(folder):
+            located_backbone(folder, recipe.backbone_path, recipe.trust_remote_code)
+    if recipe.channel is not None:
+        locate(recipe.channel.backbone, "channel.backbone.path")
 
 
 def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
@@ -80,6 +94,7 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
             "take decoding=mbr, or leave the channel out"
         )
     scs = recorded_metric(records[0]["metric"])
+    require_backbones(recipe)
     own = [
         load_source(
             folder, scs, recipe.precision, recipe.backbone_path, recipe.trust_remote_code, number

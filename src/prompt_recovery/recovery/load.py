@@ -14,7 +14,7 @@ import torch
 
 from prompt_recovery.backbones.adapters import load_adapter
 from prompt_recovery.backbones.load import four_bit_obstacle, load_model, load_tokenizer
-from prompt_recovery.backbones.locate import locate
+from prompt_recovery.backbones.locate import Backbone, Location, locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.backbones.sentence_model import load_sentence_model
 from prompt_recovery.data.splits import Splits
@@ -168,14 +168,7 @@ def load_writer(
     """The language model of a trained recoverer; takes the arguments of `load_recoverer`."""
     folder = require_adapter_folder(path)
     saved = read_record(folder)
-    backbone = recorded_backbone(folder, saved, backbone_path, trust_remote_code)
-    moved = backbone_path is None and backbone.path is not None
-    if moved and not (local_path(str(backbone.path)) / "config.json").is_file():
-        raise PromptRecoveryError(
-            f"{folder}: its backbone is no longer in {backbone.path}; say where it is with "
-            "backbone_path=<folder>"
-        )
-    location = locate(backbone, "backbone_path")
+    backbone, location = located_backbone(folder, backbone_path, trust_remote_code)
     if saved.get("backbone_identity", location.identity) != location.identity:
         if backbone_path is None:
             raise PromptRecoveryError(
@@ -201,6 +194,24 @@ def load_writer(
         max_prompt_tokens=saved["max_prompt_tokens"],
         name=f"{backbone.name} {saved['objective']}",
     )
+
+
+def located_backbone(
+    folder: Path, backbone_path: str | None = None, trust_remote_code: bool = False
+) -> tuple[Backbone, Location]:
+    """The backbone of an adapter, and its files; takes the arguments of `load_recoverer`.
+
+    Raises:
+        PromptRecoveryError: The files cannot be found or downloaded.
+    """
+    backbone = recorded_backbone(folder, read_record(folder), backbone_path, trust_remote_code)
+    moved = backbone_path is None and backbone.path is not None
+    if moved and not (local_path(str(backbone.path)) / "config.json").is_file():
+        raise PromptRecoveryError(
+            f"{folder}: its backbone is no longer in {backbone.path}; say where it is with "
+            "backbone_path=<folder>"
+        )
+    return backbone, locate(backbone, "backbone_path")
 
 
 def splits_of(folder: Path) -> Splits:

@@ -9,17 +9,25 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.sources import starter
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.baselines import mean_prompt
+from prompt_recovery.recovery.baselines import FewShot, ZeroShot, mean_prompt
+from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.interface import ConstantRecoverer
 from prompt_recovery.reporting.evaluation import job as evaluation
-from prompt_recovery.reporting.evaluation.contenders import Contender, from_column, from_file
+from prompt_recovery.reporting.evaluation.contenders import (
+    Contender,
+    from_baseline,
+    from_column,
+    from_file,
+)
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples, run_evaluation
 from prompt_recovery.reporting.evaluation.settings import prediction_entries
 from prompt_recovery.settings.folder import config_folder
+from prompt_recovery.templates import Template
 from tests import command_line
 from tests.command_line import assert_one_line
 from tests.conftest import ROOT
@@ -72,6 +80,20 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_computed(jo
     with pytest.raises(PromptRecoveryError, match="cannot write into"):
         run_evaluation(job)
     assert not made
+
+
+def test_a_model_that_is_missing_is_found_before_anything_is_computed(job, examples, scs):
+    made = []
+    zero_shot = ZeroShot(Backbone("gone", package="no_such_weights"), Template("t", ""), Greedy())
+    for gone in (zero_shot, FewShot(zero_shot.backbone, zero_shot.template, Greedy())):
+        theirs = from_baseline(gone, Dataset("own", examples), scs)
+        both = replace(job, contenders=[constant("Fix it", made), theirs])
+        with pytest.raises(PromptRecoveryError, match="needs the weights package 'no_such_weights"):
+            run_evaluation(both)
+        assert not made
+    kept = replace(constant(theirs.name, made, theirs.identity), check=theirs.check)
+    run_evaluation(replace(job, contenders=[replace(kept, check=lambda: None)]))
+    run_evaluation(replace(job, contenders=[theirs]))  # its predictions are kept
 
 
 def test_a_disk_that_fills_up_loses_nothing_that_was_computed(job, monkeypatch, capsys):

@@ -8,12 +8,14 @@ from typing import Literal
 
 from rich.progress import TaskID
 
+from prompt_recovery.backbones.locate import locate
 from prompt_recovery.data.examples import Dataset, id_of_cell, optional_cell
 from prompt_recovery.data.files import SUFFIXES, read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.recovery.assemble import assemble
+from prompt_recovery.recovery.assemble import assemble, require_backbones
 from prompt_recovery.recovery.bank import read_prompts
+from prompt_recovery.recovery.baselines import FewShot, ZeroShot
 from prompt_recovery.recovery.baselines.base import Baseline
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.recipe import Recipe
@@ -38,12 +40,14 @@ class Contender:
         kind: Where its answers come from.
         identity: Fingerprint of everything that determines its answers, except the pairs.
         make: Loads or fits the recoverer.
+        check: Raises a `PromptRecoveryError` at once if a model that it needs is missing.
     """
 
     name: str
     kind: Kind
     identity: str
     make: Callable[[], Recoverer]
+    check: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,11 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     if recipe.bank is not None:
         settings["bank"] = fingerprint(read_prompts(recipe.bank, recipe.bank_column))
     return Contender(
-        name, "recoverer", fingerprint(weights, repr(settings)), lambda: _assembled(recipe)
+        name,
+        "recoverer",
+        fingerprint(weights, repr(settings)),
+        lambda: _assembled(recipe),
+        lambda: require_backbones(recipe),
     )
 
 
@@ -137,6 +145,7 @@ def from_baseline(
         "baseline",
         fingerprint(repr(baseline), training.fingerprint(), scs.encoder.identity, scs.exponent),
         lambda: baseline.fit(training.examples, scs),
+        lambda: locate(baseline.backbone) if isinstance(baseline, ZeroShot | FewShot) else None,
     )
 
 

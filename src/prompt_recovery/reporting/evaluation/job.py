@@ -142,6 +142,9 @@ def run_evaluation(job: EvaluationJob) -> Report:
     """
     quiet()
     require_writable(job.folder / "predictions")
+    for contender in job.contenders:
+        if _kept(contender, job) is None:
+            contender.check()
     unwritten: list[PromptRecoveryError] = []
     evaluations = [_evaluated(contender, job, unwritten) for contender in job.contenders]
     evaluations.sort(key=lambda e: -e.mean)
@@ -179,14 +182,11 @@ def _evaluated(
 
     If they cannot be kept now, the error is added to `unwritten`, and the evaluation goes on.
     """
-    pairs = pairs_of(job.examples)
-    key = fingerprint(contender.identity, [asdict(p) for p in pairs])
-    slug = re.sub(r"\W+", "-", contender.name).strip("-")[:60]
-    path = job.folder / "predictions" / f"{slug}-{key[:8]}.jsonl"
-    kept = _kept(path, key, [p.id for p in pairs])
+    key, path = _place(contender, job)
+    kept = _kept(contender, job)
     if kept is None:
         recoverer = contender.make()
-        predictions, seconds = timed(recoverer, pairs)
+        predictions, seconds = timed(recoverer, pairs_of(job.examples))
         del recoverer
         gc.collect()  # free the model's memory before the next one is loaded
         try:
@@ -208,8 +208,17 @@ def _keep(
     write_jsonl(path, (head, *map(asdict, predictions)))
 
 
-def _kept(path: Path, key: str, ids: list[str]) -> tuple[list[Prediction], float] | None:
+def _place(contender: Contender, job: EvaluationJob) -> tuple[str, Path]:
+    """Returns the key of a contender's predictions, and the file in which they are kept."""
+    key = fingerprint(contender.identity, [asdict(p) for p in pairs_of(job.examples)])
+    slug = re.sub(r"\W+", "-", contender.name).strip("-")[:60]
+    return key, job.folder / "predictions" / f"{slug}-{key[:8]}.jsonl"
+
+
+def _kept(contender: Contender, job: EvaluationJob) -> tuple[list[Prediction], float] | None:
     """Reads the predictions that an earlier evaluation saved, or None if there are none."""
+    key, path = _place(contender, job)
+    ids = [example.id for example in job.examples]
     try:
         head, *rows = read_jsonl(path)
         texts = [row["rewrite_prompt"] for row in rows]
