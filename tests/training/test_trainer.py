@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.objectives import GRPO
 from prompt_recovery.training import run
-from prompt_recovery.training.job import trainer_options
+from prompt_recovery.training.job import Batching, trainer_options
 from prompt_recovery.training.progress import PlainProgress
 from prompt_recovery.training.trainer import usable_options
 from tests.training.test_run import make_job
@@ -41,15 +42,33 @@ def test_what_lightning_would_refuse_is_one_line_and_early(job, options, message
     assert "\n" not in str(raised.value)
 
 
-def test_an_interval_that_only_the_batches_show_to_be_too_long(tmp_path, examples, scs):
-    options = trainer_options(accelerator="cpu", val_check_interval=20, enable_progress_bar=False)
-    job = make_job(tmp_path, examples, scs, trainer=options)
-    job.batching = type(job.batching)(batch_size=4, max_prompt_tokens=80, batch_tokens=300)
-    with pytest.raises(PromptRecoveryError, match=r"Lightning says: .*val_check_interval.* \(20\)"):
-        run.train(job)
+@pytest.mark.parametrize(
+    ("batch_tokens", "further"),
+    [
+        (300, {"val_check_interval": 20}),
+        (4096, {"val_check_interval": 5, "limit_train_batches": 2}),
+    ],
+)
+def test_epochs_that_turn_out_to_be_shorter_than_the_interval_are_validated_at_their_ends(
+    tmp_path, examples, scs, caplog, batch_tokens, further
+):
+    options = trainer_options(accelerator="cpu", max_epochs=2, enable_progress_bar=False, **further)
+    batching = Batching(batch_size=4, max_prompt_tokens=80, batch_tokens=batch_tokens)
+    job = make_job(tmp_path, examples, scs, trainer=options, batching=batching, evaluate=False)
+    steps = run.train(job)["train/steps"]
+    said = f"val_check_interval={further['val_check_interval']}: an epoch has only {steps // 2}"
+    assert said in caplog.text
+    assert [point["step"] for point in job.run.curve()] == [steps // 2, steps]
 
 
-def test_where_there_is_no_terminal_no_bar_is_drawn(tmp_path, examples, scs, monkeypatch):
+def test_an_interval_may_count_the_batches_of_several_epochs(job):
+    assert usable_options(job(val_check_interval=1000, check_val_every_n_epoch=None))
+    grpo = job(val_check_interval=20)
+    grpo.objective = GRPO(samples=2, updates=4)  # six batches, four times each
+    assert usable_options(grpo)
+
+
+def test_where_there_is_no_terminal_no_bar_is_drawn(tmp_path, examples, scs, monkeypatch, capfd):
     made = []
     fit = L.Trainer.fit
     monkeypatch.setattr(
@@ -60,6 +79,9 @@ def test_where_there_is_no_terminal_no_bar_is_drawn(tmp_path, examples, scs, mon
     [trainer] = made
     assert trainer.progress_bar_callback is None
     assert any(isinstance(c, PlainProgress) for c in trainer.callbacks)
+    assert trainer.state.fn == "validate", "it ends before the first validation of an epoch"
+    drawn = "".join(capfd.readouterr())
+    assert not [mark for mark in ("%|", "it/s", "Validation", "\r", "\x1b") if mark in drawn]
 
 
 def test_slurms_variables_without_srun_are_one_line(job, monkeypatch):

@@ -36,7 +36,11 @@ from prompt_recovery.training.results import (
 )
 from prompt_recovery.training.retriever import prepare_retriever
 from prompt_recovery.training.tracking import forgiven, make_logger
-from prompt_recovery.training.trainer import in_one_line, usable_options, with_strategy
+from prompt_recovery.training.trainer import (
+    ValidationInEachEpoch,
+    usable_options,
+    with_strategy,
+)
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +92,9 @@ def train(job: TrainingJob) -> dict[str, float]:
     best = BestWeights(ready.save)
     curve = _Curve(job.run)
     checkpoints = last_checkpoint_callback(job.run, job.checkpoint_minutes)
-    callbacks: list[Callback] = [Divergence(), best, curve, checkpoints]
+    callbacks: list[Callback] = [
+        Divergence(), best, curve, checkpoints, ValidationInEachEpoch()
+    ]  # fmt: skip
     if options.get("enable_progress_bar", True):
         callbacks.append(progress_callback())
         # Otherwise, Lightning would add its own bar to what is no bar.
@@ -132,13 +138,7 @@ def _fit(job: TrainingJob, ready: Prepared, trainer: Any, best: BestWeights) -> 
     ready.module.model.train()  # it was loaded in evaluation mode, without dropout
     started = time.perf_counter()
     with together(trainer):
-        try:
-            trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
-        except ValueError as error:
-            told = in_one_line(error)
-            if told is None:
-                raise
-            raise told from error
+        trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
     seconds = time.perf_counter() - started + ready.module.progress.seconds
     said = ready.module.progress.metrics | train_metrics(trainer)
     if not best.weights:  # stopped before the first validation
