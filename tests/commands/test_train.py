@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import csv
 import errno
 import json
 import os
@@ -115,6 +116,41 @@ def test_unknown_option_lists_the_known_ones():
     assert result.returncode == 1
     assert "smollm2" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+OTHER_PLATFORMS = """
+if __name__ == "__main__":
+    import csv, multiprocessing, sys
+    import torch
+    from prompt_recovery.commands.main import main
+
+    multiprocessing.set_start_method("spawn")  # as on macOS and Windows
+    limit = csv.field_size_limit
+    def of_a_c_long(size):  # which has 32 bits on Windows
+        if size >= 2**31:
+            raise OverflowError("Python int too large to convert to C long")
+        return limit(size)
+    csv.field_size_limit = of_a_c_long
+    torch.backends.mps.is_available = lambda: True  # as on a Mac
+    sys.argv = ["prompt-recovery", "train", *sys.argv[1:]]
+    main()
+"""
+
+
+def test_a_run_on_a_csv_file_with_what_other_platforms_do_differently(tmp_path, examples):
+    names = ("id", "original_text", "rewritten_text", "rewrite_prompt")
+    with (tmp_path / "own.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerows([names, *([getattr(e, name) for name in names] for e in examples)])
+    (tmp_path / "elsewhere.py").write_text(OTHER_PLATFORMS)
+    result = command_line.run_anew(
+        [sys.executable, "elsewhere.py", "model=tiny", "retriever=none", "data=file",
+         "data.path=own.csv", "split.val=0.2", "split.test=0.2", "trainer.max_steps=2",
+         "batching.workers=1", "decoding.max_new_tokens=2", "logger=none"],
+        tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "test/scs" in (tmp_path / "runs" / "latest" / "metrics.json").read_text()
 
 
 def test_a_run_on_own_data_leaves_everything_behind_but_secrets(tmp_path, examples):
