@@ -23,9 +23,9 @@ Work on whole datasets:
     predictions = pr.recover_pairs(pr.pairs_of(data.examples))
 
 `load_recoverer` loads a run without the neighbours and the fitting that `recover` adds. `MBR`,
-`Greedy`, `Beam` and `Sampling` choose how it answers. An objective of your own inherits from
-`Objective`, and a recoverer of your own has the methods of `Recoverer`. There is a script for each
-of these in `examples/`. Errors that a user can fix are `PromptRecoveryError`.
+`Choice`, `Greedy`, `Beam` and `Sampling` choose how it answers. An objective of your own inherits
+from `Objective`, and a recoverer of your own has the methods of `Recoverer`. There is a script for
+each of these in `examples/`. Errors that a user can fix are `PromptRecoveryError`.
 
 Everything here is imported when it is first used.
 """
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         ScoredCompletions,
         SimPO,
     )
-    from prompt_recovery.recovery.decoding import MBR, Beam, Greedy, Sampling
+    from prompt_recovery.recovery.decoding import MBR, Beam, Choice, Greedy, Sampling
     from prompt_recovery.recovery.interface import (
         Candidate,
         ConstantRecoverer,
@@ -78,6 +78,7 @@ __all__ = [
     "SFT",
     "Beam",
     "Candidate",
+    "Choice",
     "ColumnNames",
     "ConstantRecoverer",
     "Contrastive",
@@ -112,7 +113,7 @@ _MODULES = {
     "metrics.scs": "SCS",
     "objectives": "DPO GRPO IPO ORPO RLOO SFT Contrastive Hinge Listwise Objective "
     "ScoredCompletions SimPO",
-    "recovery.decoding": "MBR Beam Greedy Sampling",
+    "recovery.decoding": "MBR Beam Choice Greedy Sampling",
     "recovery.interface": "Candidate ConstantRecoverer Pair Prediction Recoverer pairs_of",
     "recovery.load": "load_recoverer",
     "recovery.retrieval": "Retrieval",

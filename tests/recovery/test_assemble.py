@@ -5,7 +5,7 @@ import pytest
 
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery import MBR, Greedy
+from prompt_recovery.recovery import MBR, Choice, Greedy
 from prompt_recovery.recovery import assemble as assembling
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.channel import ChannelSettings
@@ -23,6 +23,7 @@ CHANNEL = ChannelSettings(
     candidates=3,
     max_text_tokens=12,
 )
+CHOICE = Choice(4, 1.0, 4, candidates=3)
 
 
 @pytest.fixture
@@ -30,12 +31,18 @@ def run(trained_run, tmp_path):
     return shutil.copytree(trained_run, tmp_path / "run")
 
 
-@pytest.mark.parametrize("channel", [None, CHANNEL])
-def test_what_is_fitted_is_fitted_once(run, few_examples, channel):
-    recipe = Recipe([run], decoding=DECODING, channel=channel, precision="fp32")
+@pytest.mark.parametrize(
+    ("decoding", "channel"),
+    [(DECODING, None), (DECODING, CHANNEL), (CHOICE, None), (CHOICE, CHANNEL)],
+)
+def test_what_is_fitted_is_fitted_once(run, few_examples, decoding, channel):
+    recipe = Recipe([run], decoding=decoding, channel=channel, precision="fp32")
     steps = []
     first = assemble(recipe, lambda *step: steps.append(step))
-    assert sum(n for _, n, _ in steps) == steps[0][2] > 0
+    titles = {title for title, _, _ in steps}
+    assert len(titles) == (1 if (decoding, channel) == (DECODING, None) else 2)
+    for title in titles:
+        assert sum(n for step, n, _ in steps if step == title) == steps[0][2] > 0
     pairs = pairs_of(few_examples)[:6]
     predictions = first.recoverer.recover(pairs)
     assert [p.id for p in predictions] == [p.id for p in pairs]
@@ -45,7 +52,8 @@ def test_what_is_fitted_is_fitted_once(run, few_examples, channel):
     again = assemble(recipe, lambda *step: pytest.fail("it was fitted before"))
     assert again.recoverer.recover(pairs) == predictions
     assert again.identity == first.identity
-    other = assemble(Recipe([run], decoding=MBR(5, 1.0, 4), channel=channel, precision="fp32"))
+    changed = replace(decoding, samples=5)
+    other = assemble(Recipe([run], decoding=changed, channel=channel, precision="fp32"))
     assert other.identity != first.identity
 
 
@@ -55,13 +63,37 @@ def test_without_a_validation_split_there_is_no_confidence(run, few_examples, ca
     [prediction] = ready.recoverer.recover(pairs_of(few_examples)[:1])
     assert prediction.confidence is None
     assert "no confidence" in caplog.text
-    with pytest.raises(PromptRecoveryError, match="give channel.weight="):
+    with pytest.raises(PromptRecoveryError, match="give channel.exponent="):
         assemble(Recipe([run], decoding=DECODING, channel=CHANNEL))
+    given = assemble(Recipe([run], DECODING, channel=replace(CHANNEL, exponent=0.1)))
+    assert given.recoverer.choice.weights == {"prior": 1.0, "channel": 0.1}
+    plain = assemble(Recipe([run], decoding=CHOICE))
+    assert "plain MBR answers" in caplog.text
+    assert plain.recoverer.recover(pairs_of(few_examples)[:1]) == [prediction]
+
+
+def test_a_channel_chooses_by_its_exponents(run, few_examples):
+    """With all the weight on the channel, the candidate that it likes best answers."""
+    sure = replace(CHANNEL, exponent=1e3, prior=0.0)
+    ready = assemble(Recipe([run], DECODING, channel=sure, precision="fp32"))
+    pairs = pairs_of(few_examples)[:6]
+    predictions = ready.recoverer.recover(pairs)
+    assert sum(not p.fallback for p in predictions) > 2
+    for pair, prediction in zip(pairs, predictions, strict=True):
+        if prediction.fallback:
+            continue
+        assert 1 <= len(prediction.candidates) <= 3
+        texts = [c.text for c in prediction.candidates]
+        values = ready.recoverer.channel(pair, texts)
+        assert prediction.rewrite_prompt == texts[values.index(max(values))]
+        assert prediction.confidence is not None
 
 
 def test_a_channel_needs_candidates(run):
-    with pytest.raises(PromptRecoveryError, match="decoding=greedy makes one: take decoding=mbr"):
+    with pytest.raises(PromptRecoveryError, match="decoding=greedy does not know: take decoding="):
         assemble(Recipe([run], decoding=Greedy(4), channel=CHANNEL))
+    with pytest.raises(PromptRecoveryError, match="is for decoding=mbr"):
+        assemble(Recipe([run], decoding=CHOICE, channel=replace(CHANNEL, exponent=0.1)))
 
 
 def test_a_missing_backbone_is_found_before_anything_is_loaded(run, tmp_path, monkeypatch):

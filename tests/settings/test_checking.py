@@ -90,7 +90,8 @@ generate launcher=ray => launcher: there is no such setting
 recover weights=[1,a] => weights=[1, 'a']: must be a list (each a number > 0) or null
 recover threshold=high => threshold=high: must be a number in [-1, 1] or null
 recover threshold=2 => threshold=2: must be in [-1, 1] or null
-recover channel=rewriter channel.weight=2 => channel.weight=2: must be in [0, 1] or null
+recover channel=rewriter channel.exponent=-1 => channel.exponent=-1: must be ≥ 0 or null
+recover decoding=choice decoding.candidates=0 => decoding.candidates=0: must be ≥ 1
 recover retrieval.k=0 => retrieval.k=0: must be ≥ 1
 recover columns.text=a => columns.text: there is no such setting
 evaluate part=some => part=some: must be auto, test or all

@@ -6,7 +6,7 @@ What loads torch is imported when it is first asked for, so that settings can be
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prompt_recovery.recovery.decoding import MBR, Beam, Decoding, Greedy, Sampling
+from prompt_recovery.recovery.decoding import MBR, Beam, Choice, Decoding, Greedy, Sampling
 from prompt_recovery.recovery.interface import (
     Candidate,
     ConstantRecoverer,
@@ -25,6 +25,7 @@ __all__ = [
     "MBR",
     "Beam",
     "Candidate",
+    "Choice",
     "ConstantRecoverer",
     "Decoding",
     "Greedy",

@@ -11,18 +11,11 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
-from prompt_recovery.recovery.channel import ChannelSettings, NoisyChannel, fit_channel, judge
-from prompt_recovery.recovery.confidence import CalibratedRecoverer, Calibration, kept
-from prompt_recovery.recovery.decoding import Decoding
-from prompt_recovery.recovery.fitted import (
-    Fitted,
-    fit_key,
-    fit_recoverer,
-    keep_fit,
-    keep_values,
-    kept_fit,
-)
-from prompt_recovery.recovery.interface import Recoverer, pairs_of
+from prompt_recovery.recovery.channel import ChannelSettings
+from prompt_recovery.recovery.choice import LogLinear
+from prompt_recovery.recovery.confidence import CalibratedRecoverer
+from prompt_recovery.recovery.decoding import Choice, Decoding
+from prompt_recovery.recovery.fitted import Fitted, fit_key, fit_recoverer, keep_fit, kept_fit
 from prompt_recovery.recovery.likelihood import load_likelihood
 from prompt_recovery.recovery.load import decoding_of, load_source, located_backbone, splits_of
 from prompt_recovery.recovery.recipe import Recipe
@@ -31,6 +24,7 @@ from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
 from prompt_recovery.runs.folder import is_retriever, recoverer_folders
+from prompt_recovery.settings import Precision
 from prompt_recovery.storage import fingerprint
 
 log = logging.getLogger(__name__)
@@ -76,8 +70,8 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
 
     Raises:
         PromptRecoveryError: A run cannot be loaded (see `load_recoverer`), a channel has only one
-            candidate to choose from, or the weight of a channel has to be fitted and there is no
-            validation split.
+            candidate to choose from, or the exponents of a channel have to be fitted and there is
+            no validation split.
     """
     members = [recoverer_folders(run) for run in recipe.runs]  # check all paths before loading
     folders = [folder for run in members for folder in run]
@@ -88,10 +82,10 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
             f"run={recipe.runs[0]}: its {' and '.join(f.name for f in folders)} choose together by "
             f"decoding=mbr, not {decoding.name}; or give one of them, such as run={folders[0]}"
         )
-    if recipe.channel is not None and decoding.branches == 1:
+    if recipe.channel is not None and not decoding.uses_metric:
         raise PromptRecoveryError(
-            f"a channel chooses among candidates, and decoding={decoding.name} makes one: "
-            "take decoding=mbr, or leave the channel out"
+            f"a channel weighs candidates by their SCS, which decoding={decoding.name} does not "
+            "know: take decoding=mbr, or leave the channel out"
         )
     scs = recorded_metric(records[0]["metric"])
     require_backbones(recipe)
@@ -110,24 +104,31 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         scs,
     )
 
-    def key_with(channel: ChannelSettings | None) -> str:
-        joined_by = _source_record(recipe.retrieval, retrieved)
-        settings = None if channel is None else asdict(channel)
-        return fit_key(decoding, scs, folders, records, own, recipe.weights, joined_by, settings)
-
-    plain = recipe.channel is None
+    joined_by = _source_record(recipe.retrieval, retrieved)
+    channel = None if recipe.channel is None else asdict(recipe.channel)
+    key = fit_key(decoding, scs, folders, records, own, recipe.weights, joined_by, channel)
+    if recipe.channel is not None:
+        _add_channel(recoverer, recipe.channel, recipe.precision)
     together = any(isinstance(source, Retriever) for source in own) and not recipe.weights
-    if together or (plain and recipe.confidence):
-        fitted = _fitted(recipe, recoverer, folders, key_with(None), progress)
-        fitted.applied_to(recoverer, plain and recipe.confidence)
-    joining = [] if recoverer.joining is None else [str(recoverer.joining)]
-    key = key_with(recipe.channel)
-    if not plain:
-        noisy = _with_channel(recipe, recoverer, scs, folders, key, progress)
-        identity = fingerprint(key, str(noisy.calibration), noisy.weight, *joining)
-        return Assembled(noisy, recoverer.fallback, identity)
-    identity = fingerprint(key, str(recoverer.calibration), None, *joining)
+    if together or recipe.confidence or recoverer.feature_names:
+        fitted = _fitted(recipe, recoverer, folders, key, progress)
+        fitted.applied_to(recoverer, recipe.confidence)
+    said = [str(v) for v in (recoverer.joining, recoverer.choice) if v is not None]
+    identity = fingerprint(key, str(recoverer.calibration), None, *said)
     return Assembled(recoverer, recoverer.fallback, identity)
+
+
+def _add_channel(
+    recoverer: PosteriorRecoverer, settings: ChannelSettings, precision: Precision
+) -> None:
+    recoverer.channel = load_likelihood(settings, precision)
+    recoverer.rescored = settings.candidates
+    if settings.exponent is not None:
+        if isinstance(recoverer.decoding, Choice):
+            raise PromptRecoveryError(
+                "channel.exponent= is for decoding=mbr; decoding=choice fits all of its weights"
+            )
+        recoverer.choice = LogLinear({"prior": settings.prior, "channel": settings.exponent})
 
 
 def _with_bank(
@@ -208,47 +209,6 @@ def _weighted_sources(
     return sources
 
 
-def _with_channel(
-    recipe: Recipe,
-    proposing: Recoverer,
-    scs: SCS,
-    folders: Sequence[Path],
-    key: str,
-    progress: Progress,
-) -> NoisyChannel:
-    settings = recipe.channel
-    assert settings is not None
-    channel = load_likelihood(settings, recipe.precision)
-    values = kept(folders[0]).get(key)
-    if values is None and (settings.weight is None or recipe.confidence):
-        title = "fitting the channel"
-        try:
-            examples = _validation(folders)
-        except PromptRecoveryError as error:
-            if settings.weight is None:
-                raise PromptRecoveryError(f"give channel.weight=<0 … 1>: {error}") from error
-            log.warning("no confidence: %s", error)
-        else:
-            judged = judge(
-                proposing,
-                channel,
-                pairs_of(examples),
-                settings.candidates,
-                lambda n: progress(title, n, len(examples)),
-            )
-            found = fit_channel(judged, examples, scs, settings.weight)
-            if found is not None:
-                log.info(
-                    "channel weight %.2f: validation SCS %.4f, without the channel %.4f",
-                    found.weight, found.scs, found.scs_without,
-                )  # fmt: skip
-                values = {"weight": found.weight, **asdict(found.calibration)}
-                keep_values(folders[0], key, values)
-    weight = settings.weight if settings.weight is not None else (values or {}).get("weight", 0.0)
-    calibration = Calibration.of(values) if values and recipe.confidence else None
-    return NoisyChannel(proposing, channel, weight, settings.candidates, calibration)
-
-
 def _fitted(
     recipe: Recipe,
     recoverer: PosteriorRecoverer,
@@ -263,12 +223,20 @@ def _fitted(
     try:
         examples = _validation(folders)
     except PromptRecoveryError as error:
+        if recoverer.channel is not None and recoverer.choice is None:
+            raise PromptRecoveryError(f"give channel.exponent=<such as 0.1>: {error}") from error
+        if isinstance(recoverer.decoding, Choice):
+            log.warning("plain MBR answers, as decoding=choice has nothing to be fitted on")
         log.warning("no confidence: %s", error)
-        return Fitted()
+        return Fitted(choice=recoverer.choice)
     log.info("fitting the confidence on %d examples, once for this run and decoding", len(examples))
-    title = "fitting the confidence"
+    total = len(examples)
     found = fit_recoverer(
-        recoverer, examples, bool(recipe.weights), lambda n: progress(title, n, len(examples))
+        recoverer,
+        examples,
+        bool(recipe.weights),
+        lambda n: progress("fitting the confidence", n, total),
+        lambda n: progress("scoring candidates for the choice", n, total),
     )
     if found != Fitted():
         keep_fit(folders[0], key, found)

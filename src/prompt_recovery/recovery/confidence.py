@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.choice import LogLinear
 from prompt_recovery.recovery.interface import Prediction, Recoverer, pairs_of
 from prompt_recovery.recovery.joining import Joining
 from prompt_recovery.runs.folder import calibration_file
@@ -201,10 +202,12 @@ def kept(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _is_whole(entry: Any) -> bool:
     try:
-        if "scores" in entry or "joining" not in entry:
+        if "scores" in entry or not {"joining", "choice"} & set(entry):
             Calibration.of(entry)
         if "joining" in entry:
             Joining.of(entry["joining"])
+        if "choice" in entry:
+            LogLinear.of(entry["choice"])
     except (*MALFORMED, PromptRecoveryError):
         return False
     return True

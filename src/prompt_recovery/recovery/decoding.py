@@ -223,6 +223,28 @@ class MBR(Decoding):
         return [rank(posterior, scs) for posterior in posteriors]
 
 
+@checked("decoding")
+@dataclass(frozen=True)
+class Choice(MBR):
+    """MBR over a posterior that weighs several features of the best candidates.
+
+    The weights are fitted on validation (see `recovery.choice`); where they don't help there, or
+    there is no validation split, plain MBR answers.
+
+    Attributes:
+        samples: The number of samples for each prompt, ≥ 2.
+        temperature: The temperature, > 0.
+        max_new_tokens: The largest number of tokens of an answer.
+        by_probability: Weigh distinct samples by their probability under the model, instead of
+            counting each sample once.
+        seed: Determines the samples of a pair together with its id.
+        candidates: The number of best candidates under plain MBR that are weighed, ≥ 1.
+    """
+
+    name: ClassVar[str] = "choice"
+    candidates: AtLeastOne = 16
+
+
 def record(decoding: Decoding) -> dict[str, Any]:
     """The decoding as plain values, for `recoverer.yaml`."""
     return {"name": decoding.name, **asdict(decoding)}  # type: ignore[call-overload]

@@ -1,5 +1,5 @@
-"""What is fitted on validation once a recoverer is trained: the weights of its sources, and its
-confidence.
+"""What is fitted on validation once a recoverer is trained: the weights of its sources, the choice
+and its confidence.
 
 It is kept in `calibration.json` beside the weights of the first run, by a key that changes with
 everything that it depends on. Whatever loads the same recoverer with the same decoding finds it.
@@ -16,8 +16,10 @@ import numpy as np
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.choice import LogLinear, fit_choice
 from prompt_recovery.recovery.confidence import Calibration, calibrate_on, keep, kept
 from prompt_recovery.recovery.decoding import Decoding, record
+from prompt_recovery.recovery.features import Features
 from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.recovery.joining import Joining, Judged, fit, scaled
 from prompt_recovery.recovery.posterior import familiarity_of
@@ -42,29 +44,35 @@ class Fitted:
     Attributes:
         joining: The weights of the sources; None if they don't depend on the pair.
         calibration: From the score of an answer to its confidence; None if there is no answer.
+        choice: The posterior over the best candidates; None if plain MBR answers.
     """
 
     joining: Joining | None = None
     calibration: Calibration | None = None
+    choice: LogLinear | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Fitted":
         """From plain values, as `values` gives them."""
-        joining = values.get("joining")
+        joining, choice = values.get("joining"), values.get("choice")
         return cls(
             None if joining is None else Joining.of(joining),
             Calibration.of(values) if "scores" in values else None,
+            None if choice is None else LogLinear.of(choice),
         )
 
     @property
     def values(self) -> dict[str, Any]:
         """Plain values; those of the calibration stand beside `joining`, as in older files."""
         values = {} if self.calibration is None else asdict(self.calibration)
-        return values | ({} if self.joining is None else {"joining": asdict(self.joining)})
+        if self.joining is not None:
+            values["joining"] = asdict(self.joining)
+        return values if self.choice is None else values | {"choice": dict(self.choice.weights)}
 
     def applied_to(self, recoverer: PosteriorRecoverer, confidence: bool = True) -> None:
         """Gives a recoverer these weights and, if wanted, this confidence."""
         recoverer.joining = self.joining
+        recoverer.choice = self.choice
         recoverer.calibration = self.calibration if confidence else None
 
 
@@ -73,14 +81,17 @@ def fit_recoverer(
     examples: Sequence[RewriteExample],
     fixed_weights: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    rescoring: Callable[[int], None] = lambda _: None,
 ) -> Fitted:
-    """Fits the weights of the sources and then the confidence, which asks each source only once.
+    """Fits the weights of the sources, the choice and the confidence; asks each source only once.
 
     Args:
         recoverer: A recoverer with a metric. It stays as it is.
         examples: Examples that none of the sources was trained on.
         fixed_weights: Keep the recoverer's weights, since somebody has chosen them.
         progress: Called with the number of examples just done.
+        rescoring: Called with the number of examples whose candidates were just scored for the
+            choice, if there is one.
     """
     assert recoverer.scs is not None
     pairs = pairs_of(examples)
@@ -104,10 +115,45 @@ def fit_recoverer(
             found.scs,
             found.scs_default,
         )
-    predictions = replace(recoverer, joining=joining).answers(pairs, said)
+    weighed = replace(recoverer, joining=joining)
+    features = weighed.features(pairs, said, rescoring) if weighed.feature_names else None
+    if features and weighed.choice is None:
+        weighed.choice = _fitted_choice(weighed, features, examples)
+    predictions = weighed.answers(pairs, said, features=features)
     familiarity = [familiarity_of(said.get(i, [])) for i in range(len(pairs))]
     known = None if all(value is None for value in familiarity) else familiarity
-    return Fitted(joining, calibrate_on(predictions, examples, recoverer.scs, known))
+    calibration = calibrate_on(predictions, examples, recoverer.scs, known)
+    return Fitted(joining, calibration, weighed.choice)
+
+
+def _fitted_choice(
+    recoverer: PosteriorRecoverer,
+    features: Mapping[int, Features],
+    examples: Sequence[RewriteExample],
+) -> LogLinear | None:
+    """The choice, if it is better than plain MBR; a line in the log says what was found."""
+    assert recoverer.scs is not None
+    actual = [
+        recoverer.scs.matrix(found.texts, [examples[i].rewrite_prompt])[:, 0].astype(np.float64)
+        for i, found in features.items()
+    ]
+    names = recoverer.feature_names
+    found = fit_choice(names, list(features.values()), actual)
+    if found.model is None:
+        log.info(
+            "%s: the choice by %s is no better than plain MBR, which answers: validation SCS %.4f "
+            "(cross-fitted) against %.4f; a standard error is %.4f",
+            recoverer.name, ", ".join(names), found.scs, found.scs_plain, found.error,
+        )  # fmt: skip
+        return None
+    log.info(
+        "%s: the choice by %s has validation SCS %.4f (cross-fitted), plain MBR %.4f",
+        recoverer.name,
+        ", ".join(f"{name} ({weight:+.3g})" for name, weight in found.model.weights.items()),
+        found.scs,
+        found.scs_plain,
+    )
+    return found.model
 
 
 def default_joining(weights: Sequence[float], retrievers: Sequence[int], said: Said) -> Joining:
@@ -189,12 +235,7 @@ def kept_fit(folder: Path, key: str) -> Fitted | None:
 
 def keep_fit(folder: Path, key: str, fitted: Fitted) -> None:
     """Keeps what was fitted for a key; if that fails, a warning says why."""
-    keep_values(folder, key, fitted.values)
-
-
-def keep_values(folder: Path, key: str, values: dict[str, Any]) -> None:
-    """Keeps plain values for a key; if that fails, a warning says why."""
     try:
-        keep(folder, key, values)
+        keep(folder, key, fitted.values)
     except PromptRecoveryError as error:
         log.warning("the calibration could not be kept: %s", error)

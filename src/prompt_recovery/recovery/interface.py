@@ -26,7 +26,7 @@ class Candidate:
             model wrote it.
         score: What candidates are ranked by, higher is better. Under MBR, the expected SCS under
             the posterior, in [-1, 1], which isn't calibrated; otherwise the log-probability per
-            token. A `NoisyChannel` replaces it by a weighted mean of it and the channel's score.
+            token.
     """
 
     text: str

@@ -11,32 +11,52 @@ from prompt_recovery.backbones.locate import locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.interface import Pair
+from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import Template, prompt_tokens, text_tokens
-from prompt_recovery.trees import Tree, causal_lm_of, pack, score_completions, trees_share_rows
+from prompt_recovery.trees import Tree
+from prompt_recovery.trees.cached import cached_log_probabilities
+
+_BATCH_TOKENS = 16384
 
 
 @dataclass
 class RewriteLikelihood:
     """log p(rewritten text | original text, candidate) under a rewriter model.
 
+    The candidates of a pair are nested trees in one row: what their inputs begin with, such as the
+    original text, is computed once, and only the tokens of the rewritten text are scored. Values
+    are kept in the cache, so that whatever asks again has them at once.
+
     Attributes:
         model: A `transformers` causal LM.
         tokenizer: The tokenizer of the model.
-        template: The rewrite template.
+        template: The rewrite template. If the original text comes before the prompt, the candidates
+            of a pair share it.
         max_text_tokens: The largest number of tokens of either text.
+        identity: A digest of the model's weights and its data type.
     """
 
     model: Any
     tokenizer: Any
     template: Template
     max_text_tokens: int
+    identity: str
 
-    @torch.inference_mode()
     def __call__(self, pair: Pair, prompts: Sequence[str]) -> list[float]:
-        """The log-probability per token of a usable pair's rewritten text, for each prompt."""
+        """The log-probability of a usable pair's rewritten text, given each of n ≥ 1 prompts.
+
+        It is the sum over the tokens, in nats.
+        """
+        trees = self.trees(pair, prompts)
+        pad = int(self.tokenizer.pad_token_id)
+        rows = cached_log_probabilities(self.model, trees, self.identity, pad, _BATCH_TOKENS)
+        return [value for row in rows for value in row]
+
+    def trees(self, pair: Pair, prompts: Sequence[str]) -> list[Tree]:
+        """A tree for each prompt, whose only completion is the rewritten text."""
         written = self._tokens(pair.rewritten_text)
         original = self.tokenizer.decode(self._tokens(pair.original_text))
-        trees = [
+        return [
             Tree(
                 prompt_tokens(
                     self.template, self.tokenizer, original_text=original, rewrite_prompt=prompt
@@ -44,11 +64,7 @@ class RewriteLikelihood:
                 [written],
             )
             for prompt in prompts
-        ]  # fmt: skip
-        together = trees_share_rows(causal_lm_of(self.model))
-        batch = pack(trees, int(self.tokenizer.pad_token_id), together).to(self.model.device)
-        values: list[float] = score_completions(self.model, batch).mean_log_probability.tolist()
-        return values
+        ]
 
     def _tokens(self, text: str) -> list[int]:
         # No text has more than 16 characters a token on average.
@@ -64,8 +80,12 @@ def load_likelihood(settings: ChannelSettings, precision: str = "auto") -> Rewri
     """
     location = locate(settings.backbone)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(settings.backbone, location, choose_precision(precision, device).dtype)
-    tokenizer = load_tokenizer(settings.backbone, location)
+    dtype = choose_precision(precision, device).dtype
+    model = load_model(settings.backbone, location, dtype)
     return RewriteLikelihood(
-        model.to(device), tokenizer, settings.template, settings.max_text_tokens
+        model.to(device),
+        load_tokenizer(settings.backbone, location),
+        settings.template,
+        settings.max_text_tokens,
+        fingerprint(location.identity, str(dtype)),
     )

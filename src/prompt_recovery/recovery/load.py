@@ -193,6 +193,7 @@ def load_writer(
         template=Template(**saved["template"]),
         max_prompt_tokens=saved["max_prompt_tokens"],
         name=f"{backbone.name} {saved['objective']}",
+        identity=fingerprint(weights_digest(folder), location.identity, str(dtype), four_bit),
     )
 
 

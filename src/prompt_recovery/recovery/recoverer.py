@@ -1,13 +1,15 @@
 """The recoverer: it adds up the posteriors of its sources and lets a decoding choose from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.choice import LogLinear
 from prompt_recovery.recovery.confidence import Calibration
-from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.decoding import Choice, Decoding
+from prompt_recovery.recovery.features import Channel, FeatureMaker, Features
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
 from prompt_recovery.recovery.joining import Joining
 from prompt_recovery.recovery.posterior import Posterior, weighted_sum
@@ -39,6 +41,11 @@ class PosteriorRecoverer:
         calibration: From the score of an answer to its confidence, with this decoding.
         name: Its name in tables; by default the names of the sources.
         joining: Weights of the sources that depend on the pair, instead of those above.
+        channel: Scores how well candidates explain the rewritten text.
+        rescored: The number of best candidates that the channel scores, with other decodings than
+            `Choice`, which has a number of its own.
+        choice: The posterior over the best candidates that takes the place of plain MBR's, with the
+            recoverer's own decoding; None if plain MBR answers.
     """
 
     sources: Sequence[tuple[Source, float]]
@@ -48,6 +55,9 @@ class PosteriorRecoverer:
     calibration: Calibration | None = None
     name: str = ""
     joining: Joining | None = None
+    channel: Channel | None = None
+    rescored: int = 16
+    choice: LogLinear | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or " + ".join(source.name for source, _ in self.sources)
@@ -97,7 +107,11 @@ class PosteriorRecoverer:
         return dict(sorted(parts.items()))
 
     def answers(
-        self, pairs: Sequence[Pair], said: Said, decoding: Decoding | None = None
+        self,
+        pairs: Sequence[Pair],
+        said: Said,
+        decoding: Decoding | None = None,
+        features: Mapping[int, Features] | None = None,
     ) -> list[Prediction]:
         """One prediction for each pair from what the sources said about it, in order.
 
@@ -105,15 +119,17 @@ class PosteriorRecoverer:
             pairs: The pairs that `said` is about.
             said: What the sources said; the weights are the recoverer's present ones.
             decoding: As for `recover`.
+            features: The features of the candidates, if they are known already.
         """
-        calibration = self.calibration if decoding in (None, self.decoding) else None
-        joined = {
-            index: posterior
-            for index, parts in said.items()
-            if (posterior := self._joined(parts)) is not None
-        }
-        chosen = (decoding or self.decoding).choose(list(joined.values()), self.scs)
-        candidates = dict(zip(joined, chosen, strict=True))
+        own = decoding in (None, self.decoding)
+        calibration = self.calibration if own else None
+        joined = self.joined(said)
+        if own and self.choice is not None:
+            known = self.features(pairs, said) if features is None else features
+            candidates = {i: self.choice.rank(found) for i, found in known.items()}
+        else:
+            chosen = (decoding or self.decoding).choose(list(joined.values()), self.scs)
+            candidates = dict(zip(joined, chosen, strict=True))
         return [
             _predicted(
                 pair.id,
@@ -129,6 +145,53 @@ class PosteriorRecoverer:
         """The same recoverer with one of its sources only, and no confidence."""
         source = self.sources[number]
         return PosteriorRecoverer([source], self.decoding, self.fallback, self.scs)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features that a choice weighs; empty if the decoding and the sources ask for none."""
+        heard = () if self.channel is None else ("channel",)
+        if not isinstance(self.decoding, Choice):
+            return ("prior", *heard) if heard else ()
+        written = any(isinstance(source, WriterSource) for source, _ in self.sources)
+        retrieved = any(not isinstance(source, WriterSource) for source, _ in self.sources)
+        both = ("written", "retrieved") if written and retrieved else ()
+        found = ("embedding",) if retrieved else ()
+        likely = ("log_probability",) if written else ()
+        return ("prior", *both, *found, *likely, "length", *heard)
+
+    def features(
+        self,
+        pairs: Sequence[Pair],
+        said: Said,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> dict[int, Features]:
+        """The features of the best candidates of each pair that has any, by its index.
+
+        Args:
+            pairs: The pairs that `said` is about.
+            said: What the sources said.
+            progress: Called with the number of pairs just done.
+        """
+        assert self.scs is not None
+        count = self.decoding.candidates if isinstance(self.decoding, Choice) else self.rescored
+        writers = [s.writer if isinstance(s, WriterSource) else None for s, _ in self.sources]
+        make = FeatureMaker(self.feature_names, self.scs, count, writers, self.channel)
+        found, joined = {}, self.joined(said)
+        for index, posterior in joined.items():
+            features = make(pairs[index], said[index], posterior)
+            if features is not None:
+                found[index] = features
+            progress(1)
+        progress(len(pairs) - len(joined))
+        return found
+
+    def joined(self, said: Said) -> dict[int, Posterior]:
+        """The weighted sum of the posteriors of each pair about which a source says anything."""
+        return {
+            index: posterior
+            for index, parts in said.items()
+            if (posterior := self._joined(parts)) is not None
+        }
 
     def _joined(self, parts: Sequence[Posterior | None]) -> Posterior | None:
         if self.joining is not None:

@@ -16,7 +16,8 @@ from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.interface import Pair, is_usable
 from prompt_recovery.recovery.posterior import Completion
 from prompt_recovery.templates import Template
-from prompt_recovery.trees import Sample, sample_completions
+from prompt_recovery.trees import Sample, Tree, sample_completions
+from prompt_recovery.trees.cached import cached_log_probabilities
 
 T = TypeVar("T")
 
@@ -37,6 +38,8 @@ class Writer:
         batch_tokens: The largest number of tokens in memory at a time, including those that are
             still to be written.
         shots: Solved examples that every input begins with.
+        identity: A digest of the weights and their data type, by which `log_probabilities` keeps
+            what it has computed.
     """
 
     model: Any
@@ -47,6 +50,7 @@ class Writer:
     name: str = "recoverer"
     batch_tokens: int = 16384
     shots: Sequence[RewriteExample] = ()
+    identity: str = ""
 
     def prompt_tokens(self, pair: Pair | RewriteExample) -> list[int]:
         """The model's input for a pair of usable texts.
@@ -202,6 +206,21 @@ class Writer:
                 int(self.tokenizer.pad_token_id),
                 all_done,
             )
+
+    def log_probabilities(self, pair: Pair, texts: Sequence[str]) -> list[float]:
+        """log p(text | pair) of each of n ≥ 1 answers, with the end of the answer counted.
+
+        The pair is read only once. If the writer has an `identity`, values are kept in the cache.
+        """
+        tree = Tree(
+            self.prompt_tokens(pair), [completion_tokens(text, self.tokenizer) for text in texts]
+        )
+        pad = int(self.tokenizer.pad_token_id)
+        with self._ready():
+            [values] = cached_log_probabilities(
+                self.model, [tree], self.identity, pad, self.batch_tokens
+            )
+        return values
 
     def decoded(self, tokens: Sequence[int]) -> str:
         """The text of an answer's tokens."""

@@ -8,12 +8,12 @@ from typing import Any, Literal
 from prompt_recovery.backbones.adapters import kept_weights, set_adapter_weights
 from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.preferences import prepare_preferences
-from prompt_recovery.preferences.reference import reference_log_probabilities
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.datamodule import TrainingTrees, preference_trees
 from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.trees.cached import cached_log_probabilities
 
 
 def training_trees(
@@ -59,13 +59,14 @@ def training_trees(
             reference_model(writer.model, job.reference, started=job.start is not None),
         ):
             task = progress.add_task("reference log-probabilities", total=len(training.rows))
-            training.reference = reference_log_probabilities(
+            training.reference = cached_log_probabilities(
                 writer.model,
                 training.trees(),
                 reference,
                 int(writer.tokenizer.pad_token_id),
                 job.batching.batch_tokens,
                 lambda n: progress.advance(task, n),
+                kind="references",
             )
     return training
 

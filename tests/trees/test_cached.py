@@ -1,4 +1,4 @@
-"""Reference log-probabilities: right, and computed once."""
+"""Cached log-probabilities: right, and computed once."""
 
 import os
 import time
@@ -8,9 +8,8 @@ import torch
 
 from prompt_recovery.backbones.adapters import add_adapter
 from prompt_recovery.backbones.low_rank import Adapter
-from prompt_recovery.preferences import reference
-from prompt_recovery.preferences.reference import reference_log_probabilities
-from prompt_recovery.trees import Tree
+from prompt_recovery.trees import Tree, cached
+from prompt_recovery.trees.cached import cached_log_probabilities
 from tests.forks import PROCESSES
 from tests.trees.test_forward import PAD, ROUNDING, one_by_one, random_trees, tiny_model
 
@@ -36,19 +35,19 @@ def model():
 @pytest.fixture
 def calls(monkeypatch):
     """How many completions each call of the model was about."""
-    calls, score = [], reference.score_completions
+    calls, score = [], cached.score_completions
 
     def counted(model, batch):
         calls.append(len(batch.tree_of_completion))
         return score(model, batch)
 
-    monkeypatch.setattr(reference, "score_completions", counted)
+    monkeypatch.setattr(cached, "score_completions", counted)
     return calls
 
 
 def values(model, trees=TREES, identity="x", batch_tokens=100, **options):
     with model.disable_adapter():
-        return reference_log_probabilities(model, trees, identity, PAD, batch_tokens, **options)
+        return cached_log_probabilities(model, trees, identity, PAD, batch_tokens, **options)
 
 
 def test_equals_the_one_by_one_pass_without_the_adapter(model, calls):
@@ -80,7 +79,7 @@ def test_the_second_time_nothing_is_computed(model, monkeypatch):
     def refuse(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(reference, "score_completions", refuse)
+    monkeypatch.setattr(cached, "score_completions", refuse)
     done = []
     assert values(model, progress=done.append) == first
     assert sum(done) == len(TREES)
@@ -109,19 +108,19 @@ def test_what_is_new_is_computed(model, calls):
 
 
 def test_an_interrupted_pass_goes_on(model, calls, monkeypatch):
-    counted = reference.score_completions
+    counted = cached.score_completions
 
     def interrupted(model, batch):
         if len(calls) == 2:
             raise KeyboardInterrupt
         return counted(model, batch)
 
-    monkeypatch.setattr(reference, "score_completions", interrupted)
+    monkeypatch.setattr(cached, "score_completions", interrupted)
     with pytest.raises(KeyboardInterrupt):
         values(model, batch_tokens=1)
     done = sum(calls)
     calls.clear()
-    monkeypatch.setattr(reference, "score_completions", counted)
+    monkeypatch.setattr(cached, "score_completions", counted)
     said = values(model, batch_tokens=1)
     assert sum(calls) == 10 - done
     assert said == values(model, identity="y", batch_tokens=1)
@@ -129,16 +128,16 @@ def test_an_interrupted_pass_goes_on(model, calls, monkeypatch):
 
 def _in_a_process(cache, together, results):
     os.environ["PROMPT_RECOVERY_CACHE"] = cache
-    model, calls, score = tiny_model("llama"), [], reference.score_completions
+    model, calls, score = tiny_model("llama"), [], cached.score_completions
 
     def slow(model, batch):
         calls.append(len(batch.tree_of_completion))
         time.sleep(0.05)
         return score(model, batch)
 
-    reference.score_completions = slow
+    cached.score_completions = slow
     together.wait()
-    results.put((reference_log_probabilities(model, TREES, "x", PAD, 1), sum(calls)))
+    results.put((cached_log_probabilities(model, TREES, "x", PAD, 1), sum(calls)))
 
 
 def test_two_processes_compute_once(tmp_path):
@@ -154,7 +153,7 @@ def test_two_processes_compute_once(tmp_path):
         process.join()
     assert first == second
     assert sorted([one, other]) == [0, 10]
-    assert first == reference_log_probabilities(tiny_model("llama"), TREES, "alone", PAD, 1)
+    assert first == cached_log_probabilities(tiny_model("llama"), TREES, "alone", PAD, 1)
 
 
 def test_where_a_prompt_ends_matters(model):
