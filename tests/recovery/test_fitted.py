@@ -6,7 +6,8 @@ import pytest
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.recovery.bank import PromptBank
-from prompt_recovery.recovery.decoding import MBR
+from prompt_recovery.recovery.choice import LogLinear
+from prompt_recovery.recovery.decoding import MBR, Choice
 from prompt_recovery.recovery.fitted import (
     RETRIEVED,
     RETRIEVED_AWAY,
@@ -148,3 +149,35 @@ def test_old_records_of_a_confidence_alone_are_read(tmp_path):
     found = kept_fit(tmp_path, "key")
     assert found.joining is None and found.calibration(0.5) == pytest.approx(0.15)
     assert Fitted().values == {}
+
+
+def test_a_choice_answers_with_the_recoverers_own_decoding_only(scs, examples, tmp_path):
+    both = recoverer(scs)
+    both.decoding = Choice(candidates=3)
+    assert both.feature_names == ("prior", "embedding", "length")
+    away = LogLinear({"prior": 0.0, "embedding": -50.0, "length": 0.0})
+    keep_fit(tmp_path, "key", Fitted(choice=away))
+    kept_fit(tmp_path, "key").applied_to(both)
+    assert both.choice == away
+    pairs = pairs_of(examples)[:6]
+    plain = both.recover(pairs, decoding=MBR())
+    for one, other in zip(both.recover(pairs), plain, strict=True):
+        assert len(one.candidates) == 3
+        assert {c.text for c in one.candidates} == {c.text for c in other.candidates[:3]}
+        assert one.rewrite_prompt != other.rewrite_prompt, "the furthest from the prediction"
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps({"key": {"choice": {"prior": None}}}))
+    assert kept_fit(tmp_path, "key") is None
+
+
+def test_a_choice_that_does_not_help_is_told(scs, examples, caplog):
+    both = recoverer(scs)
+    both.decoding = Choice(candidates=3)
+    caplog.set_level("INFO")
+    scored = []
+    fitted = fit_recoverer(both, examples, rescoring=scored.append)
+    assert sum(scored) == len(examples)
+    assert fitted.choice is None
+    assert "no better than plain MBR" in caplog.text
+    plain = fit_recoverer(recoverer(scs), examples)
+    assert (fitted.joining, fitted.calibration) == (plain.joining, plain.calibration)
