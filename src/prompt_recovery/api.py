@@ -55,7 +55,7 @@ _NEIGHBOURS = Retrieval()
 def recover(
     original_text: str,
     rewritten_text: str,
-    run: Runs = "latest",
+    run: Runs | None = None,
     *,
     decoding: Decoding | None = _MBR,
     retrieval: SourceSettings | None = _NEIGHBOURS,
@@ -77,7 +77,8 @@ def recover(
         original_text: The original text.
         rewritten_text: What a model made of it.
         run: A run, an adapter or a retriever folder, or several that choose together. "latest" is
-            `runs/latest`, the run that was begun last.
+            `runs/latest`, the run that was begun last, and "shipped" the recoverer that comes with
+            the package. None takes "latest" or, if there is no run here, "shipped".
         decoding: How the answer is chosen. None takes the decoding of the run.
         retrieval: A source whose prompts join the samples under MBR, unless a run has a dense
             retriever. None leaves it out.
@@ -107,7 +108,7 @@ def recover(
 
 def recover_pairs(
     pairs: Sequence[Pair],
-    run: Runs = "latest",
+    run: Runs | None = None,
     *,
     decoding: Decoding | None = _MBR,
     retrieval: SourceSettings | None = _NEIGHBOURS,
@@ -212,7 +213,7 @@ def train(
 
 
 def _recipe(
-    run: Runs,
+    run: Runs | None,
     decoding: Decoding | None,
     retrieval: SourceSettings | None,
     weights: Sequence[float],
@@ -224,7 +225,7 @@ def _recipe(
 ) -> Recipe:
     runs = [run] if isinstance(run, str | Path) else run
     return Recipe(
-        named_runs(map(str, runs)),
+        named_runs(None if runs is None else map(str, runs)),
         decoding,
         list(weights),
         channel=channel,

@@ -20,12 +20,13 @@ class AnswererSettings(RecipeOptions):
 
     Attributes:
         run: A run or an adapter folder, or a list of them to use as an ensemble. `latest` is the
-            newest run in runs/.
+            newest run in runs/, and `shipped` the recoverer that comes with the package. None takes
+            `latest` or, if there is no run, `shipped`.
         decoding: How answers are chosen. None uses the decoding of the run.
         weights: Weights of several runs, such as [2,1]. None weights them equally.
     """
 
-    run: RunNames = "latest"
+    run: RunNames | None = None
     decoding: Decoding | None = None
     weights: Sequence[Positive] | None = None
 

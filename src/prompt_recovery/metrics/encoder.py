@@ -1,5 +1,6 @@
 """Sentence encoders, whose embeddings are cached on disk."""
 
+import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.plain import load_plain
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.storage import KeyValueStore, fingerprint, local_path
 
@@ -104,7 +104,7 @@ class Encoder(ABC):
             texts: The texts.
             keep: Whether to keep them in memory, too. A million embeddings take 2 GB.
         """
-        keys = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
+        keys = [_key(text) for text in texts]
         known = self._known if keep else {k: self._known[k] for k in keys if k in self._known}
         unknown = {k: t for k, t in zip(keys, texts, strict=True) if k not in known}
         if unknown:
@@ -121,9 +121,27 @@ class Encoder(ABC):
                 known.update(zip(again, self._compute([given[k] for k in again]), strict=True))
         return np.stack([known[key] for key in keys])
 
+    def knowing(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> "Encoder":
+        """The same encoder, which need not compute the embeddings of n texts.
+
+        Embeddings that somebody gives stay in this copy: neither the cache on the disk nor the
+        encoder that predictions are scored with has them.
+
+        Args:
+            texts: The texts.
+            vectors: fp32 [n, d], their embeddings, of length 1.
+        """
+        other = copy.copy(self)
+        other._known = self._known | dict(zip(map(_key, texts), vectors, strict=True))
+        return other
+
     @abstractmethod
     def _compute(self, texts: list[str]) -> NDArray[np.float32]:
         """The embeddings of n ≥ 1 distinct texts, fp32 [n, d], with rows of length 1."""
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
 def _whole(blobs: Mapping[bytes, bytes]) -> dict[bytes, NDArray[np.float32]]:
@@ -153,7 +171,9 @@ class SentenceEncoder(Encoder):
 
     def _compute(self, texts: list[str]) -> NDArray[np.float32]:
         if self._model is None:
-            self._model = load_plain(self._folder)
+            from prompt_recovery.metrics.bert import load_reader  # loads torch
+
+            self._model = load_reader(self._folder)
         vectors: NDArray[np.float32] = self._model.encode(
             texts,
             batch_size=_BATCH,

@@ -1,5 +1,6 @@
 """Sharpened Cosine Similarity, the score of the task."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,12 @@ class SCS:
     def __init__(self, encoder: Encoder | None = None, exponent: Positive = 3.0) -> None:
         self.encoder = encoder or _minilm()
         self.exponent = exponent
+
+    def knowing(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> "SCS":
+        """The same metric with an encoder that knows these embeddings, see `Encoder.knowing`."""
+        other = copy.copy(self)
+        other.encoder = self.encoder.knowing(texts, vectors)
+        return other
 
     def cosine(self, predictions: Sequence[str], truths: Sequence[str]) -> NDArray[np.float32]:
         """The cosine of each prediction and its truth, fp32 [n] in [-1, 1]."""

@@ -17,7 +17,13 @@ from prompt_recovery.recovery.confidence import CalibratedRecoverer
 from prompt_recovery.recovery.decoding import Choice, Decoding
 from prompt_recovery.recovery.fitted import Fitted, fit_key, fit_recoverer, keep_fit, kept_fit
 from prompt_recovery.recovery.likelihood import load_likelihood
-from prompt_recovery.recovery.load import decoding_of, load_source, located_backbone, splits_of
+from prompt_recovery.recovery.load import (
+    choosing_metric,
+    decoding_of,
+    load_source,
+    located_backbone,
+    splits_of,
+)
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
@@ -101,7 +107,7 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         _weighted_sources(recipe, [len(run) for run in members], own, retrieved),
         decoding,
         records[0]["fallback"],
-        scs,
+        choosing_metric(scs, own),
     )
 
     joined_by = _source_record(recipe.retrieval, retrieved)

@@ -60,10 +60,12 @@ class PromptBank:
     Attributes:
         prompts: n ≥ 1 distinct prompts.
         vectors: fp32 [n, d], their embeddings, of length 1.
+        given: Whether the embeddings come with the prompts, instead of from the metric's encoder.
     """
 
     prompts: Sequence[str]
     vectors: NDArray[np.float32]
+    given: bool = False
 
     @classmethod
     def of(
@@ -84,6 +86,32 @@ class PromptBank:
             return cls(distinct, encoder.embed(distinct))
         return cls(distinct, _kept_apart(distinct, encoder, progress))
 
+    @classmethod
+    def read(cls, prompts: Sequence[str], file: Path) -> "PromptBank":
+        """Reads the embeddings that come with prompts: an `.npy` file, fp16 [n, d].
+
+        Args:
+            prompts: n ≥ 1 distinct prompts.
+            file: The file of the embeddings.
+
+        Raises:
+            PromptRecoveryError: If the file is damaged, or of other prompts.
+        """
+        try:
+            vectors = np.load(file, allow_pickle=False).astype(np.float32)
+            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            if len(vectors) != len(prompts) or not (abs(lengths - 1) < 0.01).all():
+                raise ValueError("other prompts, or no embeddings")
+        except (OSError, EOFError, *MALFORMED) as error:
+            raise PromptRecoveryError(
+                f"{file}: is damaged ({type(error).__name__}); delete it to embed the prompts again"
+            ) from error
+        return cls(prompts, vectors / lengths, given=True)
+
+    def write_vectors(self, file: Path) -> None:
+        """Writes the embeddings to an `.npy` file, in fp16."""
+        np.save(file, self.vectors.astype(np.float16))
+
     @cached_property
     def identity(self) -> str:
         """A digest of the prompts."""
@@ -98,6 +126,7 @@ class PromptBank:
         return PromptBank(
             [*self.prompts, *(other.prompts[i] for i in new)],
             np.concatenate([self.vectors, other.vectors[new]]),
+            self.given,
         )
 
 

@@ -192,6 +192,7 @@ def fit_key(
     weights: Sequence[float] = (),
     retrieval: Any = None,
     channel: Any = None,
+    dtype: str | None = None,
 ) -> str:
     """A fingerprint of all that the answers of a recoverer depend on, besides what is fitted.
 
@@ -204,6 +205,8 @@ def fit_key(
         weights: The weights of the runs, if they were given.
         retrieval: What identifies the fitted source that joins them, if any, as plain values.
         channel: The settings of the channel, if any, as plain values.
+        dtype: The precision that the sources would have on another machine, such as
+            "torch.bfloat16", in place of the one that they have.
     """
     return fingerprint(
         {
@@ -212,7 +215,7 @@ def fit_key(
             "channel": channel,
             "metric": [scs.encoder.identity, scs.exponent],
             "members": [
-                [weights_digest(folder), dict(saved), _depends_on(source)]
+                [weights_digest(folder), dict(saved), _depends_on(source, dtype)]
                 for folder, saved, source in zip(folders, records, sources, strict=True)
             ],
             "retrieval": retrieval,
@@ -220,11 +223,11 @@ def fit_key(
     )
 
 
-def _depends_on(source: WriterSource | Retriever) -> Any:
+def _depends_on(source: WriterSource | Retriever, dtype: str | None) -> Any:
     """What the posteriors of a source depend on besides its weights and its record."""
     if isinstance(source, WriterSource):
-        return str(source.writer.model.dtype)
-    return source.settings
+        return dtype or str(source.writer.model.dtype)
+    return source.settings | ({} if dtype is None else {"dtype": dtype})
 
 
 def kept_fit(folder: Path, key: str) -> Fitted | None:

@@ -16,9 +16,9 @@ from prompt_recovery.backbones.adapters import load_adapter
 from prompt_recovery.backbones.load import four_bit_obstacle, load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, Location, locate
 from prompt_recovery.backbones.precision import choose_precision
-from prompt_recovery.backbones.sentence_model import load_sentence_model
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.bert import load_reader
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
@@ -28,11 +28,12 @@ from prompt_recovery.recovery.fitted import fit_key, kept_fit
 from prompt_recovery.recovery.records import read_record, recorded_backbone
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder, Retriever
-from prompt_recovery.recovery.sources import WriterSource
+from prompt_recovery.recovery.sources import Source, WriterSource
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.folder import (
     RunFolder,
     bank_file,
+    bank_vectors_file,
     familiarity_file,
     is_retriever,
     recoverer_folders,
@@ -62,7 +63,8 @@ def load_recoverer(
     what is missing and also has neighbours and a channel, as its recipe says.
 
     Args:
-        path: A run folder such as `runs/latest`, or an adapter or retriever folder.
+        path: A run folder such as `runs/latest`, an adapter or retriever folder, or the name of a
+            recoverer that comes with the package, such as "shipped".
         decoding: How answers are chosen; by default as in the run.
         precision: auto, bf16 or fp32.
         scs: The metric for MBR; by default the one that the recoverer was trained with.
@@ -81,7 +83,10 @@ def load_recoverer(
     ]
     decoding = decoding or decoding_of(folders)
     recoverer = PosteriorRecoverer(
-        [(source, 1.0) for source in sources], decoding, records[0]["fallback"], scs
+        [(source, 1.0) for source in sources],
+        decoding,
+        records[0]["fallback"],
+        choosing_metric(scs, sources),
     )
     fitted = kept_fit(folders[0], fit_key(decoding, scs, folders, records, sources))
     if fitted is not None:
@@ -92,6 +97,14 @@ def load_recoverer(
 def decoding_of(folders: Sequence[Path]) -> Decoding:
     """The decoding of a recorded recoverer; that of several together is MBR."""
     return MBR() if len(folders) > 1 else from_record(read_record(folders[0])["decoding"])
+
+
+def choosing_metric(scs: SCS, sources: Sequence[Source]) -> SCS:
+    """The metric by which a recoverer chooses: it need not embed prompts that come embedded."""
+    for source in sources:
+        if isinstance(source, Retriever) and source.bank.given:
+            scs = scs.knowing(source.bank.prompts, source.bank.vectors)
+    return scs
 
 
 def load_source(
@@ -141,9 +154,11 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
             "with this one"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_sentence_model(folder).requires_grad_(False).to(device)
+    model = load_reader(folder).requires_grad_(False).to(device)
     digest = fingerprint(weights_digest(folder), saved)
-    bank = PromptBank.of(read_prompts(bank_file(folder)), scs.encoder)
+    prompts, vectors = read_prompts(bank_file(folder)), bank_vectors_file(folder)
+    embedded = vectors.is_file()
+    bank = PromptBank.read(prompts, vectors) if embedded else PromptBank.of(prompts, scs.encoder)
     if bank.vectors.shape[1] != model.get_embedding_dimension():
         raise PromptRecoveryError(
             f"{folder}: embeds in {model.get_embedding_dimension()} dimensions, and the metric in "

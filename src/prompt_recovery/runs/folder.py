@@ -24,6 +24,7 @@
 
 import csv
 import hashlib
+import logging
 import math
 import os
 import shutil
@@ -40,6 +41,7 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.sources import recorded_dataset
 from prompt_recovery.data.splits import Splits, split
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.runs.shipped import DEFAULT, shipped_names, shipped_run
 from prompt_recovery.settings.secrets import as_written, redacted
 from prompt_recovery.storage import (
     MALFORMED,
@@ -51,6 +53,8 @@ from prompt_recovery.storage import (
     write_json,
     write_jsonl,
 )
+
+log = logging.getLogger(__name__)
 
 _FIRST_STAGE = "first_stage"
 _RETRIEVER_STAGE = "retriever_stage"
@@ -431,6 +435,15 @@ def _redacted(value: Any) -> Any:
     return redacted(value) if isinstance(value, str) else value
 
 
+def run_path(run: str | Path) -> Path:
+    """Returns the folder that `run` refers to: a path, or the name of a recoverer in this package.
+
+    Raises:
+        PromptRecoveryError: If the recoverer of this name cannot be unpacked.
+    """
+    return shipped_run(str(run)) if str(run) in shipped_names() else Path(run).expanduser()
+
+
 def runs_in(path: Path) -> Iterator[RunFolder]:
     """Yields the run in a folder or, if the folder is not a run, all runs below it by name."""
     if RunFolder(path)._config.is_file():
@@ -443,14 +456,14 @@ def runs_in(path: Path) -> Iterator[RunFolder]:
 
 def adapter_folder(path: str | Path) -> Path:
     """Returns the adapter folder inside a run folder, or the path itself if there is none."""
-    path = Path(path).expanduser()
+    path = run_path(path)
     inside = RunFolder(path).adapter
     return inside if inside.is_dir() else path
 
 
 def retriever_folder(path: str | Path) -> Path:
     """Returns the retriever folder inside a run folder, or the path itself if there is none."""
-    path = Path(path).expanduser()
+    path = run_path(path)
     inside = RunFolder(path).retriever
     return inside if inside.is_dir() else path
 
@@ -469,11 +482,11 @@ def recoverer_folders(path: str | Path) -> list[Path]:
     Raises:
         PromptRecoveryError: If the folder does not exist or contains no recoverer.
     """
-    path = Path(path).expanduser()
+    path = run_path(path)
     if not path.is_dir():
         raise PromptRecoveryError(
-            f"run={path}: no such folder; give a run or an adapter folder, or train one first "
-            "(prompt-recovery train)"
+            f"run={path}: no such folder; give a run or an adapter folder{_or_shipped()}, or train "
+            "one first (prompt-recovery train)"
         )
     if recoverer_file(path).is_file():
         return [path]
@@ -503,6 +516,11 @@ def require_adapter_folder(path: str | Path) -> Path:
 def bank_file(folder: Path) -> Path:
     """Returns the path of the prompts that a retriever can answer with: those of its training."""
     return folder / "bank.jsonl"
+
+
+def bank_vectors_file(folder: Path) -> Path:
+    """Returns the path of the embeddings of the bank's prompts, which only shipped ones have."""
+    return folder / "bank.npy"
 
 
 def familiarity_file(folder: Path) -> Path:
@@ -541,24 +559,37 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest() if files else ""
 
 
-def named_runs(runs: str | Iterable[str]) -> list[Path]:
+def named_runs(runs: str | Iterable[str] | None) -> list[Path]:
     """Returns the folders that `run=` refers to: one or a list.
 
-    `latest` is `runs/latest`: the run that was begun last, trials apart. It may be unfinished.
+    `latest` is `runs/latest`: the run that was begun last, trials apart. It may be unfinished. None
+    is `latest` too or, where there is no such run, the recoverer in this package.
     """
+    if runs is None:
+        if (Path("runs") / _LATEST).is_dir() or DEFAULT not in shipped_names():
+            runs = _LATEST
+        else:
+            log.warning("no run in runs/latest: run=%s answers, which comes with the package",
+                        DEFAULT)  # fmt: skip
+            runs = DEFAULT
     return [_named_run(run) for run in ([runs] if isinstance(runs, str) else runs)]
 
 
 def _named_run(run: str) -> Path:
     if run != _LATEST:
-        return Path(run).expanduser()
+        return run_path(run)
     folder = Path("runs") / _LATEST
     if not folder.is_dir():
         raise PromptRecoveryError(
-            "run=latest: there is no runs/latest here; give run=<run or adapter folder>, or train "
-            "a recoverer first (prompt-recovery train)"
+            "run=latest: there is no runs/latest here; give run=<run or adapter folder>"
+            f"{_or_shipped()}, or train a recoverer first (prompt-recovery train)"
         )
     return folder
+
+
+def _or_shipped() -> str:
+    names = shipped_names()
+    return f" or one that comes with the package (run={' or run='.join(names)})" if names else ""
 
 
 def _unwritable(path: Path, error: OSError) -> PromptRecoveryError:

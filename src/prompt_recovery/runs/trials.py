@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import psutil
 
-from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.runs.folder import RunFolder, run_path
 from prompt_recovery.storage import fingerprint
 
 State = Literal["finished", "stopped", "failed"]
@@ -64,7 +64,7 @@ def trial_id(config: Mapping[str, Any]) -> str:
     if not uses_preferences(config):
         settings.pop("preferences", None)
     if settings.get("start") is not None:
-        settings["start"] = str(Path(settings["start"]).expanduser().resolve())
+        settings["start"] = str(run_path(settings["start"]).resolve())
     return fingerprint(settings)[:12]
 
 

@@ -144,7 +144,7 @@ def leave_behind(
                 evaluations.all, f"Test: {len(test)} examples, prompts never seen in training"
             ),
         )
-        job.run.write_predictions(_predictions(test, evaluations))
+        job.run.write_predictions(prediction_rows(test, evaluations))
         result_chart(evaluations.all, curve, job.run.chart)
     job.run.write_environment(environment())
     job.run.write_metrics(metrics)
@@ -164,9 +164,10 @@ def leave_behind(
     )
 
 
-def _predictions(
+def prediction_rows(
     test: Sequence[RewriteExample], evaluations: RunEvaluations
 ) -> Iterator[dict[str, Any]]:
+    """Yields the rows of `predictions.jsonl`: the test examples with what was answered."""
     trained, start, zero_shot = evaluations.trained, evaluations.start, evaluations.zero_shot
     for i, example in enumerate(test):
         row = asdict(example) | {

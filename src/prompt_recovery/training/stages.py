@@ -16,6 +16,7 @@ from prompt_recovery.runs.folder import (
     is_retriever,
     recorded_config,
     recoverer_folders,
+    run_path,
 )
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.runs.resuming import checkpoint_file, resumed_run
@@ -89,11 +90,16 @@ def _independent(given: dict[str, Any]) -> dict[str, Any]:
     """Returns settings that mean the same in every folder and tomorrow: paths are absolute, and
     runs to start from are those that links such as `runs/latest` point to now."""
     ckpt_path = given["ckpt_path"]
+    if given["start"] is not None:
+        given = {**given, "start": str(run_path(given["start"]))}
+    if given["retriever"] is not None and given["retriever"].get("run") is not None:
+        found = str(run_path(given["retriever"]["run"]))
+        given = {**given, "retriever": {**given["retriever"], "run": found}}
     given = with_absolute_paths({**given, "ckpt_path": None}, TrainSettings)
     if given["start"] is not None:
         given["start"] = str(Path(given["start"]).resolve())
     if given["retriever"] is not None and given["retriever"].get("run") is not None:
-        run = Path(given["retriever"]["run"]).expanduser().resolve()
+        run = Path(given["retriever"]["run"]).resolve()
         given["retriever"] = {**given["retriever"], "run": str(run)}
     return {**given, "ckpt_path": ckpt_path}
 

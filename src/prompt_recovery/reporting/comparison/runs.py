@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.runs.folder import RunFolder, runs_in
+from prompt_recovery.runs.folder import RunFolder, run_path, runs_in
 from prompt_recovery.storage import MALFORMED
 
 
@@ -66,7 +66,7 @@ def from_folders(patterns: Sequence[str]) -> tuple[list[Run], list[Apart]]:
     """
     folders: dict[RunFolder, None] = {}
     for pattern in patterns:
-        matched = sorted(glob(str(Path(pattern).expanduser())))  # noqa: PTH207
+        matched = sorted(glob(str(run_path(pattern))))  # noqa: PTH207
         found = [run for path in matched for run in runs_in(Path(path))]
         if not found:
             what = "no run is there" if matched else "no such folder"

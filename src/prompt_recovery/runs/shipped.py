@@ -1,0 +1,187 @@
+"""Recoverers that come inside this package, which `run=<name>` takes by their name.
+
+Each is a folder in `prompt_recovery/shipped/`, named like the recoverer. `prompt_recovery.shipping`
+makes it from finished runs. It holds what a run folder holds, except that the weights of the
+retriever are the difference to the encoder that they were made of, and `manifest.json`, which says
+how they are put together again. This is done once: the run folder is kept in the cache.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.storage import MALFORMED, cache_dir, locked, write_json
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "shipped"
+"""The recoverer that answers where there is no run."""
+MANIFEST = "manifest.json"
+FOLDER = Path(__file__).parents[1] / "shipped"
+"""Where the folders of shipped recoverers lie."""
+_REINSTALL = "install this package again (pip install --force-reinstall --no-deps prompt-recovery)"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A file of weights that is put together from a difference.
+
+    Attributes:
+        difference: The file of the difference, in the folder of the shipped recoverer.
+        sha256: The digest of the file that it makes.
+        package: The installed package that holds the weights which it is the difference to; None
+            if the difference is the whole.
+        weights: The file of these weights in the package.
+    """
+
+    difference: str
+    sha256: str
+    package: str | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shipped recoverer consists of.
+
+    Attributes:
+        files: The SHA-256 digest of each file, by its path in the folder.
+        packages: The packages that hold the backbones, each with the arguments of the
+            `pip install` that installs it.
+        restored: The files that are put together, by their path in the run folder.
+    """
+
+    files: Mapping[str, str]
+    packages: Mapping[str, str] = field(default_factory=dict)
+    restored: Mapping[str, Restored] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Writes it into the folder of a shipped recoverer."""
+        write_json(folder / MANIFEST, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Reads it from the folder of a shipped recoverer.
+
+        Raises:
+            PromptRecoveryError: If it is damaged.
+        """
+        try:
+            values = json.loads((folder / MANIFEST).read_text("utf-8"))
+            parts = {name: Restored(**part) for name, part in values["restored"].items()}
+            return cls(dict(values["files"]), dict(values["packages"]), parts)
+        except (OSError, *MALFORMED) as error:
+            raise PromptRecoveryError(
+                f"{folder / MANIFEST}: is damaged ({type(error).__name__}); {_REINSTALL}"
+            ) from error
+
+
+def shipped_names() -> list[str]:
+    """The names of the recoverers in this package."""
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{MANIFEST}"))
+
+
+def shipped_run(name: str) -> Path:
+    """The run folder of a shipped recoverer, which the first call makes in the cache.
+
+    Args:
+        name: One of `shipped_names()`.
+
+    Raises:
+        PromptRecoveryError: If a package with a backbone is not installed, a file is damaged, or
+            the cache cannot be written.
+    """
+    source = FOLDER / name
+    manifest = Manifest.read(source)
+    _require_packages(name, manifest)
+    digest = hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()
+    target = cache_dir("shipped", digest[:16]) / name
+    if target.is_dir():
+        return target
+    with locked(target):
+        if not target.is_dir():  # otherwise another process has made it meanwhile
+            log.info("unpacking the recoverer '%s', once", name)
+            unpack(source, target)
+    return target
+
+
+def unpack(source: Path, target: Path) -> None:
+    """Makes a run folder of the folder of a shipped recoverer.
+
+    Args:
+        source: The folder of the shipped recoverer.
+        target: The run folder, which doesn't exist. It appears when it is complete.
+
+    Raises:
+        PromptRecoveryError: If a file is damaged, or the folder cannot be written.
+    """
+    from prompt_recovery.runs.differences import read_weights, restored, write_weights  # numpy
+
+    manifest = Manifest.read(source)
+    scratch = target.with_name(f".{target.name}.partial")
+    differences = {part.difference for part in manifest.restored.values()}
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        for name, sha256 in manifest.files.items():
+            _require_digest(source / name, sha256, _REINSTALL)
+            if name not in differences:
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, scratch / name)
+        for name, part in manifest.restored.items():
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            base = {} if part.package is None else read_weights(weights_in(part))
+            write_weights(scratch / name, restored(read_weights(source / part.difference), base))
+            _require_digest(
+                scratch / name,
+                part.sha256,
+                f"{part.package} holds other weights than expected: {_install(manifest)}",
+            )
+        scratch.rename(target)
+    except OSError as error:
+        raise PromptRecoveryError(
+            f"cannot write {target} ({error.strerror}): free some space, or set "
+            "PROMPT_RECOVERY_CACHE to another folder"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def weights_in(part: Restored) -> Path:
+    """The file of the weights in an installed package that a difference is added to."""
+    assert part.package is not None and part.weights is not None
+    spec = find_spec(part.package)
+    places = [] if spec is None else list(spec.submodule_search_locations or ())
+    if not places:
+        raise PromptRecoveryError(f"the package '{part.package}' is not installed")
+    return Path(places[0]) / part.weights
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_digest(path: Path, sha256: str, advice: str) -> None:
+    if not path.is_file() or digest_of(path) != sha256:
+        raise PromptRecoveryError(f"{path}: is missing or damaged; {advice}")
+
+
+def _require_packages(name: str, manifest: Manifest) -> None:
+    missing = [package for package in manifest.packages if find_spec(package) is None]
+    if missing:
+        raise PromptRecoveryError(
+            f"run={name}: needs the weights of its backbones, which are not installed "
+            f"({', '.join(missing)}): {_install(manifest, missing)}"
+        )
+
+
+def _install(manifest: Manifest, packages: list[str] | None = None) -> str:
+    wanted = [manifest.packages[package] for package in packages or manifest.packages]
+    return f"pip install --no-deps {' '.join(wanted)}"

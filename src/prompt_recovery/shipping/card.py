@@ -1,0 +1,157 @@
+"""The card of a shipped recoverer: its data, recipe, numbers, limits and licence."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.records import read_record
+from prompt_recovery.runs.folder import RunFolder, bank_file, is_retriever
+from prompt_recovery.storage import MALFORMED
+from prompt_recovery.tables import Table, to_markdown
+
+CARD = "README.md"
+RETRIEVER_CONFIG = "retriever/training.yaml"
+"""The settings of a retriever that a run of its own has trained."""
+
+_TITLES = ("dataset", "rows", "SCS", "95 % interval", "error of the expected SCS")
+
+
+def card(name: str, folder: Path, runs: Sequence[str], reports: Sequence[str], tested: bool) -> str:
+    """The card as Markdown.
+
+    Args:
+        name: The name of the recoverer.
+        folder: Its folder.
+        runs: The runs that it is made of.
+        reports: Files `report.json` of evaluations of it.
+        tested: Whether the folder holds the results on the test split.
+
+    Raises:
+        PromptRecoveryError: If a report cannot be read, or doesn't have this recoverer.
+    """
+    parts = RunFolder(folder).recoverers
+    records = [read_record(part) for part in parts]
+    data = records[0]["data"]["name"]
+    backbones = " and ".join(
+        f"{record['backbone']['name']} ({'retriever' if is_retriever(part) else 'language model'})"
+        for part, record in zip(parts, records, strict=True)
+    )
+    prompts = len(bank_file(folder / "retriever").read_text("utf-8").splitlines())
+    rows = list(_results(name, folder, reports, tested))
+    numbers = to_markdown(Table(_TITLES, rows)) if rows else "It has not been evaluated yet."
+    recipe = to_markdown(Table(("setting", "value"), list(_recipe(folder))))
+    return f"""\
+# {name}
+
+A recoverer that comes with the package: {backbones}. It is trained on the dataset `{data}` of
+this package, whose texts are in the public domain (CC0), and on nothing else.
+
+    prompt-recovery recover run={name} original="It rained." rewritten="Arr, the sky be weepin'!"
+
+## How it answers
+
+The language model writes samples, the retriever finds the nearest of {prompts:,} prompts, those of
+its training examples, and MBR chooses among all of them. The weights of the two and the expected
+SCS were fitted on the validation split. Trained weights are kept in bf16 (the adapter) and as the
+difference to the encoder in 8 bits (the retriever).
+
+## Recipe
+
+{recipe}
+
+To make it again, train the runs with these settings, and then:
+
+    python -m prompt_recovery.shipping runs=[{",".join(Path(run).name for run in runs)}] \\
+      output=src/prompt_recovery/shipped/{name}
+
+## Results
+
+Sharpened cosine similarity (SCS) with all-MiniLM-L6-v2.
+
+{numbers}
+
+## Limits
+
+It reads English. It knows the wishes that its training examples have, and their words. Longer texts
+are cut in the middle. On pairs unlike its training examples, it is right less often and says so in
+its expected SCS, which was fitted on examples like those of its training and is no guarantee for
+others. Many different prompts lead to the same rewrite: an answer is a good guess, and no proof of
+what somebody wrote.
+
+## Licence
+
+The trained weights have the licence of this package (Apache-2.0), and the prompts and the data are
+CC0. The backbones come from packages of their own with their own licences.
+"""
+
+
+def _recipe(folder: Path) -> Iterator[tuple[str, str]]:
+    """The settings that matter, of each part."""
+    own = RunFolder(folder).config()
+    other = folder / RETRIEVER_CONFIG
+    theirs = yaml.safe_load(other.read_text("utf-8")) if other.is_file() else None
+    yield "data", f"{own['data']}"
+    yield "split", f"{own['split']}"
+    if (folder / "adapter").is_dir():
+        yield from _settings("language model", own)
+        theirs = theirs or {**own, **(own.get("retriever") or {})}
+    yield from _settings("retriever", theirs or own)
+
+
+def _settings(part: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    wanted = (
+        ("model", "name"), ("adapter", "name"), ("adapter", "rank"), ("adapter", "layers"),
+        ("objective", "_target_"), ("trainer", "max_epochs"), ("optim", "learning_rate"),
+        ("batching", "batch_size"), ("batching", "max_prompt_tokens"),
+    )  # fmt: skip
+    for group, name in wanted:
+        value = (config.get(group) or {}).get(name)
+        if value is not None:
+            key = group if name == "_target_" else f"{group}.{name}"
+            yield (
+                f"{part}: {key}",
+                str(value).rpartition(".")[2] if name == "_target_" else str(value),
+            )
+    for name in ("lead_ins", "seed"):
+        if config.get(name) is not None:
+            yield f"{part}: {name}", str(config[name])
+
+
+def _results(
+    name: str, folder: Path, reports: Sequence[str], tested: bool
+) -> Iterator[tuple[str, ...]]:
+    metrics = (RunFolder(folder).metrics() or {}) if tested else {}
+    if metrics:
+        low, high = metrics["test/scs_ci_low"], metrics["test/scs_ci_high"]
+        yield (
+            "test split of the training data", f"{metrics['test/examples']:,.0f}",
+            f"{metrics['test/scs']:.3f}", f"{low:.3f} … {high:.3f}", "",
+        )  # fmt: skip
+        for part in ("model", "retriever"):
+            if f"test/{part}_scs" in metrics:
+                yield f"the {part} alone", "", f"{metrics[f'test/{part}_scs']:.3f}", "", ""
+        yield "the mean prompt", "", f"{metrics['baseline/mean_prompt_scs']:.3f}", "", ""
+    for path in reports:
+        try:
+            report = json.loads(Path(path).expanduser().read_text("utf-8"))
+            own = [r for r in report["recoverers"] if r["name"].split(",")[0] == name]
+            for one in own:
+                low, high = one["scs_ci_low"], one["scs_ci_high"]
+                error = (one.get("calibration") or {}).get("error")
+                yield (
+                    str(report["dataset"]), f"{report['examples']:,}",
+                    f"{one['scs']:.3f}", f"{low:.3f} … {high:.3f}",
+                    "" if error is None else f"{error:.3f}",
+                )  # fmt: skip
+        except (OSError, *MALFORMED) as error:
+            raise PromptRecoveryError(
+                f"reports: {path}: is no report.json of an evaluation ({type(error).__name__})"
+            ) from error
+        if not own:
+            raise PromptRecoveryError(
+                f"reports: {path}: has no recoverer '{name}'; evaluate recoverers=[{name}]"
+            )

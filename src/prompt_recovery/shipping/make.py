@@ -1,0 +1,263 @@
+"""Packs finished runs into the folder of a shipped recoverer, and fits how they answer together."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from prompt_recovery.backbones.encoders import EncoderBackbone, locate_encoder
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.recorded import recorded_metric
+from prompt_recovery.recovery.assemble import assemble
+from prompt_recovery.recovery.bank import PromptBank, read_prompts
+from prompt_recovery.recovery.decoding import MBR
+from prompt_recovery.recovery.fitted import fit_key, keep_fit, kept_fit
+from prompt_recovery.recovery.interface import ConstantRecoverer
+from prompt_recovery.recovery.job import steps
+from prompt_recovery.recovery.load import splits_of
+from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.recovery.records import read_record
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.retriever import Retriever
+from prompt_recovery.recovery.sources import WriterSource
+from prompt_recovery.runs.differences import difference, read_weights, restored, write_weights
+from prompt_recovery.runs.folder import (
+    RunFolder,
+    bank_file,
+    bank_vectors_file,
+    calibration_file,
+    is_retriever,
+    recoverer_folders,
+)
+from prompt_recovery.runs.shipped import (
+    MANIFEST,
+    Manifest,
+    Restored,
+    digest_of,
+    unpack,
+    weights_in,
+)
+from prompt_recovery.settings import LocalPath
+from prompt_recovery.shipping.card import CARD, RETRIEVER_CONFIG, card
+from prompt_recovery.terminal import progress_bar
+from prompt_recovery.training.results import (
+    RunEvaluations,
+    evaluate_recoverer,
+    evaluate_sources,
+    prediction_rows,
+    test_metrics,
+)
+
+log = logging.getLogger(__name__)
+
+_WEIGHTS = "model.safetensors"
+_DIFFERENCE = "difference.safetensors"
+_PIP = "pip install --no-deps "
+_OTHER_PRECISION = "torch.bfloat16"
+_NOT_SHIPPED = {_WEIGHTS, "calibration.json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShippingSettings:
+    """What a shipped recoverer is made of.
+
+    Attributes:
+        runs: A finished run with an adapter and a retriever, or a run with each.
+        output: The folder to write. Its name is that of the recoverer. It is replaced if it exists.
+        test: Whether to answer the test examples of the runs, for the card and for `compare`.
+        reports: Files `report.json` of `prompt-recovery evaluate recoverers=[<name>]`, with results
+            for the card.
+    """
+
+    runs: Sequence[LocalPath]
+    output: LocalPath
+    test: bool = False
+    reports: Sequence[LocalPath] = ()
+
+
+def ship(given: ShippingSettings) -> Path:
+    """Makes the folder of a shipped recoverer. The same runs give the same files.
+
+    The weights of the sources and the confidence are fitted on the validation split, with the
+    weights of the models as they are unpacked, in fp32. They are kept for bf16, too, which changes
+    the samples of a model, but not how far to trust them.
+
+    Raises:
+        PromptRecoveryError: If the runs don't have one retriever and at most one adapter, were not
+            trained with the same data and split, or cannot be loaded.
+    """
+    output = Path(given.output).expanduser()
+    adapter, retriever = _parts(given.runs)
+    folders = [folder for folder in (adapter, retriever) if folder is not None]
+    scratch = output.with_name(f".{output.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        parts = {"retriever/" + _WEIGHTS: _pack_retriever(retriever, scratch / "retriever")}
+        if adapter is not None:
+            _pack_adapter(adapter, scratch / "adapter")
+        _write_config(folders, scratch)
+        packages = _packages(folders)
+        Manifest(_digests(scratch), packages, parts).write(scratch)
+        with tempfile.TemporaryDirectory() as temporary:
+            run = RunFolder(Path(temporary) / output.name)
+            unpack(scratch, run.path)
+            recoverer = _fit(run)
+            own = calibration_file(run.recoverers[0])
+            shutil.copyfile(own, scratch / own.relative_to(run.path))
+            if given.test:
+                _test(recoverer, run, RunFolder(scratch))
+        Manifest(_digests(scratch), packages, parts).write(scratch)
+        text = card(output.name, scratch, given.runs, given.reports, given.test)
+        (scratch / CARD).write_text(text, "utf-8")
+        shutil.rmtree(output, ignore_errors=True)
+        scratch.rename(output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    log.info("%s: %.1f MB", output, size / 1e6)
+    return output
+
+
+def _parts(runs: Sequence[str]) -> tuple[Path | None, Path]:
+    """The adapter, if any, and the retriever of the runs."""
+    folders = [folder for run in runs for folder in recoverer_folders(run)]
+    retrievers = [folder for folder in folders if is_retriever(folder)]
+    adapters = [folder for folder in folders if not is_retriever(folder)]
+    if len(retrievers) != 1 or len(adapters) > 1:
+        raise PromptRecoveryError(
+            f"runs={list(runs)}: have {len(retrievers)} retrievers and {len(adapters)} adapters; "
+            "give runs with one retriever and at most one adapter together"
+        )
+    return (adapters[0] if adapters else None), retrievers[0]
+
+
+def _pack_adapter(adapter: Path, folder: Path) -> None:
+    """Copies an adapter with its weights in bf16."""
+    folder.mkdir()
+    for name in ("adapter_config.json", "recoverer.yaml"):
+        shutil.copyfile(adapter / name, folder / name)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    thin = {name: weight.to(torch.bfloat16) for name, weight in sorted(weights.items())}
+    save_file(thin, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def _pack_retriever(retriever: Path, folder: Path) -> Restored:
+    """Copies a retriever with its prompts embedded and its weights as a difference."""
+    for path in sorted(retriever.rglob("*")):
+        name = path.relative_to(retriever)
+        if path.is_file() and str(name) not in _NOT_SHIPPED:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    record = read_record(retriever)
+    scs = recorded_metric(record["metric"])
+    bank = PromptBank.of(read_prompts(bank_file(retriever)), scs.encoder)
+    bank.write_vectors(bank_vectors_file(folder))
+    weights = read_weights(retriever / _WEIGHTS)
+    backbone = EncoderBackbone(**record["backbone"])
+    part = _base(backbone)
+    base = {} if part.package is None else read_weights(weights_in(part))
+    packed = difference(weights, base)
+    if not base:
+        packed = {name: weight.astype(np.float16) for name, weight in packed.items()}
+    write_weights(folder / _DIFFERENCE, packed)
+    again = restored(packed, base)
+    log.info("retriever: relative error of the difference %.2e", _error(weights, again, base))
+    with tempfile.TemporaryDirectory() as temporary:
+        write_weights(Path(temporary) / _WEIGHTS, again)
+        digest = digest_of(Path(temporary) / _WEIGHTS)
+    return Restored(f"retriever/{_DIFFERENCE}", digest, part.package, part.weights)
+
+
+def _base(backbone: EncoderBackbone) -> Restored:
+    """Where the weights are that the retriever was made of, if a package holds them."""
+    spec = None if backbone.package is None else find_spec(backbone.package)
+    if backbone.path is not None or spec is None or not spec.submodule_search_locations:
+        return Restored("", "")
+    file = locate_encoder(backbone).folder / _WEIGHTS
+    place = Path(next(iter(spec.submodule_search_locations)))
+    return Restored("", "", backbone.package, file.relative_to(place).as_posix())
+
+
+def _error(weights: Mapping[str, Any], again: Mapping[str, Any], base: Mapping[str, Any]) -> float:
+    """The length of what was lost, relative to that of the whole difference."""
+    lost = sum(float(np.square(again[n] - w).sum()) for n, w in weights.items())
+    whole = sum(float(np.square(w - base.get(n, 0)).sum()) for n, w in weights.items())
+    return float((lost / max(whole, 1e-30)) ** 0.5)
+
+
+def _write_config(folders: Sequence[Path], scratch: Path) -> None:
+    """Writes the settings of the runs; `config.yaml` says where the data is and how it is split."""
+    configs = [RunFolder.of_adapter(folder).config() for folder in folders]
+    data = [read_record(folder)["data"]["fingerprint"] for folder in folders]
+    if any(c["split"] != configs[0]["split"] for c in configs) or len(set(data)) > 1:
+        raise PromptRecoveryError(
+            f"{folders[0].parent} and {folders[-1].parent} were trained with other data or another "
+            "split; give runs that share both"
+        )
+    RunFolder(scratch).write_config(configs[0])
+    if folders[0].parent != folders[-1].parent:
+        text = yaml.safe_dump(configs[-1], allow_unicode=True, sort_keys=False)
+        (scratch / RETRIEVER_CONFIG).write_text(text, "utf-8")
+
+
+def _packages(folders: Sequence[Path]) -> dict[str, str]:
+    """The packages that hold the backbones and the metric's encoder, by the requirement."""
+    found = {}
+    for folder in folders:
+        record = read_record(folder)
+        for source in (record["backbone"], record["metric"]["source"]):
+            package, install = source.get("package"), source.get("install") or ""
+            if package is not None and source.get("path") is None and install.startswith(_PIP):
+                found[package.replace("{part}", "1")] = install.removeprefix(_PIP)
+    return found
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The digests of all files but the manifest and the card, by path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return {name: digest_of(folder / name) for name in names if name not in (MANIFEST, CARD)}
+
+
+def _fit(run: RunFolder) -> PosteriorRecoverer:
+    """Fits a recoverer as `recover` does, and keeps what it finds for another precision, too."""
+    with progress_bar() as progress:
+        ready = assemble(Recipe([run.path], MBR(), precision="fp32"), steps(progress))
+    recoverer = ready.recoverer
+    assert isinstance(recoverer, PosteriorRecoverer) and recoverer.scs is not None
+    folders = run.recoverers
+    records = [read_record(folder) for folder in folders]
+    sources = [s for s, _ in recoverer.sources if isinstance(s, WriterSource | Retriever)]
+    arguments = (recoverer.decoding, recoverer.scs, folders, records, sources)
+    found = kept_fit(folders[0], fit_key(*arguments))
+    if found is None:
+        raise PromptRecoveryError(
+            f"{run.path.name}: nothing could be fitted; give runs with a validation split whose "
+            "data is at hand"
+        )
+    keep_fit(folders[0], fit_key(*arguments, dtype=_OTHER_PRECISION), found)
+    return recoverer
+
+
+def _test(recoverer: PosteriorRecoverer, run: RunFolder, packed: RunFolder) -> None:
+    """Answers the test examples, and writes the predictions and the metrics of a run."""
+    test = splits_of(run.recoverers[0]).test
+    if not test:
+        raise PromptRecoveryError("test=true: the runs were trained without a test split")
+    assert recoverer.scs is not None
+    scs = recorded_metric(read_record(run.recoverers[0])["metric"])
+    together, *alone = evaluate_sources(recoverer, test, scs)
+    constant = evaluate_recoverer(ConstantRecoverer(recoverer.fallback), test, scs)
+    found = RunEvaluations(together, None, None, constant, alone=alone if len(alone) > 1 else ())
+    packed.write_predictions(prediction_rows(test, found))
+    packed.write_metrics(test_metrics(found))
