@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix, save_npz
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_matrix, load_npz, save_npz
+from sklearn.feature_extraction.text import (
+    HashingVectorizer,
+    TfidfTransformer,
+    TfidfVectorizer,
+)
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
@@ -44,6 +48,24 @@ def test_it_is_kept_without_a_word_of_the_texts(known, tmp_path):
     known.write(file)
     np.testing.assert_array_equal(Familiarity.read(file)(pairs(NEW)), known(pairs(NEW)))
     assert b"beehives" not in file.read_bytes()
+
+
+def test_words_and_files_are_those_of_scikit_learn_and_scipy(known, tmp_path):
+    """So that retrievers of older versions know the same texts."""
+    odd = ["Ünïcödé 你好好 ąćź_9 ǅungla", "a I x", "", "don't re-enter 42 4242", "word " * 9]
+    examples = [RewriteExample(str(n), "o", t, "p") for n, t in enumerate([*TRAINING, *odd])]
+    options = {"n_features": 2**18, "alternate_sign": False, "norm": None}
+    counted = HashingVectorizer(**options).transform([*TRAINING, *odd])
+    transform = TfidfTransformer(sublinear_tf=True).fit(counted)
+    asked = HashingVectorizer(**options).transform([*NEW, *odd])
+    expected = (transform.transform(asked) @ transform.transform(counted).T).toarray().max(axis=1)
+    found = Familiarity.of(examples)
+    np.testing.assert_allclose(found(pairs([*NEW, *odd])), expected, atol=1e-12)
+    found.write(tmp_path / "ours.npz")
+    assert abs(load_npz(tmp_path / "ours.npz") - counted).max() == 0
+    save_npz(tmp_path / "theirs.npz", counted)
+    theirs = Familiarity.read(tmp_path / "theirs.npz")
+    np.testing.assert_allclose(theirs(pairs(NEW)), found(pairs(NEW)), atol=1e-12)
 
 
 def test_a_damaged_file_is_one_line(known, tmp_path):
