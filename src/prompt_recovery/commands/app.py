@@ -8,6 +8,7 @@ from annotated_types import Ge, Le
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.commands.help import Help
 from prompt_recovery.commands.recover import AnswererSettings
 from prompt_recovery.settings.checking import check, make
 
@@ -28,7 +29,25 @@ class AppSettings(AnswererSettings):
     names: Sequence[str] = ()
 
 
-@command
+_HELP = Help(
+    title="a web page to try a recoverer",
+    about="""Loads a trained run and serves a page on this machine: paste two texts, see the prompt
+        behind them, its alternatives, and what changed word by word. It needs the extra [app]:
+        pip install 'prompt-recovery[app]'.""",
+    examples=[
+        ("The run that was begun last, on http://127.0.0.1:7860:", ["run=latest"]),
+        ("Several runs that choose together, on another port:",
+         ["run=[runs/train/a,runs/train/b] port=8000"]),
+        ("For other machines of the network, under the name of a reverse proxy:",
+         ["host=0.0.0.0 names=[recovery.example.org]"]),
+    ],
+    settings=["run", "host", "port", "names", "decoding.samples", "confidence", "bank",
+              "precision"],
+    read_on=["docs/howto/evaluate.md"],
+)  # fmt: skip
+
+
+@command(_HELP)
 def app(config: DictConfig) -> None:
     """Serves a web page until Ctrl-C."""
     given: AppSettings = make(check(config, AppSettings), AppSettings)

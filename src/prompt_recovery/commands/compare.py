@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.commands.help import Help
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.settings.checking import check, make
 
@@ -16,9 +17,10 @@ class CompareSettings:
     """The settings of `conf/compare.yaml`.
 
     Attributes:
-        runs: run folders, folders of them, or patterns such as runs/train/*_sft.
-        project: of W&B, in place of or beside folders: entity/name.
-        output: the folder of report.html, report.md and report.json.
+        runs: Run folders, folders of them, or patterns such as runs/train/*_sft.
+        project: A W&B project, entity/name, whose runs are compared instead of those in folders, or
+            together with them.
+        output: Folder of report.html, report.md and report.json.
     """
 
     runs: LocalPath | Sequence[LocalPath] = ()
@@ -26,7 +28,22 @@ class CompareSettings:
     output: LocalPath = "runs/compare"
 
 
-@command
+_HELP = Help(
+    title="one report of many runs",
+    about="""Groups runs by what differs between them, averages over seeds, and says which settings
+        are better by more than chance, in one report (report.html, report.md, report.json).""",
+    examples=[
+        ("All runs of a multirun, or of several folders and patterns:",
+         ["'runs=[runs/multirun/model-objective-seed]'",
+          "'runs=[runs/train/*_sft,runs/train/*_dpo]'"]),
+        ("The runs of a W&B project:", ["project=entity/prompt-recovery"]),
+    ],
+    settings=["runs", "project", "output"],
+    read_on=["docs/howto/compare.md"],
+)  # fmt: skip
+
+
+@command(_HELP)
 def compare(config: DictConfig) -> None:
     """Compares runs of folders or of a W&B project in one report."""
     given: CompareSettings = make(check(config, CompareSettings), CompareSettings)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import prompt_recovery.runs.resolvers  # noqa: F401  (what the configuration asks for)
+from prompt_recovery.commands.help import Help, help_text
 from prompt_recovery.commands.home import provide_home
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.runs.folder import RunFolder
@@ -43,32 +44,41 @@ def _write_redacted(cfg: Any, filename: str, output_dir: Path) -> None:
 hydra.core.utils._save_config = _write_redacted
 
 
-def command(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
-    """Makes a subcommand that runs `task` on the configuration of the same name.
+def command(shown: Help) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Makes a subcommand of a function, which is called with the configuration of its name.
+
+    `--help` prints `shown`, without composing a configuration.
 
     Errors that a user can fix are printed as one line, including those of Hydra (an unknown option,
     a setting that does not exist, an invalid override). `PROMPT_RECOVERY_TRACEBACK=1` shows
     tracebacks.
     """
-    main = hydra.main(
-        version_base="1.3", config_path=str(config_folder()), config_name=task.__name__
-    )
-    decorated: Callable[[], Any] = main(one_line_errors(_where_it_was_given(task)))
 
-    @wraps(task)
-    def run() -> Any:
-        forgive_characters()
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of exiting
-        try:
-            provide_home()
-            sys.argv[1:] = prepared(task.__name__, sys.argv[1:])
-            return decorated()
-        except _USERS as error:
-            raise _exit(error) from None
-        except OSError as error:
-            raise _exit(_unwritable(error)) from None
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        main = hydra.main(
+            version_base="1.3", config_path=str(config_folder()), config_name=task.__name__
+        )
+        decorated: Callable[[], Any] = main(one_line_errors(_where_it_was_given(task)))
 
-    return run
+        @wraps(task)
+        def run() -> Any:
+            forgive_characters()
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print(help_text(task.__name__, shown), end="")
+                return None
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of exiting
+            try:
+                provide_home()
+                sys.argv[1:] = prepared(task.__name__, sys.argv[1:])
+                return decorated()
+            except _USERS as error:
+                raise _exit(error) from None
+            except OSError as error:
+                raise _exit(_unwritable(error)) from None
+
+        return run
+
+    return decorate
 
 
 def _unwritable(error: OSError) -> Exception:

@@ -6,12 +6,38 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.commands.help import Help
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, prediction_entries
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.settings.entries import option
 
+_HELP = Help(
+    title="compare recoverers, baselines and predictions",
+    about="""Says who recovers prompts best, by how much, and whether that is more than chance. The
+        answers and a report (report.html, report.md, report.json) are written to runs/evaluate.
+        Killed, or given more to compare, the same command goes on: finished answers are kept.""",
+    examples=[
+        ("A trained run against the baselines, on the starter dataset's test split:",
+         ["recoverers=[runs/latest]"]),
+        ("Several runs and decodings, on a file of your own, beside answers in one of its columns:",
+         ["data=file data.path=pairs.jsonl predictions=[their_column] \\\n"
+          "    'recoverers=[runs/a,{run: runs/a, decoding: mbr, name: a with MBR}]'"]),
+    ],
+    notes="""
+        Often wanted
+          baselines=[mean_prompt,regressor]          fewer of them; baselines=[]: none
+          'baselines=[{few_shot: {shots: 8}}]'       one with something changed
+          predictions=[submission.csv]               id,rewrite_prompt: made elsewhere
+          'recoverers=[{run: [runs/a,runs/b], decoding: {mbr: {samples: 32}}}]'    together
+          metric=scs_t5 metric@second_metric=scs_minilm    other encoders
+    """,
+    settings=["recoverers", "baselines", "predictions", "part", "output", "split.by", "precision",
+              "data=file:data.path"],
+    read_on=["docs/howto/evaluate.md", "docs/concepts/scs.md"],
+)  # fmt: skip
 
-@command
+
+@command(_HELP)
 def evaluate(config: DictConfig) -> float:
     """Compares recoverers, baselines and predictions; returns the best mean SCS."""
     job = job_of(check(config, EvaluateSettings))

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.commands.help import Help
 from prompt_recovery.generation.cluster import Cluster
 from prompt_recovery.generation.job import GenerationJob, GenerationOptions, Guessing
 from prompt_recovery.generation.originals import CreatedOriginals, Originals
@@ -46,7 +47,35 @@ class GenerateSettings(GenerationOptions):
     candidates: Guessing
 
 
-@command
+_HELP = Help(
+    title="make a dataset with a rewriter",
+    about="""Takes original texts and instructions, lets a rewriter (a language model) answer them,
+        filters the answers, and writes a dataset that `train` reads, with a card. Killed or
+        interrupted, the same command goes on where it was.""",
+    examples=[
+        ("A small one by SmolLM2 from the texts of the starter dataset, offline:", ["rows=20"]),
+        ("From texts of your own (column text), by Gemma:",
+         ["originals=file originals.path=texts.csv rewriter=gemma_7b_it rows=5000"]),
+        ("Texts that the rewriter writes itself, with vLLM:",
+         ["originals=created rewriter=gemma2_9b_it rewriter/backend=vllm rows=20000"]),
+        ("By a model behind an API (the key is $OPENAI_API_KEY):",
+         ["rewriter=api rewriter.model.served=gpt-4o-mini"]),
+        ("With preferences for the training split: scored and paired candidates:",
+         ["preferences=sample"]),
+        ("Then train on it:",
+         ["prompt-recovery train data=file data.path=runs/generate/smollm2_starter"]),
+    ],
+    settings=[
+        "rows", "output", "seed", "instructions.bank", "instructions.composed",
+        "instructions.variations", "instructions.near_duplicate_scs", "filters.copy",
+        "filters.duplicate_scs", "split.by", "overwrite", "push_to_hub",
+        "originals=file:originals.path",
+    ],
+    read_on=["docs/howto/generate.md", "docs/howto/slurm.md"],
+)  # fmt: skip
+
+
+@command(_HELP)
 def generate(config: DictConfig) -> int:
     """Makes a dataset and returns its number of rows."""
     job = job_of(check(config, GenerateSettings))

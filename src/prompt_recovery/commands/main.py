@@ -21,8 +21,8 @@ usage: prompt-recovery <command> [group=option] [key=value] …
   sweep     try settings as a W&B sweep file says    prompt-recovery sweep file=sweeps/grid.yaml
   compare   one report of many runs                  prompt-recovery compare 'runs=[runs/train]'
 
-prompt-recovery <command> --help       groups and options
-prompt-recovery <command> --cfg job    everything a run will do
+prompt-recovery <command> --help       what it does, with examples, settings and options
+prompt-recovery <command> --cfg job    all settings, with those that you give in effect
 prompt-recovery --version              the version of this package
 """
 

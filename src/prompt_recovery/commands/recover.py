@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.commands.help import Help
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.pairs import RecoveryOptions
 from prompt_recovery.recovery.recipe import Recipe, RecipeOptions, RunNames
@@ -44,7 +45,35 @@ class RecoverSettings(RecoveryOptions, AnswererSettings):
         self.refuse_contradictions(self.confidence)
 
 
-@command
+_HELP = Help(
+    title="from pairs of texts to the prompts behind them",
+    about="""Answers each pair of an original and a rewritten text with the prompt that a trained
+        run finds most likely to be close to the true one. Killed or interrupted, the same command
+        goes on.""",
+    examples=[
+        ("A file of pairs (columns id, original_text, rewritten_text) to a submission. "
+         "run=latest is the run that was begun last, trials apart; it may be unfinished:",
+         ["run=latest input=test.csv output=submission.csv"]),
+        (".jsonl and .parquet outputs also have all candidates with their scores, and the expected "
+         "SCS of each answer:", ["input=test.csv output=answers.jsonl"]),
+        ("One pair, its texts taken as they stand, with the alternatives:",
+         ['original="It rained." rewritten="Arr, the sky be weepin\'!"']),
+    ],
+    notes="""
+        Often wanted
+          decoding=choice                            weighs more of what is known of a candidate
+          decoding.samples=32                        more samples: better, slower
+          run=[runs/train/a,runs/train/b]            several recoverers choose together
+          channel=rewriter                           a rewriter model has its say, too
+          columns.id=null columns.original_text=before    other column names; number the rows
+    """,
+    settings=["run", "input", "output", "decoding.samples", "measures", "threshold", "confidence", "bank",
+              "weights", "backbone_path", "precision"],
+    read_on=["docs/howto/kaggle.md", "docs/concepts/mbr.md", "docs/concepts/retriever.md"],
+)  # fmt: skip
+
+
+@command(_HELP)
 def recover(config: DictConfig) -> None:
     """Recovers the prompts of a file of pairs, or of one pair."""
     given: RecoverSettings = make(check(config, RecoverSettings), RecoverSettings)

@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.commands.help import Help
 from prompt_recovery.runs.sweep import sweep as run_sweep
 from prompt_recovery.settings import AtLeastOne, Count, LocalPath
 from prompt_recovery.settings.checking import check, make
@@ -31,7 +32,23 @@ class SweepSettings:
     seed: Count = 0
 
 
-@command
+_HELP = Help(
+    title="try settings as a W&B sweep file says, without an account",
+    about="""Reads the same file as `wandb sweep` and runs its trials on this machine, with the
+        engine that W&B's server uses: grid, random or Bayesian search, with early termination.
+        Killed or interrupted, the same command goes on. It needs the extra [sweeps].""",
+    examples=[
+        ("Twenty trials, chosen by what the earlier ones reached:",
+         ["file=sweeps/bayes.yaml count=20"]),
+        ("A grid until it is exhausted, two trials at a time:",
+         ["file=sweeps/grid.yaml parallel=2"]),
+    ],
+    settings=["file", "count", "parallel", "folder", "seed"],
+    read_on=["docs/howto/sweeps.md"],
+)  # fmt: skip
+
+
+@command(_HELP)
 def sweep(config: DictConfig) -> None:
     """Runs or resumes a W&B sweep without an account."""
     given: SweepSettings = make(check(config, SweepSettings), SweepSettings)

@@ -87,9 +87,11 @@ class EvaluateSettings:
         output: Folder of the report. Finished predictions in it are used again.
         part: Whether to evaluate on the test split or on all of `data`. auto uses the test split if
             `data` and `training` are the same dataset, and all of it otherwise.
-        recoverers: Run or adapter folders, or `RecovererEntry` settings.
+        recoverers: Run or adapter folders, or entries such as {run: runs/a, decoding: mbr}, whose
+            settings are those of `RecovererEntry`.
         baselines: Options of the group `baseline`, or {option: {setting: value}}.
-        predictions: Columns of the dataset, files, or `PredictionsEntry` settings.
+        predictions: Columns of the dataset, files, or entries such as
+            {path: a.csv, column: answer}, whose settings are those of `PredictionsEntry`.
         precision: auto, bf16 or fp32.
         max_prompt_tokens: Limit of the zero-shot and few-shot baselines, for each example.
         split: How the datasets are split.

@@ -1,0 +1,170 @@
+"""What `prompt-recovery <command> --help` shows.
+
+A command says in its `Help` what it does, with examples, and which settings matter most. Their
+defaults and descriptions are read from the declarations, and the groups from `conf/`.
+"""
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+from prompt_recovery.settings.declared import (
+    REQUIRED,
+    dataclass_in,
+    members,
+    settings_of,
+    target_of,
+)
+from prompt_recovery.settings.described import description
+from prompt_recovery.settings.filling import load_filled, schema_of
+from prompt_recovery.settings.folder import config_folder
+
+_WIDTH = 96
+_COLUMN = 30
+
+
+@dataclass(frozen=True)
+class Help:
+    """What a command says about itself.
+
+    Attributes:
+        title: What the command is for, in a few words.
+        about: What it does, in two or three sentences.
+        examples: What an example does, and its command lines, of which `prompt-recovery <command>`
+            may be left out.
+        settings: The settings that are changed most often, as on the command line. A setting of a
+            group is that of the group's default option, or of an option that is named before a
+            colon: `data=file:data.path`.
+        notes: Further lines that are shown as they are, such as values that need an explanation.
+        read_on: Pages of the documentation.
+    """
+
+    title: str
+    about: str
+    examples: Sequence[tuple[str, Sequence[str]]]
+    settings: Sequence[str]
+    read_on: Sequence[str]
+    notes: str = ""
+
+
+def help_text(command: str, given: Help) -> str:
+    """Returns the help of a command."""
+    script = f"prompt-recovery {command}"
+    parts = [f"{script}: {given.title}", _filled(given.about)]
+    for told, lines in given.examples:
+        shown = "\n".join(f"  {line}" for line in command_lines(command, lines))
+        parts.append(f"{_filled(told)}\n{shown}")
+    if given.notes:
+        parts.append(textwrap.dedent(given.notes).strip("\n"))
+    parts.append(_table("Settings that are often changed (key=value)", _settings(command, given)))
+    groups = list(_groups(command))
+    if groups:
+        parts.append(_table("Groups (group=option; the first option is the default)", groups))
+    pages = "\n".join(f"  {page}" for page in given.read_on)
+    parts.append(
+        f"{script} --cfg job shows all settings, with those that you give in effect.\n"
+        f"Read on:\n{pages}"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def command_lines(command: str, lines: Iterable[str]) -> list[str]:
+    """Returns the whole command lines of an example."""
+    whole = (
+        line if line.startswith("prompt-recovery ") else f"prompt-recovery {command} {line}"
+        for line in lines
+    )
+    return [line.rstrip() for line in whole]
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        " ".join(text.split()),
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    lines = [title]
+    for name, told in rows:
+        paragraphs = filter(None, told.split("\n"))
+        wrapped = "\n".join(_filled(paragraph, " " * _COLUMN) for paragraph in paragraphs)
+        head = f"  {name}"
+        if wrapped and len(head) < _COLUMN - 1:
+            lines.append(head.ljust(_COLUMN) + wrapped[_COLUMN:])
+        else:
+            lines += [head, wrapped] if wrapped else [head]
+    return "\n".join(lines)
+
+
+def _settings(command: str, given: Help) -> Iterable[tuple[str, str]]:
+    file = config_folder() / f"{command}.yaml"
+    root = target_of(str(schema_of(file.read_text(encoding="utf-8"))))
+    defaults = _defaults(command)
+    for named in given.settings:
+        chosen, _, key = named.rpartition(":")
+        group, _, option = chosen.partition("=")
+        path = key.split(".")
+        option = option or str(defaults.get(path[0]) or "")
+        if len(path) > 1 and path[0] in defaults:
+            node = load_filled(config_folder() / (group or path[0]) / f"{option}.yaml")
+            target: Any = target_of(node._get_node("_target_")._value())
+            path = path[1:]
+        else:
+            node, target = load_filled(file), root
+        yield _setting(key, node, target, path)
+
+
+def _setting(key: str, node: DictConfig, target: Any, path: Sequence[str]) -> tuple[str, str]:
+    for name in path[:-1]:
+        target = dataclass_in(settings_of(target)[name].type)
+        node = node._get_node(name)
+    declared = settings_of(target)[path[-1]]
+    value: Any = node._get_node(path[-1])
+    if hasattr(value, "_value"):
+        value = value._value()
+    required = declared.default is REQUIRED and value in (None, "???")
+    shown = "<value>" if required else _shown(value if value is not None else declared.default)
+    return f"{key}={shown}", description(target, path[-1])
+
+
+def _shown(value: Any) -> str:
+    """A default as on the command line; what it is made of is in angle brackets."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_shown, value))}]"
+    text = re.sub(r"\$\{hydra:runtime\.choices\.(\w+)\}", r"<\1>", str(value))
+    return re.sub(r"\$\{(\w+)\}", r"<\1>", text)
+
+
+def _defaults(command: str) -> dict[str, Any]:
+    """The default option of each group of a command, such as `data` or `data@training`."""
+    text = (config_folder() / f"{command}.yaml").read_text(encoding="utf-8")
+    chosen = [e for e in yaml.safe_load(text)["defaults"] if isinstance(e, dict)]
+    pairs = [next(iter(entry.items())) for entry in chosen]
+    return {key: option for key, option in pairs if not key.startswith("override ")}
+
+
+def _groups(command: str) -> Iterable[tuple[str, str]]:
+    text = (config_folder() / f"{command}.yaml").read_text(encoding="utf-8")
+    root = target_of(str(schema_of(text)))
+    for key, default in _defaults(command).items():
+        group, _, package = key.partition("@")
+        names = sorted(file.stem for file in (config_folder() / group).glob("*.yaml"))
+        target, path = root, (package or group).split(".")
+        for name in path[:-1]:
+            target = dataclass_in(settings_of(target)[name].type)
+        first = "null" if default is None else str(default)
+        may_be_null = type(None) in members(settings_of(target)[path[-1]].type)
+        options = [first, *names, *(["null"] if may_be_null else [])]
+        yield key, f"{', '.join(dict.fromkeys(options))}\n{description(target, path[-1])}"
