@@ -80,6 +80,11 @@ def to_terminal(table: Table) -> rich.table.Table:
     return drawn
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is one: `1 run`, `1,249 rows`."""
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
+
+
 def print_tables(*tables: Table) -> None:
     """Prints tables to the terminal, one below the other."""
     console = Console()

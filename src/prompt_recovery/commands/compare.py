@@ -1,5 +1,7 @@
 """`prompt-recovery compare`: compares many runs in one report."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,4 +53,5 @@ def compare(config: DictConfig) -> None:
     from prompt_recovery.reporting.comparison.compare import compare as compare_runs
 
     runs = [given.runs] if isinstance(given.runs, str) else list(given.runs)
-    compare_runs(runs, given.project, Path(given.output).expanduser())
+    line = shlex.join(["prompt-recovery", "compare", *sys.argv[1:]])
+    compare_runs(runs, given.project, Path(given.output).expanduser(), line)

@@ -1,5 +1,7 @@
 """`prompt-recovery evaluate`: compare recoverers, baselines and predictions."""
 
+import shlex
+import sys
 from functools import partial
 from typing import Any
 
@@ -17,11 +19,13 @@ _HELP = Help(
         answers and a report (report.html, report.md, report.json) are written to runs/evaluate.
         Killed, or given more to compare, the same command goes on: finished answers are kept.""",
     examples=[
-        ("A trained run against the baselines, on the starter dataset's test split:",
+        ("A trained run against the baselines, on the starter dataset's test split. A run answers "
+         "as `prompt-recovery recover` does by default: by MBR with neighbours, or with its "
+         "retriever:",
          ["recoverers=[runs/latest]"]),
         ("Several runs and decodings, on a file of your own, beside answers in one of its columns:",
          ["data=file data.path=pairs.jsonl predictions=[their_column] \\\n"
-          "    'recoverers=[runs/a,{run: runs/a, decoding: mbr, name: a with MBR}]'"]),
+          "    'recoverers=[runs/a,{run: runs/a, decoding: greedy, name: a greedily}]'"]),
     ],
     notes="""
         Often wanted
@@ -40,15 +44,21 @@ _HELP = Help(
 @command(_HELP)
 def evaluate(config: DictConfig) -> float:
     """Compares recoverers, baselines and predictions; returns the best mean SCS."""
-    job = job_of(check(config, EvaluateSettings))
+    line = shlex.join(["prompt-recovery", "evaluate", *sys.argv[1:]])
+    job = job_of(check(config, EvaluateSettings), line)
 
     from prompt_recovery.reporting.evaluation.job import run_evaluation
 
     return run_evaluation(job).best.mean
 
 
-def job_of(config: dict[str, Any]) -> Any:
-    """The job that checked settings ask for."""
+def job_of(config: dict[str, Any], line: str = "") -> Any:
+    """The job that checked settings ask for.
+
+    Args:
+        config: The values of `EvaluateSettings`.
+        line: The command line, for the report.
+    """
     same = config["data"] == config["training"]
     columns = [e.column for e in prediction_entries(config["predictions"]) if e.path is None]
     if "also" in config["data"]:
@@ -58,4 +68,4 @@ def job_of(config: dict[str, Any]) -> Any:
 
     from prompt_recovery.reporting.evaluation.assembling import job_of as evaluation_of
 
-    return evaluation_of(given, second, partial(option, "evaluate"), same)
+    return evaluation_of(given, second, partial(option, "evaluate"), same, line)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
 from prompt_recovery.settings.declared import (
     REQUIRED,
@@ -110,6 +110,7 @@ def _settings(command: str, given: Help) -> Iterable[tuple[str, str]]:
     file = config_folder() / f"{command}.yaml"
     root = target_of(str(schema_of(file.read_text(encoding="utf-8"))))
     defaults = _defaults(command)
+    target: Any
     for named in given.settings:
         chosen, _, key = named.rpartition(":")
         group, _, option = chosen.partition("=")
@@ -117,21 +118,20 @@ def _settings(command: str, given: Help) -> Iterable[tuple[str, str]]:
         option = option or str(defaults.get(path[0]) or "")
         if len(path) > 1 and path[0] in defaults:
             node = load_filled(config_folder() / (group or path[0]) / f"{option}.yaml")
-            target: Any = target_of(node._get_node("_target_")._value())
+            target = target_of(OmegaConf.to_container(node)["_target_"])  # type: ignore[call-overload,index]
             path = path[1:]
         else:
             node, target = load_filled(file), root
         yield _setting(key, node, target, path)
 
 
-def _setting(key: str, node: DictConfig, target: Any, path: Sequence[str]) -> tuple[str, str]:
+def _setting(key: str, node: Any, target: Any, path: Sequence[str]) -> tuple[str, str]:
     for name in path[:-1]:
         target = dataclass_in(settings_of(target)[name].type)
-        node = node._get_node(name)
+    value: Any = OmegaConf.to_container(node, resolve=False)
+    for name in path:
+        value = value.get(name)
     declared = settings_of(target)[path[-1]]
-    value: Any = node._get_node(path[-1])
-    if hasattr(value, "_value"):
-        value = value._value()
     required = declared.default is REQUIRED and value in (None, "???")
     shown = "<value>" if required else _shown(value if value is not None else declared.default)
     return f"{key}={shown}", description(target, path[-1])

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from prompt_recovery import __version__
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.sources import starter
@@ -255,6 +256,13 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     assert names[0] == "theirs"
     assert {"mine", "searched constant", "tiny 1-shot"} < set(names)
     assert any(n.endswith(", mbr") for n in names)
+    about = record["about"]
+    assert about["mine"].startswith(f"{trained_run}; decoding mbr (samples 16, temperature 0.7, ")
+    assert "retrieval neighbours (space difference, k 16, " in about["mine"], "as recover does"
+    assert about["command"].startswith("prompt-recovery evaluate data=file data.path=own.jsonl ")
+    assert about["report"] == "runs/evaluate/own"
+    assert about["date"][:2] == "20"
+    assert __version__ in about["version"]
     assert record["examples"] == 40
     assert record["recoverers"][0]["exact_match"] == 0.5
     html = (folder / "report.html").read_text()
@@ -308,6 +316,7 @@ def test_kills_change_no_evaluation(own, tmp_path):
         made = folder / "runs" / "evaluate" / "own"
         kept = {p.name: p.read_text().split("\n")[1:] for p in (made / "predictions").iterdir()}
         record = json.loads((made / "report.json").read_text())
+        del record["about"]["date"]
         for contender in record["recoverers"]:
             for name in [name for name in contender if "seconds" in name]:
                 del contender[name]

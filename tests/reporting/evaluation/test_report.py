@@ -9,7 +9,7 @@ import pytest
 
 from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
-from prompt_recovery.reporting.evaluation.metric_hacking import MetricHackingCheck
+from prompt_recovery.reporting.evaluation.metric_hacking import UNKNOWN, MetricHackingCheck
 from prompt_recovery.reporting.evaluation.page import report_page
 from prompt_recovery.reporting.evaluation.report import (
     CATEGORIES,
@@ -83,6 +83,15 @@ def test_equals_are_not_called_better(report):
     assert report_record(twins)["not_significantly_behind"] == ["twin"]
 
 
+def test_an_unknown_second_opinion_is_not_said_to_hold(report):
+    unknown = check(40, np.nan, (np.nan, np.nan))
+    second = SecondOpinion("second", 0.0, [unknown] * 3)
+    head = report_page(replace(report, second=second)).split("<main>")[0]
+    assert ">unknown<" in head
+    assert UNKNOWN in head
+    assert ">holds<" not in head
+
+
 def test_a_winner_by_tricks_is_called_one(report):
     second = SecondOpinion("second", 0.0, [check(40, 0.1, (0.0, 0.2))] * 3)
     assert "does not hold under second" in verdict(replace(report, second=second))
@@ -124,7 +133,7 @@ def test_json_has_every_number(report):
     assert sum(row["examples"] for row in record["by_category"]) == 40
     assert sum(row["examples"] for row in record["by_words"]) == 40
     [calibrated] = [r for r in record["recoverers"] if "calibration" in r]
-    assert len(calibrated["calibration"]["bins"]) == 10
+    assert len(calibrated["calibration"]["bins"]) == 4
     assert [r["name"] for r in record["recoverers"] if r["second_encoder"]["suspicious"]] == ["bad"]
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -44,19 +44,23 @@ from prompt_recovery.reporting.html import (
     paragraph,
     write_page,
 )
+from prompt_recovery.reporting.origin import about_table, origin
 from prompt_recovery.storage import atomic_write
-from prompt_recovery.tables import Table, escape_markdown, print_tables, to_markdown
+from prompt_recovery.tables import Table, counted, escape_markdown, print_tables, to_markdown
 
 log = logging.getLogger(__name__)
 
 
-def compare(patterns: Sequence[str], project: str | None, output: Path) -> Comparison:
+def compare(
+    patterns: Sequence[str], project: str | None, output: Path, command: str = ""
+) -> Comparison:
     """Compares runs and writes `report.html`, `report.md` and `report.json`.
 
     Args:
         patterns: Run folders, folders of runs, or glob patterns.
         project: A W&B project, "entity/name".
         output: Folder of the report.
+        command: The command line, for the report.
 
     Raises:
         PromptRecoveryError: If there are no runs to compare, W&B cannot be reached, or the report
@@ -77,10 +81,12 @@ def compare(patterns: Sequence[str], project: str | None, output: Path) -> Compa
         reasons = "; ".join(f"{a.name} {a.reason}" for a in apart[:3])
         raise PromptRecoveryError(f"no finished run to compare: {reasons}")
     comparison = analyse(chosen)
-    write_page(output / "report.html", _html(comparison, chosen, apart))
+    compared = [*patterns, *([] if project is None else [f"W&B project {project}"])]
+    about = {"compared": ", ".join(compared), **origin(command, output)}
+    write_page(output / "report.html", _html(comparison, chosen, apart, about))
     for name, text in (
-        ("report.md", _markdown(comparison, chosen, apart)),
-        ("report.json", json.dumps(_json(comparison, apart), indent=2) + "\n"),
+        ("report.md", _markdown(comparison, chosen, apart, about)),
+        ("report.json", json.dumps(_json(comparison, apart) | {"about": about}, indent=2) + "\n"),
     ):
         with atomic_write(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
@@ -97,7 +103,12 @@ def _say(comparison: Comparison, apart: Sequence[Apart], output: Path) -> None:
     log.info("report: %s", output / "report.html")
 
 
-def _html(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -> str:
+def _html(
+    comparison: Comparison,
+    runs: Sequence[Run],
+    apart: Sequence[Apart],
+    about: Mapping[str, str],
+) -> str:
     lead = paragraph(verdict(comparison), "verdict") + facts(
         [
             Fact(a.question, a.answer, a.detail, "good" if a.good else "")
@@ -114,7 +125,10 @@ def _html(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -
     sections.append(Section("Learning and cost", _plots(comparison)))
     sections.append(Section("By category", _categories(comparison)))
     sections.append(Section("Runs", _runs(runs, apart)))
-    return page(f"{len(runs)} runs compared", sections, lead, f"Data {' '.join(runs[0].data)}.")
+    sections.append(Section("How it was made", html_table(about_table(about))))
+    return page(
+        f"{counted(len(runs), 'run')} compared", sections, lead, f"Data {' '.join(runs[0].data)}."
+    )
 
 
 def _variants(comparison: Comparison) -> Markup:
@@ -198,9 +212,14 @@ def _runs(runs: Sequence[Run], apart: Sequence[Apart]) -> Markup:
     return body + html_table(_apart_table(apart)) if apart else body
 
 
-def _markdown(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart]) -> str:
+def _markdown(
+    comparison: Comparison,
+    runs: Sequence[Run],
+    apart: Sequence[Apart],
+    about: Mapping[str, str],
+) -> str:
     parts = [
-        f"# {len(runs)} runs compared",
+        f"# {counted(len(runs), 'run')} compared",
         escape_markdown(verdict(comparison)),
         "\n".join(
             f"- {question} **{answer}**: {detail}"
@@ -229,6 +248,7 @@ def _markdown(comparison: Comparison, runs: Sequence[Run], apart: Sequence[Apart
     ]
     if apart:
         parts += ["## Set apart", to_markdown(_apart_table(apart))]
+    parts += ["## How it was made", to_markdown(about_table(about))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,29 @@ from prompt_recovery.reporting.evaluation.contenders import (
     from_recipe,
 )
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples
-from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, RecovererEntry
-from prompt_recovery.runs.environment import environment
+from prompt_recovery.reporting.evaluation.settings import (
+    DEFAULT,
+    EvaluateSettings,
+    RecovererEntry,
+)
+from prompt_recovery.reporting.origin import origin
 from prompt_recovery.runs.folder import named_runs
+from prompt_recovery.tables import counted
 
 log = logging.getLogger(__name__)
+
+_PARTS = {"test": "test split", "all": "all of it"}
 
 Option = Callable[[str, Any], Any]
 """Makes an option of a group, given arguments such as `("decoding", "mbr")`."""
 
 
 def job_of(
-    given: EvaluateSettings, second: Callable[[], SCS] | None, option: Option, same: bool
+    given: EvaluateSettings,
+    second: Callable[[], SCS] | None,
+    option: Option,
+    same: bool,
+    command: str = "",
 ) -> EvaluationJob:
     """Makes the job that the settings ask for.
 
@@ -38,6 +48,7 @@ def job_of(
         second: Makes the second metric. None if none was asked for.
         option: Makes options of groups.
         same: Whether `data` and `training` are the same dataset.
+        command: The command line, for the report.
     """
     for dataset in (given.data,) if same else (given.data, given.training):
         for told in dataset.dropped_rows():
@@ -45,21 +56,23 @@ def job_of(
     part = ("test" if same else "all") if given.part == "auto" else given.part
     examples, training = choose_examples(given.data, given.training, part, vars(given.split))
     opinion, said = _second_opinion(given.metric, second)
-    hardware = environment()["hardware"]
+    contenders = _contenders(given, training, option)
+    folder = Path(given.output).expanduser()
     return EvaluationJob(
         name=given.data.name,
         examples=examples,
-        contenders=_contenders(given, training, option),
+        contenders=contenders,
         scs=given.metric,
         second=opinion,
         honest_prompts=[e.rewrite_prompt for e in training.examples],
-        folder=Path(given.output).expanduser(),
+        folder=folder,
         about={
-            "evaluated": f"{given.data.name}, {part}: {len(examples)} rows",
-            "baselines learned from": f"{training.name}: {len(training.examples)} rows",
+            "evaluated": f"{given.data.name}, {_PARTS[part]}: {counted(len(examples), 'row')}",
+            **{c.name: c.about for c in contenders if c.about},
+            "baselines learned from": f"{training.name}: {counted(len(training.examples), 'row')}",
+            "metric": f"SCS (cosine^{given.metric.exponent:g}) of {given.metric.encoder.name}",
             "second encoder": said,
-            "machine": f"{hardware['machine']}, {hardware['cpus']} CPU cores, "
-            f"GPU: {', '.join(hardware['gpus']) or 'none'}",
+            **origin(command, folder),
         },
     )
 
@@ -98,8 +111,11 @@ def _contenders(given: EvaluateSettings, training: Dataset, option: Option) -> l
 
 
 def _recipe(entry: RecovererEntry, given: EvaluateSettings, option: Option) -> Recipe:
-    chosen = {group: partial(option, group)(getattr(entry, group))
-              for group in ("decoding", "channel", "retrieval")}  # fmt: skip
+    wanted = {group: getattr(entry, group) for group in ("decoding", "channel", "retrieval")}
+    if entry.decoding == DEFAULT:  # what conf/recover.yaml chooses
+        wanted["decoding"] = "mbr"
+        wanted["retrieval"] = entry.retrieval or "neighbours"
+    chosen = {group: option(group, name) for group, name in wanted.items()}
     return Recipe(
         runs=named_runs(entry.run),
         weights=list(entry.weights or []),

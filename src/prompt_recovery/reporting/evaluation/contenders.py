@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,13 @@ from prompt_recovery.recovery.assemble import assemble, require_backbones
 from prompt_recovery.recovery.bank import read_prompts
 from prompt_recovery.recovery.baselines import FewShot, ZeroShot
 from prompt_recovery.recovery.baselines.base import Baseline
+from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
+from prompt_recovery.recovery.load import decoding_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.runs.folder import (
     RunFolder,
+    is_retriever,
     recoverer_file,
     recoverer_folders,
     weights_digest,
@@ -41,6 +44,7 @@ class Contender:
         identity: Fingerprint of everything that determines its answers, except the pairs.
         make: Loads or fits the recoverer.
         check: Raises a `PromptRecoveryError` at once if a model that it needs is missing.
+        about: What it is and how it answers, for the report. May be empty.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Contender:
     identity: str
     make: Callable[[], Recoverer]
     check: Callable[[], object] = lambda: None
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,9 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
         PromptRecoveryError: If a folder does not exist or contains no recoverer.
     """
     folders = [folder for run in recipe.runs for folder in recoverer_folders(run)]
+    decoding = recipe.decoding or decoding_of(folders)
+    if not decoding.uses_metric or any(map(is_retriever, folders)):
+        recipe = replace(recipe, retrieval=None)  # `assemble` has no use for it
     if name is None:
         name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
         name += f", {recipe.decoding.name}" if recipe.decoding else ""
@@ -113,7 +121,24 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
         fingerprint(weights, repr(settings)),
         lambda: _assembled(recipe),
         lambda: require_backbones(recipe),
+        about=_how_it_answers(recipe, decoding),
     )
+
+
+def _how_it_answers(recipe: Recipe, decoding: Decoding) -> str:
+    """The runs of a recipe and its decoding, with their settings."""
+    said = [" + ".join(map(str, recipe.runs))]
+    for group, settings in (("decoding", decoding), ("retrieval", recipe.retrieval)):
+        if settings is not None:
+            values = ", ".join(f"{name} {value}" for name, value in vars(settings).items())
+            said.append(f"{group} {settings.name} ({values})")
+    if recipe.channel is not None:
+        said.append(f"channel {recipe.channel.backbone.name}, weight {recipe.channel.weight}")
+    if recipe.weights:
+        said.append(f"weights {list(recipe.weights)}")
+    if recipe.bank is not None:
+        said.append(f"bank {recipe.bank}")
+    return "; ".join(said)
 
 
 def _assembled(recipe: Recipe) -> Recoverer:

@@ -32,7 +32,7 @@ from prompt_recovery.storage import (
     require_writable,
     write_jsonl,
 )
-from prompt_recovery.tables import print_tables
+from prompt_recovery.tables import counted, print_tables
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def run_evaluation(job: EvaluationJob) -> Report:
     )
     print_tables(  # first, so that they are not lost if a file cannot be written
         category_table(evaluations[:6], job.examples),
-        result_table(evaluations, f"{job.name}: {len(job.examples)} examples"),
+        result_table(evaluations, f"{job.name}: {counted(len(job.examples), 'example')}"),
     )
     write_page(job.folder / "report.html", report_page(report))
     for name, text in {

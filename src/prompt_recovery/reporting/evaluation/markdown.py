@@ -3,20 +3,20 @@
 from prompt_recovery.reporting.evaluation.report import Report, metric_name, score, verdict
 from prompt_recovery.reporting.evaluation.scores import calibration_error
 from prompt_recovery.reporting.evaluation.tables import (
-    about_table,
     answer_table,
     calibration_table,
     encoder_table,
     group_table,
     ranking_table,
 )
-from prompt_recovery.tables import escape_markdown, to_markdown
+from prompt_recovery.reporting.origin import about_table
+from prompt_recovery.tables import counted, escape_markdown, to_markdown
 
 
 def report_markdown(report: Report) -> str:
     """Renders the report. Texts are escaped, so that they cannot break the Markdown."""
     parts = [
-        f"# {escape_markdown(report.dataset)}: {len(report.examples)} examples",
+        f"# {escape_markdown(report.dataset)}: {counted(len(report.examples), 'example')}",
         escape_markdown(verdict(report)),
         to_markdown(ranking_table(report)),
         f"{escape_markdown(metric_name(report))}. Differences to the best are paired, with "
@@ -35,7 +35,7 @@ def report_markdown(report: Report) -> str:
         answers = answer_table(report.best, report.examples, title, places)
         parts += [f"## {title} of {escape_markdown(report.best.name)}", to_markdown(answers)]
     if report.about:
-        parts += ["## How it was made", to_markdown(about_table(report))]
+        parts += ["## How it was made", to_markdown(about_table(report.about))]
     return "\n\n".join(parts) + "\n"
 
 

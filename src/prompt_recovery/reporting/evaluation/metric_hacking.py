@@ -18,6 +18,8 @@ from prompt_recovery.metrics.scs import SCS, sharpen
 
 _PROMPTS = 500  # maximum number of prompts to compare with each other (125,000 pairs)
 _ENOUGH = 0.5
+UNKNOWN = "too little is expected to tell"
+"""The verdict if honest prompts with such a low SCS would be near chance anyway."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class MetricHackingCheck:
     def verdict(self) -> str:
         """The result in words."""
         if not np.isfinite(self.kept):
-            return "too little is promised to tell"
+            return UNKNOWN
         return "falls" if self.suspicious else "holds"
 
 

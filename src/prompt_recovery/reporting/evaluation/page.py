@@ -3,6 +3,7 @@
 import numpy as np
 from markupsafe import Markup
 
+from prompt_recovery.reporting.evaluation.metric_hacking import UNKNOWN
 from prompt_recovery.reporting.evaluation.report import (
     LEVEL,
     Report,
@@ -15,11 +16,19 @@ from prompt_recovery.reporting.evaluation.report import (
     verdict,
 )
 from prompt_recovery.reporting.evaluation.scores import calibration_error
-from prompt_recovery.reporting.evaluation.tables import about_table, encoder_table, ranking_table
+from prompt_recovery.reporting.evaluation.tables import encoder_table, ranking_table
 from prompt_recovery.reporting.html.charts import Interval, Line, interval_chart, line_chart
 from prompt_recovery.reporting.html.page import Section, page, render
-from prompt_recovery.reporting.html.parts import Fact, facts, heat_table, html_table, paragraph
-from prompt_recovery.tables import Table
+from prompt_recovery.reporting.html.parts import (
+    Fact,
+    Tone,
+    facts,
+    heat_table,
+    html_table,
+    paragraph,
+)
+from prompt_recovery.reporting.origin import about_table
+from prompt_recovery.tables import Table, counted
 
 _LINES = 5  # number of recoverers in the chart of distributions
 _ODD = 3  # number of answers shown for each flagged recoverer
@@ -38,12 +47,12 @@ def report_page(report: Report) -> str:
     sections.append(Section("By length", _lengths(report)))
     sections.append(Section("Best and worst answers", _samples(report)))
     if report.about:
-        sections.append(Section("How it was made", html_table(about_table(report))))
+        sections.append(Section("How it was made", html_table(about_table(report.about))))
     return page(
         f"Prompt recovery on {report.dataset}",
         sections,
         lead=paragraph(verdict(report), "verdict") + facts(_facts(report)),
-        foot=f"{metric_name(report)}; {len(report.examples)} examples.",
+        foot=f"{metric_name(report)}; {counted(len(report.examples), 'example')}.",
     )
 
 
@@ -53,7 +62,7 @@ def _facts(report: Report) -> list[Fact]:
         Fact(
             "Mean SCS of the best",
             score(best.mean),
-            f"95 % interval {span(best.interval)}, {len(report.examples)} examples",
+            f"95 % interval {span(best.interval)}, {counted(len(report.examples), 'example')}",
         )
     ]
     if report.gains:
@@ -72,15 +81,12 @@ def _facts(report: Report) -> list[Fact]:
     else:
         said.append(Fact("Cost", f"{cost(best)} s", "per example, on this machine"))
     if report.second is not None:
-        names = report.suspicious
-        said.append(
-            Fact(
-                "Under a second encoder",
-                "falls" if best.name in names else "holds",
-                f"flagged: {', '.join(names)}" if names else "no recoverer's score falls",
-                "bad" if best.name in names else "good",
-            )
-        )
+        names, verdict_ = report.suspicious, report.second.checks[0].verdict
+        tone: Tone = {"falls": "bad", "holds": "good"}.get(verdict_, "")  # type: ignore[assignment]
+        told = f"flagged: {', '.join(names)}" if names else "no recoverer's score is flagged"
+        if not tone:
+            told = f"{UNKNOWN}; {told}"
+        said.append(Fact("Under a second encoder", verdict_ if tone else "unknown", told, tone))
     return said
 
 
@@ -156,9 +162,9 @@ def _calibration(report: Report) -> Markup:
         lines,
         "expected SCS",
         "actual SCS",
-        "By decile of confidence; the dashed line is perfect calibration",
+        "Groups of answers with similar confidence; the dashed line is perfect calibration",
         diagonal=True,
-    ) + paragraph(f"Mean distance of expected and actual SCS over deciles. {said}.", "quiet")
+    ) + paragraph(f"Mean distance of expected and actual SCS over groups. {said}.", "quiet")
 
 
 def _categories(report: Report) -> Markup:

@@ -92,7 +92,7 @@ class Report:
 
     @cached_property
     def calibrations(self) -> dict[str, list[CalibrationBin]]:
-        """Expected and actual SCS by decile, for recoverers whose predictions have a confidence."""
+        """Expected and actual SCS in groups of similar confidence, by recoverer that has one."""
         found = {e.name: calibration(e) for e in self.evaluations}
         return {name: bins for name, bins in found.items() if bins}
 

@@ -14,6 +14,8 @@ from prompt_recovery.metrics.statistics import bootstrap_interval
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.terminal import progress_bar
 
+_PER_BIN = 10  # the fewest predictions whose mean says something about their confidence
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -138,11 +140,12 @@ class CalibrationBin:
 
 
 def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin]:
-    """Compares expected and actual SCS by decile of confidence, lowest first.
+    """Compares expected and actual SCS in groups of similar confidence, lowest first.
 
     Args:
         evaluation: The evaluation. Predictions without a confidence are ignored.
-        groups: Number of bins of equal size. Fewer are made if there are fewer predictions.
+        groups: Largest number of bins, which have equal sizes. With ten groups, they are deciles.
+            Fewer are made if a bin would have fewer than ten predictions.
 
     Returns:
         The bins, or an empty list if no prediction has a confidence.
@@ -163,7 +166,7 @@ def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin
             bootstrap_interval(part[:, 1]),
             len(part),
         )
-        for part in np.array_split(values, min(groups, len(values)))
+        for part in np.array_split(values, min(groups, max(len(values) // _PER_BIN, 1)))
     ]
 
 

@@ -19,6 +19,8 @@ from prompt_recovery.templates import Template
 
 Option = str | Mapping[str, Any]
 """An option's name, or `{name: {what: to change}}`."""
+DEFAULT = "default"
+"""The decoding and the retrieval that `recover` answers with unless it is told otherwise."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -27,10 +29,13 @@ class RecovererEntry:
 
     Attributes:
         run: A run or an adapter folder, or several to use as an ensemble.
-        decoding: An option of the group `decoding`. None uses the decoding of the run.
+        decoding: An option of the group `decoding`. "default" answers as `prompt-recovery recover`
+            does by default: by MBR and, where no run has a dense retriever, with neighbours. None
+            uses the decoding of the run.
         weights: Weights of several runs.
         channel: An option of the group `channel`.
-        retrieval: An option of the group `retrieval`.
+        retrieval: An option of the group `retrieval`. With the default decoding, None means
+            neighbours.
         backbone_path: Folder of the backbone, if it is no longer where it was for training.
         bank: A file with prompts that a dense retriever can also answer with.
         bank_column: Its column with the prompts. None takes the first of rewrite_prompt, text and
@@ -39,7 +44,7 @@ class RecovererEntry:
     """
 
     run: RunNames
-    decoding: Option | None = None
+    decoding: Option | None = DEFAULT
     weights: Sequence[Positive] | None = None
     channel: Option | None = None
     retrieval: Option | None = None
@@ -87,8 +92,9 @@ class EvaluateSettings:
         output: Folder of the report. Finished predictions in it are used again.
         part: Whether to evaluate on the test split or on all of `data`. auto uses the test split if
             `data` and `training` are the same dataset, and all of it otherwise.
-        recoverers: Run or adapter folders, or entries such as {run: runs/a, decoding: mbr}, whose
-            settings are those of `RecovererEntry`.
+        recoverers: Run or adapter folders, which answer as `prompt-recovery recover` does by
+            default, or entries such as {run: runs/a, decoding: greedy}. The settings of an entry
+            are those of `RecovererEntry`.
         baselines: Options of the group `baseline`, or {option: {setting: value}}.
         predictions: Columns of the dataset, files, or entries such as
             {path: a.csv, column: answer}, whose settings are those of `PredictionsEntry`.

@@ -79,7 +79,7 @@ def encoder_table(report: Report, second: SecondOpinion) -> Table:
 
 
 def calibration_table(bins: Sequence[CalibrationBin]) -> Table:
-    """Builds a table of expected and actual SCS, with one row per decile of confidence."""
+    """Builds a table of expected and actual SCS, with one row per group of similar confidence."""
     rows = [[b.count, score(b.expected), score(b.actual), span(b.interval)] for b in bins]
     return Table(["examples", "expected SCS", "actual SCS", "95 % interval"], rows)
 
@@ -104,11 +104,6 @@ def sample_table(
     places = [order[round(n * (len(order) - 1) / max(count - 1, 1))] for n in range(count)]
     title = f"{count} answers of {evaluation.name}, from the best to the worst"
     return answer_table(evaluation, examples, title, places)
-
-
-def about_table(report: Report) -> Table:
-    """Builds a table of how the evaluation was made."""
-    return Table(["", ""], list(report.about.items()), wide=(1,))
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:

@@ -11,6 +11,7 @@ from prompt_recovery.reporting.html.page import render
 COLOURS = 6  # number of line colours in page.css
 _WIDTH, _HEIGHT = 360, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 348, 10, 190
+_CHARACTER = 7.5  # width of a character of a tick's label, with the space between labels
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def line_chart(
     ys = [y for line in lines for _, y in line.points]
     if diagonal:
         xs = ys = xs + ys
-    x_ticks, y_ticks = _ticks(min(xs), max(xs), 5), _ticks(min(ys), max(ys), 5)
+    x_ticks, y_ticks = _fitting(min(xs), max(xs)), _ticks(min(ys), max(ys), 5)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
@@ -116,6 +117,15 @@ def line_chart(
         diagonal=diagonal,
         caption=caption,
     )
+
+
+def _fitting(low: float, high: float) -> list[float]:
+    """Returns ticks of the horizontal axis whose labels do not overlap."""
+    for count in (5, 4, 3, 2):
+        ticks = _ticks(low, high, count)
+        if max(len(f"{t:g}") for t in ticks) * len(ticks) * _CHARACTER <= _RIGHT - _LEFT:
+            break
+    return ticks
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
