@@ -150,15 +150,21 @@ class BestWeights(Callback):
 
 
 def save_adapter(
-    model: Any, weights: dict[str, torch.Tensor], folder: Path, recoverer: dict[str, Any]
+    model: Any,
+    weights: dict[str, torch.Tensor],
+    folder: Path,
+    recoverer: dict[str, Any],
+    card: str = "",
 ) -> None:
-    """Writes a PEFT adapter folder with `recoverer.yaml`, each file atomically.
+    """Writes a PEFT adapter folder with its card and `recoverer.yaml`, each file atomically.
 
     Args:
         model: A `PeftModel`.
         weights: Weights of its adapter by their names in the model.
         folder: The folder, created if necessary.
         recoverer: Content of `recoverer.yaml`.
+        card: Content of `README.md`, which replaces PEFT's empty model card. An empty one is not
+            written.
     """
     with whole_folder(folder) as scratch:
         model.save_pretrained(
@@ -167,8 +173,16 @@ def save_adapter(
             safe_serialization=True,
             save_embedding_layers=False,  # "auto" would ask the Hub for the size of the vocabulary
         )
-        (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        (scratch / "README.md").unlink(missing_ok=True)
+        if card:
+            write_card(scratch, card)
         write_record(scratch, recoverer)
+
+
+def write_card(folder: Path, card: str) -> None:
+    """Writes `README.md`, the model card of a folder, atomically."""
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8", errors="replace")
 
 
 def write_record(folder: Path, recoverer: dict[str, Any]) -> None:

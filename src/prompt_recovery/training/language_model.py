@@ -1,6 +1,7 @@
 """Prepares the training of a language model's adapter."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.folder import adapter_folder, weights_digest
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import chat_prompt, for_tokenizer
+from prompt_recovery.training.cards import adapter_card
 from prompt_recovery.training.checkpoints import save_adapter
 from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
@@ -96,7 +98,13 @@ class PreparedLanguageModel(Prepared):
 
     def save(self, weights: dict[str, torch.Tensor]) -> None:
         """Writes the adapter folder."""
-        save_adapter(self.module.model, own_names(weights), self.job.run.adapter, self.record)
+        save_adapter(
+            self.module.model, own_names(weights), self.job.run.adapter, self.record, self.card({})
+        )
+
+    def card(self, metrics: Mapping[str, float]) -> str:
+        """The model card of the adapter."""
+        return adapter_card(self.job, self.writer, metrics)
 
     def take(self, trained: Path) -> dict[str, torch.Tensor]:
         """Loads an adapter that is trained, saves it as this run's, and returns its weights."""

@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,10 @@ class Prepared(ABC):
     @abstractmethod
     def parameters(self) -> tuple[int, int]:
         """The numbers of trainable and of all parameters."""
+
+    @abstractmethod
+    def card(self, metrics: Mapping[str, float]) -> str:
+        """The model card of the weights; before the evaluation, `metrics` is empty."""
 
     @abstractmethod
     def save(self, weights: dict[str, torch.Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Prepares the training of a dense retriever: a sentence encoder that places pairs near prompts."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ from prompt_recovery.runs.folder import (
     write_bank,
 )
 from prompt_recovery.storage import fingerprint
-from prompt_recovery.training.checkpoints import whole_folder, write_record
+from prompt_recovery.training.cards import retriever_card
+from prompt_recovery.training.checkpoints import whole_folder, write_card, write_record
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.pairs import PairData, RetrieverModule
 from prompt_recovery.training.prepared import (
@@ -99,7 +101,12 @@ class PreparedRetriever(Prepared):
             write_bank(scratch, self.retriever.bank.prompts)
             if self.retriever.known is not None:
                 self.retriever.known.write(familiarity_file(scratch))
+            write_card(scratch, self.card({}))
             write_record(scratch, self.record)
+
+    def card(self, metrics: Mapping[str, float]) -> str:
+        """The model card of the retriever."""
+        return retriever_card(self.job, metrics)
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """Fits the temperature of the posterior and the confidence on the validation split."""

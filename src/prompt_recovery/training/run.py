@@ -21,6 +21,7 @@ from prompt_recovery.training.checkpoints import (
     BestWeights,
     WholeCheckpointIO,
     last_checkpoint_callback,
+    write_card,
 )
 from prompt_recovery.training.divergence import Divergence
 from prompt_recovery.training.job import TrainingJob
@@ -126,6 +127,8 @@ def train(job: TrainingJob) -> dict[str, float]:
     metrics["seconds"] = time.perf_counter() - started + before
     metrics["peak_memory_bytes"] = peak_memory_bytes()
     leave_behind(job, metrics, evaluations, curve.points)
+    if job.weights_folder.is_dir():
+        write_card(job.weights_folder, ready.card(metrics))
     if logger:
         with forgiven("the results"):
             log_results(logger, job, metrics, evaluations)
