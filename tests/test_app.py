@@ -1,9 +1,12 @@
 """The web page; the parts that need Gradio (extra [app]) skip without it."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +15,9 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.assemble import Assembled
 from prompt_recovery.recovery.confidence import Calibration
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
+from prompt_recovery.recovery.pairs import PairColumns
 from prompt_recovery.settings.network import exempt_from_proxies
+from tests.browser import Browser, needs_chromium
 
 EVIL = '<img src=x onerror="alert(1)"> & "quotes"'
 
@@ -35,7 +40,7 @@ def test_texts_are_escaped():
     assert "<img" not in shown
     assert "&lt;img" in shown
     assert "<ins>&lt;/div&gt;</ins>" in shown
-    assert "expected SCS 0.31" in shown
+    assert ">expected SCS</abbr> 0.31" in shown
     assert "<td>0.10</td>" in shown  # the alternative's score, calibrated
 
 
@@ -44,6 +49,132 @@ def test_the_difference_marks_words_and_bounds_the_work():
         '<div class="pr-difference">a <del>b</del> <ins>x</ins> c</div>'
     )
     assert "the first 1,500 words" in app.difference_html("a " * 50_000, "b " * 50_000)
+
+
+@pytest.mark.parametrize(
+    ("texts", "hints"),
+    [
+        (("", "b"), {"original": "is empty: paste the original text"}),
+        (("a", " \n"), {"rewritten": "is empty: paste the rewritten text"}),
+        (("", ""), {"original": "is empty", "rewritten": "is empty"}),
+        (("a" * 100_001, "b"), {"original": "100,001 characters, and the page takes 100,000"}),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_said_at_its_box(texts, hints):
+    said = app.answer(READY, *texts)
+    assert (said.found, said.changes) == ("", "")
+    assert said.hints.keys() == hints.keys()
+    assert all(hint in said.hints[box] for box, hint in hints.items())
+
+
+def test_an_error_is_said_without_a_traceback_and_without_an_old_answer():
+    class Failing(Answering):
+        def recover(self, pairs, progress=lambda _: None):
+            raise PromptRecoveryError("no room for <b>")
+
+    said = app.answer(Assembled(Failing(), "f", "i"), "a", "b")
+    assert "no room for &lt;b&gt;" in said.found
+    assert said.changes == ""
+    assert not said.hints
+
+
+def test_texts_that_are_equal_or_cut_are_noted():
+    class Source:
+        name = "tiny <b>"
+
+        def share_read(self, pair):
+            return 0.4 if len(pair.original_text) > 10 else 1.0
+
+    recoverer = Answering()
+    recoverer.sources = [(Source(), 1.0)]
+    ready = Assembled(recoverer, "f", "i")
+    assert "The two texts are the same" in app.answer(ready, "A text.", "a text").found
+    assert "pr-note" not in app.answer(ready, "a", "b").found
+    found = app.answer(ready, "a" * 100, "b").found
+    assert "tiny &lt;b&gt; has read 40% of the two texts" in found
+
+
+def test_the_settings_of_the_page_change_the_answer():
+    low = app.answer(READY, "a", "b", threshold=0.5)
+    assert '<div class="pr-answer">f</div>' in low.found
+    assert "mean prompt" in low.found
+    assert "<td>another</td>" in app.answer(READY, "a", "b", alternatives=1).found
+    assert "<td>another</td>" not in app.answer(READY, "a", "b", alternatives=0).found
+
+
+def test_a_link_holds_settings_and_values_that_are_not_allowed_are_ignored():
+    shared = {
+        name: SimpleNamespace(value=value)
+        for name, value in {
+            "threshold": None,
+            "alternatives": 7,
+            "id": "id",
+            "format": ".csv",
+        }.items()
+    }
+    good = {"threshold": "0.05", "alternatives": "3", "id": "key", "format": ".jsonl"}
+    assert app.from_link(good, shared) == [0.05, 3, "key", ".jsonl"]
+    bad = {"threshold": "2", "alternatives": "x", "format": ".exe", "other": "1"}
+    assert app.from_link(bad, shared) == [None, 7, "id", ".csv"]
+    assert app.from_link({"threshold": "nan"}, shared)[0] is None
+
+
+def test_a_file_is_answered_as_recover_does(tmp_path):
+    pairs = tmp_path / "my.pairs.csv"
+    pairs.write_text("key,original_text,rewritten_text\n7,a,b\n8,,b\n")
+    columns = PairColumns(id="key")
+    told = []
+    shown, output = app.answer_file(
+        READY, str(pairs), columns, ".jsonl", None, tmp_path, lambda *done: told.append(done)
+    )
+    assert "2 answers" in shown
+    assert EVIL not in shown
+    assert Path(output).name == "my_prompts.jsonl"
+    rows = [json.loads(line) for line in Path(output).read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["7", "8"]
+    assert rows[0]["confidence"] == 0.31
+
+
+def test_a_file_that_cannot_be_read_is_one_line_on_the_page(tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("original_text,rewritten_text\na,b\n")
+    shown, output = app.answer_file(READY, str(pairs), PairColumns(), ".csv", None, tmp_path)
+    assert output is None
+    assert "pairs.csv" in shown
+    assert str(tmp_path) not in shown, "where the server keeps uploads is of no use to a reader"
+    assert "columns.id=null" in shown
+    assert "Choose a file" in app.answer_file(READY, None, PairColumns(), ".csv", None, tmp_path)[0]
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_page_in_a_browser(width, dark, tmp_path):
+    pytest.importorskip("gradio")
+    pytest.importorskip("aiohttp")
+    blocks = app.page(READY)
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app._look())
+    place = "document.getElementById('pr-recover').getBoundingClientRect().width"
+    try:
+        with Browser(width, dark) as browser:
+            browser.open(f"{url}?threshold=0.01&id=key")
+            browser.wait("document.getElementById('pr-recover')")
+            before = browser.run(place)
+            browser.wait("[...document.querySelectorAll('input')].some((e) => e.value === '0.01')")
+            browser.type("Original text", "One text.")
+            browser.type("Rewritten text", "Another text. " * 300)
+            browser.press("Enter", ctrl=True)
+            browser.wait("document.querySelector('.pr-answer')")
+            assert browser.run(place) == before, "the width does not change"
+            assert browser.run("document.documentElement.scrollWidth") == width
+            assert "unrelated prompts" in browser.run("document.querySelector('abbr').title")
+            browser.type("Rewritten text", "")
+            browser.press("Enter", ctrl=True)
+            browser.wait("document.querySelector('.pr-missing')")
+            assert not browser.run("document.querySelector('.pr-answer')")
+            browser.picture(tmp_path / "page.png")
+            assert (tmp_path / "page.png").stat().st_size > 10_000
+    finally:
+        blocks.close()
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
@@ -76,11 +207,11 @@ def test_the_page_answers_through_its_interface():
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
     try:
         caller = client.Client(url, verbose=False)
-        found, changes = caller.predict("one text", "another text", api_name="/answer")
+        found, changes, *_ = caller.predict("one text", "another text", api_name="/answer")
         assert "&lt;img" in found
         assert "<ins>another</ins>" in changes
-        with pytest.raises(Exception, match="Give both texts"):
-            caller.predict("one text", " ", api_name="/answer")
+        found, changes, *_ = caller.predict("one text", " ", api_name="/answer")
+        assert (found, changes) == ("", ""), "the hint is at the box, and no old answer stays"
     finally:
         page.close()
 

@@ -1,31 +1,59 @@
-"""A web page to try a recoverer (extra `[app]`). All texts on it are escaped."""
+"""A web page to try a recoverer (extra `[app]`). All texts on it are escaped.
+
+The page has a tab for one pair and a tab for a file of pairs. A further tab is a function like
+`_file_tab`, and a further panel of an answer is a part of `answer_html`.
+"""
 
 import ipaddress
 import os
 import socket
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from prompt_recovery.backbones.load import quiet
+from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import Assembled, assemble
-from prompt_recovery.recovery.interface import Prediction
-from prompt_recovery.recovery.job import recover_one, steps
+from prompt_recovery.recovery.confidence import with_fallback
+from prompt_recovery.recovery.interface import Pair, Prediction
+from prompt_recovery.recovery.job import recover_file, recover_one, steps
+from prompt_recovery.recovery.pairs import PairColumns, read_pairs
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings.network import exempt_from_proxies, refused_by_environment
+from prompt_recovery.tables import counted
 from prompt_recovery.templates import word_changes
 from prompt_recovery.terminal import progress_bar
 
 _SHOWN_WORDS = 1500  # number of words of each text to show in the difference
-_ALTERNATIVES = 8
+_ALTERNATIVES = 7
+_MOST_ALTERNATIVES = 50
 _MOST_CHARACTERS = 100_000
+_PREVIEW = 8  # number of answers of a file that are shown
+_FORMATS = (".csv", ".jsonl", ".parquet")
+_EXPECTED = (
+    "SCS (sharpened cosine similarity) says how similar an answer is to the true prompt: 1 is the "
+    "same, and unrelated prompts have about 0. This is what answers with such a score had on "
+    "average on the validation examples of the run."
+)
+_AGREEMENT = "How similar this prompt is, on average, to all others that the recoverer considers."
 _CSS = """
-.gradio-container { max-width: 64rem !important; margin: 0 auto !important; }
+.gradio-container > .main, .gradio-container .fillable { max-width: 64rem !important;
+  width: 100% !important; margin: 0 auto !important; }
 .pr-answer { font-size: 1.35rem; font-weight: 600; line-height: 1.35; overflow-wrap: anywhere; }
 .pr-quiet { color: var(--body-text-color-subdued); font-size: .9rem; }
+.pr-quiet abbr, .pr-others abbr { cursor: help; text-decoration: underline dotted; }
+.pr-problem { border-left: 4px solid #d1242f; padding: .35rem .75rem; overflow-wrap: anywhere; }
+.pr-note { border-left: 4px solid #bf8700; padding: .35rem .75rem; margin-top: .5rem; }
+.pr-text textarea { border: 1px solid var(--border-color-primary) !important; }
+.pr-missing textarea { border-color: #d1242f !important; }
+.pr-missing span[data-testid="block-info"] ~ * { color: #d1242f; }
+.dark .pr-missing span[data-testid="block-info"] ~ * { color: #ff938a; }
 .pr-difference { line-height: 1.7; overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; }
 .pr-difference del { background: #f8514933; text-decoration: line-through; border-radius: 3px; }
 .pr-difference ins { background: #2ea04340; text-decoration: none; border-radius: 3px; }
@@ -36,6 +64,29 @@ _CSS = """
   vertical-align: top; overflow-wrap: anywhere; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .pr-others td + td, .pr-others th + th { text-align: right; white-space: nowrap; width: 1%; }
+"""
+# Ctrl+Enter (Cmd+Enter on a Mac) in a text box presses the button.
+_JS = """
+() => document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  if (event.target.tagName !== "TEXTAREA") return;
+  event.preventDefault();
+  event.target.dispatchEvent(new Event("input", { bubbles: true }));
+  setTimeout(() => document.getElementById("pr-recover")?.click(), 50);
+})
+"""
+_LINK_JS = """
+(...values) => {
+  const names = %s;
+  const url = new URL(window.location.href);
+  names.forEach((name, i) => {
+    const value = values[i] ?? "";
+    if (String(value) === "") url.searchParams.delete(name);
+    else url.searchParams.set(name, value);
+  });
+  window.history.replaceState(null, "", url);
+  return url.href;
+}
 """
 _EXAMPLES = [
     [
@@ -48,7 +99,131 @@ _EXAMPLES = [
         "Please return the borrowed ladder by Friday. The painters need it for the stairwell.",
         "Ladder lent away,\npainters wait beneath the stairs.\nFriday brings it home.",
     ],
+    [
+        "Our meeting is on Tuesday at ten. Please bring the figures for May, and tell Ana that the "
+        "projector is broken.",
+        "Dear colleagues,\n\nI would like to remind you of our meeting, which will be held on "
+        "Tuesday at ten o'clock. I kindly ask you to bring the figures for May and to inform Ana "
+        "that the projector is out of order.\n\nYours sincerely",
+    ],
 ]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the page shows for a pair.
+
+    Attributes:
+        found: The prompt and its alternatives, or what keeps the recoverer from answering, as HTML.
+        changes: The difference of the two texts as HTML. Empty without an answer.
+        hints: What is wrong with the text of a box, by the box: original or rewritten.
+    """
+
+    found: str = ""
+    changes: str = ""
+    hints: Mapping[str, str] = ()  # type: ignore[assignment]
+
+
+def answer(
+    ready: Assembled,
+    original_text: str,
+    rewritten_text: str,
+    threshold: float | None = None,
+    alternatives: int = _ALTERNATIVES,
+) -> Answer:
+    """Answers a pair. What is wrong with the texts is said at their boxes.
+
+    Args:
+        ready: The recoverer.
+        original_text: The original text.
+        rewritten_text: What a model made of it.
+        threshold: The mean prompt answers where the expected SCS is lower. None: nowhere.
+        alternatives: Number of further candidates to show.
+    """
+    hints = {}
+    for box, name, text in (
+        ("original", "the original text", original_text),
+        ("rewritten", "the rewritten text", rewritten_text),
+    ):
+        if not text.strip():
+            hints[box] = f"This box is empty: paste {name} here."
+        elif len(text) > _MOST_CHARACTERS:
+            hints[box] = (
+                f"This text has {len(text):,} characters, and the page takes {_MOST_CHARACTERS:,} "
+                "at most: paste a part of it."
+            )
+    if hints:
+        return Answer(hints=hints)
+    try:
+        prediction = recover_one(ready.recoverer, original_text, rewritten_text)
+        if threshold is not None and prediction.confidence is not None:
+            [prediction] = with_fallback([prediction], threshold, ready.fallback)
+    except PromptRecoveryError as error:
+        return Answer(problem_html(str(error)))
+    notes = notes_html(ready, Pair("", original_text, rewritten_text))
+    found = answer_html(prediction, ready, alternatives) + notes
+    return Answer(found, difference_html(original_text, rewritten_text), {})
+
+
+def answer_file(
+    ready: Assembled,
+    path: str | None,
+    columns: PairColumns,
+    suffix: str,
+    threshold: float | None,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[str, str | None]:
+    """Answers a file of pairs as `prompt-recovery recover input=<file>` does.
+
+    Args:
+        ready: The recoverer.
+        path: The file of pairs; None if none was given.
+        columns: What it calls its columns.
+        suffix: The format of the answers: .csv, .jsonl or .parquet.
+        threshold: As for `answer`.
+        folder: A folder for the file of answers.
+        progress: Called with the number of pairs that are done, and of all pairs.
+
+    Returns:
+        A summary as HTML, and the file of answers; None if the pairs cannot be read.
+    """
+    if not path:
+        return problem_html("Choose a file of pairs first."), None
+    source = Path(path)
+    try:
+        pairs = read_pairs(source, columns)
+        stem = source.name.partition(".")[0] or "pairs"
+        output = Path(tempfile.mkdtemp(dir=folder)) / f"{stem}_prompts{suffix}"
+        told = _Telling(ready.recoverer, lambda done: progress(done, len(pairs)))
+        if not ready.recoverer.calibration:
+            threshold = None
+        predictions = recover_file(told, ready.identity, pairs, output, ready.fallback, threshold)
+    except PromptRecoveryError as error:
+        return problem_html(str(error).replace(f"{source.parent}{os.sep}", "")), None
+    return summary_html(predictions), str(output)
+
+
+class _Telling:
+    """A recoverer that also tells how many pairs are done."""
+
+    def __init__(self, recoverer: Any, told: Callable[[int], None]) -> None:
+        self._recoverer, self._told, self._done = recoverer, told, 0
+
+    @property
+    def name(self) -> str:
+        return str(self._recoverer.name)
+
+    def recover(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        def both(count: int) -> None:
+            progress(count)
+            self._done += count
+            self._told(self._done)
+
+        predictions: list[Prediction] = self._recoverer.recover(pairs, both)
+        return predictions
 
 
 def serve(recipe: Recipe, host: str, port: int, names: Sequence[str] = ()) -> None:
@@ -77,6 +252,8 @@ def serve(recipe: Recipe, host: str, port: int, names: Sequence[str] = ()) -> No
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
+            footer_links=["api", "settings"],
+            run_history=False,  # it would keep the texts in the browser
             app_kwargs={"middleware": [(HostCheck, (), {"names": [host, *names]})]},
             **_look(),
         )
@@ -152,64 +329,276 @@ def require_gradio() -> Any:
 
 
 def _look() -> dict[str, Any]:
-    """Returns theme and CSS with system fonts, so that nothing is fetched from other servers."""
+    """Returns theme, CSS and JavaScript.
+
+    Fonts are those of the system, so that nothing is fetched from other servers.
+    """
     gr = require_gradio()
     theme = gr.themes.Soft(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
-    return {"theme": theme, "css": _CSS}
+    return {"theme": theme, "css": _CSS, "js": _JS}
 
 
 def page(ready: Assembled) -> Any:
     """Builds the page as Gradio blocks."""
     gr = require_gradio()
-
-    def answer(original_text: str, rewritten_text: str) -> tuple[str, str]:
-        if not original_text.strip() or not rewritten_text.strip():
-            raise gr.Error("Give both texts.")
-        prediction = recover_one(ready.recoverer, original_text, rewritten_text)
-        return answer_html(prediction, ready), difference_html(original_text, rewritten_text)
-
     with gr.Blocks(title="Prompt Recovery") as blocks:
         gr.Markdown(
             "# Prompt Recovery\nA text, and what a language model made of it: what was the "
             "instruction?"
         )
-        with gr.Row():
-            options = {
-                "lines": 6,
-                "max_lines": 16,
-                "max_length": _MOST_CHARACTERS,
-                "min_width": 300,
-            }
-            original = gr.Textbox(label="Original text", **options)
-            rewritten = gr.Textbox(label="Rewritten text", **options)
-        button = gr.Button("Recover the prompt", variant="primary")
-        found = gr.HTML()
-        with gr.Accordion("What changed, word by word"):
-            changes = gr.HTML()
-        gr.Examples(_EXAMPLES, [original, rewritten], label="Try one of these")
+        shared = _settings(gr, ready)
+        with gr.Tabs():
+            with gr.Tab("One pair"):
+                _pair_tab(gr, ready, shared)
+            with gr.Tab("A file of pairs"):
+                _file_tab(gr, ready, shared)
+        with gr.Accordion("Settings", open=False):
+            with gr.Row():
+                shared["threshold"].render()
+                shared["alternatives"].render()
+            link = gr.Textbox(label="Link to these settings", interactive=False, buttons=["copy"])
+            names = str(list(shared))
+            gr.Button("Make a link", size="sm").click(
+                None, list(shared.values()), link, js=_LINK_JS % names
+            )
         gr.HTML(f'<p class="pr-quiet">{escape(ready.recoverer.name)}</p>')
-        button.click(answer, [original, rewritten], [found, changes])
+
+        def of_link(request: Any) -> list[Any]:
+            return from_link(dict(request.query_params), shared)
+
+        of_link.__annotations__["request"] = gr.Request
+        blocks.load(of_link, None, list(shared.values()), api_visibility="private")
     return blocks
 
 
-def answer_html(prediction: Prediction, ready: Assembled) -> str:
+def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
+    """The settings that a link holds, by their names in it. They are rendered where they belong."""
+    calibrated = ready.recoverer.calibration is not None
+    columns = PairColumns()
+    return {
+        "threshold": gr.Number(
+            None,
+            label="Threshold",
+            info="The mean prompt answers where the expected SCS is lower. Empty: nowhere."
+            if calibrated
+            else "This recoverer has no expected SCS.",
+            minimum=-1,
+            maximum=1,
+            step=0.01,
+            interactive=calibrated,
+            render=False,
+        ),
+        "alternatives": gr.Number(
+            _ALTERNATIVES,
+            label="Alternatives",
+            info="How many further candidates are shown.",
+            precision=0,
+            minimum=0,
+            maximum=_MOST_ALTERNATIVES,
+            render=False,
+        ),
+        "id": gr.Textbox(
+            columns.id, label="Column of ids", info="Empty: number the rows from 0.", render=False
+        ),
+        "original_text": gr.Textbox(
+            columns.original_text, label="Column of original texts", render=False
+        ),
+        "rewritten_text": gr.Textbox(
+            columns.rewritten_text, label="Column of rewritten texts", render=False
+        ),
+        "format": gr.Radio(
+            list(_FORMATS),
+            value=_FORMATS[0],
+            label="Answers as",
+            info=".csv is a submission (id, rewrite_prompt); the others also have the expected SCS "
+            "and all candidates.",
+            render=False,
+        ),
+    }
+
+
+def from_link(given: Mapping[str, str], shared: Mapping[str, Any]) -> list[Any]:
+    """The values of the settings, where the query parameters of a link give others.
+
+    Values that a setting does not allow are ignored.
+    """
+    values = {name: component.value for name, component in shared.items()}
+    numbers = {"threshold": (-1.0, 1.0, float), "alternatives": (0, _MOST_ALTERNATIVES, int)}
+    for name in given.keys() & values.keys():
+        text = given[name][:200]
+        if name in numbers:
+            low, high, kind = numbers[name]
+            try:
+                number = kind(text)  # type: ignore[operator]
+            except ValueError:
+                continue
+            values[name] = number if low <= number <= high else values[name]
+        elif name != "format" or text in _FORMATS:
+            values[name] = text
+    return list(values.values())
+
+
+def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
+    with gr.Row():
+        options = {"lines": 6, "max_lines": 16, "min_width": 300, "elem_classes": ["pr-text"]}
+        original = gr.Textbox(
+            label="Original text", placeholder="The text as it was.", autofocus=True, **options
+        )
+        rewritten = gr.Textbox(
+            label="Rewritten text",
+            placeholder="What a language model made of it. Ctrl+Enter recovers the prompt.",
+            **options,
+        )
+    button = gr.Button("Recover the prompt", variant="primary", elem_id="pr-recover")
+    found = gr.HTML()
+    with gr.Accordion("What changed, word by word", visible=False) as accordion:
+        changes = gr.HTML()
+    gr.Examples(_EXAMPLES, [original, rewritten], label="Try one of these")
+
+    def pair_answer(
+        original_text: str,
+        rewritten_text: str,
+        threshold: float | None = None,
+        alternatives: float | None = _ALTERNATIVES,
+    ) -> tuple[Any, ...]:
+        said = answer(ready, original_text, rewritten_text, threshold, int(alternatives or 0))
+        boxes = [
+            gr.update(
+                info=said.hints.get(box, ""),
+                elem_classes=["pr-text", *(["pr-missing"] if box in said.hints else [])],
+            )
+            for box in ("original", "rewritten")
+        ]
+        shown = gr.update(visible=bool(said.changes))
+        return said.found, said.changes, *boxes, shown
+
+    button.click(
+        pair_answer,
+        [original, rewritten, shared["threshold"], shared["alternatives"]],
+        [found, changes, original, rewritten, accordion],
+        api_name="answer",
+        concurrency_id="recoverer",
+        concurrency_limit=1,
+    )
+
+
+def _file_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
+    folder = tempfile.TemporaryDirectory(prefix="prompt-recovery-")  # of answers, until the end
+    gr.Markdown(
+        "A CSV, JSONL or Parquet file with one pair in each row. It is read, checked and answered "
+        "as by `prompt-recovery recover input=<file>`."
+    )
+    given = gr.File(label="Pairs", file_types=["file"], type="filepath", height=140)
+    with gr.Row():
+        for name in ("id", "original_text", "rewritten_text"):
+            shared[name].render()
+    shared["format"].render()
+    button = gr.Button("Recover the prompts of the file", variant="primary")
+    summary = gr.HTML()
+    answers = gr.File(label="Answers", visible=False)
+
+    def file_answers(
+        path: str | None,
+        id_: str,
+        original_text: str,
+        rewritten_text: str,
+        suffix: str,
+        threshold: float | None = None,
+        progress: Any = gr.Progress(),  # noqa: B008  (Gradio finds it by its default)
+    ) -> tuple[str, Any]:
+        columns = PairColumns(id_.strip() or None, original_text.strip(), rewritten_text.strip())
+        said, output = answer_file(
+            ready,
+            path,
+            columns,
+            suffix,
+            threshold,
+            Path(folder.name),
+            lambda done, total: progress((done, total), unit="pairs"),
+        )
+        return said, gr.update(value=output, visible=output is not None)
+
+    button.click(
+        file_answers,
+        [
+            given,
+            shared["id"],
+            shared["original_text"],
+            shared["rewritten_text"],
+            shared["format"],
+            shared["threshold"],
+        ],
+        [summary, answers],
+        concurrency_id="recoverer",
+        concurrency_limit=1,
+    )
+
+
+def problem_html(message: str) -> str:
+    """Renders what keeps the recoverer from answering."""
+    return f'<div class="pr-problem" role="alert">{escape(printable(message))}</div>'
+
+
+def notes_html(ready: Assembled, pair: Pair) -> str:
+    """Renders what a reader of an answer should know about its pair.
+
+    That is, whether the texts are the same, and whether a model could not read all of them.
+    """
+    notes = []
+    if normalise(pair.original_text) == normalise(pair.rewritten_text):
+        notes.append("The two texts are the same, so there is nothing to recover.")
+    recoverer: Any = ready.recoverer
+    recoverer = getattr(recoverer, "proposing", recoverer)  # of a channel
+    for source, _ in getattr(recoverer, "sources", ()):
+        share = source.share_read(pair) if hasattr(source, "share_read") else 1.0
+        if share < 1:
+            notes.append(
+                f"{source.name} has read {max(share, 0.01):.0%} of the two texts: they are longer "
+                "than its input, and were cut."
+            )
+    return "".join(f'<div class="pr-note">{escape(note)}</div>' for note in notes)
+
+
+def summary_html(predictions: Sequence[Prediction]) -> str:
+    """Renders the number of answers and the first few of them."""
+    fallbacks = sum(p.fallback for p in predictions)
+    rows = "".join(
+        f"<tr><td>{escape(p.id)}: {escape(p.rewrite_prompt)}</td>"
+        f"<td>{'–' if p.confidence is None else f'{p.confidence:.2f}'}</td></tr>"
+        for p in predictions[:_PREVIEW]
+    )
+    first = f" The first {_PREVIEW}:" if len(predictions) > _PREVIEW else ""
+    return (
+        f'<div class="pr-quiet">{counted(len(predictions), "answer")}, {fallbacks:,} of them the '
+        f'mean prompt.{first}</div><table class="pr-others"><thead><tr><th>Answers</th>'
+        f"<th>{_explained('expected SCS', _EXPECTED)}</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def answer_html(prediction: Prediction, ready: Assembled, alternatives: int = _ALTERNATIVES) -> str:
     """Renders the recovered prompt and its alternatives with their expected SCS.
 
     Without a calibration, the score is shown instead: for MBR, how much the samples agree with it.
     """
     notes = []
     if prediction.confidence is not None:
-        notes.append(f"expected SCS {prediction.confidence:.2f}")
+        notes.append(f"{_explained('expected SCS', _EXPECTED)} {prediction.confidence:.2f}")
     if prediction.fallback:
-        notes.append("the mean prompt: the recoverer has no answer of its own")
+        notes.append("this is the mean prompt: the recoverer has no better answer")
     parts = [f'<div class="pr-answer">{escape(prediction.rewrite_prompt)}</div>']
     if notes:
         parts.append(f'<div class="pr-quiet">{"; ".join(notes)}</div>')
-    others = prediction.candidates[1:_ALTERNATIVES]
+    others = prediction.candidates[1 : 1 + alternatives]
     if others:
-        heading = "agreement" if ready.recoverer.calibration is None else "expected SCS"
+        calibrated = ready.recoverer.calibration is not None
+        heading = (
+            _explained("expected SCS", _EXPECTED)
+            if calibrated
+            else _explained("agreement", _AGREEMENT)
+        )
         rows = "".join(
             f"<tr><td>{escape(c.text)}</td><td>{_value(c.score, ready):.2f}</td></tr>"
             for c in others
@@ -219,6 +608,10 @@ def answer_html(prediction: Prediction, ready: Assembled) -> str:
             f"</thead><tbody>{rows}</tbody></table>"
         )
     return "".join(parts)
+
+
+def _explained(term: str, meaning: str) -> str:
+    return f'<abbr title="{escape(meaning)}" tabindex="0">{escape(term)}</abbr>'
 
 
 def _value(score: float, ready: Assembled) -> float:

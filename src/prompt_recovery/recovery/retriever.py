@@ -81,6 +81,11 @@ class PairEncoder:
         back = np.argsort(order)
         return np.asarray(np.concatenate(found)[back], np.float32)
 
+    def share_read(self, pair: Pair) -> float:
+        """The share of a pair's tokens that the model reads, in [0, 1]."""
+        tokens = self.model.tokenizer(*pair_texts(pair), truncation=False, verbose=False)
+        return min(int(self.model.max_seq_length) / max(len(tokens["input_ids"]), 1), 1.0)
+
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
     """Scales rows to length 1."""
@@ -109,6 +114,10 @@ class Retriever:
     name: str = "retriever"
     embedding_share: float = EMBEDDING_SHARE
     known: Familiarity | None = None
+
+    def share_read(self, pair: Pair) -> float:
+        """The share of a pair's tokens that the encoder reads, in [0, 1]."""
+        return self.encoder.share_read(pair)
 
     @property
     def settings(self) -> dict[str, Any]:

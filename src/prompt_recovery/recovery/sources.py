@@ -89,6 +89,10 @@ class WriterSource:
         """The name of the writer."""
         return self.writer.name
 
+    def share_read(self, pair: Pair) -> float:
+        """The share of a pair's characters that the model reads, in [0, 1]."""
+        return self.writer.share_read(pair)
+
     def posteriors(
         self,
         pairs: Sequence[Pair],

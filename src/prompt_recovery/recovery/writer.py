@@ -63,14 +63,22 @@ class Writer:
             ids += completion_tokens(shot.rewrite_prompt, self.tokenizer)
         return ids + self._prompt(pair, first=not ids)
 
-    def _prompt(self, pair: Pair | RewriteExample, first: bool) -> list[int]:
-        ids, _ = prompt_tokens(
+    def share_read(self, pair: Pair | RewriteExample) -> float:
+        """The share of a pair's characters that the model reads, in [0, 1]."""
+        total = len(pair.original_text) + len(pair.rewritten_text)
+        return 1 - min(self._tokens(pair)[1] / max(total, 1), 1)
+
+    def _tokens(self, pair: Pair | RewriteExample) -> tuple[list[int], int]:
+        return prompt_tokens(
             pair.original_text,
             pair.rewritten_text,
             self.template,
             self.tokenizer,
             self.max_prompt_tokens,
         )
+
+    def _prompt(self, pair: Pair | RewriteExample, first: bool) -> list[int]:
+        ids, _ = self._tokens(pair)
         begins = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
         return ids if first or not begins else ids[1:]
 
