@@ -33,6 +33,14 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """No test expects the line that anything slow is announced with on a busy machine."""
+    from prompt_recovery import terminal
+
+    monkeypatch.setattr(terminal, "SILENT_S", 1e6)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """The tiny models' tokenizer."""

@@ -2,6 +2,7 @@ import io
 import logging
 import logging.config
 import sys
+import time
 
 import pytest
 import yaml
@@ -11,7 +12,13 @@ from prompt_recovery import terminal
 from prompt_recovery.errors import first_line, printable
 from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.tables import Table, print_tables
-from prompt_recovery.terminal import PrintableFormatter, duration, forgive_characters, progress_bar
+from prompt_recovery.terminal import (
+    PrintableFormatter,
+    announced,
+    duration,
+    forgive_characters,
+    progress_bar,
+)
 
 HOSTILE = "\x1b[2J\x1b]0;pwned\x07 [bold]x[/nope]\u202e\r\n\u2028 é 🐈 \ud83d"
 SAFE = "[2J]0;pwned [bold]x[/nope] é 🐈 \ufffd"
@@ -70,14 +77,37 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(caplog, monk
             now[0] += 10
             bar.advance(task, 100)
     assert caplog.messages == [
-        "recovering: mine: 300 of 4,000, about 6 min left",
-        "recovering: mine: 600 of 4,000, about 6 min left",
-        "recovering: mine: 900 of 4,000, about 5 min left",
+        "recovering: mine: 100 of 4,000, about 6 min left",
+        "recovering: mine: 400 of 4,000, about 6 min left",
+        "recovering: mine: 700 of 4,000, about 6 min left",
+        "recovering: mine: 1,000 of 4,000, about 5 min left",
     ]
+
+
+def test_a_long_first_step_is_announced_where_there_is_no_terminal(caplog, monkeypatch):
+    monkeypatch.setattr(terminal, "SILENT_S", 0.01)
+    with caplog.at_level(logging.INFO), progress_bar(console=Console(file=io.StringIO())) as bar:
+        bar.add_task("fitting", total=7)
+        bar._timer.join(10)
+    assert caplog.messages == ["fitting: 0 of 7, just begun"]
+
+
+def test_what_takes_long_is_announced_and_what_is_quick_is_not(caplog, monkeypatch):
+    with caplog.at_level(logging.INFO):
+        with announced("something quick"):
+            pass
+        assert not caplog.messages
+        monkeypatch.setattr(terminal, "SILENT_S", 0.01)
+        with announced("loading"):
+            ends = time.monotonic() + 10
+            while not caplog.messages and time.monotonic() < ends:
+                time.sleep(0.01)
+    assert caplog.messages == ["loading …", "loading took 0 s"]
 
 
 def test_a_bar_that_is_disabled_or_drawn_says_nothing(caplog, monkeypatch):
     monkeypatch.setattr(terminal, "EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "SILENT_S", 0.0)
     for options in (
         {"disable": True},
         {"console": Console(file=io.StringIO(), force_terminal=True)},

@@ -2,7 +2,10 @@
 
 import logging
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +25,10 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 30.0
 """Seconds between two lines about progress where no bar can be drawn."""
+SILENT_S = 3.0
+"""Seconds after which work says what it does. Shorter work needs no line."""
+IMPORTING = "importing PyTorch and other libraries"
+"""What commands announce before they import what is heavy."""
 
 
 def forgive_characters() -> None:
@@ -43,21 +50,43 @@ class PrintableFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Says what takes longer than `SILENT_S`, and in the end how long it took.
+
+    The lines go to the log, so that they are on terminals and in log files alike.
+
+    Args:
+        what: What is done, such as "loading the backbone smollm2".
+    """
+    begun = time.monotonic()
+    timer = threading.Timer(SILENT_S, log.info, ("%s …", what))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if time.monotonic() - begun >= SILENT_S:
+            log.info("%s took %s", what, duration(time.monotonic() - begun))
+
+
 class NowAndThen:
     """Says when it is time for another line about progress.
 
-    The first one is due `EVERY_S` after the beginning: short work needs none.
+    The first one is due `SILENT_S` after the beginning, and the others every `EVERY_S`.
     """
 
     def __init__(self) -> None:
-        self._begun = self._said = time.monotonic()
+        self._begun = time.monotonic()
+        self._next = self._begun + SILENT_S
 
     def is_due(self) -> bool:
-        """Whether the last line was long ago; then another one is due as much later."""
+        """Whether it is time for a line. If so, the next one is due `EVERY_S` later."""
         now = time.monotonic()
-        if now - self._said < EVERY_S:
+        if now < self._next:
             return False
-        self._said = now
+        self._next = now + EVERY_S
         return True
 
     def left(self, done: float, total: float, done_before: float = 0.0) -> str:
@@ -83,12 +112,26 @@ class _PlainOrDrawn(Progress):
     """A bar on a terminal, and otherwise a line of the log now and then."""
 
     _due: NowAndThen
+    _timer: threading.Timer | None = None
 
     def add_task(self, description: str, *args: Any, **options: Any) -> TaskID:
         task = super().add_task(printable(description), *args, **options)
         self._due = NowAndThen()
         self._before = self._by_id(task).completed
+        self._cancel()
+        if not self.disable and not self.console.is_terminal:
+            self._timer = threading.Timer(SILENT_S, self._say, (task,))  # of a long first step
+            self._timer.daemon = True
+            self._timer.start()
         return task
+
+    def stop(self) -> None:
+        self._cancel()
+        super().stop()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         if "description" in changes:

@@ -27,8 +27,9 @@ def test_training_is_told_to_a_log_now_and_then(caplog, monkeypatch):
         now[0] += 60
         callback.on_train_batch_end(trainer, None, None, None, 0)
     assert caplog.messages == [
-        "training: step 140 of 400, about 4 min left, loss 1.250",
-        "training: step 180 of 400, about 4 min left, loss 1.250",
+        "training: step 120 of 400, about 5 min left, loss 1.250",
+        "training: step 160 of 400, about 4 min left, loss 1.250",
+        "training: step 200 of 400, about 3 min left, loss 1.250",
         "validation: batch 3 of 7",
         "training: step 200, loss 1.250",
     ]

@@ -27,6 +27,7 @@ from prompt_recovery.backbones.parts import join, require_space
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.storage import cache_dir, locked
+from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def converted(location: Location) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             scratch.mkdir()
-            with _read_once():
+            with _read_once(), announced(f"converting {location.gguf_file}, once"):
                 _convert(location, scratch, target)
             scratch.rename(target)
         except OSError as error:

@@ -22,6 +22,7 @@ from prompt_recovery.kernels.memory import keep_freed_memory
 from prompt_recovery.kernels.norms import fuse_norms
 from prompt_recovery.metrics.plain import require_plain_config
 from prompt_recovery.storage import read_json
+from prompt_recovery.terminal import announced
 
 _LARGE = 1 << 30  # bytes of bf16 weights
 
@@ -97,14 +98,15 @@ def load_model(
         )
     folder = converted(location)
     thin = dtype == torch.float32 and not torch.cuda.is_available() and _worth_thinning(folder)
-    model = _loaded(
-        AutoModelForCausalLM,
-        folder,
-        dtype=torch.bfloat16 if thin else dtype,
-        use_safetensors=True,
-        trust_remote_code=backbone.trust_remote_code,
-        **options,
-    )
+    with announced(f"loading the backbone {backbone.name}"):
+        model = _loaded(
+            AutoModelForCausalLM,
+            folder,
+            dtype=torch.bfloat16 if thin else dtype,
+            use_safetensors=True,
+            trust_remote_code=backbone.trust_remote_code,
+            **options,
+        )
     if thin:
         _widen_all_but_linear(model)
     if attention.suits(model):
@@ -114,8 +116,8 @@ def load_model(
     model.get_output_embeddings().register_forward_pre_hook(
         lambda _module, inputs: (inputs[0].contiguous(),)
     )
-    if name := backbone.public_name:  # what PEFT writes into adapters, instead of a cache folder
-        model.name_or_path = name
+    # PEFT writes it into adapters; a folder of the cache would mean nothing elsewhere.
+    model.name_or_path = backbone.public_name or backbone.path or backbone.name
     model.requires_grad_(False)
     fuse_norms(model)
     fuse_feed_forward(model)

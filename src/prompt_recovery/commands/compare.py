@@ -12,6 +12,7 @@ from prompt_recovery.commands.entry import command
 from prompt_recovery.commands.help import Help
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.terminal import IMPORTING, announced
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,8 @@ def compare(config: DictConfig) -> None:
     """Compares runs of folders or of a W&B project in one report."""
     given: CompareSettings = make(check(config, CompareSettings), CompareSettings)
 
-    from prompt_recovery.reporting.comparison.compare import compare as compare_runs
+    with announced(IMPORTING):
+        from prompt_recovery.reporting.comparison.compare import compare as compare_runs
 
     runs = [given.runs] if isinstance(given.runs, str) else list(given.runs)
     line = shlex.join(["prompt-recovery", "compare", *sys.argv[1:]])

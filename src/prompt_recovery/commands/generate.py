@@ -18,6 +18,7 @@ from prompt_recovery.rewriters import Rewriter
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.templates import Template
+from prompt_recovery.terminal import IMPORTING, announced
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -80,7 +81,8 @@ def generate(config: DictConfig) -> int:
     """Makes a dataset and returns its number of rows."""
     job = job_of(check(config, GenerateSettings))
 
-    from prompt_recovery.generation.generate import generate as make_dataset
+    with announced(IMPORTING):
+        from prompt_recovery.generation.generate import generate as make_dataset
 
     try:
         return make_dataset(job).kept

@@ -13,6 +13,7 @@ from prompt_recovery.recovery.recipe import Recipe, RecipeOptions, RunNames
 from prompt_recovery.runs.folder import named_runs
 from prompt_recovery.settings import Positive
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.terminal import IMPORTING, announced
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -79,8 +80,9 @@ def recover(config: DictConfig) -> None:
     given: RecoverSettings = make(check(config, RecoverSettings), RecoverSettings)
     recipe = given.recipe()
 
-    from prompt_recovery.recovery.job import RecoveryJob
-    from prompt_recovery.recovery.job import recover as recover_prompts
+    with announced(IMPORTING):
+        from prompt_recovery.recovery.job import RecoveryJob
+        from prompt_recovery.recovery.job import recover as recover_prompts
 
     options = {f.name: getattr(given, f.name) for f in fields(RecoveryOptions)}
     recover_prompts(RecoveryJob(recipe, **options))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.storage import MALFORMED, atomic_write, cache_dir, fingerprint
+from prompt_recovery.tables import counted
 from prompt_recovery.templates import (
     Template,
     accepted_messages,
@@ -19,6 +20,7 @@ from prompt_recovery.templates import (
     text_tokens,
 )
 from prompt_recovery.templates import prompt_tokens as template_tokens
+from prompt_recovery.terminal import announced
 
 _CUT = " […] "
 _VERSION = 2  # of the rules by which texts become tokens, for the cache
@@ -86,12 +88,17 @@ def tokenise(
         if kept is not None:
             return kept
     rows = []
-    for example, texts in zip(examples, completions, strict=True):
-        prompt, cut = prompt_tokens(
-            example.original_text, example.rewritten_text, template, tokenizer, max_prompt_tokens
-        )
-        answers = [completion_tokens(text, tokenizer) for text in texts]
-        rows.append(TokenisedExample(example.id, prompt, answers, cut))
+    with announced(f"tokenising {counted(len(examples), 'example')}"):
+        for example, texts in zip(examples, completions, strict=True):
+            prompt, cut = prompt_tokens(
+                example.original_text,
+                example.rewritten_text,
+                template,
+                tokenizer,
+                max_prompt_tokens,
+            )
+            answers = [completion_tokens(text, tokenizer) for text in texts]
+            rows.append(TokenisedExample(example.id, prompt, answers, cut))
     if use_cache and rows:
         columns = {name: [getattr(r, name) for r in rows] for name in TokenisedExample.__slots__}
         with atomic_write(path) as temporary:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.storage import KeyValueStore, fingerprint, local_path
+from prompt_recovery.tables import counted
+from prompt_recovery.terminal import announced
 
 _BATCH = 128
 _OFFLINE = {"metric.encoder": "metric=scs_minilm", "model": "model=minilm"}
@@ -112,7 +114,8 @@ class Encoder(ABC):
                 known[key] = vector
                 del unknown[key]
         if unknown:
-            vectors = self._compute(list(unknown.values()))
+            with announced(f"embedding {counted(len(unknown), 'text')} with {self.name}"):
+                vectors = self._compute(list(unknown.values()))
             known.update(zip(unknown, vectors, strict=True))
             self._store.write({k: v.tobytes() for k, v in zip(unknown, vectors, strict=True)})
             if any(len(known[key]) != vectors.shape[1] for key in keys):  # damaged in the cache
@@ -171,9 +174,10 @@ class SentenceEncoder(Encoder):
 
     def _compute(self, texts: list[str]) -> NDArray[np.float32]:
         if self._model is None:
-            from prompt_recovery.metrics.bert import load_reader  # loads torch
+            with announced(f"loading the sentence encoder {self.name}"):
+                from prompt_recovery.metrics.bert import load_reader  # loads torch
 
-            self._model = load_reader(self._folder)
+                self._model = load_reader(self._folder)
         vectors: NDArray[np.float32] = self._model.encode(
             texts,
             batch_size=_BATCH,

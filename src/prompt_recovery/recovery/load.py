@@ -42,6 +42,7 @@ from prompt_recovery.runs.folder import (
 )
 from prompt_recovery.storage import fingerprint, local_path
 from prompt_recovery.templates import Template
+from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
             "with this one"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_reader(folder).requires_grad_(False).to(device)
+    with announced(f"loading the retriever in {folder}"):
+        model = load_reader(folder).requires_grad_(False).to(device)
     digest = fingerprint(weights_digest(folder), saved)
     prompts, vectors = read_prompts(bank_file(folder)), bank_vectors_file(folder)
     embedded = vectors.is_file()

@@ -26,6 +26,7 @@ from prompt_recovery.settings.declared import name_of
 from prompt_recovery.settings.filling import fill
 from prompt_recovery.settings.paths import with_absolute_paths
 from prompt_recovery.storage import MALFORMED, require_writable
+from prompt_recovery.terminal import IMPORTING, announced
 from prompt_recovery.training.job import TrainingJob, TrainSettings, job_of
 from prompt_recovery.training.rounds import record_rounds, require_rounds, train_rounds
 
@@ -174,14 +175,16 @@ def _stage(
 
 
 def _require_usable(job: TrainingJob) -> None:
-    from prompt_recovery.training.language_model import require_usable
+    with announced(IMPORTING):
+        from prompt_recovery.training.language_model import require_usable
 
     require_usable(job)
 
 
 def _train(job: TrainingJob, run: RunFolder) -> float:
     """Trains one stage of a run, whose own folder is the run's or one inside it."""
-    from prompt_recovery.training.run import train
+    with announced(IMPORTING):
+        from prompt_recovery.training.run import train
 
     if is_first():
         for folder in {run, job.run}:  # a stage that is under way does not count as finished

@@ -33,6 +33,7 @@ from prompt_recovery.storage import (
     write_jsonl,
 )
 from prompt_recovery.tables import counted, print_tables
+from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,8 @@ def _evaluated(
     key, path = _place(contender, job)
     kept = _kept(contender, job)
     if kept is None:
-        recoverer = contender.make()
+        with announced(f"preparing {contender.name}"):
+            recoverer = contender.make()
         predictions, seconds = timed(recoverer, pairs_of(job.examples))
         del recoverer
         gc.collect()  # free the model's memory before the next one is loaded
@@ -238,9 +240,10 @@ def _second_opinion(job: EvaluationJob, evaluations: Sequence[Evaluation]) -> Se
     honest = [*truths, *job.honest_prompts]
     if len(set(honest)) < 3:
         return None
-    agreement = Agreement(job.scs, job.second, honest)
-    checks = [
-        agreement.check(e.scs, [p.rewrite_prompt for p in e.predictions], truths)
-        for e in evaluations
-    ]
+    with announced("checking the scores with the second encoder"):
+        agreement = Agreement(job.scs, job.second, honest)
+        checks = [
+            agreement.check(e.scs, [p.rewrite_prompt for p in e.predictions], truths)
+            for e in evaluations
+        ]
     return SecondOpinion(job.second.encoder.name, agreement.chance, checks)
