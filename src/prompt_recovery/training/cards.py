@@ -182,13 +182,8 @@ def _numbers(job: TrainingJob, metrics: Mapping[str, float]) -> list[str]:
 
 def _peft_usage(job: TrainingJob, writer: Writer, base: str) -> list[str]:
     parts = ["With `prompt-recovery`:", _fenced("bash", _with_package("adapter"))]
-    try:
-        prompt = chat_prompt(
-            writer.template, writer.tokenizer, original_text=_ORIGINAL, rewritten_text=_REWRITTEN
-        )
-    except PromptRecoveryError:
-        prompt = ""
-    if _ORIGINAL not in prompt or _REWRITTEN not in prompt:
+    prompt = _prompt_with_places(writer)
+    if prompt is None:
         return [
             *parts,
             "PEFT loads this folder without `prompt-recovery`, too, but the template of its input "
@@ -208,6 +203,29 @@ def _peft_usage(job: TrainingJob, writer: Writer, base: str) -> list[str]:
         "were shortened in the middle of their texts:",
         _fenced("python", code),
     ]
+
+
+def _prompt_with_places(writer: Writer) -> str | None:
+    """The model's input with a place for each text; None if it is not made by filling such places.
+
+    A template may compute something from the texts, such as their difference.
+    """
+
+    def filled(original_text: str, rewritten_text: str) -> str:
+        return chat_prompt(
+            writer.template,
+            writer.tokenizer,
+            original_text=original_text,
+            rewritten_text=rewritten_text,
+        )
+
+    texts = "one two three", "one four three"
+    try:
+        prompt = filled(_ORIGINAL, _REWRITTEN)
+        as_filled = prompt.replace(_ORIGINAL, texts[0]).replace(_REWRITTEN, texts[1])
+        return prompt if as_filled == filled(*texts) else None
+    except PromptRecoveryError:
+        return None
 
 
 def _with_package(kind: str) -> str:
