@@ -68,8 +68,8 @@ _HELP = Help(
           channel=rewriter                           a rewriter model has its say, too
           columns.id=null columns.original_text=before    other column names; number the rows
     """,
-    settings=["run", "input", "output", "decoding.samples", "measures", "threshold", "confidence", "bank",
-              "weights", "backbone_path", "precision"],
+    settings=["run", "input", "output", "decoding.samples", "threshold", "confidence", "bank",
+              "measures", "weights", "backbone_path", "precision"],
     read_on=["docs/howto/kaggle.md", "docs/concepts/mbr.md", "docs/concepts/retriever.md"],
 )  # fmt: skip
 
