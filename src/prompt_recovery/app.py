@@ -431,7 +431,7 @@ def from_link(given: Mapping[str, str], shared: Mapping[str, Any]) -> list[Any]:
         if name in numbers:
             low, high, kind = numbers[name]
             try:
-                number = kind(text)  # type: ignore[operator]
+                number = kind(text)
             except ValueError:
                 continue
             values[name] = number if low <= number <= high else values[name]

@@ -1,4 +1,4 @@
-"""The error that a user can fix, and texts that are safe to show."""
+"""The error that a user can fix, and functions that make texts safe to print."""
 
 import unicodedata
 
@@ -13,11 +13,11 @@ class PromptRecoveryError(Exception):
 
 
 def printable(text: str) -> str:
-    """A text as a terminal or a log may show it: one line, without control characters.
+    """Returns a text in one line without control characters, for a terminal or a log.
 
-    Whatever is printed and holds a text, an id or a name from elsewhere goes through this: an
-    escape sequence could clear the screen or rename the window, and a direction mark could let a
-    text read as another one. Broken Unicode is replaced.
+    Everything that is printed and contains a text, an id or a name from elsewhere must be passed
+    through this function. An escape sequence could clear the screen or rename the window, and a
+    direction mark could make a text look like another one. Broken Unicode is replaced.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -38,7 +38,7 @@ def _shown(character: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a third party's error says, in one line that is not long."""
+    """Returns the first line of another library's error message, shortened if it is long."""
     text = str(error).strip().split("\n", 1)[0]
     said = printable(text) or type(error).__name__
     return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} …"

@@ -1,7 +1,7 @@
-"""How the package keeps files: the only place that knows how work survives a kill.
+"""Files that survive a kill.
 
-`atomic_write` replaces a whole file, `Journal` grows by one value at a time, `KeyValueStore` is
-shared by many processes, and `locked` keeps other processes away meanwhile.
+`atomic_write` replaces a whole file, `Journal` appends one value at a time, many processes may
+share a `KeyValueStore`, and `locked` keeps other processes out.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from prompt_recovery.errors import PromptRecoveryError
 T = TypeVar("T")
 
 _YAML_BYTES, _YAML_VALUES = 1 << 22, 100_000  # more than any record has
-# What reading a JSON value that has another shape than expected may raise.
+# The exceptions that may be raised while a JSON value of an unexpected shape is read.
 MALFORMED = (
     ValueError,
     KeyError,
@@ -37,10 +37,12 @@ MALFORMED = (
 
 
 def cache_dir(*parts: str) -> Path:
-    """A folder under `$PROMPT_RECOVERY_CACHE` (default `~/.cache/prompt_recovery`), made if needed.
+    """Returns a folder in `$PROMPT_RECOVERY_CACHE` (default: `~/.cache/prompt_recovery`).
+
+    It is created if necessary.
 
     Raises:
-        PromptRecoveryError: the folder cannot be made.
+        PromptRecoveryError: If the folder cannot be created.
     """
     root = os.environ.get("PROMPT_RECOVERY_CACHE")
     try:
@@ -61,7 +63,7 @@ def cache_dir(*parts: str) -> Path:
 
 
 def local_path(text: str) -> Path:
-    """A path in which `~` stands for the home folder; `~nobody` without such a user stays."""
+    """Expands `~` to the home folder. A `~name` without such a user stays as it is."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -69,21 +71,21 @@ def local_path(text: str) -> Path:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Twenty hex digits that change when any of the JSON-serialisable `parts` changes."""
+    """Returns twenty hex digits that change if any of the JSON-serialisable `parts` changes."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is synced and renamed onto `path`.
+    """Yields a temporary path in the same folder, which is synced and renamed to `path` on success.
 
-    A process that is killed at any moment leaves the old file or the new one, never a part. A new
-    file has the mode that the umask gives it, and a replaced one keeps its own, its owner and its
-    extended attributes, as far as the user may set them; a link is followed.
+    If the process is killed, either the old or the new file is left, and never a part of it. A new
+    file gets the mode that the umask gives. A file that is replaced keeps its mode, its owner and
+    its extended attributes if the user may set them. Links are followed.
 
     Raises:
-        PromptRecoveryError: the file cannot be written, or `path` is a folder or a device.
+        PromptRecoveryError: If the file cannot be written, or `path` is a folder or a device.
     """
     temporary: Path | None = None
     try:
@@ -112,7 +114,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, also through links; neither need exist."""
+    """Returns whether two paths lead to the same file, also through links. Neither has to exist."""
     try:
         return one.samefile(other)
     except OSError:
@@ -120,12 +122,12 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def require_writable(folder: Path) -> None:
-    """Tries whether files can be written into a folder, which is made if needed.
+    """Checks that files can be written into a folder, which is created if necessary.
 
-    Long work that will be written there calls this before it begins.
+    Call this before long work whose results are written there.
 
     Raises:
-        PromptRecoveryError: they cannot, or the disk is nearly full.
+        PromptRecoveryError: If they cannot be written, or the disk is nearly full.
     """
     probe = folder / f".probe.{secrets.token_hex(4)}"
     try:
@@ -148,9 +150,11 @@ _PROBED = 1 << 20  # bytes
 
 
 def _copy_attributes(old: Path, new: Path) -> None:
-    """Gives a file the owner and the extended attributes (such as access lists) of another one."""
+    """Gives a file the owner and the extended attributes, such as access lists, of another file."""
     found = old.stat()
-    with suppress(OSError, AttributeError):  # Windows has no owners, and only root gives files away
+    with suppress(
+        OSError, AttributeError
+    ):  # Windows has no owners, and only root may give files away
         os.chown(new, found.st_uid, found.st_gid)
     with suppress(OSError, AttributeError):  # Linux only
         for name in os.listxattr(old):
@@ -159,7 +163,7 @@ def _copy_attributes(old: Path, new: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a new name in a folder survive a power cut, where the system can do that."""
+    """Makes a new file in a folder survive a power cut, if the operating system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -169,7 +173,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; None where there is no file, or something else is in it."""
+    """Returns the value in a JSON file, or None if the file does not exist or is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -177,14 +181,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a small YAML file, such as a record, which may come from a stranger.
+    """Returns the mapping in a small YAML file, such as a record, which may come from a stranger.
 
-    Aliases may make a few lines stand for any number of values, which would take for ever to go
-    through, so the values are counted.
+    With aliases, a few lines can stand for billions of values, so the values are counted.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it holds something else, or too much.
+        OSError: If the file cannot be read.
+        ValueError: If it contains no mapping, or too many values.
     """
     if path.stat().st_size > _YAML_BYTES:
         raise ValueError(f"{path}: is too large")
@@ -207,21 +210,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any, indent: int = 2) -> None:
-    """Writes a value as a JSON file, atomically.
+    """Writes a value to a JSON file, atomically.
 
     Raises:
-        PromptRecoveryError: it cannot be written.
+        PromptRecoveryError: If the file cannot be written.
     """
     with atomic_write(path) as temporary:
         temporary.write_text(_json_text(value, indent) + "\n", encoding="utf-8")
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The values of a JSONL file. A line ends at a line feed only: texts hold other line breaks.
+    """Returns the values in a JSONL file.
+
+    Only a line feed ends a line, because texts may contain other line breaks.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: a line of it is not JSON.
+        OSError: If the file cannot be read.
+        ValueError: If a line is not JSON.
     """
     with path.open(encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file]
@@ -231,7 +236,7 @@ def write_jsonl(path: Path, values: Iterable[Any]) -> None:
     """Writes values as the lines of a JSONL file, atomically.
 
     Raises:
-        PromptRecoveryError: it cannot be written.
+        PromptRecoveryError: If the file cannot be written.
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for value in values:
@@ -239,7 +244,7 @@ def write_jsonl(path: Path, values: Iterable[Any]) -> None:
 
 
 def _json_text(value: Any, indent: int | None = None) -> str:
-    """JSON that people can read; escaped where a text holds half a surrogate pair."""
+    """Returns readable JSON. Texts with half a surrogate pair are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode()
@@ -253,27 +258,27 @@ def _unchanged(value: Any) -> Any:
 
 
 class Journal(Generic[T]):
-    """An append-only JSONL file of finished work, of which a kill takes nothing.
+    """An append-only JSONL file of finished work, which is not lost if the process is killed.
 
-    Opening it cuts off the torn last line that a kill may have left. A line that holds something
-    else than it should is work to do again: it is skipped or, where the order matters, cut off
-    together with all that follows.
+    If a kill has left an incomplete last line, it is cut off when the file is opened. The work of a
+    damaged line has to be done again: the line is skipped or, if the order matters, cut off
+    together with all lines after it.
 
     Args:
-        path: the file; made if needed. Only one process may have it open.
-        decode: makes what is kept in memory of a line's value; may raise any of `MALFORMED` where
-            the value has another shape than expected.
-        in_order: a line means nothing without all those before it.
-        sync_every_s: 0 puts every value on the disk before `append` returns. More gives the values
-            to the operating system, which a kill of the process cannot undo, and syncs after at
-            most so many seconds: a power cut takes no more.
+        path: The file, created if necessary. Only one process may have it open.
+        decode: Converts a line's value into what is kept in memory. It may raise any of `MALFORMED`
+            if the value has an unexpected shape.
+        in_order: Whether a line is useless without all lines before it.
+        sync_every_s: With 0, each value is on the disk when `append` returns. Otherwise, values are
+            handed to the operating system, which is enough to survive a kill, and synced at this
+            interval in seconds, so that a power cut loses no more than that.
 
     Attributes:
-        path: the file.
-        kept: (place, decoded value) of each line that was there when it was opened.
+        path: The file.
+        kept: (place, decoded value) of each line that was in the file when it was opened.
 
     Raises:
-        PromptRecoveryError: the file cannot be read or written; also later, by `append`.
+        PromptRecoveryError: If the file cannot be read or written. `append` raises it, too.
     """
 
     def __init__(
@@ -308,7 +313,7 @@ class Journal(Generic[T]):
             self._syncing.start()
 
     def _read(self, decode: Callable[[Any], T], in_order: bool) -> int:
-        """Decodes the lines; returns where the last one that stays ends."""
+        """Decodes the lines, and returns the position at which the last line to keep ends."""
         end = 0
         with self.path.open("rb") as lines:
             for line in lines:
@@ -324,11 +329,11 @@ class Journal(Generic[T]):
 
     @property
     def values(self) -> list[T]:
-        """What was kept when it was opened, in order."""
+        """The decoded values that were in the file when it was opened, in order."""
         return [value for _, value in self.kept]
 
     def read(self, place: int) -> Any:
-        """The JSON value of the line that starts at a place."""
+        """Returns the JSON value of the line that starts at a position in the file."""
         with self._lock:
             self._file.seek(place)
             parts: list[bytes] = []
@@ -337,17 +342,18 @@ class Journal(Generic[T]):
         return json.loads(b"".join(parts).partition(b"\n")[0])
 
     def append(self, value: Any, sync: bool = False) -> int:
-        """Adds a value that JSON can hold.
+        """Appends a JSON-serialisable value.
 
         Args:
-            value: anything; not held in memory.
-            sync: this one must be on the disk on return, whatever `sync_every_s` says.
+            value: The value. It is not kept in memory.
+            sync: Whether the value must be on the disk on return, whatever `sync_every_s` is.
 
         Returns:
-            Its place, for `read`.
+            The position of its line, for `read`.
 
         Raises:
-            PromptRecoveryError: the disk is full, say; what was there is kept.
+            PromptRecoveryError: If it cannot be written, for example because the disk is full. The
+                lines before it stay.
         """
         line = json.dumps(value).encode() + b"\n"
         try:
@@ -362,7 +368,7 @@ class Journal(Generic[T]):
                     if sync or not self._sync_every_s:
                         os.fsync(self._file.fileno())
                 except OSError:
-                    self._file.truncate(place)  # half a line would spoil the next one
+                    self._file.truncate(place)  # an incomplete line would spoil the next one
                     raise
                 self._end += len(line)
                 self._unsynced = self._sync_every_s > 0 and not sync
@@ -371,7 +377,7 @@ class Journal(Generic[T]):
         return place
 
     def close(self) -> None:
-        """Syncs and closes the file; needed only where syncing is put off."""
+        """Syncs and closes the file. This is only needed if values are synced at intervals."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -407,20 +413,21 @@ class Journal(Generic[T]):
 class KeyValueStore:
     """A small database of byte strings in the cache folder, which many processes may use at once.
 
-    It only saves time: one that cannot be read or written counts as empty, and a damaged one is
-    begun anew. SQLite itself, and not `diskcache`: that would bring a dependency which unpickles
-    what it finds on the disk (CVE-2025-69872), for the two statements below.
+    It only saves time. If it cannot be read or written, it is treated as empty, and a damaged one
+    is replaced. It uses SQLite directly, because `diskcache` unpickles what it finds on the disk
+    (CVE-2025-69872).
 
     Args:
-        kind: the folder.
-        name: the file; put into it a fingerprint of all that the values depend on but their key.
+        kind: Name of the folder.
+        name: Name of the file. It must contain a fingerprint of everything that the values depend
+            on, except their keys.
     """
 
     def __init__(self, kind: str, name: str) -> None:
         self._path = cache_dir(kind) / f"{name}.sqlite"
 
     def read(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """What is known of these keys."""
+        """Returns the values of the keys that are known."""
         found: dict[bytes, bytes] = {}
 
         def select(database: sqlite3.Connection) -> None:
@@ -434,7 +441,7 @@ class KeyValueStore:
         return found
 
     def write(self, values: Mapping[bytes, bytes]) -> None:
-        """Adds values: all of them or, if the process is killed meanwhile, none."""
+        """Adds values. If the process is killed meanwhile, none of them is added."""
 
         def insert(database: sqlite3.Connection) -> None:
             statement = "INSERT OR REPLACE INTO blobs VALUES (?, ?)"
@@ -448,9 +455,9 @@ class KeyValueStore:
             with closing(sqlite3.connect(self._path, timeout=60)) as database, database:
                 database.execute(table)
                 task(database)
-        except sqlite3.OperationalError:  # no permission, say, or a full disk
+        except sqlite3.OperationalError:  # for example, no permission or a full disk
             pass
-        except sqlite3.DatabaseError:  # damaged; what a killed writer left must go first
+        except sqlite3.DatabaseError:  # damaged: what a killed writer left has to be removed first
             with suppress(OSError):
                 self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
                 self._path.unlink(missing_ok=True)
@@ -458,14 +465,14 @@ class KeyValueStore:
 
 @contextmanager
 def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
-    """Holds `<path>.lock` against other processes; a process that dies lets go of it.
+    """Locks `<path>.lock` for this process. The lock of a process that dies is released.
 
     Args:
-        path: what is locked; it need not exist.
-        refusal: the message of the error where another process holds it; None waits for that.
+        path: The path to lock, which does not have to exist.
+        refusal: Message of the error if another process holds the lock. None waits for it.
 
     Raises:
-        PromptRecoveryError: the lock cannot be written, or another process holds it.
+        PromptRecoveryError: If the lock cannot be written, or another process holds it.
     """
     from filelock import FileLock, Timeout
 

@@ -1,6 +1,6 @@
-"""One table, three renderings: the terminal, Markdown and (in `reporting.html`) a page.
+"""Tables, and their renderings for terminals and in Markdown. `reporting.html` renders them as HTML.
 
-The texts in a table are data: no rendering takes them for markup.
+Texts in tables are data: no rendering interprets them as markup.
 """
 
 import re
@@ -24,11 +24,11 @@ class Table:
     """A table of texts and numbers.
 
     Attributes:
-        headings: of c columns.
-        rows: of c cells each; the first cell names the row.
-        title: what the table shows; may be empty.
-        best: the index of the row that is set in bold, if there is one.
-        wide: the indices of columns that hold long texts; they get the room that is left.
+        headings: The headings of c columns.
+        rows: Rows of c cells each. The first cell is the name of the row.
+        title: A title, which may be empty.
+        best: Index of a row that is printed in bold, if any.
+        wide: Indices of columns with long texts, which share the remaining width.
     """
 
     headings: Sequence[str]
@@ -39,7 +39,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """For each column whether it holds nothing but numbers; such columns are right-aligned."""
+        """Whether each column contains numbers only. Such columns are right-aligned."""
         columns = [[str(row[n]) for row in self.rows] for n in range(len(self.headings))]
         return [
             number not in self.wide and all(map(_NUMBERS.fullmatch, column))
@@ -48,13 +48,13 @@ class Table:
 
 
 def escape_markdown(text: str) -> str:
-    """A text in one line that no renderer takes for markup, HTML or the end of a table's cell."""
+    """Returns a text in one line, in which nothing is Markdown, HTML or the end of a table cell."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]>|#~$])", r"\\\1", line)
 
 
 def to_markdown(table: Table) -> str:
-    """The table in Markdown, without its title and without a line break at the end."""
+    """Returns the table in Markdown, without its title and without a final line break."""
 
     def line(cells: Sequence[Any]) -> str:
         return f"| {' | '.join(escape_markdown(str(cell)) for cell in cells)} |"
@@ -64,7 +64,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_terminal(table: Table) -> rich.table.Table:
-    """The table for rich, which prints it as wide as the terminal allows."""
+    """Converts the table to one of rich, which prints it as wide as the terminal allows."""
     drawn = rich.table.Table(title=Text(printable(table.title)), title_justify="left")
     drawn.show_lines = bool(table.wide)
     for number, (heading, right) in enumerate(zip(table.headings, table.numeric, strict=True)):
@@ -81,7 +81,7 @@ def to_terminal(table: Table) -> rich.table.Table:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, in the plural unless it is one: `1 run`, `1,249 rows`."""
+    """Returns a number with a noun, in the plural unless the number is 1: `1 run`, `1,249 rows`."""
     return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 

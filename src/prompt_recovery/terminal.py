@@ -1,4 +1,4 @@
-"""What a command shows while it works, on a terminal or in a log file."""
+"""Progress and messages of commands, on terminals and in log files."""
 
 import logging
 import sys
@@ -32,9 +32,9 @@ IMPORTING = "importing PyTorch and other libraries"
 
 
 def forgive_characters() -> None:
-    """Lets standard output and error replace characters that their encoding lacks.
+    """Makes standard output and standard error replace characters that they cannot encode.
 
-    Otherwise a terminal of Windows, or a C locale, would end a run when its table is printed.
+    Otherwise, printing a table would end a run in a C locale or in some terminals of Windows.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -42,7 +42,7 @@ def forgive_characters() -> None:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Formats log messages, which may hold texts and names from elsewhere, as one safe line."""
+    """Formats a log message, which may contain texts and names from elsewhere, as one safe line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         """Returns the line."""
@@ -72,7 +72,7 @@ def announced(what: str) -> Iterator[None]:
 
 
 class NowAndThen:
-    """Says when it is time for another line about progress.
+    """Decides when it is time for another line about progress.
 
     The first one is due `SILENT_S` after the beginning, and the others every `EVERY_S`.
     """
@@ -82,7 +82,7 @@ class NowAndThen:
         self._next = self._begun + SILENT_S
 
     def is_due(self) -> bool:
-        """Whether it is time for a line. If so, the next one is due `EVERY_S` later."""
+        """Returns whether a line is due. If it is, the next one is due `EVERY_S` later."""
         now = time.monotonic()
         if now < self._next:
             return False
@@ -90,26 +90,26 @@ class NowAndThen:
         return True
 
     def left(self, done: float, total: float, done_before: float = 0.0) -> str:
-        """How long the rest will take, in words.
+        """Returns how long the rest will take, in words.
 
         Args:
-            done: What is done by now.
-            total: What there is to do.
-            done_before: What had been done at the beginning.
+            done: The amount of work that is done.
+            total: The amount of all work.
+            done_before: The amount that had been done at the beginning.
         """
         rate = (done - done_before) / max(time.monotonic() - self._begun, 1e-9)
         return f"about {duration((total - done) / rate)} left" if rate > 0 else "just begun"
 
 
 def duration(seconds: float) -> str:
-    """A rough duration in words, such as `40 s`, `12 min` or `2.5 h`."""
+    """Returns a rough duration in words, such as `40 s`, `12 min` or `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class _PlainOrDrawn(Progress):
-    """A bar on a terminal, and otherwise a line of the log now and then."""
+    """A progress bar on a terminal, and otherwise a line in the log now and then."""
 
     _due: NowAndThen
     _timer: threading.Timer | None = None
@@ -161,15 +161,15 @@ class _PlainOrDrawn(Progress):
 def progress_bar(
     *further: ProgressColumn, disable: bool = False, console: Console | None = None
 ) -> Progress:
-    """A progress bar with count and time left, which disappears at the end.
+    """Returns a progress bar with a count and the time left, which disappears at the end.
 
-    Where the output is no terminal, such as a log file, a plain line says now and then how far the
-    work is.
+    If the output is not a terminal but, for example, a log file, a plain line is logged now and then
+    instead.
 
     Args:
         further: Further columns.
-        disable: Show nothing, as in all processes of a run but the first.
-        console: Where to show it, if not on standard output.
+        disable: Whether to show nothing, as in all processes of a run except the first.
+        console: Console to show it on. None is standard output.
     """
     return _PlainOrDrawn(
         TextColumn("{task.description}", markup=False),

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -151,7 +151,7 @@ def _card(
 
 def _recipe(job: TrainingJob) -> list[tuple[str, str]]:
     groups: dict[str, Any] = {
-        "objective": {"name": job.objective.name, **asdict(job.objective)},
+        "objective": {"name": job.objective.name, **asdict(cast(Any, job.objective))},
         "adapter": asdict(job.adapter),
         "batching": asdict(job.batching),
         "optim": asdict(job.optim),

@@ -133,7 +133,7 @@ def _how_it_answers(recipe: Recipe, decoding: Decoding) -> str:
             values = ", ".join(f"{name} {value}" for name, value in vars(settings).items())
             said.append(f"{group} {settings.name} ({values})")
     if recipe.channel is not None:
-        said.append(f"channel {recipe.channel.backbone.name}, weight {recipe.channel.weight}")
+        said.append(f"channel {recipe.channel.backbone.name}")
     if recipe.weights:
         said.append(f"weights {list(recipe.weights)}")
     if recipe.bank is not None:
