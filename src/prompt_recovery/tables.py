@@ -1,6 +1,7 @@
-"""Tables, and their renderings for terminals and in Markdown. `reporting.html` renders them as HTML.
+"""Tables, and their renderings for terminals and in Markdown.
 
-Texts in tables are data: no rendering interprets them as markup.
+`reporting.html` renders them as HTML. Texts in tables are data: no rendering interprets them as
+markup.
 """
 
 import re

@@ -163,8 +163,8 @@ def progress_bar(
 ) -> Progress:
     """Returns a progress bar with a count and the time left, which disappears at the end.
 
-    If the output is not a terminal but, for example, a log file, a plain line is logged now and then
-    instead.
+    If the output is not a terminal but, for example, a log file, a plain line is logged now and
+    then instead.
 
     Args:
         further: Further columns.

@@ -84,6 +84,13 @@ class SmallBert(nn.Module):
         """The device of the weights."""
         return next(self.parameters()).device
 
+    def share_read(self, texts: tuple[str, str]) -> float:
+        """The share of the tokens of a pair of texts that the longest input has room for."""
+        whole = Tokenizer.from_str(self._tokenizer.to_str())
+        whole.no_truncation()
+        longest = int(self._tokenizer.truncation["max_length"])
+        return min(longest / max(len(whole.encode(*texts).ids), 1), 1.0)
+
     def get_embedding_dimension(self) -> int:
         """The number of dimensions of an embedding."""
         return int(self._of("embeddings.word_embeddings.weight").shape[1])

@@ -83,6 +83,8 @@ class PairEncoder:
 
     def share_read(self, pair: Pair) -> float:
         """The share of a pair's tokens that the model reads, in [0, 1]."""
+        if hasattr(self.model, "share_read"):
+            return float(self.model.share_read(pair_texts(pair)))
         tokens = self.model.tokenizer(*pair_texts(pair), truncation=False, verbose=False)
         return min(int(self.model.max_seq_length) / max(len(tokens["input_ids"]), 1), 1.0)
 
