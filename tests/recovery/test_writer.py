@@ -101,3 +101,9 @@ def test_the_adapter_can_be_left_out_and_training_goes_on(tokenizer):
     assert backbone.write_greedily([prompt], 5) == bare.write_greedily([prompt], 5)
     assert adapted.write_greedily([prompt], 5) != bare.write_greedily([prompt], 5)
     assert model.training
+
+
+def test_how_much_of_a_pair_is_read_is_known(writer):
+    assert writer.share_read(Pair("1", "one text", "another text")) == 1
+    share = writer.share_read(Pair("1", "one text " * 50, "another text " * 50))
+    assert 0 < share < 0.5

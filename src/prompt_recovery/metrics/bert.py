@@ -88,7 +88,8 @@ class SmallBert(nn.Module):
         """The share of the tokens of a pair of texts that the longest input has room for."""
         whole = Tokenizer.from_str(self._tokenizer.to_str())
         whole.no_truncation()
-        longest = int(self._tokenizer.truncation["max_length"])
+        limits = self._tokenizer.truncation
+        longest = float("inf") if limits is None else int(limits["max_length"])
         return min(longest / max(len(whole.encode(*texts).ids), 1), 1.0)
 
     def get_embedding_dimension(self) -> int:
