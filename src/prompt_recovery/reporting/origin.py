@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from prompt_recovery import __version__
 from prompt_recovery.runs.environment import environment
 from prompt_recovery.tables import Table
 
@@ -20,12 +19,13 @@ def origin(command: str, folder: Path) -> dict[str, str]:
     made = environment()
     hardware = made["hardware"]
     commit = f" ({made['git']['commit'][:10]})" if made["git"]["commit"] else ""
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+    packages = ("prompt-recovery", "torch", "transformers", "peft")
+    own, *libraries = (f"{name} {version(name)}" for name in packages)
     return {
         "command": command or "from Python",
         "report": str(folder),
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
-        "version": f"prompt-recovery {__version__}{commit}; {libraries}; Python {made['python']}",
+        "version": f"{own}{commit}; {', '.join(libraries)}; Python {made['python']}",
         "machine": f"{hardware['machine']}, {hardware['cpus']} CPU cores, "
         f"GPU: {', '.join(hardware['gpus']) or 'none'}",
     }
