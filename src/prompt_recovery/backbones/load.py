@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from prompt_recovery.backbones.convert import converted
 from prompt_recovery.backbones.locate import Backbone, Location
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.kernels import attention
 from prompt_recovery.kernels.feed_forward import fuse_feed_forward
 from prompt_recovery.kernels.linear import ACTIVATION_DTYPE, pack_linears
@@ -196,7 +196,7 @@ def _loaded(auto: Any, folder: Path, **options: Any) -> Any:
     except PromptRecoveryError:
         raise
     except Exception as error:  # any defect in files that the user gave
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
-            f"cannot load {folder} ({first_line}): the folder may be cut short; fetch it again"
+            f"cannot load {folder} ({first_line(error)}): the folder may be cut short; fetch it "
+            "again"
         ) from error

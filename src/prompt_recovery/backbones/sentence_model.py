@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer import modules
 from torch import Tensor, nn
 
 from prompt_recovery.backbones.low_rank import Adapter
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.metrics.plain import load_plain
 
 
@@ -101,7 +101,7 @@ def _add_adapter(encoder: Any, adapter: Adapter) -> None:
         inject_adapter_in_model(config, encoder)
     except ValueError as error:
         raise PromptRecoveryError(
-            f"adapter.target_modules={adapter.target_modules}: {str(error).splitlines()[0]}"
+            f"adapter.target_modules={adapter.target_modules}: {first_line(error)}"
         ) from error
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
 from prompt_recovery.settings import AtLeastOne, NotNegative, Positive, checked
 
@@ -152,10 +152,9 @@ class RayCluster:
                     logging_level=logging.WARNING,
                 )
             except (OSError, ValueError, RuntimeError) as error:
-                first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise PromptRecoveryError(
-                    f"cluster.address={self.address}: no Ray cluster there ({first_line}); start "
-                    "one with `ray start`, or leave the address out to use this machine"
+                    f"cluster.address={self.address}: no Ray cluster there ({first_line(error)}); "
+                    "start one with `ray start`, or leave the address out to use this machine"
                 ) from error
         there = ray.cluster_resources()
         for name, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):

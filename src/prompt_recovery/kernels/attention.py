@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from prompt_recovery.errors import first_line
 from prompt_recovery.kernels.linear import bf16_is_native
 
 log = logging.getLogger(__name__)
@@ -155,8 +156,9 @@ def _flex_works() -> bool:
         mask = create_block_mask(lambda b, h, q, k: q >= k, 1, None, 128, 128, device="cuda")
         torch.compile(flex_attention)(x, x, x, block_mask=mask).sum().backward()
     except Exception as error:  # whatever a compiler says
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        log.warning("FlexAttention does not work here (%s): trees get dense masks", reason)
+        log.warning(
+            "FlexAttention does not work here (%s): trees get dense masks", first_line(error)
+        )
         return False
     return True
 

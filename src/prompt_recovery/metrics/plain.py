@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.storage import MALFORMED
 
 _MODULES = {"Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LayerNorm"}
@@ -149,9 +149,9 @@ def load_plain(folder: Path) -> Any:
                 model_kwargs={"use_safetensors": True},
             )
     except Exception as error:  # any defect in files that somebody gave
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
-            f"cannot load {folder} ({first_line}): the folder may be cut short; fetch it again"
+            f"cannot load {folder} ({first_line(error)}): the folder may be cut short; fetch it "
+            "again"
         ) from error
 
 

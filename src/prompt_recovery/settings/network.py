@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.settings.secrets import redacted
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -18,7 +18,6 @@ def refused_by_environment(what: str, error: Exception) -> PromptRecoveryError:
         what: What cannot be made.
         error: What was raised.
     """
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         value = os.environ.get(name)
         if value and not (Path(value).is_file() if name.endswith("FILE") else Path(value).is_dir()):
@@ -31,8 +30,8 @@ def refused_by_environment(what: str, error: Exception) -> PromptRecoveryError:
     given = [n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR", "NO_PROXY", "no_proxy", *PROXIES)
              if os.environ.get(n)]  # fmt: skip
     if given:
-        return _refusal(what, given[0], reason)
-    return PromptRecoveryError(f"{what} cannot be made: {reason}")
+        return _refusal(what, given[0], first_line(error))
+    return PromptRecoveryError(f"{what} cannot be made: {first_line(error)}")
 
 
 def _is_proxy(value: str) -> bool:
