@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from prompt_recovery.storage import (
     atomic_write,
     cache_dir,
     locked,
+    made_once,
     read_json,
     read_jsonl,
     write_json,
@@ -336,6 +338,37 @@ def test_a_lock_that_is_held_is_refused_at_once(tmp_path):
         pass
     with locked(tmp_path / "a", "a is busy"):
         pass
+
+
+def test_a_folder_of_the_cache_is_made_once(tmp_path):
+    made = []
+
+    def make(folder):
+        assert list(folder.iterdir()) == []
+        made.append(folder)
+        (folder / "inner").mkdir()
+        (folder / "inner" / "weights").write_text("whole")
+        time.sleep(0.05)
+        (folder / "mark").write_text("")
+
+    killed = tmp_path / ".model.partial"
+    killed.mkdir()
+    (killed / "mark").write_text("of a process that was killed")
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda _: made_once(tmp_path / "model", "mark", make), range(3)))
+    assert found == [tmp_path / "model"] * 3 and len(made) == 1
+    assert (tmp_path / "model" / "inner" / "weights").read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["model"]
+
+
+def test_a_folder_that_does_not_fit_leaves_nothing_and_is_named(tmp_path):
+    def make(folder):
+        (folder / "mark").write_text("half")
+        full()
+
+    with pytest.raises(PromptRecoveryError, match=r"cannot write .*model \(No space left.*CACHE"):
+        made_once(tmp_path / "model", "mark", make)
+    assert [p for p in tmp_path.iterdir() if p.is_dir()] == []
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 """Files that survive a kill.
 
 `atomic_write` replaces a whole file, `Journal` appends one value at a time, many processes may
-share a `KeyValueStore`, and `locked` keeps other processes out.
+share a `KeyValueStore`, `made_once` fills a folder of the cache, and `locked` keeps other processes
+out.
 """
 
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import sqlite3
 import stat
 import threading
@@ -461,6 +463,49 @@ class KeyValueStore:
             with suppress(OSError):
                 self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
                 self._path.unlink(missing_ok=True)
+
+
+def made_once(folder: Path, mark: str, make: Callable[[Path], None]) -> Path:
+    """Makes a folder in the cache once, in one process. Others wait for it, and then find it.
+
+    The folder is synced and renamed when it is complete. A process that is killed leaves
+    `.<name>.partial` beside it, which the next one deletes.
+
+    Args:
+        folder: The folder. Its parent must exist.
+        mark: Name of a file that a complete folder contains.
+        make: Writes the files into an empty folder.
+
+    Raises:
+        PromptRecoveryError: If it cannot be written.
+    """
+    if (folder / mark).is_file():
+        return folder
+    scratch = folder.with_name(f".{folder.name}.partial")
+    with locked(scratch):
+        if (folder / mark).is_file():  # another process has made it meanwhile
+            return folder
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            scratch.mkdir()
+            make(scratch)
+            for file in (path for path in scratch.rglob("*") if path.is_file()):
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+            scratch.rename(folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def unwritable(path: Path, error: OSError) -> PromptRecoveryError:
+    """Returns the error for a file or a folder of the cache that cannot be written."""
+    return PromptRecoveryError(
+        f"cannot write {path} ({error.strerror}): free some space, or set PROMPT_RECOVERY_CACHE to "
+        "another folder"
+    )
 
 
 @contextmanager

