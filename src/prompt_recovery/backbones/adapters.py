@@ -21,7 +21,7 @@ from torch import nn
 
 from prompt_recovery.backbones.adapter_config import read_lora_config
 from prompt_recovery.backbones.low_rank import Adapter
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.kernels.lora import fuse_lora
 
 
@@ -51,7 +51,7 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=dtype == torch.float32)
     except ValueError as error:
         raise PromptRecoveryError(
-            f"adapter.target_modules={targets}: {str(error).splitlines()[0]}"
+            f"adapter.target_modules={targets}: {first_line(error)}"
         ) from error
     return _prepared(peft_model, dtype)
 
@@ -88,9 +88,8 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
             config=config,
         )
     except Exception as error:  # any defect in files that somebody gave
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
-            f"{folder}: is damaged, or not an adapter of this backbone ({first_line})"
+            f"{folder}: is damaged, or not an adapter of this backbone ({first_line(error)})"
         ) from error
     # PEFT only warns of this. With embedding layers "auto", it would ask the Hub for their size.
     if theirs != set(get_peft_model_state_dict(peft_model, save_embedding_layers=False)):
@@ -164,5 +163,8 @@ def _linear_layers(model: Any) -> list[str]:
 
 def count_parameters(model: Any) -> tuple[int, int]:
     """The numbers of trainable and of all parameters, without regard to 4-bit packing."""
-    trainable, total = model.get_nb_trainable_parameters()
-    return int(trainable), int(total)
+    if isinstance(model, PeftModel):
+        trainable, total = model.get_nb_trainable_parameters()
+        return int(trainable), int(total)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
