@@ -1,7 +1,5 @@
 """A language model and the retriever that is trained before it, in one run."""
 
-import json
-
 import pytest
 
 from prompt_recovery.errors import PromptRecoveryError
@@ -13,22 +11,23 @@ from prompt_recovery.runs.folder import RunFolder, recoverer_folders
 from prompt_recovery.settings.checking import check
 from prompt_recovery.training import run as training
 from prompt_recovery.training.job import TrainSettings
-from prompt_recovery.training.stages import retriever_config, train_stages
+from prompt_recovery.training.stage_settings import retriever_settings
+from prompt_recovery.training.stages import train_stages
 from tests.settings.composing import composed
+from tests.tiny_run import TINY_RUN, write_rows
 
 TINY = (
-    "model=tiny", "retriever=contrastive", "model@retriever.model=tiny_encoder", "data=file",
-    "data.path=own.jsonl", "split.val=0.2", "split.test=0.2", "precision=fp32", "trainer=cpu",
-    "trainer.enable_progress_bar=false", "trainer.max_steps=2", "retriever.trainer.max_epochs=1",
-    "decoding=mbr", "decoding.samples=3", "decoding.max_new_tokens=4", "logger=none", "name=mine",
+    *(setting for setting in TINY_RUN if setting != "retriever=none"), "retriever=contrastive",
+    "model@retriever.model=tiny_encoder", "precision=fp32", "trainer=cpu", "trainer.max_steps=2",
+    "retriever.trainer.max_epochs=1",
+    "decoding=mbr", "decoding.samples=3", "decoding.max_new_tokens=4", "name=mine",
     "group=null",
 )  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path, examples, monkeypatch):
-    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
-    (tmp_path / "own.jsonl").write_text(rows)
+    write_rows(tmp_path / "own.jsonl", examples)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -93,8 +92,8 @@ def test_the_retriever_is_trained_first_with_its_own_settings(folder, monkeypatc
 
 def test_its_settings_do_not_depend_on_those_of_the_model():
     """So that trials of a multirun that differ in the model share one retriever."""
-    plain = retriever_config(given())
-    other = retriever_config(
+    plain = retriever_settings(given())
+    other = retriever_settings(
         given(
             "optim.learning_rate=0.5",
             "batching.batch_size=2",
@@ -120,7 +119,7 @@ def test_a_finished_retriever_can_be_given(folder):
 
 
 def test_it_is_trained_as_a_run_of_its_own_would_train_it():
-    beside = retriever_config(check(composed("train", "name=x", "group=null"), TrainSettings))
+    beside = retriever_settings(check(composed("train", "name=x", "group=null"), TrainSettings))
     alone = check(
         composed("train", "model=minilm", "objective=contrastive", "name=x", "group=null"),
         TrainSettings,

@@ -17,7 +17,7 @@
 | `environment.yaml`, then `metrics.json` | `training.results` | at the end |
 | `calibration.json` in them | `recovery.confidence` | when a way of decoding is first used |
 | `rounds/1`, … | all of these | runs inside, for the rounds of `rounds=…` |
-| `rounds.json`, `rounds.png` | `training.results` | at the end, where there are rounds |
+| `rounds.json`, `rounds.png` | `training.rounds` | at the end, where there are rounds |
 | `first_stage/` | all of these | a run inside, for the stage before the main one |
 | `retriever_stage/` | all of these | a run inside, for the retriever of `retriever=contrastive` |
 """

@@ -47,7 +47,7 @@ from prompt_recovery.training.results import (
     evaluate_recoverer,
     evaluate_sources,
 )
-from prompt_recovery.training.together import fit_and_keep, joined_recoverer
+from prompt_recovery.training.together import fit_and_keep, trained_recoverer
 from prompt_recovery.training.trees import training_trees
 from prompt_recovery.trees import causal_lm_of, trees_share_rows
 from prompt_recovery.trees.frozen import FrozenStates, frozen_layers
@@ -117,8 +117,8 @@ class PreparedLanguageModel(Prepared):
         """Fits the weights of model and retriever and the confidence, if there is a retriever."""
         if self.job.retriever is None:
             return {}
-        self.together = joined_recoverer(
-            self.job, self._with_weights(weights), self.job.retriever, self.hardware
+        self.together = trained_recoverer(
+            self.job, self.hardware, self.job.retriever, self._with_weights(weights)
         )
         fit_and_keep(self.job, self.together, [self.job.run.adapter, self.job.retriever])
         return {}

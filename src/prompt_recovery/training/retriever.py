@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prompt_recovery.backbones.adapters import count_parameters
 from prompt_recovery.backbones.encoders import EncoderBackbone, locate_encoder
 from prompt_recovery.backbones.locate import Location
 from prompt_recovery.backbones.low_rank import Adapter
@@ -47,7 +48,7 @@ from prompt_recovery.training.prepared import (
     own_names,
 )
 from prompt_recovery.training.results import RunEvaluations, evaluate_recoverer
-from prompt_recovery.training.together import fit_and_keep, retriever_alone
+from prompt_recovery.training.together import fit_and_keep, trained_recoverer
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class PreparedRetriever(Prepared):
     @property
     def parameters(self) -> tuple[int, int]:
         """The numbers of trainable and of all parameters."""
-        return _parameters(self.module.model)
+        return count_parameters(self.module.model)
 
     def save(self, weights: dict[str, Tensor]) -> None:
         """Writes the retriever folder: the model, its record and the prompts of the bank."""
@@ -120,7 +121,9 @@ class PreparedRetriever(Prepared):
         if temperature != self.retriever.temperature:
             self.retriever = self.retriever.with_temperature(temperature)
             self.save(weights)
-        fit_and_keep(self.job, retriever_alone(self.job, self.hardware), [self.job.run.retriever])
+        folder = self.job.run.retriever
+        recoverer = trained_recoverer(self.job, self.hardware, folder)
+        fit_and_keep(self.job, recoverer, [folder])
         return {"retriever/temperature": temperature}
 
     def evaluate(self, weights: dict[str, Tensor]) -> RunEvaluations:
@@ -194,7 +197,7 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
         known=Familiarity.of(job.splits.train),
     )
     data = PairData(job.splits, model, bank.prompts, job.batching, job.seed)
-    describe_model(job, *_parameters(model))
+    describe_model(job, *count_parameters(model))
     describe_data(job)
     identity = fingerprint(
         job.dataset.fingerprint(),
@@ -209,8 +212,3 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
     fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
     beginning = fresh() if job.evaluate and (knows or start is not None) else None
     return PreparedRetriever(job, retriever, fallback, data, module, location, hardware, beginning)
-
-
-def _parameters(model: Any) -> tuple[int, int]:
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)

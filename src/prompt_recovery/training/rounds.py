@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import Objective
 from prompt_recovery.preferences.pool import read_pool
 from prompt_recovery.runs.folder import RunFolder
-from prompt_recovery.settings.checking import check
-from prompt_recovery.settings.filling import fill
 from prompt_recovery.storage import atomic_write, write_json
-from prompt_recovery.training.job import TrainingJob, TrainSettings
+from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.training.stage_settings import round_settings
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +90,7 @@ def train_rounds(
     if given["round_reference"] == "first":
         reference = "backbone" if start is None else start
     for number in range(1, given["rounds"] + 1):
-        stage = check(_config(given, number, earlier), TrainSettings)
+        stage = round_settings(given, number, earlier)
         folder, seconds = train_stage(stage, number, current, reference)
         total += seconds
         folders.append(folder)
@@ -104,26 +102,6 @@ def train_rounds(
             log.info("validation has not risen since round %d: no more rounds", best)
             break
     return folders[best - 1], done, total
-
-
-def _config(given: dict[str, Any], number: int, earlier: Path | None) -> dict[str, Any]:
-    """The configuration of a round: the run's, without other stages, on sampled preferences."""
-    stage: Any = OmegaConf.create(given)
-    stage.merge_with(
-        {
-            "rounds": 1,
-            "first_stage": None,
-            "retriever": None,
-            "start": None,
-            "name": f"{given['name']}_round{number}",
-            "preferences": {
-                "path": None,
-                "earlier": None if earlier is None else str(earlier.resolve()),
-            },
-        }
-    )
-    fill(stage)
-    return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
 
 
 def _round(number: int, folder: RunFolder, stage: dict[str, Any]) -> Round:

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import (
     RunFolder,
@@ -21,14 +19,12 @@ from prompt_recovery.runs.folder import (
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.runs.resuming import checkpoint_file, resumed_run
 from prompt_recovery.runs.trials import is_trial, trial_id
-from prompt_recovery.settings.checking import check
-from prompt_recovery.settings.declared import name_of
-from prompt_recovery.settings.filling import fill
 from prompt_recovery.settings.paths import with_absolute_paths
 from prompt_recovery.storage import MALFORMED, require_writable
 from prompt_recovery.terminal import IMPORTING, announced
 from prompt_recovery.training.job import TrainingJob, TrainSettings, job_of
 from prompt_recovery.training.rounds import record_rounds, require_rounds, train_rounds
+from prompt_recovery.training.stage_settings import first_stage_settings, retriever_settings
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +42,7 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
         PromptRecoveryError: If a setting or a file is wrong.
     """
     given = _independent(given)
-    stage = None if given["first_stage"] is None else check(stage_config(given), TrainSettings)
+    stage = None if given["first_stage"] is None else first_stage_settings(given)
     stopped = resumed_run(given["ckpt_path"], run, given)
     start = None if given["start"] is None else Path(given["start"]).expanduser()
     # What can fail because of the main stage fails here, before others are trained.
@@ -122,7 +118,7 @@ def _retriever(
         trained = folders[0]
         _refuse_seen(job, trained)
     else:
-        stage = check(retriever_config(given), TrainSettings)
+        stage = retriever_settings(given)
         folder, seconds = _stage(
             stage, run, run.retriever_stage, stopped and stopped.retriever_stage
         )
@@ -193,44 +189,6 @@ def _train(job: TrainingJob, run: RunFolder) -> float:
         if not is_trial():
             run.point_latest()
     return train(job).get("val/scs", math.nan)
-
-
-def stage_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the first stage's configuration: the run's, with the changes in `first_stage`."""
-    changes = config["first_stage"]
-    stage: Any = OmegaConf.create(config)
-    if "objective" in changes:
-        stage.objective = {}  # replace it: another objective has other options
-    stage.merge_with(
-        changes, {"first_stage": None, "retriever": None, "name": f"{config['name']}_first"}
-    )
-    fill(stage)
-    return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
-
-
-def retriever_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the configuration of the retriever's training.
-
-    It is that of the run with the settings in `retriever` in place of the run's own. Options of the
-    trainer are merged, since devices are those of the run.
-    """
-    changes = {key: value for key, value in config["retriever"].items() if key != "run"}
-    stage: Any = OmegaConf.create(config)
-    for key in changes.keys() - {"trainer"}:
-        stage[key] = {}
-    stage.merge_with(
-        changes,
-        {
-            "first_stage": None,
-            "retriever": None,
-            "start": None,
-            "name": f"{config['name']}_retriever",
-        },
-    )
-    if stage.trainer.get("strategy") == "fsdp":
-        stage.trainer.strategy = "ddp"  # a sentence encoder fits into one GPU
-    fill(stage, f"# settings: {name_of(TrainSettings)}")
-    return dict(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]
 
 
 def finished_stage(

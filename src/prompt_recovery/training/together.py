@@ -1,4 +1,4 @@
-"""A trained language model and a retriever that answer together at the end of a run."""
+"""What a run with a retriever answers with at its end: the retriever, alone or with a model."""
 
 import logging
 from collections.abc import Sequence
@@ -12,44 +12,33 @@ from prompt_recovery.recovery.load import load_retriever
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
-from prompt_recovery.recovery.sources import WriterSource
+from prompt_recovery.recovery.sources import Source, WriterSource
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.settings import Precision
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.prepared import Hardware
 
 log = logging.getLogger(__name__)
 
 
-def joined_recoverer(
-    job: TrainingJob, writer: Writer, retriever: Path, hardware: Hardware
+def trained_recoverer(
+    job: TrainingJob, hardware: Hardware, retriever: Path, writer: Writer | None = None
 ) -> PosteriorRecoverer:
-    """The recoverer that `recover` would load from the run: both choose together under MBR.
+    """The recoverer that `recover` would load from the run, which chooses by MBR.
 
     Args:
-        job: The job of the language model.
-        writer: The trained language model.
-        retriever: The folder of the retriever.
+        job: The job, whose own weights and their record are written.
         hardware: Where and how precisely this process computes.
+        retriever: The folder of the trained retriever.
+        writer: The trained language model that answers with it. None if the job trains the
+            retriever itself.
     """
-    found = load_retriever(retriever, job.scs, _precision(hardware))
-    decoding = job.decoding if job.decoding.uses_metric else MBR()
-    fallback = str(read_record(job.run.adapter)["fallback"])
-    return PosteriorRecoverer(
-        [(WriterSource(writer), 1.0), (found, 1.0)], decoding, fallback, job.scs
-    )
-
-
-def retriever_alone(job: TrainingJob, hardware: Hardware) -> PosteriorRecoverer:
-    """The recoverer that `recover` would load from a run that trains a retriever only."""
-    folder = job.run.retriever
-    found = load_retriever(folder, job.scs, _precision(hardware))
-    fallback = str(read_record(folder)["fallback"])
-    return PosteriorRecoverer([(found, 1.0)], MBR(), fallback, job.scs)
-
-
-def _precision(hardware: Hardware) -> Precision:
-    return "bf16" if hardware.precision.dtype == torch.bfloat16 else "fp32"
+    precision = "bf16" if hardware.precision.dtype == torch.bfloat16 else "fp32"
+    sources: list[tuple[Source, float]] = [] if writer is None else [(WriterSource(writer), 1.0)]
+    sources.append((load_retriever(retriever, job.scs, precision), 1.0))
+    # The record of a retriever says that it answers by MBR, whatever the job's decoding.
+    decoding = job.decoding if writer is not None and job.decoding.uses_metric else MBR()
+    fallback = str(read_record(job.weights_folder)["fallback"])
+    return PosteriorRecoverer(sources, decoding, fallback, job.scs)
 
 
 def fit_and_keep(job: TrainingJob, recoverer: PosteriorRecoverer, folders: Sequence[Path]) -> None:
