@@ -28,7 +28,8 @@ from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.decoding import MBR, Decoding
 from prompt_recovery.recovery.interface import Pair, Prediction
-from prompt_recovery.recovery.job import RecoveryJob, recover_one, steps
+from prompt_recovery.recovery.job import RecoveryJob, single_pair, steps
+from prompt_recovery.recovery.pairs import RecoveryOptions
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.retrieval import Retrieval
 from prompt_recovery.recovery.sources import SourceSettings
@@ -97,13 +98,22 @@ def recover(
         PromptRecoveryError: A text is blank, the run cannot be loaded, or arguments contradict each
             other.
     """
-    recipe = _recipe(
-        run, decoding, retrieval, weights, channel, bank, confidence, backbone_path, precision
+    texts = RecoveryOptions(original=original_text, rewritten=rewritten_text, threshold=threshold)
+    texts.refuse_contradictions(confidence)
+    [prediction] = recover_pairs(
+        [single_pair(original_text, rewritten_text)],
+        run,
+        decoding=decoding,
+        retrieval=retrieval,
+        weights=weights,
+        channel=channel,
+        bank=bank,
+        confidence=confidence,
+        threshold=threshold,
+        backbone_path=backbone_path,
+        precision=precision,
     )
-    RecoveryJob(recipe, original=original_text, rewritten=rewritten_text, threshold=threshold)
-    ready = _ready(recipe)
-    prediction = recover_one(ready.recoverer, original_text, rewritten_text)
-    return _with_threshold([prediction], ready, threshold)[0]
+    return prediction
 
 
 def recover_pairs(
@@ -135,15 +145,26 @@ def recover_pairs(
     Raises:
         PromptRecoveryError: The run cannot be loaded, or arguments contradict each other.
     """
-    recipe = _recipe(
-        run, decoding, retrieval, weights, channel, bank, confidence, backbone_path, precision
+    runs = [run] if isinstance(run, str | Path) else run
+    recipe = Recipe(
+        named_runs(None if runs is None else map(str, runs)),
+        decoding,
+        list(weights),
+        channel=channel,
+        confidence=confidence,
+        precision=precision,
+        backbone_path=None if backbone_path is None else str(backbone_path),
+        retrieval=retrieval,
+        bank=None if bank is None else str(bank),
     )
     RecoveryJob(recipe, original="-", rewritten="-", threshold=threshold)  # checks the threshold
     ready = _ready(recipe)
-    with progress_bar() as progress:
+    with progress_bar(disable=len(pairs) == 1) as progress:
         task = progress.add_task(f"recovering: {ready.recoverer.name}", total=len(pairs))
         predictions = ready.recoverer.recover(pairs, lambda n: progress.advance(task, n))
-    return _with_threshold(predictions, ready, threshold)
+    if threshold is not None:
+        predictions = with_fallback(predictions, threshold, ready.fallback)
+    return predictions
 
 
 def load_dataset(
@@ -212,31 +233,6 @@ def train(
     return run
 
 
-def _recipe(
-    run: Runs | None,
-    decoding: Decoding | None,
-    retrieval: SourceSettings | None,
-    weights: Sequence[float],
-    channel: ChannelSettings | None,
-    bank: str | Path | None,
-    confidence: bool,
-    backbone_path: str | Path | None,
-    precision: Precision,
-) -> Recipe:
-    runs = [run] if isinstance(run, str | Path) else run
-    return Recipe(
-        named_runs(None if runs is None else map(str, runs)),
-        decoding,
-        list(weights),
-        channel=channel,
-        confidence=confidence,
-        precision=precision,
-        backbone_path=None if backbone_path is None else str(backbone_path),
-        retrieval=retrieval,
-        bank=None if bank is None else str(bank),
-    )
-
-
 _kept: dict[str, tuple[Recipe, Assembled]] = {}  # the last recoverer, by its weights and folder
 
 
@@ -252,14 +248,6 @@ def _ready(recipe: Recipe) -> Assembled:
             ready = assemble(recipe, steps(progress))
         _kept[key] = (recipe, ready)
     return ready
-
-
-def _with_threshold(
-    predictions: list[Prediction], ready: Assembled, threshold: float | None
-) -> list[Prediction]:
-    return (
-        predictions if threshold is None else with_fallback(predictions, threshold, ready.fallback)
-    )
 
 
 def _new_folder(name: str) -> str:

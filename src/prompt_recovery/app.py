@@ -22,7 +22,7 @@ from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import Assembled, assemble
 from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.interface import Pair, Prediction
-from prompt_recovery.recovery.job import recover_file, recover_one, steps
+from prompt_recovery.recovery.job import recover_file, single_pair, steps
 from prompt_recovery.recovery.pairs import PairColumns, read_pairs
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings.network import exempt_from_proxies, refused_by_environment
@@ -155,7 +155,7 @@ def answer(
     if hints:
         return Answer(hints=hints)
     try:
-        prediction = recover_one(ready.recoverer, original_text, rewritten_text)
+        [prediction] = ready.recoverer.recover([single_pair(original_text, rewritten_text)])
         if threshold is not None and prediction.confidence is not None:
             [prediction] = with_fallback([prediction], threshold, ready.fallback)
     except PromptRecoveryError as error:

@@ -63,7 +63,7 @@ def recover(job: RecoveryJob) -> list[Prediction]:
     with progress_bar() as progress:
         ready = assemble(job.recipe, steps(progress))
     if job.original is not None and job.rewritten is not None:
-        prediction = recover_one(ready.recoverer, job.original, job.rewritten)
+        [prediction] = ready.recoverer.recover([single_pair(job.original, job.rewritten)])
         if job.threshold is not None:
             [prediction] = with_fallback([prediction], job.threshold, ready.fallback)
         print_prediction(prediction, Console())
@@ -145,11 +145,10 @@ def _readable(pair: Pair) -> list[str]:
     return [ascii(text) for text in (pair.original_text, pair.rewritten_text)]
 
 
-def recover_one(recoverer: Recoverer, original_text: str, rewritten_text: str) -> Prediction:
-    """Returns the prediction for a single pair. It depends on the texts only."""
+def single_pair(original_text: str, rewritten_text: str) -> Pair:
+    """Returns a pair whose id, and so whose answer, depends on the texts only."""
     id_ = fingerprint(ascii(original_text), ascii(rewritten_text))
-    [prediction] = recoverer.recover([Pair(id_, original_text, rewritten_text)])
-    return prediction
+    return Pair(id_, original_text, rewritten_text)
 
 
 def print_prediction(prediction: Prediction, console: Console, count: int = 8) -> None:
