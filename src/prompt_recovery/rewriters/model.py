@@ -3,16 +3,18 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
 from prompt_recovery.backbones.locate import OFFLINE_MODELS, Backbone, Location, gguf_file, locate
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
 from prompt_recovery.settings import AtLeastOne, checked
+from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import chat_tokens as tokens_of_chat
 
 _HUB_TIMEOUT_S = 4
@@ -153,10 +155,9 @@ def prompt_text(model: Model, chat: Chat, render: Callable[[Chat], Any]) -> str:
     try:
         return str(render(model.chat(chat)))
     except Exception as error:  # whatever a template raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PromptRecoveryError(
-            f"the chat template of '{model.name}' refuses a chat ({reason}): where it knows no "
-            "system role, set rewriter.model.system_role=false"
+            f"the chat template of '{model.name}' refuses a chat ({first_line(error)}): where "
+            "it knows no system role, set rewriter.model.system_role=false"
         ) from error
 
 
@@ -219,3 +220,50 @@ def chat_tokens(model: Model, tokenizer: Any, chat: Chat) -> list[int]:
         )
 
     return tokens_of_chat(chat, tokenizer, rendered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizingRewriter:
+    """What rewriters have in common that give a model the tokens of a chat.
+
+    Attributes:
+        model: The model.
+        sampling: The settings of sampling.
+    """
+
+    model: Model
+    sampling: Sampling
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model.name
+
+    def _identity(self, backend: str, *others: Any) -> str:
+        """A hash of the weights, the chat template, the sampling, and what else matters."""
+        return fingerprint(
+            backend,
+            self._location.identity,
+            self._tokenizer.chat_template,
+            self.model.system_role,
+            asdict(self.sampling),
+            *others,
+        )
+
+    def _card(self, backend: str) -> dict[str, str]:
+        template = f"the model's own ({fingerprint(self._tokenizer.chat_template)})"
+        return card(self.model, self.sampling, backend=backend, chat_template=template)
+
+    def _within_limit(
+        self, chats: Sequence[Chat], seeds: Sequence[int]
+    ) -> tuple[list[tuple[int, list[int], int]], list[tuple[int, Answer]]]:
+        tokens_of = partial(chat_tokens, self.model, self._tokenizer)
+        return within_limit(chats, seeds, tokens_of, self.sampling.max_prompt_tokens)
+
+    @cached_property
+    def _location(self) -> Location:
+        return located(self.model)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return chat_tokenizer(self.model, self._location)

@@ -5,72 +5,41 @@ a model is used.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from prompt_recovery.backbones.locate import Location
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import Answer, Chat
-from prompt_recovery.rewriters.model import (
-    Model,
-    Sampling,
-    card,
-    chat_tokenizer,
-    chat_tokens,
-    located,
-    within_limit,
-)
+from prompt_recovery.rewriters.model import TokenizingRewriter
 from prompt_recovery.settings import AtLeastOne, Precision, checked
-from prompt_recovery.storage import fingerprint
 
 
 @checked("rewriter.backend")
 @dataclass(frozen=True, kw_only=True)
-class TransformersRewriter:
+class TransformersRewriter(TokenizingRewriter):
     """A model in this process, on the GPU if there is one. It is loaded when first used.
 
     Attributes:
-        model: The model.
-        sampling: The settings of sampling.
         rows: The number of chats that are answered at a time.
         precision: "auto", "bf16" or "fp32".
     """
 
-    model: Model
-    sampling: Sampling
     rows: AtLeastOne = 32
     precision: Precision = "auto"
 
     @property
     def identity(self) -> str:
         """A hash of the weights, the chat template and the sampling."""
-        return fingerprint(
-            "transformers",
-            self._location.identity,
-            self._tokenizer.chat_template,
-            self.model.system_role,
-            asdict(self.sampling),
-            self.precision,
-        )
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.model.name
+        return self._identity("transformers", self.precision)
 
     def card(self) -> dict[str, str]:
         """The model, its licence and chat template, the sampling, and the library's version."""
         import transformers
 
-        return card(
-            self.model,
-            self.sampling,
-            backend=f"transformers {transformers.__version__}",
-            chat_template=f"the model's own ({fingerprint(self._tokenizer.chat_template)})",
-        )
+        return self._card(f"transformers {transformers.__version__}")
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
         """Yields answers in the order in which they are finished."""
@@ -80,12 +49,7 @@ class TransformersRewriter:
         from prompt_recovery.rewriters.rows import Prompt, decode
 
         tokenizer = self._tokenizer
-        within, beyond = within_limit(
-            chats,
-            seeds,
-            partial(chat_tokens, self.model, tokenizer),
-            self.sampling.max_prompt_tokens,
-        )
+        within, beyond = self._within_limit(chats, seeds)
         yield from beyond
         if not within:
             return
@@ -118,14 +82,6 @@ class TransformersRewriter:
 
         if self.__dict__.pop("_model", None) is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    @cached_property
-    def _location(self) -> Location:
-        return located(self.model)
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return chat_tokenizer(self.model, self._location)
 
     @cached_property
     def _model(self) -> Any:

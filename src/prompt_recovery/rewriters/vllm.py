@@ -1,80 +1,44 @@
 """A rewriter that runs a model with vLLM, on NVIDIA GPUs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from prompt_recovery.backbones.locate import Location
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.rewriters.base import Answer, Chat
-from prompt_recovery.rewriters.model import (
-    Model,
-    Sampling,
-    card,
-    chat_tokenizer,
-    chat_tokens,
-    located,
-    within_limit,
-)
+from prompt_recovery.rewriters.model import TokenizingRewriter
 from prompt_recovery.settings import AtLeastOne, checked
-from prompt_recovery.storage import fingerprint
 
 
 @checked("rewriter.backend")
 @dataclass(frozen=True, kw_only=True)
-class VllmRewriter:
+class VllmRewriter(TokenizingRewriter):
     """A model in vLLM's offline engine, which is loaded when first used (extra `[vllm]`).
 
     vLLM samples with the seed of each request, but its rounding depends on the other requests, so
     an answer may change with them.
 
     Attributes:
-        model: The model.
-        sampling: The settings of sampling.
         chunk: The number of chats that are given to vLLM at a time; their answers come together.
         engine: Further engine arguments of vLLM, such as `tensor_parallel_size`.
     """
 
-    model: Model
-    sampling: Sampling
     chunk: AtLeastOne = 512
     engine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
         """A hash of the weights, the chat template, the sampling and the engine arguments."""
-        return fingerprint(
-            "vllm",
-            self._location.identity,
-            self._tokenizer.chat_template,
-            self.model.system_role,
-            asdict(self.sampling),
-            dict(self.engine),
-        )
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.model.name
+        return self._identity("vllm", dict(self.engine))
 
     def card(self) -> dict[str, str]:
         """The model, its licence and chat template, the sampling, and the library's version."""
-        return card(
-            self.model,
-            self.sampling,
-            backend=f"vllm {_vllm().__version__}",
-            chat_template=f"the model's own ({fingerprint(self._tokenizer.chat_template)})",
-        )
+        return self._card(f"vllm {_vllm().__version__}")
 
     def answers(self, chats: Sequence[Chat], seeds: Sequence[int]) -> Iterator[tuple[int, Answer]]:
         """Yields answers in order, a chunk at a time."""
-        wanted, beyond = within_limit(
-            chats,
-            seeds,
-            partial(chat_tokens, self.model, self._tokenizer),
-            self.sampling.max_prompt_tokens,
-        )
+        wanted, beyond = self._within_limit(chats, seeds)
         yield from beyond
         for start in range(0, len(wanted), self.chunk):
             yield from self._answered(wanted[start : start + self.chunk])
@@ -111,14 +75,6 @@ class VllmRewriter:
             )
 
     @cached_property
-    def _location(self) -> Location:
-        return located(self.model)
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return chat_tokenizer(self.model, self._location)
-
-    @cached_property
     def _engine(self) -> Any:
         api = _vllm()
         # A GGUF file has been converted by now, and the tokenizer is in the same folder.
@@ -133,10 +89,10 @@ class VllmRewriter:
         try:
             return api.LLM(folder, **arguments)
         except Exception as error:  # no GPU, too little memory or an unknown argument
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PromptRecoveryError(
-                f"vLLM cannot run '{self.model.name}' ({reason}): it needs Linux and an NVIDIA GPU "
-                "with room for the model; rewriter.backend.engine holds its arguments"
+                f"vLLM cannot run '{self.model.name}' ({first_line(error)}): it needs Linux "
+                "and an NVIDIA GPU with room for the model; rewriter.backend.engine holds its "
+                "arguments"
             ) from error
 
 
