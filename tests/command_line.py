@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.forks import Fork
+from tests.forks import Fork, standing_in
 
 _TIMEOUT_S = 280
 
@@ -42,11 +42,11 @@ def run_script(path, *arguments, cwd, forks_trials=True, **environment):
 
 def run_anew(words, cwd, **environment):
     """In a new interpreter. Some libraries read the environment when they are imported, and some
-    start processes that a fork can't."""
+    start processes that a fork can't. The trials that these start are forks all the same."""
     return subprocess.run(
         words,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, **standing_in(), **environment},
         capture_output=True,
         text=True,
         timeout=_TIMEOUT_S,

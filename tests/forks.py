@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
@@ -32,6 +33,8 @@ _IMPORTED = [
     "tests.forks",
     "tests.warm",
 ]
+SERVER = "PROMPT_RECOVERY_TEST_SERVER"
+"""The environment variable with the server's address, for `tests/anew/sitecustomize.py`."""
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(_IMPORTED)
 
@@ -65,6 +68,41 @@ def start_server(capturing):
     server._forkserver_address = address
     server._forkserver_alive_fd = write
     server._forkserver_pid = process
+
+
+def standing_in():
+    """The environment of a new interpreter in which what launchers start in turn are forks.
+
+    They start trials, and Lightning and torchrun the other processes of a run, in interpreters of
+    their own. With this environment, each of these asks the server for a fork that does its work.
+    """
+    root = Path(__file__).parents[1]
+    path = [str(root / "tests" / "anew"), str(root), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    if sys.platform != "linux" or sys.version_info >= (3, 14):  # as for `start_server`
+        return environment
+    forkserver.ensure_running()
+    return {**environment, SERVER: forkserver._forkserver._forkserver_address}
+
+
+def stand_in():
+    """Does in a fork of the server what this interpreter was started for, and ends as it ends."""
+    server = forkserver._forkserver
+    server._forkserver_address = os.environ.pop(SERVER)
+    _, server._forkserver_alive_fd = os.pipe()
+    server.ensure_running = lambda: None
+    me = os.getpid()
+    files = [f"/proc/{me}/fd/{number}" for number in (1, 2)]
+    given = (sys.orig_argv, str(Path.cwd()), dict(os.environ), files, False, False, me)
+    process = PROCESSES.Process(target=_run, args=given)
+    process.start()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: os.kill(process.pid, number))
+    process.join()
+    if process.exitcode < 0:
+        signal.signal(-process.exitcode, signal.SIG_DFL)
+        os.kill(me, -process.exitcode)
+    os._exit(process.exitcode)
 
 
 def _serve(listener, alive):
@@ -156,9 +194,11 @@ class Fork:
 _STDOUT = subprocess.STDOUT
 
 
-def _run(words, cwd, environment, files, forks_trials, start_new_session):
+def _run(words, cwd, environment, files, forks_trials, start_new_session, asked_by=None):
     if start_new_session:
         os.setsid()
+    if asked_by is not None:
+        threading.Thread(target=_end_with, args=(asked_by,), daemon=True).start()
     # Who runs the tests in the background has it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate(files, 1):
@@ -171,6 +211,8 @@ def _run(words, cwd, environment, files, forks_trials, start_new_session):
     while not Path(words[0]).name.startswith("python"):
         words = words[1:]  # /usr/bin/env
     words = words[1:]
+    while words[0].startswith("-") and words[0] != "-m":
+        words = words[1:]  # torchrun starts Python with -u
     # Each process has a folder for media, which it removes at its end.
     sys.modules["wandb.sdk.data_types._private"].MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")
     sys.argv = words[1:] if words[0] == "-m" else words
@@ -186,6 +228,12 @@ def _run(words, cwd, environment, files, forks_trials, start_new_session):
         # An interpreter does both at its end, in this order, and a fork doesn't.
         threading._shutdown()
         atexit._run_exitfuncs()
+
+
+def _end_with(process):
+    while Path("/proc", str(process)).exists():
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _fork_trials():

@@ -21,16 +21,16 @@ from prompt_recovery.runs import processes
 from prompt_recovery.storage import locked
 from tests.closeness import assert_close
 from tests.conftest import ROOT
-from tests.forks import Fork
+from tests.forks import Fork, standing_in
+from tests.tiny_run import TINY_RUN, write_rows
 from tests.training import together
 
-PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 
 
 def start(*arguments, cwd=ROOT, timeout=280):
-    """In a fork; the processes that Lightning starts in turn are new interpreters."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
+    """In a fork, as is what Lightning starts in turn."""
+    environment = {**os.environ, **standing_in()}
     words = [sys.executable, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         out, err = (Path(folder, name) for name in ("stdout", "stderr"))
@@ -45,8 +45,8 @@ def start(*arguments, cwd=ROOT, timeout=280):
 
 
 def start_anew(*arguments, cwd=ROOT, timeout=280):
-    """In a new interpreter, which starts some of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
+    """In a new interpreter; what it starts in turn are forks."""
+    environment = {**os.environ, **standing_in()}
     words = [sys.executable, *map(str, arguments)]
     with subprocess.Popen(
         words,
@@ -233,15 +233,11 @@ def test_a_sharded_checkpoint_has_every_slice_and_nothing_frozen(folder, name):
 
 def options(folder):
     return [
-        "model=tiny",
-        "retriever=none",
+        *(setting for setting in TINY_RUN if setting != "logger=none"),
         "model.architecture=gemma",
         "adapter=lora",
         "precision=fp32",
-        "data=file",
         f"data.path={folder / 'own.jsonl'}",
-        "split.val=0.2",
-        "split.test=0.2",
         "objective=dpo",
         "preferences=file",
         f"preferences.path={folder / 'preferences.jsonl'}",
@@ -254,8 +250,7 @@ def options(folder):
 
 
 def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path, folder):
-    rows = [{name: getattr(row, name) for name in row.__slots__} for row in together.ROWS]
-    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "own.jsonl", together.ROWS)
     # As torchrun, then with Lightning's launcher and another strategy, from where the first ended.
     aside = tmp_path / "metrics.json"
     for epochs, (way, *given) in enumerate(
