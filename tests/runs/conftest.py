@@ -1,23 +1,11 @@
-import json
-
 import pytest
 
 from tests import command_line
 from tests.conftest import ROOT
 from tests.forks import Fork
+from tests.tiny_run import TINY_RUN, write_rows
 
-# A run of seconds: a random model, forty rows, two steps.
-QUICK = [
-    "model=tiny",
-    "retriever=none",
-    "data=file",
-    "data.path=own.jsonl",
-    "split.val=0.2",
-    "split.test=0.2",
-    "decoding.max_new_tokens=2",
-    "logger=none",
-    "trainer.enable_progress_bar=false",
-]
+QUICK = [*TINY_RUN, "decoding.max_new_tokens=2"]
 
 # What every such run leaves, and is the same in equal ones.
 RUN_FILES = ["adapter/adapter_model.safetensors", "curve.jsonl", "predictions.jsonl"]
@@ -28,8 +16,7 @@ _WIDE = {"COLUMNS": "200"}
 @pytest.fixture
 def folder(tmp_path, examples):
     """A folder with a small dataset, `own.jsonl`, and train.py."""
-    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
-    (tmp_path / "own.jsonl").write_text(rows)
+    write_rows(tmp_path / "own.jsonl", examples)
     (tmp_path / "train.py").write_text((ROOT / "train.py").read_text())
     return tmp_path
 

@@ -1,6 +1,5 @@
 """What lies where in a run folder, whose it is, and what it was trained on."""
 
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from prompt_recovery.runs.folder import (
 )
 from tests.command_line import assert_one_line
 from tests.runs.conftest import QUICK, command
+from tests.tiny_run import write_rows
 
 SHARES = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
 
@@ -167,8 +167,7 @@ def test_latest_is_the_run_that_was_pointed_at_last(tmp_path, monkeypatch):
 def recorded(tmp_path, examples):
     """A run's folder and its dataset; call it with what the configuration says under `data`."""
     path = tmp_path / "data.jsonl"
-    rows = [{name: getattr(e, name) for name in e.__slots__} for e in examples]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, examples)
 
     def record(data, dataset):
         config = {"data": data, "split": SHARES}

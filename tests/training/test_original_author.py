@@ -10,6 +10,7 @@ from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.conftest import ROOT
+from tests.tiny_run import write_rows
 
 
 def test_it_is_phi_with_lora_by_dpo_on_the_cosine_of_minilm():
@@ -31,8 +32,7 @@ def test_it_is_phi_with_lora_by_dpo_on_the_cosine_of_minilm():
     [("phi", ["model=phi"]), ("gemma", ["model=gemma", "template=chat"])],
 )
 def test_it_runs_on_tiny_weights(architecture, arguments, tmp_path, examples):
-    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
-    (tmp_path / "own.jsonl").write_text(rows)
+    write_rows(tmp_path / "own.jsonl", examples)
     result = command_line.run_script(
         ROOT / "train.py", "+experiment=original_author", *arguments,
         f"model.path={tiny_backbone(architecture)}", "data=file", "data.path=own.jsonl",

@@ -21,18 +21,13 @@ from prompt_recovery.training.stages import train_stages
 from prompt_recovery.training.trees import reference_model
 from tests.objectives.test_objectives import adapted
 from tests.settings.composing import composed
+from tests.tiny_run import TINY_RUN, write_rows
 
 SETTINGS = (
     "objective=dpo",
-    "model=tiny",
-    "retriever=none",
-    "data=file",
-    "data.path=own.jsonl",
-    "split.val=0.2",
-    "split.test=0.2",
+    *TINY_RUN,
     "precision=fp32",
     "trainer=cpu",
-    "trainer.enable_progress_bar=false",
     "preferences.mix.sampled=4",
     "preferences.mix.corrupted=0",
     "preferences.mix.others=0",
@@ -41,7 +36,6 @@ SETTINGS = (
     "batching.batch_size=4",
     "decoding.max_new_tokens=4",
     "checkpoint_minutes=0",
-    "logger=none",
     "name=mine",
     "group=null",
     "rounds=3",
@@ -53,8 +47,7 @@ SETTINGS = (
 def run(tmp_path, examples, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path / "cache"))
-    rows = "".join(json.dumps({k: getattr(e, k) for k in e.__slots__}) + "\n" for e in examples)
-    (tmp_path / "own.jsonl").write_text(rows)
+    write_rows(tmp_path / "own.jsonl", examples)
 
     def run(name, *settings):
         folder = RunFolder(tmp_path / "runs" / "train" / name)

