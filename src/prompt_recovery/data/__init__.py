@@ -1,0 +1,1 @@
+"""Rewrite examples: read, validated, split by prompt, tokenised and put into batches."""

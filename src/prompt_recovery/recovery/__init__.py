@@ -1,5 +1,20 @@
 """Recoverers and baselines behind one interface.
 
+How a pair of texts becomes an answer:
+
+1. A `recipe` says which runs answer, and how. `assemble` loads them (`load`), and fits the weights
+   of their sources and the confidence on validation examples, or finds what was fitted before
+   (`fitted`).
+2. Each source gives a posterior for the pair, which is texts with weights (`posterior`). A language
+   model writes its texts: the `writer` fills in the template and samples as the `decoding` asks. A
+   `retriever` and the neighbours of `retrieval` find texts in a `bank` of known prompts.
+3. The `recoverer` adds the posteriors up, with fixed weights or with some that depend on the pair
+   (`joining`).
+4. The `decoding` ranks the texts, by `mbr` or by their log-probability. A noisy `channel` may rank
+   them again, by how likely a rewriter makes the rewritten text of them.
+5. The best text is the answer. A calibration turns its score into a `confidence`. Both are in the
+   `Prediction` of `interface`, which `predictions` writes to files.
+
 What loads torch is imported when it is first asked for, so that settings can be read without it.
 """
 

@@ -312,7 +312,7 @@ def _of_distinct(completions: Sequence[Completion]) -> Posterior:
     """The posterior over the distinct answers, weighted by their probability.
 
     Beam search and sampling choose by log-probability per token and don't read these weights, which
-    are for callers of `PosteriorRecoverer.posteriors`.
+    are for callers of `PosteriorRecoverer.said`.
     """
     found = distinct(completions)
     return Posterior.of_completions(found or completions, by_probability=True)
