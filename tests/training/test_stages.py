@@ -15,6 +15,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.settings.checking import check
 from prompt_recovery.training import run as training
+from prompt_recovery.training import stages
 from prompt_recovery.training.job import TrainSettings
 from prompt_recovery.training.stages import train_stages
 from tests.conftest import ROOT
@@ -205,3 +206,23 @@ def test_a_finished_run_that_is_trained_again_is_not_finished_meanwhile(tmp_path
     assert train_stages(check(config, TrainSettings), run) == 0.5
     assert seen == [(run.first_stage, False, False), (run, False, True)]
     assert run.is_finished
+
+
+def test_the_first_stage_starts_where_the_run_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "runs" / "mine")
+    started = {}
+
+    def train(job):
+        started[job.run] = job.start
+        return {"val/scs": 0.5}
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(stages, "_require_usable", lambda job: started.update(usable=job.start))
+    first = "+first_stage={objective: {_target_: prompt_recovery.objectives.SFT}}"
+    config = composed(
+        "train", "model=tiny", "retriever=none", "start=old", first, "name=mine", "group=null"
+    )
+    train_stages(check(config, TrainSettings), run)
+    old = tmp_path / "old"
+    assert started == {"usable": old, run.first_stage: old, run: run.first_stage.path}

@@ -230,7 +230,8 @@ class TrainSettings(RunSettings):
         group: Name of a group of W&B runs.
         ckpt_path: A checkpoint to resume from; `last` is the newest one of an unfinished run with
             these settings.
-        start: An adapter folder or a run to start from. None trains a new adapter.
+        start: An adapter folder or a run to start from; a first stage starts there, too. None
+            trains a new adapter.
         first_stage: Settings that differ in a stage before this one. None has no such stage.
         retriever: Settings that differ in the training of a dense retriever, which is trained
             before the language model and answers with it; `run` names a finished one to take

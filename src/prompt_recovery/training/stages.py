@@ -54,13 +54,14 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     if given["rounds"] > 1:
         require_rounds(job, given["rounds"])
     if not job.trains_retriever and (stage, given["retriever"]) != (None, None):
-        _require_usable(replace(job, start=start if stage is None else None))
+        _require_usable(replace(job, start=start))
     if is_first():
         require_writable(run.path)
         run.write_config(given)
     retriever, seconds_before = _retriever(given, job, run, stopped)
     if stage is not None:
-        start, seconds = _stage(stage, run, run.first_stage, stopped and stopped.first_stage)
+        own, theirs = run.first_stage, stopped and stopped.first_stage
+        start, seconds = _stage(stage, run, own, theirs, start=start)
         seconds_before += seconds
     trained = None
     if given["rounds"] > 1:

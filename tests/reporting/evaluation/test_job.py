@@ -34,6 +34,7 @@ from tests.command_line import assert_one_line
 from tests.conftest import ROOT
 from tests.forks import Fork
 from tests.killing import assert_kills_change_nothing
+from tests.tiny_run import write_rows
 
 SPLIT = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
 
@@ -54,20 +55,26 @@ def job(examples, scs, tmp_path):
 
 @pytest.fixture
 def own(tmp_path, examples):
-    """A file of forty rows with columns of other names, and predictions among them."""
+    """A file of forty rows with columns of other names, and predictions among them; and one with
+    other rows for the baselines to learn from."""
     rows = [
         {"key": e.id, "before": e.original_text, "after": e.rewritten_text, "p": e.rewrite_prompt,
          "kind": e.category, "theirs": e.rewrite_prompt if n % 2 else "<b>Fix it</b> | no"}
         for n, e in enumerate(examples)
     ]  # fmt: skip
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    others = [
+        replace(e, id=f"other-{e.id}", original_text=f"{e.original_text} It is late.")
+        for e in examples
+    ]
+    write_rows(tmp_path / "training.jsonl", others)
     return tmp_path
 
 
 OWN = [
     "data=file", "data.path=own.jsonl", "data.columns.id=key", "data.columns.original_text=before",
     "data.columns.rewritten_text=after", "data.columns.rewrite_prompt=p",
-    "data.columns.category=kind",
+    "data.columns.category=kind", "data@training=file", "training.path=training.jsonl",
 ]  # fmt: skip
 
 
@@ -326,7 +333,8 @@ def test_kills_change_no_evaluation(own, tmp_path):
         return kept, record
 
     def prepare(folder):
-        shutil.copy(own / "own.jsonl", folder)
+        for name in ("own.jsonl", "training.jsonl"):
+            shutil.copy(own / name, folder)
 
     assert_kills_change_nothing(tmp_path / "kills", prepare, start, left)
 
