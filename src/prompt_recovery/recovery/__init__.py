@@ -10,8 +10,9 @@ How a pair of texts becomes an answer:
    `retriever` and the neighbours of `retrieval` find texts in a `bank` of known prompts.
 3. The `recoverer` adds the posteriors up, with fixed weights or with some that depend on the pair
    (`joining`).
-4. The `decoding` ranks the texts, by `mbr` or by their log-probability. A noisy `channel` may rank
-   them again, by how likely a rewriter makes the rewritten text of them.
+4. The `decoding` ranks the texts: by `mbr`, by their log-probability, or by a `choice` that weighs
+   features of them. A noisy `channel` may change the posterior before, by how likely a rewriter
+   makes the rewritten text of each.
 5. The best text is the answer. A calibration turns its score into a `confidence`. Both are in the
    `Prediction` of `interface`, which `predictions` writes to files.
 
