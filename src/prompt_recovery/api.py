@@ -78,8 +78,8 @@ def recover(
         original_text: The original text.
         rewritten_text: What a model made of it.
         run: A run, an adapter or a retriever folder, or several that choose together. "latest" is
-            `runs/latest`, the run that was begun last, and "shipped" the recoverer that comes with
-            the package. None takes "latest" or, if there is no run here, "shipped".
+            `runs/latest`, the run that was started last, and "shipped" the recoverer that comes
+            with the package. None takes "latest" or, if there is no run here, "shipped".
         decoding: How the answer is chosen. None takes the decoding of the run.
         retrieval: A source whose prompts join the samples under MBR, unless a run has a dense
             retriever. None leaves it out.

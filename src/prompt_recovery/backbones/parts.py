@@ -109,7 +109,7 @@ def join(parts: tuple[Path, ...], target: Path, sha256: str, advice: str) -> Non
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raises a `PromptRecoveryError` if a folder's disk has no room for so many bytes."""
+    """Raises a `PromptRecoveryError` if a folder's disk does not have this number of free bytes."""
     free = shutil.disk_usage(folder).free
     if free < size + _MARGIN:
         raise PromptRecoveryError(

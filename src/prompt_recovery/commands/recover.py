@@ -52,9 +52,11 @@ _HELP = Help(
         run finds most likely to be close to the true one. Killed or interrupted, the same command
         goes on.""",
     examples=[
-        ("A file of pairs (columns id, original_text, rewritten_text) to a submission. "
-         "run=latest is the run that was begun last, trials apart; it may be unfinished:",
-         ["run=latest input=test.csv output=submission.csv"]),
+        ("A file of pairs (columns id, original_text, rewritten_text) to a submission. The run "
+         "that was started last answers, even if it is unfinished, or else the recoverer that "
+         "comes with the package:",
+         ["input=test.csv output=submission.csv",
+          "run=shipped input=test.csv output=submission.csv"]),
         (".jsonl and .parquet outputs also have all candidates with their scores, and the expected "
          "SCS of each answer:", ["input=test.csv output=answers.jsonl"]),
         ("One pair, its texts taken as they stand, with the alternatives:",

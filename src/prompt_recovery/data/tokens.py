@@ -107,7 +107,7 @@ def tokenise(
 
 
 def _kept(path: Path, expected: Sequence[tuple[str, int]]) -> list[TokenisedExample] | None:
-    """Reads rows from the cache. A file that is damaged costs time, but no run.
+    """Reads rows from the cache. A damaged file only costs time.
 
     Args:
         path: The file.

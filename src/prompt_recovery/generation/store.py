@@ -25,8 +25,9 @@ def request_key(identity: str, chat: Chat, seed: int) -> str:
 def is_transient(error: str) -> bool:
     """Returns whether a request that failed with this error may succeed later.
 
-    All do but those that concern one request for certain: an endpoint also answers with HTTP 400 or
-    403 where a key has expired, a quota is used up or a model has another name.
+    Only errors that certainly concern this one request are final. HTTP 400 and 403 are not among
+    them, because some endpoints also answer so if a key has expired, a quota is used up or a model
+    has another name.
     """
     return bool(error) and error not in OF_ONE_REQUEST
 

@@ -4,9 +4,9 @@ Under MBR the score of an answer is already called its expected SCS, but that is
 recoverer's posterior. The confidence is this score calibrated on validation examples; it is what
 `recover` prints as the expected SCS and compares with the threshold.
 
-A recoverer that is sure of itself on a pool of prompts that repeat is just as sure on texts from
-elsewhere, where it has no reason to be. So the confidence also depends on the familiarity of a
-pair: how near it is to the training examples.
+A recoverer is as sure of itself on texts from another source as on texts like its training
+examples, although its answers are worse there. The confidence therefore also depends on the
+familiarity of a pair: how similar it is to the training examples.
 """
 
 import logging

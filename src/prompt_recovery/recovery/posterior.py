@@ -60,7 +60,7 @@ class Posterior:
         mean_log_probabilities: [n], the highest log-probability per token, likewise.
         size: The number of all votes, including those of blank answers and predicted embeddings,
             > 0.
-        embeddings: Predicted embeddings of the prompt, which are no candidates but vote for them.
+        embeddings: Predicted embeddings of the prompt, which are not candidates but vote for them.
         familiarity: How near the pair is to training examples, in [0, 1] (see
             `recovery.familiarity`); None if the source doesn't measure it.
     """
@@ -243,7 +243,7 @@ def weighted_sum(parts: Iterable[tuple[Posterior, float]]) -> Posterior:
 
 
 def familiarity_of(parts: Iterable[Posterior | None]) -> float | None:
-    """The familiarity that the first source measures that measures any."""
+    """Returns the familiarity measured by the first source that measures one."""
     known = (part.familiarity for part in parts if part is not None)
     return next((value for value in known if value is not None), None)
 

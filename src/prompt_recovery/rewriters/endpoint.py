@@ -24,7 +24,7 @@ Request = dict[str, Any]
 """The fields of a chat completion request but its model: messages, temperature, max_tokens, …"""
 
 _LONGEST_WAIT_S = 600.0  # seconds; an endpoint that asks for more is broken, not busy
-_IN_A_ROW = 20  # after so many failures one after another, the endpoint is at fault
+_IN_A_ROW = 20  # number of consecutive failures after which the endpoint is at fault
 _USUAL_PARTS = {"", "api", "openai", "v1", "v1beta", "v2", "v3", "compatible-mode", "inference"}
 _LOWEST_WAIT_S = 0.5  # also where the endpoint says that it is ready at once
 _MOST_TOKENS = 10**9  # more than any request has
@@ -316,8 +316,8 @@ class _Run:
     def _read(self, reply: Any) -> Answer:
         """The answer in a reply, which may be any JSON: the client does not check it.
 
-        What is no completion is asked for again. A completion that cannot be read has been paid
-        for, and another one would not be better: it is the failure of this request.
+        If the reply is not a completion, the request is tried again. A completion that cannot be
+        read has been paid for, and another one would not be better, so that the request has failed.
         """
         # The client returns non-JSON as a string, and an error with status 200 without choices.
         choices = _member(reply, "choices")
@@ -366,7 +366,7 @@ class _Pace:
         self._next_request = self._next_token = 0.0  # on the monotonic clock
 
     async def turn(self, tokens: int) -> None:
-        """Waits until a request of so many tokens, including its answer, may be sent."""
+        """Waits until a request with this number of tokens, including its answer, may be sent."""
         while (wait := max(self._next_request, self._next_token) - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         now = time.monotonic()
@@ -460,7 +460,7 @@ def _checked_url(url: str, name: str) -> str:
     try:
         parts = urlsplit(url.strip())
         whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, or half an IPv6 address
+    except ValueError:  # for example, a port that is not a number, or half an IPv6 address
         whole = False
     if not whole or not url.strip().isprintable() or " " in url.strip():
         shown = " ".join(redacted(url).split())

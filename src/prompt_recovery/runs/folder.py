@@ -335,7 +335,7 @@ class RunFolder:
             temporary.write_text(yaml.safe_dump(dict(environment), sort_keys=False), "utf-8")
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Writes the run's metrics, which marks it as finished. What is no number is left out."""
+        """Writes the run's metrics, which marks it as finished. NaN and infinity are left out."""
         write_json(self._metrics, {k: v for k, v in metrics.items() if math.isfinite(v)})
 
     def take_over(self, finished: "RunFolder") -> None:
@@ -383,7 +383,7 @@ class RunFolder:
         """Makes `runs/latest` a link to this run, if the file system supports links.
 
         Training calls this when a run begins, unless it is a trial. So `latest` is the run that was
-        begun last, and it may be unfinished.
+        started last, and it may be unfinished.
         """
         runs = next((p for p in self.path.parents if p.name == "runs"), None)
         if runs is None:
@@ -562,8 +562,8 @@ def weights_digest(folder: Path) -> str:
 def named_runs(runs: str | Iterable[str] | None) -> list[Path]:
     """Returns the folders that `run=` refers to: one or a list.
 
-    `latest` is `runs/latest`: the run that was begun last, trials apart. It may be unfinished. None
-    is `latest` too or, where there is no such run, the recoverer in this package.
+    `latest` is `runs/latest`: the run that was started last, apart from trials. It may be
+    unfinished. None is `latest`, too, or the recoverer in this package if there is no such run.
     """
     if runs is None:
         if (Path("runs") / _LATEST).is_dir() or DEFAULT not in shipped_names():

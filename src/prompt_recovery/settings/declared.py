@@ -25,7 +25,7 @@ class IsPath:
     """Marks a text as a local path, which the command line takes verbatim.
 
     Attributes:
-        words: Values that are no paths, but have another meaning.
+        words: Values that are not paths, but have another meaning.
     """
 
     words: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ def is_path(declared: Any) -> bool:
 
 
 def is_word(declared: Any, value: str) -> bool:
-    """Returns whether a value of a path's type is one of the words that are no paths."""
+    """Returns whether a value of a path's type is one of the words that are not paths."""
     marks = [a for m in members(declared) if get_origin(m) is Annotated for a in get_args(m)[1:]]
     return any(value in mark.words for mark in marks if isinstance(mark, IsPath))
 

@@ -9,7 +9,7 @@ _ENTRY = re.compile(r"^    (\w+):[ ]?(.*?)(?=^    \w+:|\Z)", re.M | re.S)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 
 
-def description(target: Any, name: str, sentences: int = 2) -> str:
+def description(target: Any, name: str, sentences: int = 3) -> str:
     """Returns what the docstring of a class or a function says about one of its settings.
 
     Fields that a class inherits are described by the class that declares them. `None` is written as

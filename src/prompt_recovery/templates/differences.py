@@ -20,7 +20,7 @@ def word_changes(original_text: str, rewritten_text: str) -> list[tuple[list[str
 
 
 class _Matcher(difflib.SequenceMatcher[str]):
-    """A `SequenceMatcher` that stops looking for further matches after so many steps.
+    """A `SequenceMatcher` that stops looking for further matches after a number of steps.
 
     Each search compares every word with all places where the other text has it, and there are as
     many searches as matches.

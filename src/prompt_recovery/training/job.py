@@ -241,7 +241,8 @@ class TrainSettings(RunSettings):
         round_reference: The reference model of later rounds: "previous" is what the last round
             left, as in iterative DPO (arXiv 2312.16682); "first" stays what the first round
             started from.
-        round_patience: Rounds stop after so many in a row in which validation did not rise.
+        round_patience: Number of consecutive rounds without a better validation after which rounds
+            stop.
         split: How the dataset is split.
         lead_ins: Share of training rewrites to which a lead-in of chat models, such as "Sure, here
             is …", is added.

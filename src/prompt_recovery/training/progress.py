@@ -1,4 +1,4 @@
-"""The progress of training where no bar can be drawn, such as in a log file."""
+"""The progress of training on terminals and, as plain lines, in log files."""
 
 import logging
 import math
@@ -13,25 +13,25 @@ log = logging.getLogger(__name__)
 
 
 def progress_callback() -> Callback:
-    """A bar on a terminal, and otherwise lines now and then."""
+    """Returns a callback that draws a bar on a terminal, and otherwise logs a line now and then."""
     return RichProgressBar(leave=False) if Console().is_terminal else PlainProgress()
 
 
 class PlainProgress(Callback):
-    """Says now and then how far training is."""
+    """Logs the progress of training now and then."""
 
     def __init__(self) -> None:
         self._due = NowAndThen()
         self._before = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begins to count."""
+        """Starts the clock."""
         self._due, self._before = NowAndThen(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Says which step it is, how long the rest takes, and the loss."""
+        """Logs the step, the time left and the loss."""
         if not self._due.is_due() or not trainer.is_global_zero:
             return
         step, total = trainer.global_step, trainer.estimated_stepping_batches
@@ -50,7 +50,7 @@ class PlainProgress(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Says which batch it is."""
+        """Logs the batch of the validation."""
         if self._due.is_due() and trainer.is_global_zero:
             count = sum(n for n in trainer.num_val_batches if math.isfinite(n))
             log.info("validation: batch %d of %d", batch_idx + 1, count)

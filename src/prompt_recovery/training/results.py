@@ -34,13 +34,14 @@ class RunEvaluations:
     """The evaluations of a trained recoverer and of baselines on the test split.
 
     Attributes:
-        trained: Of the trained recoverer.
-        start: Of what training started from; None for a new adapter.
-        zero_shot: Of the untrained backbone; None if it cannot answer.
-        mean_prompt: Of the mean prompt, whatever the texts.
-        nearest: Of a retriever that answers with the nearest prompt; None for other recoverers.
-        alone: If several sources answer together, of each alone: first the trained language model,
-            then the retriever.
+        trained: The evaluation of the trained recoverer.
+        start: The evaluation of what training started from. None for a new adapter.
+        zero_shot: The evaluation of the untrained backbone. None if it cannot answer.
+        mean_prompt: The evaluation of the mean prompt as the answer to every pair.
+        nearest: The evaluation of a retriever that answers with the nearest prompt. None for other
+            recoverers.
+        alone: If several sources answer together, the evaluation of each of them alone: first the
+            trained language model, then the retriever.
     """
 
     trained: Evaluation
@@ -52,7 +53,7 @@ class RunEvaluations:
 
     @property
     def all(self) -> list[Evaluation]:
-        """In the order of tables and charts, the trained recoverer first."""
+        """All evaluations in the order of tables and charts, with the trained recoverer first."""
         found = (
             self.trained,
             *self.alone,
@@ -65,7 +66,7 @@ class RunEvaluations:
 
     @property
     def model(self) -> Evaluation:
-        """Of what this run has trained, without a retriever that answers with it."""
+        """The evaluation of what this run has trained, without a retriever that answers with it."""
         return self.alone[0] if self.alone else self.trained
 
 
@@ -134,7 +135,10 @@ def leave_behind(
     evaluations: RunEvaluations | None,
     curve: Sequence[tuple[int, float]],
 ) -> None:
-    """Prints the tables; writes predictions, chart, environment and, last, `metrics.json`."""
+    """Prints the tables, and writes the predictions, the chart, the environment and `metrics.json`.
+
+    `metrics.json` comes last, because it marks the run as finished.
+    """
     test = job.splits.test
     if evaluations is not None:  # printed first, so that they are not lost if a disk is full
         print_tables(

@@ -1,5 +1,8 @@
-"""Trains the stages of a run: the main one, before it a first one, such as SFT before DPO, and
-before both the dense retriever that answers with the language model."""
+"""Trains the stages of a run.
+
+A run may train a dense retriever, which answers with the language model, then a first stage, such
+as SFT before DPO, and then its main stage.
+"""
 
 import logging
 import math

@@ -28,7 +28,7 @@ _MODES = {
 
 
 def wandb_mode() -> str:
-    """What W&B is asked to do: online, offline or disabled.
+    """Returns the mode of W&B: online, offline or disabled.
 
     `WANDB_MODE` and `WANDB_DISABLED` mean what they mean to W&B. Without them, runs are offline
     unless `WANDB_API_KEY` is set.
@@ -47,7 +47,7 @@ def wandb_mode() -> str:
 
 
 def require_loggable(kind: str, project: str, tags: list[str]) -> None:
-    """Checks what W&B would refuse once the model is loaded.
+    """Checks settings that W&B would refuse only after the model was loaded.
 
     Raises:
         PromptRecoveryError: If W&B has no such mode, project or tag.
@@ -136,7 +136,7 @@ def _begun(options: dict[str, Any], config: dict[str, Any], offline: bool) -> An
 
 
 def _forget_run() -> None:
-    """Ends what W&B has begun, so that a run can begin offline."""
+    """Ends the run that W&B has begun, so that one can begin offline."""
     import wandb
 
     with suppress(Exception):
@@ -144,7 +144,7 @@ def _forget_run() -> None:
 
 
 def _unreachable() -> str | None:
-    """The reason why W&B's server cannot be reached within seconds; None if it can."""
+    """Returns the reason why W&B's server cannot be reached within seconds, or None if it can."""
     url = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     problem = [f"{url} does not answer"]
 
@@ -174,7 +174,7 @@ def forgiven(what: str) -> Iterator[None]:
 
 
 def _forgiving(logger: Any) -> Any:
-    """The logger, whose failures are warnings: its metrics are in the run folder, too."""
+    """Makes failures of the logger warnings, because its metrics are in the run folder, too."""
     failed: list[str] = []
 
     def guarded(method: Callable[..., Any]) -> Callable[..., Any]:

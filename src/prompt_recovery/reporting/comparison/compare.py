@@ -143,8 +143,12 @@ def _variants(comparison: Comparison) -> Markup:
 
 
 def mean_curve(arm: Arm) -> list[tuple[float, float]]:
-    """(step, val/scs), the mean over seeds: validation by validation where all have as many (seeds
-    that make other preferences have other numbers of steps), else at the steps that all have."""
+    """Returns (step, val/scs) points, averaged over seeds.
+
+    If all runs have the same number of validations, the n-th validations are averaged, whose steps
+    may differ, because seeds may make different numbers of preferences. Otherwise, only the steps
+    that all runs have in common are used.
+    """
     if len({len(run.curve) for run in arm.runs}) == 1:
         each = zip(*(run.curve for run in arm.runs), strict=True)
         return [(mean(step for step, _ in at), mean(scs for _, scs in at)) for at in each]

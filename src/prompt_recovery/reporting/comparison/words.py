@@ -1,4 +1,4 @@
-"""The results of a comparison in words and table cells, for the page and the Markdown file."""
+"""The results of a comparison as sentences and table cells, for the page and the Markdown file."""
 
 import math
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def _which(name: str, key: str, comparison: Comparison) -> Answer:
 
 
 def _clear(comparison: Comparison) -> int:
-    """How many variants the first is significantly better than."""
+    """Returns the number of variants that the first one is significantly better than."""
     return sum(d.significant for d in comparison.behind if d)
 
 
@@ -87,7 +87,7 @@ def _significant(comparison: Comparison) -> Answer:
 
 
 def verdict(comparison: Comparison) -> str:
-    """The report's first sentence, which calls best only what is significantly so."""
+    """Returns the report's first sentence. It calls a variant best only if that is significant."""
     best = comparison.arms[0]
     clear, others = _clear(comparison), len(comparison.arms) - 1
     claim = "is best" if 0 < clear == others else "scores highest"
@@ -102,7 +102,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def arm_cells(arm: Arm, behind: Difference | None) -> list[str]:
-    """A row under `ARM_HEADINGS`."""
+    """Returns the cells of an arm's row under `ARM_HEADINGS`."""
     return [
         arm.label,
         ", ".join(str(run.seed) for run in arm.runs),
@@ -119,7 +119,7 @@ def arm_cells(arm: Arm, behind: Difference | None) -> list[str]:
 
 
 def factor_rows(factor: Factor) -> list[list[str]]:
-    """Rows under `FACTOR_HEADINGS`."""
+    """Returns the rows of a factor's table under `FACTOR_HEADINGS`."""
     return [
         [
             level.name,
@@ -133,7 +133,10 @@ def factor_rows(factor: Factor) -> list[list[str]]:
 
 
 def factor_title(factor: Factor) -> str:
-    """A factor's name, with what changes along with it; of one group's settings, the group."""
+    """Returns a heading: the factor, and in parentheses the settings that change along with it.
+
+    If several of these belong to one group, the group is named instead.
+    """
     groups: dict[str, list[str]] = {}
     for key in factor.along:
         groups.setdefault(key.partition(".")[0], []).append(key)
@@ -153,32 +156,32 @@ METHOD = (
 
 
 def difference(d: Difference) -> str:
-    """A difference with its interval."""
+    """Formats a difference and its interval."""
     return f"{d.mean:+.3f} ({d.interval[0]:+.3f} … {d.interval[1]:+.3f})"
 
 
 def p_text(p: float) -> str:
-    """A p-value in a sentence."""
+    """Formats a p-value for a sentence."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def p_cell(d: Difference) -> str:
-    """A p-value in a table, marked where the difference is significant."""
+    """Formats a p-value for a table, with a star if the difference is significant."""
     return f"{'< 0.001' if d.p < 0.001 else f'{d.p:.3f}'}{' *' if d.significant else ''}"
 
 
 def span(interval: Sequence[float]) -> str:
-    """low … high."""
+    """Formats an interval."""
     return f"{interval[0]:.3f} … {interval[1]:.3f}"
 
 
 def number(value: float, digits: int) -> str:
-    """A number, or a dash."""
+    """Formats a number, or returns a dash if it is not finite."""
     return f"{value:,.{digits}f}" if math.isfinite(value) else "–"
 
 
 def duration(seconds: float) -> str:
-    """Such as 42 s, 7.8 min, 2.1 h."""
+    """Formats a duration, such as 42 s, 7.8 min or 2.1 h."""
     if not math.isfinite(seconds):
         return "–"
     if seconds < 120:
@@ -187,12 +190,12 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: float) -> str:
-    """In GiB."""
+    """Formats a size in GiB."""
     return f"{size / 2**30:.1f} GiB" if math.isfinite(size) else "–"
 
 
 def millions(trained: float, all_of_them: float) -> str:
-    """Parameters: trained of all."""
+    """Formats the numbers of trained and of all parameters, in millions."""
     if not math.isfinite(trained) or not math.isfinite(all_of_them):
         return "–"
     return f"{trained / 1e6:.1f} of {all_of_them / 1e6:,.0f} M"
