@@ -129,6 +129,14 @@ def test_where_the_examples_say_nothing_the_default_stays():
     assert fit(judged([False]), DEFAULT, [1]).joining == DEFAULT
 
 
+@pytest.mark.parametrize("right", [21, 22, 23])
+def test_a_gain_within_the_standard_error_leaves_the_default(right):
+    order = np.random.default_rng(right).permutation(40)
+    found = fit(judged((order < right).tolist()), DEFAULT, [1])
+    assert found.joining == DEFAULT
+    assert found.error > 0.05
+
+
 def test_a_fit_does_not_promise_what_chance_brought():
     """Of weights that are equally good, one looks better on the examples by chance."""
     promised, best = [], []

@@ -107,7 +107,7 @@ def fit_recoverer(
         joining = found.joining
         log.info(
             "weights of %s: %s for familiar pairs, %s for unfamiliar ones, predicted embedding "
-            "%.2f; validation SCS %.4f (cross-fitted), with the weights before the fit %.4f",
+            "%.2f; validation SCS with fitted weights %.4f (cross-fitted), with the default %.4f",
             recoverer.name,
             _shown(joining.familiar),
             _shown(joining.unfamiliar),

@@ -125,15 +125,17 @@ class JoiningFit:
     """Weights fitted on validation examples.
 
     Attributes:
-        joining: The weights.
+        joining: The weights; the default unless the fitted ones gain at least a standard error.
         scs: The mean SCS on these examples if each is answered with weights fitted on the other
-            nine tenths of them: what can be expected of the fitted weights on such pairs.
+            nine tenths of them: what can be expected of fitted weights on such pairs.
         scs_default: Their mean SCS with the weights that the fit started from.
+        error: The standard error of the difference of both.
     """
 
     joining: Joining
     scs: float
     scs_default: float
+    error: float
 
 
 class Judged:
@@ -195,7 +197,8 @@ def fit(examples: Sequence[Judged], default: Joining, retrievers: Sequence[int])
 
     Of all weights whose mean SCS is within one standard error of the best, those nearest to the
     default are chosen (Breiman et al., Classification and Regression Trees, 1984): a hundred
-    examples say little, and the weights that happen to be best on them promise too much.
+    examples say little, and the weights that happen to be best on them promise too much. They are
+    kept only if, in cross-fitting, they gain at least a standard error over the default.
 
     Args:
         examples: At least one validation example.
@@ -213,15 +216,19 @@ def fit(examples: Sequence[Judged], default: Joining, retrievers: Sequence[int])
     scores = np.array([[e.answered(joining) for e in examples] for joining in joinings])
     distances = np.array([abs(s - start) + abs(own - default.embedding) for s, own in tried])
     folds = np.arange(len(examples)) % min(FOLDS, len(examples))
-    crossed = [
-        scores[_simplest(scores[:, folds != fold], distances)][folds == fold]
-        for fold in range(int(folds.max()) + 1)
-        if len(examples) > 1
-    ]
+    plain = scores[distances.argmin()]
+    crossed = plain.copy()
+    for fold in range(int(folds.max()) + 1 if len(examples) > 1 else 0):
+        others = folds != fold
+        crossed[~others] = scores[_simplest(scores[:, others], distances)][~others]
+    gain = crossed - plain
+    error = float(gain.std(ddof=min(1, len(gain) - 1)) / len(gain) ** 0.5)
+    helps = gain.mean() > 0 and gain.mean() >= error
     return JoiningFit(
-        joinings[_simplest(scores, distances)],
-        float(np.concatenate(crossed).mean()) if crossed else float(scores[distances.argmin()][0]),
-        float(scores[distances.argmin()].mean()),
+        joinings[_simplest(scores, distances)] if helps else default,
+        float(crossed.mean()),
+        float(plain.mean()),
+        error,
     )
 
 
