@@ -3,12 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from prompt_recovery.data.tokens import completion_tokens
 from prompt_recovery.recovery.decoding import uniforms
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.writer import Writer, batches
 from prompt_recovery.templates import Template
-from prompt_recovery.trees import Tree, pack, score_completions
-from tests.trees.test_forward import tiny_model
+from prompt_recovery.trees import Tree, cached, pack, score_completions
+from tests.trees.test_forward import ROUNDING, one_by_one, tiny_model
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")
 
@@ -42,6 +43,22 @@ def test_beam_search_finds_likelier_answers_than_greedy(writer):
     assert rows[0][0].mean_log_probability >= greedy.mean_log_probability - 1e-4
     [alone] = writer.write_beams([prompt], 4, 6)
     assert [c.text for c in alone] == [c.text for c in rows[0]]
+
+
+def test_answers_from_elsewhere_are_scored(writer, tmp_path, monkeypatch):
+    pair, texts = Pair("1", "one text", "another text"), ["Make it rhyme", "Be brief", "Joy"]
+    found = writer.mean_log_probabilities(pair, texts)
+    answers = [completion_tokens(text, writer.tokenizer) for text in texts]
+    trees = [Tree(writer.prompt_tokens(pair), [answer]) for answer in answers]
+    with torch.no_grad():
+        expected = one_by_one(writer.model, trees)
+    per_token = [float(v) / len(a) for v, a in zip(expected, answers, strict=True)]
+    assert found == pytest.approx(per_token, rel=ROUNDING)
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
+    named = replace(writer, identity="x")
+    assert named.mean_log_probabilities(pair, texts) == pytest.approx(found, rel=ROUNDING)
+    monkeypatch.setattr(cached, "score_completions", lambda *_: pytest.fail("scored again"))
+    assert named.mean_log_probabilities(pair, texts) == pytest.approx(found, rel=ROUNDING)
 
 
 def test_log_probabilities_are_the_models(writer):

@@ -26,7 +26,7 @@ from prompt_recovery.recovery.features import Features
 from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.storage import MALFORMED
 
-RIDGE = 0.01
+RIDGE = 0.1
 """The weight of the ridge penalty, in units of the features' standard deviations."""
 TEMPERATURE = 0.05
 """The temperature of the softmax of the true SCS that the model is fitted to."""

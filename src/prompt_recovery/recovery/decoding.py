@@ -242,7 +242,7 @@ class Choice(MBR):
     """
 
     name: ClassVar[str] = "choice"
-    candidates: AtLeastOne = 16
+    candidates: AtLeastOne = 12
 
 
 def record(decoding: Decoding) -> dict[str, Any]:

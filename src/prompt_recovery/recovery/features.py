@@ -50,7 +50,7 @@ class FeatureMaker:
     - `written`: the density of the posteriors of language models alone.
     - `retrieved`: the density of the posteriors of retrievers and neighbours alone.
     - `embedding`: the SCS with the embedding of the prompt that a retriever predicts.
-    - `log_probability`: of all tokens of the candidate under the language models, in nats.
+    - `log_probability`: per token of the candidate under the language models, in nats.
     - `length`: the logarithm of the number of words.
     - `channel`: log p(rewritten text | original text, candidate) under the channel, in nats.
 
@@ -109,7 +109,7 @@ class FeatureMaker:
                 columns = [self.scs.with_vectors(texts, vector[None])[:, 0] for vector in found]
             case "log_probability":
                 models = [writer for writer in self.writers if writer is not None]
-                columns = [np.array(model.log_probabilities(pair, texts)) for model in models]
+                columns = [np.array(model.mean_log_probabilities(pair, texts)) for model in models]
             case "length":
                 columns = [np.log([max(len(text.split()), 1) for text in texts])]
             case "channel" if self.channel is not None:

@@ -38,8 +38,8 @@ class Writer:
         batch_tokens: The largest number of tokens in memory at a time, including those that are
             still to be written.
         shots: Solved examples that every input begins with.
-        identity: A digest of the weights and their data type, by which `log_probabilities` keeps
-            what it has computed.
+        identity: A digest of the weights and their data type, by which
+            `mean_log_probabilities` keeps what it has computed.
     """
 
     model: Any
@@ -215,20 +215,19 @@ class Writer:
                 all_done,
             )
 
-    def log_probabilities(self, pair: Pair, texts: Sequence[str]) -> list[float]:
-        """log p(text | pair) of each of n ≥ 1 answers, with the end of the answer counted.
+    def mean_log_probabilities(self, pair: Pair, texts: Sequence[str]) -> list[float]:
+        """log p(text | pair) per token of each of n ≥ 1 answers, with the end counted.
 
         The pair is read only once. If the writer has an `identity`, values are kept in the cache.
         """
-        tree = Tree(
-            self.prompt_tokens(pair), [completion_tokens(text, self.tokenizer) for text in texts]
-        )
+        answers = [completion_tokens(text, self.tokenizer) for text in texts]
+        tree = Tree(self.prompt_tokens(pair), answers)
         pad = int(self.tokenizer.pad_token_id)
         with self._ready():
             [values] = cached_log_probabilities(
                 self.model, [tree], self.identity, pad, self.batch_tokens
             )
-        return values
+        return [value / len(answer) for value, answer in zip(values, answers, strict=True)]
 
     def decoded(self, tokens: Sequence[int]) -> str:
         """The text of an answer's tokens."""
