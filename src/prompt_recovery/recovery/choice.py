@@ -97,6 +97,7 @@ def fit_choice(
     features: Sequence[Features],
     actual: Sequence[NDArray[np.float64]],
     ridge: float = RIDGE,
+    keep: bool = False,
 ) -> ChoiceFit:
     """Fits the weights of features, and keeps them only if they help.
 
@@ -105,6 +106,7 @@ def fit_choice(
         features: The features of the candidates of n ≥ 1 validation examples.
         actual: fp64 [candidates], the SCS of each example's candidates against the truth.
         ridge: The weight of the ridge penalty.
+        keep: Keep the fitted weights in any case.
     """
     plain = np.array([values[0] for values in actual])
     folds = min(FOLDS, len(features))
@@ -119,7 +121,7 @@ def fit_choice(
     error = float(gain.std(ddof=min(1, len(gain) - 1)) / len(gain) ** 0.5)
     helps = gain.mean() > 0 and gain.mean() >= error
     return ChoiceFit(
-        _fitted(names, features, actual, ridge) if helps else None,
+        _fitted(names, features, actual, ridge) if helps or keep else None,
         float(crossed.mean()),
         float(plain.mean()),
         error,
