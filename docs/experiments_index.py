@@ -2,8 +2,8 @@
 
     python docs/experiments_index.py
 
-The header comment of every `experiments/*.yaml` says Question, Command, Result and Date (with the
-hardware). Evaluations and comparisons, which no single run makes, are `experiments/*.md`, and say
+The header comment of every `experiments/*.yaml` gives Question, Command, Result and Date (with the
+hardware). Evaluations and comparisons, which no single run makes, are `experiments/*.md` and give
 the same in a list. `experiments/learnt.md` comes first.
 """
 
@@ -11,12 +11,11 @@ import re
 from pathlib import Path
 
 from prompt_recovery.storage import atomic_write
-from prompt_recovery.tables import Table, escape_markdown, to_markdown
+from prompt_recovery.tables import escape_markdown
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-_SHOWN = ("Question", "Result", "Date")
-_FIELD = re.compile(r"[#-] (\w+):\s+(.*)")
-_LEARNT = "learnt.md"
+FIELD = re.compile(r"[#-] (\w+):\s+(.*)")
+LEARNT = "learnt.md"
 
 
 def header(path: Path) -> dict[str, str]:
@@ -24,7 +23,7 @@ def header(path: Path) -> dict[str, str]:
     fields: dict[str, str] = {}
     name = ""
     for line in path.read_text(encoding="utf-8").splitlines():
-        match = _FIELD.match(line)
+        match = FIELD.match(line)
         if match:
             name = match[1]
             fields[name] = match[2]
@@ -37,32 +36,50 @@ def header(path: Path) -> dict[str, str]:
 
 def index(folder: Path) -> str:
     """The page."""
-    rows = []
-    links: dict[str, str] = {}  # of what stands alone in a cell
     paths = [p for p in sorted(folder.glob("*.*")) if p.suffix in (".yaml", ".md")]
-    paths = [p for p in paths if p.name not in ("README.md", _LEARNT)]
-    for path in paths:
-        fields = header(path)
-        kept = (folder / f"{path.stem}.{kind}.json" for kind in ("metrics", "report"))
-        numbers = [file.name for file in kept if file.is_file()]
-        links |= {path.stem: path.name} | {name: name for name in numbers}
-        shown = [fields.get(name, "not yet") for name in _SHOWN]
-        rows.append([path.stem, *shown, ", ".join(numbers) or "none yet"])
-    headings = ["experiment", "question", "result", "date and hardware", "numbers"]
-    page = to_markdown(Table(headings, rows))
-    for text, target in links.items():
-        label = escape_markdown(text)
-        page = page.replace(f"| {label} |", f"| [{label}]({target}) |")
-    learnt = folder / _LEARNT
-    first = learnt.read_text(encoding="utf-8").strip() + "\n\n" if learnt.is_file() else ""
-    return (
-        "# Experiments\n\n"
-        f"{first}"
+    paths = [p for p in paths if p.name not in ("README.md", LEARNT)]
+    done = [(path, header(path), records(path)) for path in paths]
+    sections = [_section(*values) for values in done if "Result" in values[1]]
+    missing = [_section(*values) for values in done if "Result" not in values[1]]
+    learnt = folder / LEARNT
+    first = [learnt.read_text(encoding="utf-8").strip()] if learnt.is_file() else []
+    parts = [
+        "# Experiments",
+        *first,
         "Every file begins with the command that makes its numbers again. A `.yaml` file runs with "
-        "`python train.py +experiment=<name>`; those that sweep, with `-m`.\n\n"
-        f"{page}\n\n"
-        "Made by `python docs/experiments_index.py`.\n"
-    )
+        "`python train.py +experiment=<name>`; those that sweep over several runs also take `-m`.",
+        "## Results",
+        *sections,
+        *(["## Not run yet", *missing] if missing else []),
+        "Made by `python docs/experiments_index.py`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def records(path: Path) -> list[str]:
+    """The names of the files that hold an experiment's numbers."""
+    return [file.name for file in sorted(path.parent.glob(f"{path.stem}.*.json"))]
+
+
+def _section(path: Path, fields: dict[str, str], numbers: list[str]) -> str:
+    """What one experiment asked, and what came out."""
+    question = _sentence(fields.get("Question", ""))
+    lines = [f"### [{escape_markdown(path.stem)}]({path.name})", f"*{question}*"]
+    if "Result" in fields:
+        result = re.sub(r"[;.] [\w.]+\.json\.?$", ".", fields["Result"])
+        lines.append(_sentence(result))
+    links = ", ".join(f"[{escape_markdown(name)}]({name})" for name in numbers)
+    about = [text for text in (fields.get("Date", ""), links) if text]
+    return "\n\n".join([*lines, *([f"{'. '.join(about)}."] if about else [])])
+
+
+def plain(text: str) -> str:
+    """A text in which Markdown reads no mark but code."""
+    return re.sub(r"(`[^`]*`)|([*_<>\[\]])", lambda m: m[1] or f"\\{m[2]}", text)
+
+
+def _sentence(text: str) -> str:
+    return plain(text[:1].upper() + text[1:])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from headline import ROWS, found
 from matplotlib.figure import Figure
 
 from prompt_recovery.metrics.scs import sharpen
@@ -82,6 +83,68 @@ def mbr() -> Figure:
     return figure
 
 
+def rounds() -> Figure:
+    """One round of preference optimisation, and what goes on to the next."""
+    figure, axes = _axes(6.4, 3.1)
+    steps = [
+        ("model", 0, 1), ("samples", 1, 1), ("scores", 2, 1),
+        ("trained model", 0, 0), ("pairs", 1, 0), ("all candidates", 2, 0),
+    ]  # fmt: skip
+    places = {name: (2.6 * x, 1.5 * y) for name, x, y in steps}
+    for name, (x, y) in places.items():
+        colour = _ACCENT if "model" in name else _INK
+        box = mpl.patches.FancyBboxPatch(
+            (x - 0.75, y - 0.25), 1.5, 0.5, boxstyle="round,pad=0.05", fill=False, edgecolor=colour
+        )
+        axes.add_patch(box)
+        axes.text(x, y, name, ha="center", va="center", color=colour)
+    arrows = [
+        ("model", "samples", "writes"), ("samples", "scores", "SCS"),
+        ("scores", "all candidates", "join those of\nearlier rounds"),
+        ("all candidates", "pairs", "pair"), ("pairs", "trained model", "train"),
+        ("trained model", "model", "next round"),
+    ]  # fmt: skip
+    for start, end, said in arrows:
+        (x0, y0), (x1, y1) = places[start], places[end]
+        across = 0.85 * np.sign(x1 - x0), 0.35 * np.sign(y1 - y0)
+        axes.annotate(
+            "", (x1 - across[0], y1 - across[1]), (x0 + across[0], y0 + across[1]),
+            arrowprops={"arrowstyle": "->", "color": _OTHER if said == "next round" else _INK},
+        )  # fmt: skip
+        along = y0 == y1
+        axes.text(
+            (x0 + x1) / 2 + (0 if along else 0.12),
+            (y0 + y1) / 2 + (0.12 if along else 0),
+            said,
+            ha="center" if along else "left",
+            va="bottom" if along else "center",
+            fontsize=9,
+        )
+    axes.set(xlim=(-0.95, 7.3), ylim=(-0.4, 1.95))
+    axes.set_axis_off()
+    return figure
+
+
+def results() -> Figure:
+    """The table of the README as bars: the mean over seeds, with their range."""
+    rows = sorted(
+        (sum(values) / len(values), min(values), max(values), name.replace("*", ""))
+        for record, row, name in ROWS
+        if (values := found(record, row))
+    )
+    figure, axes = _axes(7.2, 3.4)
+    for place, (mean, low, high, _) in enumerate(rows):
+        best = place == len(rows) - 1
+        axes.barh(place, mean, color=_ACCENT if best else _INK, alpha=0.85, height=0.6)
+        axes.plot([low, high], [place, place], color=_OTHER, linewidth=2)
+        axes.text(max(mean, high) + 0.002, place, f"{mean:.3f}", va="center")
+    axes.set_yticks(range(len(rows)), [name.split(" (")[0] for *_, name in rows])
+    axes.tick_params(length=0)
+    axes.set(xlabel="mean test SCS, with its range over seeds", xlim=(0, 0.14))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
@@ -91,6 +154,6 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 
 if __name__ == "__main__":
-    for draw in (trees, scs, mbr):
+    for draw in (trees, scs, mbr, rounds, results):
         with atomic_write(FOLDER / f"{draw.__name__}.svg") as temporary:
             draw().savefig(temporary, format="svg", metadata={"Date": None})

@@ -10,7 +10,11 @@ import sys
 import prompt_recovery as pr
 
 ORIGINAL = "Please return the borrowed ladder by Friday. The painters need it for the stairwell."
-REWRITTEN = "Ladder lent away,\npainters wait beneath the stairs.\nFriday brings it home."
+REWRITTEN = (
+    "Once upon a time a ladder was lost in the land of stairs, and the painters wept. Bring it "
+    "home by Friday, said the king, and all shall be bright again. So it was, and they lived "
+    "happily ever after."
+)
 
 
 def main(run: str = "latest") -> None:

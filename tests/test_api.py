@@ -31,7 +31,7 @@ QUICK = [
     "trainer.enable_progress_bar=false",
     "decoding.max_new_tokens=2",
 ]
-BLOCK = re.compile(r"^```\{\.python \.run\}\n(.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"^(?:```\{\.python \.run\}|<!-- run -->\n```python)\n(.*?)^```", re.M | re.S)
 PAGE = ROOT / "docs" / "howto" / "python.md"
 
 
@@ -86,6 +86,13 @@ def test_the_page_runs(folder, monkeypatch):
         exec(block, names)
     assert len(names["predictions"]) == 4
     assert names["prediction"].id == "1"
+
+
+def test_the_readme_runs(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    [block] = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    exec(block, {})
+    assert capsys.readouterr().out.strip()
 
 
 def key(setting):

@@ -2,7 +2,8 @@
 
 A fenced block has classes that say what it needs, as in ```{.bash .run}: `run` runs here (on the
 tiny model); `gpu`, `hub`, `account` and `ray` can't, and are composed; `sweeps` and `recover` name
-what must be there for it.
+what must be there for it. In README.md, where such a fence would not be highlighted, a comment
+before it has the classes, as in <!-- run recover -->.
 """
 
 import functools
@@ -14,23 +15,54 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from prompt_recovery.backbones.tiny import tiny_backbone
+from prompt_recovery.settings.arguments import prepared
 from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.conftest import ROOT
 
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
-_BLOCK = re.compile(r"^```(?:bash|\{\.bash([^\n}]*)\})\n(.*?)^```", re.M | re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_BLOCK = re.compile(
+    r"^(?:<!-- ([\w ]+) -->\n)?```(?:bash|\{\.bash([^\n}]*)\})\n(.*?)^```", re.M | re.S
+)
+
+
+def commands_of(block):
+    """The commands of a block; one may go on in the next line, inside quotes."""
+    begun = ""
+    for line in block.splitlines(keepends=True):
+        begun += line
+        if begun.endswith("\\\n"):
+            continue
+        try:
+            words = words_of(begun)
+        except ValueError:  # a quotation is not finished
+            continue
+        if words:
+            yield begun.strip()
+        begun = ""
+    assert not begun
+
+
+def words_of(line):
+    joined = line.replace("\\\n", " ").replace("$FIRST", "first")
+    return shlex.split(joined, comments=True)
+
+
 COMMANDS = [
-    pytest.param(set(re.findall(r"\w+", block[1] or "")), line, id=f"{page.stem}: {line[:60]}")
+    pytest.param(
+        set(re.findall(r"\w+", f"{block[1]} {block[2]}")),
+        command,
+        id=f"{page.stem}: {command[:60]}",
+    )
     for page in PAGES
     for block in _BLOCK.finditer(page.read_text(encoding="utf-8"))
-    for line in block[2].splitlines()
-    if line.strip()
+    for command in commands_of(block[3])
 ]
 INLINE = sorted(
     {
@@ -53,15 +85,11 @@ FEW = ["data=file", "data.path=pairs.csv", "split.val=0.1", "split.test=0.1"]
 FEW_OF_STARTER = ["split.train_share=0.1"]
 
 
-def words_of(line):
-    return shlex.split(line.replace("$FIRST", "first"))
-
-
 def hydra_part(words):
     """(name of the command, its overrides), if it is one of ours."""
     if "train.py" in words:
         return "train", words[words.index("train.py") + 1 :]
-    if words[0] == "prompt-recovery":
+    if words[0] == "prompt-recovery" and not words[1].startswith("-"):
         return words[1], words[2:]
     return None
 
@@ -85,7 +113,7 @@ def test_commands_compose(needs, line):
     if "ray" in needs and importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None:
         overrides = [o for o in overrides if "launcher" not in o]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        compose(name, single(overrides), return_hydra_config=True)
+        compose(name, prepared(name, single(overrides)), return_hydra_config=True)
 
 
 def known_elsewhere(words):
@@ -98,7 +126,14 @@ def known_elsewhere(words):
         for path in words[2:]:
             if path.endswith(".yaml"):
                 assert (ROOT / path).is_file()
-    else:
+    elif words[:2] == ["pip", "install"]:
+        for flag, path in pairwise(words):
+            assert flag not in ("-r", "-c") or (ROOT / path).is_file()
+    elif words == ["source", ".venv/bin/activate"]:
+        assert "VENV ?= .venv" in (ROOT / "Makefile").read_text()
+    elif words[0] == "prompt-recovery":
+        assert words[1:] == ["--version"]
+    elif words[0] not in ("git", "cd"):
         raise AssertionError(f"no test knows this command: {' '.join(words)}")
 
 
@@ -145,6 +180,17 @@ def laptop(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def with_run(laptop):
+    """A folder with a run of a small dataset, whose texts are embedded for their votes."""
+    folder = laptop / "with_run"
+    folder.mkdir()
+    for name in ("pairs.csv", "other.csv", "test.csv"):
+        shutil.copy(laptop / name, folder / name)
+    finished(folder, "train", ["model=tiny", *QUICK, *FEW])
+    return folder
+
+
 def write_csv(path, rows):
     import csv
 
@@ -159,7 +205,7 @@ RUN = [c for c in COMMANDS if "run" in c.values[0] and "launcher=joblib" not in 
 
 
 @pytest.mark.parametrize(("needs", "line"), RUN)
-def test_commands_run(needs, line, laptop):
+def test_commands_run(needs, line, laptop, request):
     name, overrides = hydra_part(words_of(line))
     if "sweeps" in needs:
         pytest.importorskip("sweeps.config", reason="needs the extra [sweeps]")
@@ -167,10 +213,11 @@ def test_commands_run(needs, line, laptop):
         for file in (ROOT / "sweeps").glob("*.yaml"):
             text = file.read_text().replace("python, train.py", f"python, {quick}")
             (laptop / "sweeps" / file.name).write_text(text)
-    if name == "compare" and not (laptop / "runs" / "latest").exists():
-        finished(laptop, "train", ["model=tiny", *QUICK, *FEW])
-    if name == "recover":  # of a small dataset: its texts are embedded, for their neighbours' votes
-        finished(laptop, "train", ["model=tiny", *QUICK, *FEW])
+    if name == "compare" or "recover" in needs:
+        laptop = request.getfixturevalue("with_run")
+    if name == "evaluate":
+        overrides = [*overrides, *FEW, "second_metric=null", "baselines=[mean_prompt]"]
+    if name == "recover":
         overrides = [*overrides, "decoding.max_new_tokens=2"]
     if name == "train" and "--cfg" not in overrides:
         own = [] if any(o.startswith("model.path") for o in overrides) else ["model=tiny"]
@@ -191,11 +238,12 @@ def finished(folder, name, overrides):
     return result
 
 
-def test_figures_are_those_of_the_code(tmp_path):
+def test_figures_are_those_of_the_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
     figures = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(figures)
-    for name in ("trees", "scs", "mbr"):
+    for name in ("trees", "scs", "mbr", "rounds", "results"):
         getattr(figures, name)().savefig(tmp_path / "a.svg", metadata={"Date": None})
         # Paths of letters differ between versions of fonts; what is drawn does not.
         drawn, kept = (

@@ -92,8 +92,39 @@ def resolved(page, target):
     return f"{path}/index.html".lstrip("/") if target.endswith(("/", ".")) or not path else path
 
 
+def test_every_page_is_in_the_navigation():
+    """The pages of experiments are not: their index links them."""
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation, page
+
+
+def test_the_reference_covers_every_room():
+    source = ROOT / "src" / "prompt_recovery"
+    text = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs/reference").glob("*.md"))
+    for room in source.iterdir():
+        if (room.suffix == ".py" and room.stem.startswith("__")) or room.stem == "__pycache__":
+            continue
+        if room.suffix in ("", ".py"):
+            assert f"::: prompt_recovery.{room.stem}" in text, room.name
+
+
+def test_experiments_are_pages(site):
+    pages, files = site
+    for path in (ROOT / "experiments").iterdir():
+        if path.suffix == ".json":
+            assert f"experiments/{path.name}" in files
+        elif path.name not in ("README.md", "learnt.md"):
+            page = pages[f"experiments/{path.stem}/index.html"]
+            assert "Question:" in page.text
+    assert "What was learnt" in pages["experiments/index.html"].text
+
+
 def test_the_reference_shows_what_the_code_says(site):
     pages, _ = site
     assert "expected_scs" in pages["reference/recovery/index.html"].ids or any(
         i.endswith(".expected_scs") for i in pages["reference/recovery/index.html"].ids
+    )
+    assert any(
+        i.endswith("Objective.__call__") for i in pages["reference/objectives/index.html"].ids
     )
