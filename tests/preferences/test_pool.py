@@ -58,7 +58,7 @@ def test_new_and_earlier_ones_are_distinct_and_spread(new, earlier, most):
 )
 def test_a_damaged_pool_is_one_line(tmp_path, content):
     (tmp_path / "candidates.jsonl").write_text(content)
-    with pytest.raises(PromptRecoveryError, match="line 1: is no list of candidates"):
+    with pytest.raises(PromptRecoveryError, match="line 1: is not a list of candidates"):
         read_pool(tmp_path)
 
 

@@ -149,7 +149,7 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
 
 
 def test_what_is_no_gguf_file_is_one_message(tmp_path):
-    with pytest.raises(PromptRecoveryError, match=r"rewriter\.model\.path=.* is no GGUF file"):
+    with pytest.raises(PromptRecoveryError, match=r"rewriter\.model\.path=.* is not a GGUF file"):
         gguf(Model("x", path=str(tmp_path)))
     with pytest.raises(PromptRecoveryError, match=r"'x' names no GGUF file: set rewriter\.model"):
         gguf(Model("x", repo="owner/x"))

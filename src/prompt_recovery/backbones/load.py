@@ -1,6 +1,7 @@
 """Loads the weights and the tokenizer of a backbone."""
 
 import logging
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from prompt_recovery.backbones.convert import converted
 from prompt_recovery.backbones.locate import Backbone, Location
@@ -86,6 +87,7 @@ def load_model(
     Raises:
         PromptRecoveryError: If the files are unusable, or `four_bit` is asked for without CUDA.
     """
+    quiet()
     options: dict[str, Any] = {}
     if four_bit:
         require_four_bit()
@@ -166,8 +168,13 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 def quiet() -> None:
-    """Silences progress bars and warnings of libraries while a model is loaded."""
+    """Silences progress bars, reports and warnings of libraries, which a user cannot act on.
+
+    `TRANSFORMERS_VERBOSITY` has the meaning that it has for `transformers`.
+    """
     disable_progress_bar()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        set_verbosity_error()
     # PEFT asks for it by its old name.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated.*")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)

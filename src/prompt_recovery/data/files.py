@@ -140,7 +140,7 @@ def _require_text(path: Path, content: bytes) -> None:
     _refuse(path, content, _FOREIGN | _NO_TEXT)
     if b"\x00" in content[:2]:
         raise PromptRecoveryError(
-            f"{path}: is no UTF-8 text, since it begins with a zero byte or a character of two "
+            f"{path}: is not UTF-8 text, since it begins with a zero byte or a character of two "
             "bytes; convert it, for example from UTF-16: iconv -f UTF-16LE -t UTF-8 FILE > NEW"
         )
 

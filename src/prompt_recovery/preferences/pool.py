@@ -52,7 +52,8 @@ def read_pool(folder: Path) -> dict[str, list[PreferenceCandidate]]:
             pool[row["id"]] = candidates
         except MALFORMED as error:
             raise PromptRecoveryError(
-                f"{path}, line {number}: is no list of candidates; give another preferences.earlier"
+                f"{path}, line {number}: is not a list of candidates; give another "
+                "preferences.earlier"
             ) from error
     return pool
 

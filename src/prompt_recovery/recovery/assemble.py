@@ -233,7 +233,7 @@ def _fitted(
             raise PromptRecoveryError(f"give channel.exponent=<such as 0.1>: {error}") from error
         if isinstance(recoverer.decoding, Choice):
             log.warning("plain MBR answers, as decoding=choice has nothing to be fitted on")
-        log.warning("no confidence: %s", error)
+        log.warning("answers have no confidence: %s", error)
         return Fitted(choice=recoverer.choice)
     log.info("fitting the confidence on %d examples, once for this run and decoding", len(examples))
     total = len(examples)

@@ -108,7 +108,7 @@ def gguf(model: Model) -> Path:
         file = Path(model.path).expanduser()
         if file.suffix != ".gguf" or not file.is_file():
             raise PromptRecoveryError(
-                f"rewriter.model.path={model.path}: is no GGUF file, which rewriter/backend="
+                f"rewriter.model.path={model.path}: is not a GGUF file, which rewriter/backend="
                 "llama_cpp needs"
             )
         return file

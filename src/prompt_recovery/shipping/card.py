@@ -149,7 +149,7 @@ def _results(
                 )  # fmt: skip
         except (OSError, *MALFORMED) as error:
             raise PromptRecoveryError(
-                f"reports: {path}: is no report.json of an evaluation ({type(error).__name__})"
+                f"reports: {path}: is not the report.json of an evaluation ({type(error).__name__})"
             ) from error
         if not own:
             raise PromptRecoveryError(

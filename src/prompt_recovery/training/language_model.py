@@ -211,7 +211,9 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
     job = replace(job, template=for_tokenizer(job.template, tokenizer))
     model = _model(job, location, dtype)
     if job.start is not None:
-        log.info("starts from the adapter in %s; its settings replace adapter=…", job.start)
+        log.info(
+            "training starts from the adapter in %s; its settings replace adapter=…", job.start
+        )
     writer = Writer(
         model=model,
         tokenizer=tokenizer,

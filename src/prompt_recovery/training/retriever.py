@@ -171,7 +171,7 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
     location = locate_encoder(backbone)
     start = None if job.start is None else retriever_folder(job.start)
     if start is not None:
-        log.info("starts from the retriever in %s", job.start)
+        log.info("training starts from the retriever in %s", job.start)
     bank = PromptBank.of((e.rewrite_prompt for e in job.splits.train), job.scs.encoder)
     dimension = bank.vectors.shape[1]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,8 @@ def _begun(options: dict[str, Any], config: dict[str, Any], offline: bool) -> An
 
     logger = WandbLogger(**options, offline=offline)
     logger._wandb_init.pop("anonymous", None)  # Lightning always sets it, and W&B warns about it
-    logger.experiment.config.update(config, allow_val_change=True)
+    with announced("starting the run of W&B"):
+        logger.experiment.config.update(config, allow_val_change=True)
     return _forgiving(logger)
 
 

@@ -1,0 +1,47 @@
+"""Makes the pictures of the web page in `docs/images`, with the recoverer that the package ships.
+
+    python docs/app_images.py
+
+It needs the extra [app], aiohttp and Chromium.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from prompt_recovery import app  # noqa: E402
+from prompt_recovery.recovery.assemble import assemble  # noqa: E402
+from prompt_recovery.recovery.decoding import MBR  # noqa: E402
+from prompt_recovery.recovery.recipe import Recipe  # noqa: E402
+from prompt_recovery.recovery.retrieval import Retrieval  # noqa: E402
+from prompt_recovery.runs.folder import named_runs  # noqa: E402
+from tests.browser import Browser  # noqa: E402
+
+PICTURES = {"app": (1280, False), "app_dark": (1280, True), "app_phone": (390, False)}
+
+
+def main(folder: Path = ROOT / "docs" / "images") -> None:
+    """Answers the first example of the page, and writes a picture for each size and scheme."""
+    recipe = Recipe(named_runs("shipped"), MBR(), retrieval=Retrieval())
+    blocks = app.page(assemble(recipe))
+    _, url, _ = blocks.launch(
+        prevent_thread_lock=True, quiet=True, footer_links=["api"], **app._look()
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    original, rewritten = app._EXAMPLES[0]
+    for name, (width, dark) in PICTURES.items():
+        with Browser(width, dark) as browser:
+            browser.open(url)
+            browser.wait("document.getElementById('pr-recover')")
+            browser.type("Original text", original)
+            browser.type("Rewritten text", rewritten)
+            browser.press("Enter", ctrl=True)
+            browser.wait("document.querySelector('.pr-answer')")
+            browser.picture(folder / f"{name}.png", most=1400)
+    blocks.close()
+
+
+if __name__ == "__main__":
+    main()
