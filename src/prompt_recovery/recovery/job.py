@@ -24,7 +24,7 @@ from prompt_recovery.recovery.predictions import PredictionStore, write_predicti
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked, same_file
-from prompt_recovery.tables import print_tables
+from prompt_recovery.tables import counted, print_tables
 from prompt_recovery.terminal import progress_bar
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,9 @@ def recover_file(
         write_predictions(output, predictions, fallback, columns)
         store.remove()
     fallbacks = sum(p.fallback for p in predictions)
-    log.info("%s: %d predictions, %d of them the mean prompt", output, len(pairs), fallbacks)
+    log.info(
+        "%s: %s, %d of them the mean prompt", output, counted(len(pairs), "prediction"), fallbacks
+    )
     return predictions
 
 

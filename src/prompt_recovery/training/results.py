@@ -22,7 +22,7 @@ from prompt_recovery.reporting.evaluation.tables import (
 )
 from prompt_recovery.runs.environment import environment
 from prompt_recovery.storage import read_json
-from prompt_recovery.tables import print_tables
+from prompt_recovery.tables import counted, print_tables
 from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.job import TrainingJob
 
@@ -145,7 +145,8 @@ def leave_behind(
             sample_table(evaluations.trained, test),
             category_table(evaluations.all, test),
             result_table(
-                evaluations.all, f"Test: {len(test)} examples, prompts never seen in training"
+                evaluations.all,
+                f"Test: {counted(len(test), 'example')}, prompts never seen in training",
             ),
         )
         job.run.write_predictions(prediction_rows(test, evaluations))
