@@ -22,9 +22,10 @@ from prompt_recovery.templates import (
 from prompt_recovery.templates import prompt_tokens as template_tokens
 from prompt_recovery.terminal import announced
 
-_CUT = " […] "
+CUT = " […] "
+"""What stands in place of the middle of a text that was cut out."""
 _VERSION = 2  # of the rules by which texts become tokens, for the cache
-_LEAST = 2 * (len(_CUT) + 2)  # characters of two texts that are cut to their first and last
+_LEAST = 2 * (len(CUT) + 2)  # characters of two texts that are cut to their first and last
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,20 @@ def prompt_tokens(
     Returns:
         The token ids and the number of characters that were cut out of the two texts.
     """
+    ids, before, after = fitted(original_text, rewritten_text, template, tokenizer, limit)
+    cut = max(len(original_text) - len(before), 0) + max(len(rewritten_text) - len(after), 0)
+    return ids, cut
+
+
+def fitted(
+    original_text: str, rewritten_text: str, template: Template, tokenizer: Any, limit: int
+) -> tuple[list[int], str, str]:
+    """Cuts out the middle of two texts until their recovery prompt has at most `limit` tokens.
+
+    Returns:
+        The token ids of the prompt, and the original and the rewritten text as far as it holds
+        them; `kept_ranges` says which parts these are.
+    """
     before, after = original_text, rewritten_text
     # Very long texts are shortened before they are tokenised, which would take long: no text has
     # more than 16 characters per token on average.
@@ -180,15 +195,12 @@ def prompt_tokens(
     while True:
         ids = template_tokens(template, tokenizer, original_text=before, rewritten_text=after)
         if len(ids) <= limit:
-            cut = max(len(original_text) - len(before), 0) + max(
-                len(rewritten_text) - len(after), 0
-            )
-            return ids, cut
+            return ids, before, after
         # Shorten in proportion, a little more each time, and the longer text first.
         total = len(before) + len(after)
         kept = int(total * min(limit / len(ids), 0.95))
-        keep = kept - 2 * len(_CUT)
-        if keep < 4 * len(_CUT):  # characters that take several tokens each
+        keep = kept - 2 * len(CUT)
+        if keep < 4 * len(CUT):  # characters that take several tokens each
             keep = max(kept, _LEAST)
         share = keep // 2
         before_keep = max(share, keep - len(after)) if len(before) > share else len(before)
@@ -205,6 +217,20 @@ def _shorten(text: str, length: int) -> str:
     """Cuts out the middle of a text; two thirds of what stays are from its beginning."""
     if len(text) <= length:
         return text
-    keep = max(length - len(_CUT), 2)
+    keep = max(length - len(CUT), 2)
     tail = keep // 3
-    return text[: keep - tail] + _CUT + text[len(text) - tail :]
+    return text[: keep - tail] + CUT + text[len(text) - tail :]
+
+
+def kept_ranges(text: str, shortened: str) -> list[tuple[int, int]]:
+    """Which parts of a text `fitted` has kept, as (start, end) of characters.
+
+    Args:
+        text: The text.
+        shortened: What `fitted` made of it; two parts are joined by `CUT`.
+    """
+    if shortened == text:
+        return [(0, len(text))]
+    keep = len(shortened) - len(CUT)
+    tail = keep // 3
+    return [(0, keep - tail), (len(text) - tail, len(text))]

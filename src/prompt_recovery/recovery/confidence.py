@@ -227,7 +227,7 @@ def with_fallback(
 ) -> list[Prediction]:
     """Replaces predictions whose confidence is below a threshold by the fallback."""
     return [
-        replace(p, rewrite_prompt=fallback, fallback=True)
+        replace(p, rewrite_prompt=fallback, fallback=True, evidence=())
         if p.confidence is not None and p.confidence < threshold
         else p
         for p in predictions

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prompt_recovery.data.examples import RewriteExample, problem_with_text
+from prompt_recovery.recovery.spans import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Prediction:
         candidates: All candidates, the best first; empty if there was nothing to choose from.
         confidence: The SCS that the recoverer's own answer can be expected to have, in [-1, 1]: its
             score, calibrated on validation. None without a calibration.
+        evidence: Which words of the texts speak for the answer, by each model; empty unless it was
+            asked for, and for fallbacks.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Prediction:
     fallback: bool = False
     candidates: tuple[Candidate, ...] = ()
     confidence: float | None = None
+    evidence: tuple[Evidence, ...] = ()
 
 
 class Recoverer(Protocol):

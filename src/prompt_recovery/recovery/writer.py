@@ -173,7 +173,7 @@ class Writer:
         filled = [[pad] * (width - len(p)) + list(p) for p in prompts]
         seen = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
         device = self.model.device
-        with self._ready(), torch.inference_mode():
+        with self.ready(), torch.inference_mode():
             found = self.model.generate(
                 input_ids=torch.tensor(filled, device=device),
                 attention_mask=torch.tensor(seen, device=device),
@@ -203,7 +203,7 @@ class Writer:
         all_done: Callable[[bool], bool] = bool,
     ) -> list[list[Sample]]:
         """The answers as tokens; takes the arguments of `write`."""
-        with self._ready():
+        with self.ready():
             return sample_completions(
                 self.model,
                 prompts,
@@ -221,13 +221,24 @@ class Writer:
         The pair is read only once. If the writer has an `identity`, values are kept in the cache.
         """
         answers = [completion_tokens(text, self.tokenizer) for text in texts]
-        tree = Tree(self.prompt_tokens(pair), answers)
-        pad = int(self.tokenizer.pad_token_id)
-        with self._ready():
-            [values] = cached_log_probabilities(
-                self.model, [tree], self.identity, pad, self.batch_tokens
-            )
+        [values] = self._scored([Tree(self.prompt_tokens(pair), answers)])
         return [value / len(answer) for value, answer in zip(values, answers, strict=True)]
+
+    def log_probabilities_after(self, prompts: Sequence[Sequence[int]], text: str) -> list[float]:
+        """log p(text | prompt) for each tokenised prompt, with the end of the answer counted.
+
+        Where trees share rows, what prompts have in common from their beginning on is computed
+        once. If the writer has an `identity`, values are kept in the cache.
+        """
+        answer = completion_tokens(text, self.tokenizer)
+        return [value for [value] in self._scored([Tree(prompt, [answer]) for prompt in prompts])]
+
+    def _scored(self, trees: Sequence[Tree]) -> list[list[float]]:
+        pad = int(self.tokenizer.pad_token_id)
+        with self.ready():
+            return cached_log_probabilities(
+                self.model, trees, self.identity, pad, self.batch_tokens
+            )
 
     def decoded(self, tokens: Sequence[int]) -> str:
         """The text of an answer's tokens."""
@@ -238,7 +249,7 @@ class Writer:
         return Completion(raw, clean_prompt(raw), total, mean)
 
     @contextmanager
-    def _ready(self) -> Iterator[None]:
+    def ready(self) -> Iterator[None]:
         """Puts the model into evaluation mode, and switches its adapter off if it isn't used."""
         off = not self.adapter and hasattr(self.model, "disable_adapter")
         was_training = self.model.training
