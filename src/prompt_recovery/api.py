@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,12 +28,14 @@ from prompt_recovery.recovery.assemble import Assembled, assemble
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.decoding import MBR, Decoding
+from prompt_recovery.recovery.evidence import require_explainable, with_evidence
 from prompt_recovery.recovery.interface import Pair, Prediction
 from prompt_recovery.recovery.job import RecoveryJob, single_pair, steps
 from prompt_recovery.recovery.pairs import RecoveryOptions
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.retrieval import Retrieval
 from prompt_recovery.recovery.sources import SourceSettings
+from prompt_recovery.recovery.spans import Explain, method_of
 from prompt_recovery.runs.folder import RunFolder, named_runs, recoverer_folders, weights_digest
 from prompt_recovery.runs.processes import agreed, is_first
 from prompt_recovery.settings import Precision
@@ -65,6 +68,7 @@ def recover(
     bank: str | Path | None = None,
     confidence: bool = True,
     threshold: float | None = None,
+    explain: Explain = False,
     backbone_path: str | Path | None = None,
     precision: Precision = "auto",
 ) -> Prediction:
@@ -88,17 +92,22 @@ def recover(
         bank: A file with prompts that a dense retriever can also answer with.
         confidence: Whether the prediction has a confidence, the SCS that can be expected of it.
         threshold: The mean prompt is the answer where the confidence is lower, in [-1, 1].
+        explain: Whether the prediction has evidence, the words of both texts that speak for it;
+            `True` or "occlusion", or "integrated_gradients" (extra `explain`).
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         precision: auto, bf16 or fp32.
 
     Returns:
-        The prediction: its `rewrite_prompt`, `confidence`, and all `candidates`, the best first.
+        The prediction: its `rewrite_prompt`, `confidence`, all `candidates`, the best first, and
+        its `evidence`.
 
     Raises:
         PromptRecoveryError: A text is blank, the run cannot be loaded, or arguments contradict each
             other.
     """
-    texts = RecoveryOptions(original=original_text, rewritten=rewritten_text, threshold=threshold)
+    texts = RecoveryOptions(
+        original=original_text, rewritten=rewritten_text, threshold=threshold, explain=explain
+    )
     texts.refuse_contradictions(confidence)
     [prediction] = recover_pairs(
         [single_pair(original_text, rewritten_text)],
@@ -110,6 +119,7 @@ def recover(
         bank=bank,
         confidence=confidence,
         threshold=threshold,
+        explain=explain,
         backbone_path=backbone_path,
         precision=precision,
     )
@@ -127,6 +137,7 @@ def recover_pairs(
     bank: str | Path | None = None,
     confidence: bool = True,
     threshold: float | None = None,
+    explain: Explain = False,
     backbone_path: str | Path | None = None,
     precision: Precision = "auto",
 ) -> list[Prediction]:
@@ -157,11 +168,19 @@ def recover_pairs(
         retrieval=retrieval,
         bank=None if bank is None else str(bank),
     )
-    RecoveryJob(recipe, original="-", rewritten="-", threshold=threshold)  # checks the threshold
+    # Checks the settings.
+    RecoveryJob(recipe, original="-", rewritten="-", threshold=threshold, explain=explain)
     ready = _ready(recipe)
+    method = method_of(explain)
+    if method is not None:
+        require_explainable(ready.recoverer, method)
     with progress_bar(disable=len(pairs) == 1) as progress:
         task = progress.add_task(f"recovering: {ready.recoverer.name}", total=len(pairs))
         predictions = ready.recoverer.recover(pairs, lambda n: progress.advance(task, n))
+        if method is not None:
+            task = progress.add_task("measuring the evidence", total=len(pairs))
+            advance = partial(progress.advance, task)
+            predictions = list(with_evidence(ready.recoverer, pairs, predictions, method, advance))
     if threshold is not None:
         predictions = with_fallback(predictions, threshold, ready.fallback)
     return predictions

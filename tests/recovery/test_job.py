@@ -16,6 +16,8 @@ from rich.console import Console
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Greedy, Pair
+from prompt_recovery.recovery import job as recovery_job
+from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.interface import Candidate, ConstantRecoverer, Prediction
 from prompt_recovery.recovery.job import (
     RecoveryJob,
@@ -24,6 +26,7 @@ from prompt_recovery.recovery.job import (
     recover_file,
 )
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.recovery.spans import Evidence, Span, evidence_of
 from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.killing import KILLS, Call, assert_kills_change_nothing
@@ -165,6 +168,65 @@ def test_a_pair_is_printed_with_its_alternatives(trained_run, capsys, tmp_path):
     assert "expected SCS 0.31" in text
 
 
+def test_an_explained_pair_is_printed_with_its_words(trained_run, capsys):
+    recipe = Recipe([trained_run], decoding=MBR(3, 1.0, 5), confidence=False)
+    original, rewritten = "The [red]ferry[/] leaves. It rains.", "Arr! The ferry sails."
+    asked = RecoveryJob(recipe, original=original, rewritten=rewritten, explain=True)
+    [prediction] = recover(asked)
+    [found] = prediction.evidence
+    assert {span.text for span in found.spans} == {"original", "rewritten"}
+    said = capsys.readouterr().out
+    assert "its words left out" in said
+    assert "[red]ferry[/]" in said
+    strongest = max(found.spans, key=lambda span: abs(span.weight))
+    assert f"{strongest.weight:+.2f}" in said
+
+
+def test_explained_predictions_resume_pair_by_pair(trained_run, tmp_path, monkeypatch):
+    write_input(tmp_path / "in.csv", 5)
+    asked = replace(job(trained_run, tmp_path), output=tmp_path / "out.jsonl", explain="occlusion")
+    once = recover(asked)
+    whole = (tmp_path / "out.jsonl").read_bytes()
+    explained = [p for p in once if p.evidence]
+    rows = [json.loads(line) for line in whole.decode().splitlines()]
+    assert [tuple(map(evidence_of, row["evidence"])) for row in rows] == [p.evidence for p in once]
+    recover(replace(asked, output=tmp_path / "out.parquet"))
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist() == rows
+    assert explained
+    assert len(explained) + sum(p.fallback for p in once) == 5
+    (tmp_path / "out.jsonl").unlink()
+    real, done = recovery_job.with_evidence, []
+
+    def killed(*given):
+        for prediction in real(*given):
+            if len(done) == 3:
+                raise KeyboardInterrupt
+            done.append(prediction.id)
+            yield prediction
+
+    monkeypatch.setattr(recovery_job, "with_evidence", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recover(asked)
+
+    def counted(*given):
+        for prediction in real(*given):
+            done.append(prediction.id)
+            yield prediction
+
+    monkeypatch.setattr(recovery_job, "with_evidence", counted)
+    recover(asked)
+    assert sorted(done) == sorted(p.id for p in once), "nothing is measured twice"
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+    monkeypatch.setattr(recovery_job, "with_evidence", real)
+
+
+def test_the_mean_prompt_that_replaces_an_answer_has_no_evidence(tmp_path):
+    evidence = (Evidence("m", "occlusion", "cosine", 0.5, (Span("original", 0, 1, 0.1),)),)
+    low = Prediction("1", "x", False, (), 0.1, evidence)
+    [found] = with_fallback([low], 0.2, "mean")
+    assert (found.rewrite_prompt, found.evidence) == ("mean", ())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -174,6 +236,8 @@ def test_a_pair_is_printed_with_its_alternatives(trained_run, capsys, tmp_path):
         ({"input": None, "original": "a", "rewritten": " "}, "rewritten=: the text is blank"),
         ({"threshold": 0.1}, "needs confidence=true"),
         ({"output": "out.xlsx"}, "unknown format"),
+        ({"explain": True}, "explain=true needs output=<.jsonl or .parquet>"),
+        ({"explain": "words"}, "explain=words: must be occlusion, integrated_gradients or true or"),
     ],
 )
 def test_impossible_jobs(trained_run, tmp_path, changes, message):

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import asdict, replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,13 @@ from prompt_recovery.recovery.predictions import (
     spreadsheet_safe,
     write_predictions,
 )
+from prompt_recovery.recovery.spans import Evidence, Span
 
+SPANS = (Span("original", 0, 4, 0.5), Span("rewritten", 2, 9, -1.25))
+EVIDENCE = (
+    Evidence("model", "occlusion", "log_probability", -4.5, SPANS),
+    Evidence("retriever", "integrated_gradients", "cosine", 0.75, SPANS[:1]),
+)
 CANDIDATES = (Candidate("Make it rhyme", -3.5, 0.4), Candidate("rhyme", -9.0, 0.1))
 PREDICTIONS = [
     Prediction("a", "Make it rhyme", False, CANDIDATES, 0.25),
@@ -61,6 +68,21 @@ def test_jsonl_and_parquet_have_the_alternatives(tmp_path):
     assert rows[0]["candidates"][1] == {"text": "rhyme", "log_probability": -9.0, "score": 0.1}
     assert rows[3]["fallback"] is True
     assert rows[1]["rewrite_prompt"].startswith("=HYPERLINK")  # no spreadsheet reads these
+
+
+def test_a_store_keeps_evidence_and_reads_what_older_versions_wrote(tmp_path):
+    path = tmp_path / "part.jsonl"
+    store = PredictionStore(path, "i")
+    explained = replace(PREDICTIONS[0], evidence=EVIDENCE)
+    store.add([explained])
+    assert list(PredictionStore(path, "i").done.values()) == [explained]
+    values = asdict(PREDICTIONS[1])
+    del values["evidence"]
+    damaged = asdict(explained) | {"id": "z", "evidence": [{"source": "model"}]}
+    with path.open("a") as file:
+        for row in (values, damaged):
+            file.write(json.dumps({"predictions": [row]}) + "\n")
+    assert list(PredictionStore(path, "i").done.values()) == [explained, PREDICTIONS[1]]
 
 
 @pytest.mark.parametrize("text", ["=cmd()", "\t=1", "-1", "+x", "@y", " =z", "\n=\n=a", "=\r-b"])

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from prompt_recovery.changes.text import has_measures
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_fallback
+from prompt_recovery.recovery.evidence import require_explainable, with_evidence
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.pairs import RecoveryOptions, read_pairs
 from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.recovery.spans import Evidence, Method, method_of
 from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked, same_file
 from prompt_recovery.tables import counted, print_tables
@@ -62,13 +64,20 @@ def recover(job: RecoveryJob) -> list[Prediction]:
     pairs = [] if job.input is None else read_pairs(Path(job.input).expanduser(), job.columns)
     with progress_bar() as progress:
         ready = assemble(job.recipe, steps(progress))
+    method = method_of(job.explain)
+    if method is not None:
+        require_explainable(ready.recoverer, method)
     if job.original is not None and job.rewritten is not None:
-        [prediction] = ready.recoverer.recover([single_pair(job.original, job.rewritten)])
+        one = [single_pair(job.original, job.rewritten)]
+        [prediction] = ready.recoverer.recover(one)
+        if method is not None:
+            [prediction] = with_evidence(ready.recoverer, one, [prediction], method)
         if job.threshold is not None:
             [prediction] = with_fallback([prediction], job.threshold, ready.fallback)
         print_prediction(prediction, Console())
         if job.measures or (job.measures is None and has_measures()):
             print_tables(measures_table(measures(job.original, job.rewritten)))
+        print_evidence(prediction, job.original, job.rewritten, Console())
         return [prediction]
     return recover_file(
         ready.recoverer,
@@ -78,6 +87,7 @@ def recover(job: RecoveryJob) -> list[Prediction]:
         ready.fallback,
         job.threshold,
         bool(job.measures),
+        method,
     )
 
 
@@ -89,6 +99,7 @@ def recover_file(
     fallback: str,
     threshold: float | None = None,
     with_measures: bool = False,
+    explain: Method | None = None,
 ) -> list[Prediction]:
     """Predicts the prompts of pairs and writes them to a file.
 
@@ -105,6 +116,7 @@ def recover_file(
         threshold: The fallback replaces answers whose confidence is lower. None replaces
             no answers.
         with_measures: Whether to write the measures of each pair, too; the extra is needed.
+        explain: How evidence for the predictions is measured; None measures none.
 
     Returns:
         The predictions, in the order of the pairs.
@@ -114,6 +126,8 @@ def recover_file(
     """
     output = output.expanduser()
     identity = fingerprint(identity, [fingerprint(p.id, *_readable(p)) for p in pairs])
+    if explain is not None:
+        identity = fingerprint(identity, explain)
     part = output.with_name(f".{output.name}.part.jsonl")
     order = sorted(pairs, key=lambda p: (-len(p.original_text) - len(p.rewritten_text), p.id))
     lock = cache_dir("locks") / fingerprint(str(output.resolve()))
@@ -124,12 +138,28 @@ def recover_file(
             batch = order[start : start + _BATCH]
             if all(pair.id in store.done for pair in batch):
                 progress.advance(task, len(batch))
-            else:
+            elif explain is None:
                 store.add(recoverer.recover(batch, lambda n: progress.advance(task, n)))
+            else:
+                found = dict(zip(batch, recoverer.recover(batch), strict=True))
+                missing = {pair: p for pair, p in found.items() if pair.id not in store.done}
+                progress.advance(task, len(batch) - len(missing))
+                for prediction in with_evidence(
+                    recoverer,
+                    list(missing),
+                    list(missing.values()),
+                    explain,
+                    lambda n: progress.advance(task, n),
+                ):
+                    store.add([prediction])
         predictions = [store.done[pair.id] for pair in pairs]
         if threshold is not None:
             predictions = with_fallback(predictions, threshold, fallback)
-        columns = {"measures": [_measured(pair) for pair in pairs]} if with_measures else {}
+        columns: dict[str, list[Any]] = {}
+        if with_measures:
+            columns["measures"] = [_measured(pair) for pair in pairs]
+        if explain is not None:
+            columns["evidence"] = [[asdict(e) for e in p.evidence] for p in predictions]
         write_predictions(output, predictions, fallback, columns)
         store.remove()
     fallbacks = sum(p.fallback for p in predictions)
@@ -175,6 +205,50 @@ def print_prediction(prediction: Prediction, console: Console, count: int = 8) -
         )
         table.add_row(*row)
     console.print(table)
+
+
+_METHODS: dict[Method, str] = {
+    "occlusion": "its words left out",
+    "integrated_gradients": "integrated gradients",
+}
+
+
+def print_evidence(
+    prediction: Prediction,
+    original_text: str,
+    rewritten_text: str,
+    console: Console,
+    count: int = 6,
+) -> None:
+    """Prints the words that speak the most for an answer, and against it, for each model.
+
+    Markup in the texts is not interpreted.
+
+    Args:
+        prediction: The prediction; one without evidence prints nothing.
+        original_text: The original text.
+        rewritten_text: The rewritten text.
+        console: The console.
+        count: The largest number of spans that are shown of each model.
+    """
+    texts = {"original": original_text, "rewritten": rewritten_text}
+    for evidence in prediction.evidence:
+        title = Text(f"Why, by {printable(evidence.source)} ({_METHODS[evidence.method]})")
+        table = Table(title=title, title_justify="left")
+        table.add_column("words", ratio=1)
+        table.add_column("text")
+        table.add_column(_quantity(evidence), justify="right")
+        strongest = sorted(evidence.spans, key=lambda span: -abs(span.weight))[:count]
+        for span in sorted(strongest, key=lambda span: -span.weight):
+            shown = " ".join(printable(texts[span.text][span.start : span.end]).split())
+            style = "bold" if span.weight > 0 else ""
+            table.add_row(Text(shown, style=style), span.text, f"{span.weight:+.2f}")
+        console.print(table)
+
+
+def _quantity(evidence: Evidence) -> str:
+    name = "log p" if evidence.quantity == "log_probability" else "cosine"
+    return f"{name} {evidence.value:.2f}"
 
 
 def steps(progress: Progress) -> Callable[[str, int, int], None]:

@@ -10,6 +10,7 @@ from prompt_recovery.data.files import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.predictions import format_of
+from prompt_recovery.recovery.spans import Explain, method_of
 from prompt_recovery.settings import AnyPath, Cosine
 from prompt_recovery.storage import same_file
 
@@ -39,6 +40,10 @@ class RecoveryOptions:
         threshold: The mean prompt answers where the expected SCS is lower; None: nowhere.
         measures: Length, reading level, tone and the like of both texts: a table for one pair, a
             column of .jsonl and .parquet. None: for one pair, with the extra [measures].
+        explain: Whether answers come with evidence, the words of both texts that speak for them.
+            true or occlusion: by how much the answer loses without them; integrated_gradients:
+            their part in the answer, by Captum (extra `explain`). It takes about as long as the
+            answer, or several times as long. Not for .csv outputs.
     """
 
     input: AnyPath | None = None
@@ -48,6 +53,7 @@ class RecoveryOptions:
     columns: PairColumns = field(default_factory=PairColumns)
     threshold: Cosine | None = None
     measures: bool | None = None
+    explain: Explain = False
 
     def refuse_contradictions(self, confidence: bool) -> None:
         """Checks the settings against each other.
@@ -58,8 +64,8 @@ class RecoveryOptions:
         Raises:
             PromptRecoveryError: If neither a file nor a pair is given, or both; if a text is blank;
                 if `threshold` has nothing to compare with; or if the output's format is unknown or
-                the output is the input; or if `measures` is asked for where a CSV file has no
-                column for them, or without their extra.
+                the output is the input; if `measures` or `explain` are asked for where a CSV file
+                has no column for them; or if `measures` are without their extra.
         """
         one = (self.original is not None, self.rewritten is not None)
         if (self.input is not None) == any(one) or any(one) != all(one):
@@ -76,10 +82,16 @@ class RecoveryOptions:
         if self.measures:
             require_measures()
         if self.input is not None:
-            if format_of(Path(self.output)) == ".csv" and self.measures:
+            csv = format_of(Path(self.output)) == ".csv"
+            if csv and self.measures:
                 raise PromptRecoveryError(
                     f"measures=true needs output=<.jsonl or .parquet>: {self.output} is a "
                     "submission, which has no further columns"
+                )
+            if csv and method_of(self.explain) is not None:
+                raise PromptRecoveryError(
+                    f"explain={str(self.explain).lower()} needs output=<.jsonl or .parquet>: "
+                    f"{self.output} is a submission, which has no further columns"
                 )
             if same_file(Path(self.input).expanduser(), Path(self.output).expanduser()):
                 raise PromptRecoveryError(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Candidate, Prediction
+from prompt_recovery.recovery.spans import evidence_of
 from prompt_recovery.storage import Journal, atomic_write
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,8 @@ def _decoded(line: dict[str, Any]) -> str | list[Prediction]:
 
 def _prediction(values: dict[str, Any]) -> Prediction:
     candidates = tuple(Candidate(**c) for c in values.pop("candidates"))
-    return checked_prediction(Prediction(**values, candidates=candidates))
+    evidence = tuple(evidence_of(e) for e in values.pop("evidence", ()))
+    return checked_prediction(Prediction(**values, candidates=candidates, evidence=evidence))
 
 
 def checked_prediction(prediction: Prediction) -> Prediction:
