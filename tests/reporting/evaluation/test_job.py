@@ -15,6 +15,7 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.data.sources import starter
 from prompt_recovery.data.splits import split
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery import MBR, load_recoverer
 from prompt_recovery.recovery.baselines import FewShot, ZeroShot, mean_prompt
 from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.interface import ConstantRecoverer
@@ -171,6 +172,33 @@ def test_what_is_finished_is_not_made_again(job):
         path.write_text(path.read_text()[:-40])  # damaged: made again
     run_evaluation(replace(job, contenders=both))
     assert made[5:] == ["Fix it", "Make it joyful"]
+
+
+def test_evidence_is_measured_for_the_best_recoverer_and_kept(job, trained_run):
+    made = []
+
+    def make():
+        made.append("run")
+        return load_recoverer(trained_run, MBR(2, 1.0, 3), "fp32")
+
+    run_contender = Contender("run", "recoverer", "1", make)
+    job = replace(job, contenders=[run_contender], explain="occlusion")
+    report = run_evaluation(job)
+    places = {place for group in report.samples() for place in group}
+    answered = {i for i in places if not report.best.predictions[i].fallback}
+    assert set(report.evidence) == places
+    assert {i for i, found in report.evidence.items() if found} == answered
+    assert made == ["run", "run"]
+    again = run_evaluation(job)
+    assert made == ["run", "run"], "evidence is kept, as predictions are"
+    assert again.evidence == report.evidence
+    assert "<mark " in (job.folder / "report.html").read_text()
+    assert run_evaluation(replace(job, explain=None)).evidence == {}
+    # A baseline that is better, or a recoverer that reads nothing, has none.
+    better = constant(job.examples[0].rewrite_prompt, [])
+    assert run_evaluation(replace(job, contenders=[run_contender, better])).evidence == {}
+    blind = Contender("blind", "recoverer", "2", lambda: ConstantRecoverer("Fix it"))
+    assert run_evaluation(replace(job, contenders=[blind])).evidence == {}
 
 
 @pytest.mark.parametrize(

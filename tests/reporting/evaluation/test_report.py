@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_recovery.recovery.interface import Prediction
+from prompt_recovery.recovery.spans import Evidence, Span, evidence_of
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
 from prompt_recovery.reporting.evaluation.metric_hacking import UNKNOWN, MetricHackingCheck
 from prompt_recovery.reporting.evaluation.page import report_page
@@ -106,6 +107,22 @@ def test_the_page_is_whole_and_texts_are_data(report):
                   "Best and worst answers", "How it was made"):  # fmt: skip
         assert f">{title}</h2>" in html
     assert "lucrarea" in html
+
+
+def test_the_best_and_worst_answers_show_what_speaks_for_them(report):
+    best, _ = report.samples()
+    example = report.examples[best[0]]
+    span = Span("rewritten", 0, len(example.rewritten_text), 1.5)
+    evidence = (Evidence("the model", "occlusion", "log_probability", -9.0, (span,)),)
+    explained = replace(report, evidence={best[0]: evidence})
+    html = report_page(explained)
+    Checked(html)
+    assert html.count("<mark ") == 1
+    assert 'title="+1.50"' in html
+    assert "<mark " not in report_page(report)
+    first, *others = report_record(explained)["best_answers"]
+    assert evidence_of(first["evidence"][0]) == evidence[0]
+    assert all("evidence" not in sample for sample in others)
 
 
 def test_markdown_holds_no_markup_of_others(report):

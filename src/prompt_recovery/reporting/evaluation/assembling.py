@@ -9,6 +9,7 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.recovery.spans import method_of
 from prompt_recovery.reporting.evaluation.contenders import (
     Contender,
     from_baseline,
@@ -66,6 +67,7 @@ def job_of(
         second=opinion,
         honest_prompts=[e.rewrite_prompt for e in training.examples],
         folder=folder,
+        explain=method_of(given.explain),
         about={
             "evaluated": f"{given.data.name}, {_PARTS[part]}: {counted(len(examples), 'row')}",
             **{c.name: c.about for c in contenders if c.about},

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,15 @@ from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.evidence import (
+    explainable,
+    require_captum,
+    require_explainable,
+    with_evidence,
+)
 from prompt_recovery.recovery.interface import Prediction, pairs_of
-from prompt_recovery.recovery.predictions import checked_prediction
+from prompt_recovery.recovery.predictions import PredictionStore, checked_prediction
+from prompt_recovery.recovery.spans import Evidence, Method
 from prompt_recovery.reporting.evaluation.contenders import Contender
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
 from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
@@ -33,7 +40,7 @@ from prompt_recovery.storage import (
     write_jsonl,
 )
 from prompt_recovery.tables import counted, print_tables
-from prompt_recovery.terminal import announced
+from prompt_recovery.terminal import announced, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +61,8 @@ class EvaluationJob:
             to the true prompts.
         folder: Folder of the report, and of predictions to be used again.
         about: Other facts for the report by name.
+        explain: How evidence for the best recoverer's best and worst answers is measured. None
+            measures none.
     """
 
     name: str
@@ -64,6 +73,7 @@ class EvaluationJob:
     honest_prompts: Sequence[str]
     folder: Path
     about: dict[str, str] = field(default_factory=dict)
+    explain: Method | None = None
 
     def __post_init__(self) -> None:
         if not self.contenders:
@@ -146,6 +156,8 @@ def run_evaluation(job: EvaluationJob) -> Report:
     for contender in job.contenders:
         if _kept(contender, job) is None:
             contender.check()
+    if job.explain == "integrated_gradients":
+        require_captum()
     unwritten: list[PromptRecoveryError] = []
     evaluations = [_evaluated(contender, job, unwritten) for contender in job.contenders]
     evaluations.sort(key=lambda e: -e.mean)
@@ -163,6 +175,7 @@ def run_evaluation(job: EvaluationJob) -> Report:
         category_table(evaluations[:6], job.examples),
         result_table(evaluations, f"{job.name}: {counted(len(job.examples), 'example')}"),
     )
+    report = replace(report, evidence=_evidence(job, report))
     write_page(job.folder / "report.html", report_page(report))
     for name, text in {
         "report.md": report_markdown(report),
@@ -201,6 +214,49 @@ def _evaluated(
         predictions, seconds = kept
     told = None if contender.kind == "predictions" else seconds
     return evaluate(contender.name, predictions, job.examples, job.scs, told)
+
+
+def _evidence(job: EvaluationJob, report: Report) -> dict[int, tuple[Evidence, ...]]:
+    """The evidence for the best recoverer's best and worst answers, by the index of the example.
+
+    What is measured is kept in the folder. There is none for baselines and for predictions from
+    elsewhere.
+    """
+    [contender] = [c for c in job.contenders if c.name == report.best.name]
+    if job.explain is None or contender.kind != "recoverer":
+        return {}
+    pairs = pairs_of(job.examples)
+    places = list(dict.fromkeys(place for group in report.samples() for place in group))
+    chosen = {i: report.best.predictions[i] for i in places}
+    key, predicted = _place(contender, job)
+    key = fingerprint(key, job.explain)
+    path = job.folder / "evidence" / f"{predicted.stem}-{job.explain}.jsonl"
+    prompts = [(p.id, p.rewrite_prompt) for p in chosen.values()]
+    try:
+        store = PredictionStore(path, fingerprint(key, prompts))
+    except PromptRecoveryError as error:
+        log.warning("no evidence: %s", error)
+        return {}
+    missing = [i for i, prediction in chosen.items() if prediction.id not in store.done]
+    if missing:
+        recoverer = contender.make()
+        if not explainable(recoverer):
+            log.info("no evidence: %s has no model that reads the texts", contender.name)
+            return {}
+        require_explainable(recoverer, job.explain)
+        with progress_bar() as progress:
+            task = progress.add_task("measuring the evidence", total=len(missing))
+            for prediction in with_evidence(
+                recoverer,
+                [pairs[i] for i in missing],
+                [chosen[i] for i in missing],
+                job.explain,
+                lambda n: progress.advance(task, n),
+            ):
+                store.add([prediction])
+        del recoverer
+        gc.collect()
+    return {i: store.done[prediction.id].evidence for i, prediction in chosen.items()}
 
 
 def _keep(

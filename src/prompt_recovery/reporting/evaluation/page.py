@@ -18,6 +18,7 @@ from prompt_recovery.reporting.evaluation.report import (
 from prompt_recovery.reporting.evaluation.scores import calibration_error
 from prompt_recovery.reporting.evaluation.tables import encoder_table, ranking_table
 from prompt_recovery.reporting.html.charts import Interval, Line, interval_chart, line_chart
+from prompt_recovery.reporting.html.evidence import evidence_html
 from prompt_recovery.reporting.html.page import Section, page, render
 from prompt_recovery.reporting.html.parts import (
     Fact,
@@ -191,6 +192,9 @@ def _samples(report: Report) -> Markup:
             "example": example,
             "original": _cut(example.original_text),
             "rewritten": _cut(example.rewritten_text),
+            "evidence": evidence_html(
+                report.evidence.get(place, ()), example.original_text, example.rewritten_text
+            ),
             "answers": [
                 (e.name, f"{e.scs[place]:.2f}", _cut(e.predictions[place].rewrite_prompt, 400))
                 for e in report.evaluations

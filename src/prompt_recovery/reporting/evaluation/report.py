@@ -1,7 +1,7 @@
 """The results of an evaluation, from which the JSON, Markdown and HTML reports are made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.statistics import PairedGain, holm, paired_gain
+from prompt_recovery.recovery.spans import Evidence
 from prompt_recovery.reporting.evaluation.metric_hacking import MetricHackingCheck
 from prompt_recovery.reporting.evaluation.scores import (
     CalibrationBin,
@@ -50,6 +51,7 @@ class Report:
         second: Checks with a second encoder, if there is one.
         kinds: Kind of each recoverer by name: recoverer, baseline or predictions.
         about: Other facts about the evaluation by name.
+        evidence: What speaks for the best recoverer's answers to some examples, by their indices.
     """
 
     dataset: str
@@ -60,6 +62,7 @@ class Report:
     second: SecondOpinion | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[int, Sequence[Evidence]] = field(default_factory=dict)
 
     @property
     def best(self) -> Evaluation:
@@ -224,7 +227,7 @@ def report_record(report: Report) -> dict[str, Any]:
 
 def _sample(report: Report, place: int) -> dict[str, Any]:
     example = report.examples[place]
-    return {
+    sample: dict[str, Any] = {
         "id": example.id,
         "rewrite_prompt": example.rewrite_prompt,
         "predictions": {
@@ -235,6 +238,9 @@ def _sample(report: Report, place: int) -> dict[str, Any]:
             for e in report.evaluations
         },
     }
+    if place in report.evidence:
+        sample["evidence"] = [asdict(evidence) for evidence in report.evidence[place]]
+    return sample
 
 
 def _finite(value: float) -> float | None:

@@ -13,6 +13,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines import FewShot
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.recipe import RunNames
+from prompt_recovery.recovery.spans import Explain
 from prompt_recovery.settings import AtLeastOne, LocalPath, Positive, Precision
 from prompt_recovery.settings.checking import checked_value
 from prompt_recovery.templates import Template
@@ -101,6 +102,9 @@ class EvaluateSettings:
         precision: auto, bf16 or fp32.
         max_prompt_tokens: Limit of the zero-shot and few-shot baselines, for each example.
         split: How the datasets are split.
+        explain: Whether the report shows which words of the texts speak for the best and the worst
+            answers, if a trained recoverer is the best. true or occlusion: what is lost without
+            them; integrated_gradients: by Captum (extra `explain`). It takes seconds for each.
     """
 
     data: Dataset
@@ -119,6 +123,7 @@ class EvaluateSettings:
     precision: Precision = "auto"
     max_prompt_tokens: AtLeastOne = FewShot.max_prompt_tokens
     split: SplitSettings = field(default_factory=SplitSettings)
+    explain: Explain = True
 
     def recoverer_entries(self) -> list[RecovererEntry]:
         """Returns `recoverers` as entries."""

@@ -1,0 +1,121 @@
+"""Evidence as HTML: both texts, in which the words that speak for a prompt are marked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Literal
+
+from markupsafe import Markup
+
+from prompt_recovery.recovery.spans import Evidence, Method, Quantity, Span
+from prompt_recovery.reporting.html.page import render
+
+_FAINT = 0.08  # of the strongest weight; weaker ones aren't marked, but have their number on hover
+_NUMBERED = 5  # spans whose number is always visible, in each view
+_LONGEST = 3000  # maximum number of characters shown of a text
+
+_WITHOUT: dict[Quantity, str] = {
+    "log_probability": "log p(prompt | texts) falls without the words",
+    "cosine": "the cosine to the prompt falls without the words",
+}
+_PART: dict[Quantity, str] = {
+    "log_probability": "the words contribute to log p(prompt | texts)",
+    "cosine": "the words contribute to the cosine to the prompt",
+}
+_HOW: dict[Method, dict[Quantity, str]] = {
+    "occlusion": _WITHOUT,
+    "integrated_gradients": _PART,
+}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive characters of a text: marked, not marked, or unread."""
+
+    text: str
+    kind: Literal["", "for", "against"] = ""
+    share: float = 0.0
+    title: str = ""
+    number: str = ""
+    unread: bool = False
+
+
+def evidence_css() -> str:
+    """The style of `evidence_html`, for pages that aren't made by `page`."""
+    return (files(__package__) / "evidence.css").read_text(encoding="utf-8")
+
+
+def evidence_html(evidence: Sequence[Evidence], original_text: str, rewritten_text: str) -> Markup:
+    """Renders both texts once for each model, with the words that speak for the prompt marked.
+
+    Words that speak for it have a solid line below them and words that speak against it a dotted
+    one, thicker and with a stronger background for higher weights. All weights are shown on hover,
+    and the highest ones beside the words. Words that the model didn't read are in italics.
+
+    Args:
+        evidence: The evidence of each model.
+        original_text: The original text. All texts are escaped.
+        rewritten_text: The rewritten text.
+    """
+    texts = {"original": original_text, "rewritten": rewritten_text}
+    views = [{"caption": _caption(e), "texts": _marked(e, texts)} for e in evidence]
+    return render("evidence.html.jinja", views=views)
+
+
+def _caption(evidence: Evidence) -> str:
+    how = _HOW[evidence.method][evidence.quantity]
+    return (
+        f"{evidence.source}: by how much {how} ({_number(evidence, evidence.value, signed=False)} "
+        "with all words). Solid line: they speak for the prompt; dotted line: against it; italics: "
+        "not read."
+    )
+
+
+def _number(evidence: Evidence, value: float, signed: bool = True) -> str:
+    digits = 2 if evidence.quantity == "log_probability" else 3
+    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+
+
+def _marked(evidence: Evidence, texts: Mapping[str, str]) -> list[tuple[str, list[_Part]]]:
+    """Both texts by their names, in parts."""
+    weights = sorted((abs(span.weight) for span in evidence.spans), reverse=True)
+    highest = max([*weights, 1e-12])
+    numbered = weights[: max(_NUMBERED, 1)][-1] if weights else highest
+    found = []
+    for name, text in texts.items():
+        parts, at = [], 0
+        for span in evidence.spans:
+            if span.text != name or span.start >= _LONGEST:
+                continue
+            parts += _between(text[at : span.start])
+            parts.append(_marked_part(evidence, span, text, highest, numbered))
+            at = span.end
+        end = max(at, _LONGEST)
+        parts += _between(text[at:end] + (" […]" if len(text) > end else ""))
+        found.append((name, parts))
+    return found
+
+
+def _marked_part(
+    evidence: Evidence, span: Span, text: str, highest: float, numbered: float
+) -> _Part:
+    number = _number(evidence, span.weight)
+    share = abs(span.weight) / highest
+    words = text[span.start : span.end]
+    if share < _FAINT:
+        return _Part(words, title=number)
+    return _Part(
+        words,
+        "for" if span.weight > 0 else "against",
+        round(share, 2),
+        number,
+        number if abs(span.weight) >= numbered else "",
+    )
+
+
+def _between(text: str) -> list[_Part]:
+    """What is in no span: white space, or words that the model didn't read."""
+    if not text:
+        return []
+    unread = bool(text.strip())
+    return [_Part(text, title="not read by this model" if unread else "", unread=unread)]
