@@ -1,3 +1,4 @@
+import subprocess
 import sys
 import tomllib
 
@@ -31,3 +32,24 @@ def test_help_lists_every_command(arguments, status, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("error: unknown command 'learn'" if status else "usage:")
     assert all(f"\n  {command} " in said for command in module.COMMANDS)
+
+
+def imported_by(code):
+    script = f"{code}\nimport sys; print(*sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in found.stdout.split()}
+
+
+def test_help_and_settings_are_shown_without_heavy_libraries():
+    heavy = {"torch", "transformers", "hydra", "numpy", "pydantic"}
+    assert not imported_by("import prompt_recovery.commands.main") & heavy
+    settings = imported_by("import prompt_recovery.commands.recover")
+    assert not settings & {"torch", "transformers", "scipy", "sklearn", "pyarrow", "wandb"}
+
+
+def test_a_recovery_imports_only_what_it_needs():
+    unused = {"sentence_transformers", "sklearn", "pandas", "datasets", "pyarrow", "wandb",
+              "lightning", "matplotlib", "lingua"}  # fmt: skip
+    assert not imported_by("import prompt_recovery.recovery.job") & unused

@@ -66,12 +66,12 @@ def _convert(location: Location, scratch: Path, target: Path) -> None:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         size = _size_in_bf16(config)
     require_space(scratch, size)
-    if size >= _WORTH_SAYING and is_first():
-        minutes = max(round(size / _BYTES_PER_SECOND / 60), 1)
+    if is_first():
+        seconds = size / _BYTES_PER_SECOND
         log.info(
-            "converting %s to bf16 safetensors, once: it takes up to %d minutes and %.1f GB in %s",
+            "converting %s to bf16 safetensors, once: it takes up to %s and %.1f GB in %s",
             location.gguf_file,
-            minutes,
+            f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(seconds, 1):.0f} s",
             size / 1e9,
             target,
         )

@@ -1,5 +1,6 @@
 """`prompt-recovery recover`: find the prompts of pairs of texts."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -14,6 +15,8 @@ from prompt_recovery.runs.folder import named_runs
 from prompt_recovery.settings import Positive
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.terminal import IMPORTING, announced
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -81,6 +84,7 @@ def recover(config: DictConfig) -> None:
     """Recovers the prompts of a file of pairs, or of one pair."""
     given: RecoverSettings = make(check(config, RecoverSettings), RecoverSettings)
     recipe = given.recipe()
+    log.info("loading %s", " and ".join(map(str, recipe.runs)))
 
     with announced(IMPORTING):
         from prompt_recovery.recovery.job import RecoveryJob

@@ -18,9 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from prompt_recovery.data.examples import Row
 from prompt_recovery.errors import PromptRecoveryError, first_line
 
@@ -106,10 +103,14 @@ def read_rows(path: Path, setting: str = "data.path") -> Iterator[Row]:
         raise PromptRecoveryError(f"{path}: is a folder; use data=folder data.path=…") from error
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, OSError) as error:
-        raise PromptRecoveryError(
-            f"{path}: is corrupt or cut short ({first_line(error)}); fetch or make it again"
-        ) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+        raise _corrupt(path, error) from error
+
+
+def _corrupt(path: Path, error: Exception) -> PromptRecoveryError:
+    return PromptRecoveryError(
+        f"{path}: is corrupt or cut short ({first_line(error)}); fetch or make it again"
+    )
 
 
 @contextmanager
@@ -327,24 +328,30 @@ def _json_row(place: str, values: Any) -> Row:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa  # takes a fifth of a second, which other files need not wait for
+    import pyarrow.parquet as pq
+
     number = 0
     with path.open("rb") as file:
         packed = {_GZIP: "is packed with gzip; unpack it with gunzip"}
         _refuse(path, file.peek(64), _FOREIGN | packed)
-    with pq.ParquetFile(path) as parquet:
-        _refuse_repeated(path, parquet.schema_arrow.names)
-        for batch in parquet.iter_batches(batch_size=1024):
-            columns = [
-                _cells(path, name, column, number)
-                for name, column in zip(batch.schema.names, batch.columns, strict=True)
-            ]
-            for values in zip(*columns, strict=True):
-                number += 1
-                row = dict(zip(batch.schema.names, values, strict=True))
-                yield Row(f"{path.name}, row {number}", row)
+    try:
+        with pq.ParquetFile(path) as parquet:
+            _refuse_repeated(path, parquet.schema_arrow.names)
+            for batch in parquet.iter_batches(batch_size=1024):
+                columns = [
+                    _cells(path, name, column, number)
+                    for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                ]
+                for values in zip(*columns, strict=True):
+                    number += 1
+                    row = dict(zip(batch.schema.names, values, strict=True))
+                    yield Row(f"{path.name}, row {number}", row)
+    except pa.ArrowException as error:
+        raise _corrupt(path, error) from error
 
 
-def _cells(path: Path, name: str, column: "pa.Array[Any]", before: int) -> list[Any]:
+def _cells(path: Path, name: str, column: Any, before: int) -> list[Any]:
     """The values of a column as Python has them; bytes are texts."""
     try:
         values = column.to_pylist()

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.storage import MALFORMED, atomic_write, cache_dir, fingerprint
@@ -101,6 +98,9 @@ def tokenise(
             answers = [completion_tokens(text, tokenizer) for text in texts]
             rows.append(TokenisedExample(example.id, prompt, answers, cut))
     if use_cache and rows:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         columns = {name: [getattr(r, name) for r in rows] for name in TokenisedExample.__slots__}
         with atomic_write(path) as temporary:
             pq.write_table(pa.table(columns), temporary, write_page_checksum=True)
@@ -114,6 +114,9 @@ def _kept(path: Path, expected: Sequence[tuple[str, int]]) -> list[TokenisedExam
         path: The file.
         expected: The id of each row and the number of its completions.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         prompts, completions = (table.schema.field(n).type for n in ("prompt", "completions"))

@@ -10,9 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Candidate, Prediction
 from prompt_recovery.recovery.spans import evidence_of
@@ -124,6 +121,9 @@ def _write_jsonl(
 def _write_parquet(
     path: Path, predictions: Sequence[Prediction], fallback: str, columns: Columns
 ) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     candidate = pa.struct(
         [("text", pa.string()), ("log_probability", pa.float64()), ("score", pa.float64())]
     )

@@ -31,6 +31,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -551,12 +552,18 @@ def calibration_file(adapter: Path) -> Path:
 def weights_digest(folder: Path) -> str:
     """Returns the SHA-256 digest of the weights of an adapter or a retriever, or "" without any."""
     weights = folder / "adapter_model.safetensors"
-    if weights.is_file():
-        return hashlib.sha256(weights.read_bytes()).hexdigest()
-    digest, files = hashlib.sha256(), sorted(folder.rglob("*.safetensors"))
-    for file in files:
+    files = [weights] if weights.is_file() else sorted(folder.rglob("*.safetensors"))
+    changes = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return _digest(*changes) if files else ""
+
+
+@lru_cache(maxsize=64)
+def _digest(*files: tuple[Path, int, int]) -> str:
+    """The digest of files, each with its size and the time of its last change."""
+    digest = hashlib.sha256()
+    for file, _, _ in files:
         digest.update(file.read_bytes())
-    return digest.hexdigest() if files else ""
+    return digest.hexdigest()
 
 
 def named_runs(runs: str | Iterable[str] | None) -> list[Path]:
