@@ -32,6 +32,10 @@ def run(folder, monkeypatch):  # noqa: F811
     return run
 
 
+def pair_of(row):
+    return Pair("1", row["original_text"], row["rewritten_text"])
+
+
 def contents(path):
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return {p.relative_to(path).as_posix(): p.read_bytes() for p in files}
@@ -66,6 +70,11 @@ def test_a_run_is_shipped_and_answers_by_its_name(run, folder, caplog):  # noqa:
     np.testing.assert_allclose(
         own.encoder.embed([PAIR]), retriever.encoder.embed([PAIR]), atol=5e-3
     )
+
+    rows = json.loads((output / "sample.json").read_text())
+    assert len(rows) == min(10, len(rows)) and rows[0]["nearest"]
+    own_cosines = own.bank.vectors @ own.encoder.embed([pair_of(rows[0])])[0]
+    assert max(rows[0]["nearest"].values()) == pytest.approx(own_cosines.max(), abs=5e-3)
 
     finished = RunFolder(unpacked)  # as `compare` and `retriever.run` find it
     assert len(finished.predictions()) == finished.metrics()["test/examples"] > 0

@@ -18,10 +18,10 @@ from prompt_recovery.backbones.encoders import EncoderBackbone, locate_encoder
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.recovery.assemble import assemble
-from prompt_recovery.recovery.bank import PromptBank, read_prompts
+from prompt_recovery.recovery.bank import PromptBank, nearest, read_prompts
 from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.fitted import fit_key, keep_fit, kept_fit
-from prompt_recovery.recovery.interface import ConstantRecoverer
+from prompt_recovery.recovery.interface import ConstantRecoverer, pairs_of
 from prompt_recovery.recovery.job import steps
 from prompt_recovery.recovery.load import splits_of
 from prompt_recovery.recovery.recipe import Recipe
@@ -48,6 +48,7 @@ from prompt_recovery.runs.shipped import (
 )
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.shipping.card import CARD, RETRIEVER_CONFIG, card
+from prompt_recovery.storage import write_json
 from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.results import (
     RunEvaluations,
@@ -63,6 +64,9 @@ _WEIGHTS = "model.safetensors"
 _DIFFERENCE = "difference.safetensors"
 _PIP = "pip install --no-deps "
 _OTHER_PRECISION = "torch.bfloat16"
+SAMPLE = "sample.json"
+"""Pairs with what the retriever finds for them on the machine where it was shipped."""
+_SAMPLED, _NEAREST = 10, 5
 _NOT_SHIPPED = {_WEIGHTS, "calibration.json"}
 
 
@@ -114,6 +118,7 @@ def ship(given: ShippingSettings) -> Path:
             recoverer = _fit(run)
             own = calibration_file(run.recoverers[0])
             shutil.copyfile(own, scratch / own.relative_to(run.path))
+            write_json(scratch / SAMPLE, _sample(recoverer, run), indent=1)
             if given.test:
                 _test(recoverer, run, RunFolder(scratch))
         Manifest(_digests(scratch), packages, parts).write(scratch)
@@ -223,10 +228,12 @@ def _packages(folders: Sequence[Path]) -> dict[str, str]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The digests of all files but the manifest and the card, by path."""
+    """The digests of all files that are unpacked, by path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
-    return {name: digest_of(folder / name) for name in names if name not in (MANIFEST, CARD)}
+    return {
+        name: digest_of(folder / name) for name in names if name not in (MANIFEST, CARD, SAMPLE)
+    }
 
 
 def _fit(run: RunFolder) -> PosteriorRecoverer:
@@ -247,6 +254,25 @@ def _fit(run: RunFolder) -> PosteriorRecoverer:
         )
     keep_fit(folders[0], fit_key(*arguments, dtype=_OTHER_PRECISION), found)
     return recoverer
+
+
+def _sample(recoverer: PosteriorRecoverer, run: RunFolder) -> list[dict[str, Any]]:
+    """Validation examples with the prompts that the retriever finds nearest, for a test."""
+    examples = splits_of(run.recoverers[0]).val[:_SAMPLED]
+    [source] = [s for s, _ in recoverer.sources if isinstance(s, Retriever)]
+    predicted = source.encoder.embed(pairs_of(examples))
+    indices, cosines = nearest(predicted, source.bank.vectors, _NEAREST)
+    return [
+        {
+            "original_text": example.original_text,
+            "rewritten_text": example.rewritten_text,
+            "nearest": {
+                source.bank.prompts[i]: round(float(cosine), 5)
+                for i, cosine in zip(row, own, strict=True)
+            },
+        }
+        for example, row, own in zip(examples, indices, cosines, strict=True)
+    ]
 
 
 def _test(recoverer: PosteriorRecoverer, run: RunFolder, packed: RunFolder) -> None:
