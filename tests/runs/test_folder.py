@@ -80,7 +80,7 @@ def test_what_is_written_is_read_back(tmp_path):
     run = RunFolder(tmp_path / "run")
     odd = "a\u2028b\x85c\x0bd 🐝"
     run.write_config({"name": odd, "seed": 1, "optim": {"learning_rate": 1e-5, "note": "1e-5"}})
-    run.write_curve([(1, 0.25), (2, 0.5)])
+    run.write_curve([{"step": 1, "val/scs": 0.25}, {"step": 2, "val/scs": 0.5}])
     run.write_predictions([{"id": "1", "prediction": odd}, {"id": "2", "prediction": "\ud83d"}])
     run.write_environment({"python": "3"})
     assert run.config() == {
@@ -116,7 +116,7 @@ def test_a_finished_run_is_taken_over(tmp_path):
     one.adapter.mkdir(parents=True)
     (one.adapter / "adapter_model.safetensors").write_bytes(b"weights")
     one.write_config({"seed": 1})
-    one.write_curve([(1, 0.5)])
+    one.write_curve([{"step": 1, "val/scs": 0.5}])
     one.write_metrics({"train/seconds": 3.0})
     with_checkpoint(one)
     other.take_over(one)

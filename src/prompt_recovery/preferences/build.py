@@ -20,6 +20,7 @@ from prompt_recovery.preferences.candidates import (
     CorruptedTruths,
     OtherPrompts,
     PreferenceCandidate,
+    RetrievedCandidates,
     SampledCandidates,
     collect_candidates,
 )
@@ -33,13 +34,15 @@ from prompt_recovery.preferences.files import (
 from prompt_recovery.preferences.pairing import PERFECT, Pairing
 from prompt_recovery.preferences.pool import joined, read_pool, write_pool
 from prompt_recovery.preferences.scoring import score_candidates
+from prompt_recovery.runs.folder import is_retriever, recoverer_folders, weights_digest
 from prompt_recovery.settings import AtLeastOne, Count, IsPath, LocalPath, checked
 from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.templates import chat_messages, chat_prompt, word_difference
 from prompt_recovery.terminal import progress_bar
 
 if TYPE_CHECKING:
-    from prompt_recovery.recovery.writer import Writer  # loads torch
+    from prompt_recovery.recovery.retriever import Retriever  # loads torch
+    from prompt_recovery.recovery.writer import Writer
 
 log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parents[1] / "data" / "starter" / "preferences" / "preferences.parquet"
@@ -55,6 +58,7 @@ class Mix:
         zero_shot: Samples of its backbone alone.
         corrupted: Corrupted versions of the true prompt.
         others: Similar prompts of other examples.
+        retrieved: Prompts that a dense retriever finds: `preferences.retriever`, or the run's own.
         api: Answers of a model behind an OpenAI-compatible endpoint.
         temperatures: Temperatures of the samples, used in turn; each in (0, 2].
         max_new_tokens: Maximum number of tokens in a sample.
@@ -64,6 +68,7 @@ class Mix:
     zero_shot: Count = 0
     corrupted: Count = 1
     others: Count = 1
+    retrieved: Count = 0
     api: Count = 0
     temperatures: Annotated[Sequence[Annotated[float, Gt(0), Le(2)]], MinLen(1)] = (0.5, 0.7, 1.0)
     max_new_tokens: AtLeastOne = 24
@@ -86,6 +91,8 @@ class Preferences:
         api: The endpoint for `mix.api`.
         earlier: A folder of preferences that an earlier run made, whose candidates are added to
             those of this run. None adds none.
+        retriever: A run or folder with a dense retriever, for `mix.retrieved`. None takes the
+            run's own.
         most: The largest number of candidates of an example if earlier ones are added.
     """
 
@@ -94,6 +101,7 @@ class Preferences:
     pairing: Pairing = field(default_factory=Pairing)
     api: ChatApi = field(default_factory=ChatApi)
     earlier: LocalPath | None = None
+    retriever: LocalPath | None = None
     most: Annotated[int, Ge(2)] = 32
 
 
@@ -242,12 +250,13 @@ def _make(
     key = fingerprint(
         identity,
         [asdict(e) for e in examples],
-        asdict(settings.mix),
+        {k: v for k, v in asdict(settings.mix).items() if k != "retrieved" or v},
         [settings.api.model, settings.api.url and settings.api.address]
         if settings.mix.api
         else None,
         [asdict(writer.template), writer.max_prompt_tokens],
         scs.encoder.identity if settings.mix.others else None,
+        *([weights_digest(_retriever_folder(settings))] if settings.mix.retrieved else []),
         seed,
     )
     with progress_bar() as progress:
@@ -311,6 +320,8 @@ def candidate_sources(
         sources.append(CorruptedTruths(prompts, mix.corrupted, seed))
     if mix.others:
         sources.append(OtherPrompts(prompts, scs, mix.others, seed))
+    if mix.retrieved:
+        sources.append(RetrievedCandidates(_retriever(settings, scs), mix.retrieved))
     if mix.api:
         temperatures = mix.in_turn(mix.api)
         sources.append(
@@ -319,6 +330,28 @@ def candidate_sources(
     if not sources:
         raise PromptRecoveryError("preferences.mix asks for no candidates: set one of its counts")
     return sources
+
+
+def _retriever_folder(settings: Preferences) -> Path:
+    """The folder of the retriever that `mix.retrieved` asks."""
+    if settings.retriever is None:
+        raise PromptRecoveryError(
+            f"preferences.mix.retrieved={settings.mix.retrieved}: needs a dense retriever: give "
+            "preferences.retriever=<run>, or retriever=contrastive"
+        )
+    found = [f for f in recoverer_folders(settings.retriever) if is_retriever(f)]
+    if not found:
+        raise PromptRecoveryError(
+            f"preferences.retriever={settings.retriever}: holds no dense retriever; give a run of "
+            "objective=contrastive, or its retriever folder"
+        )
+    return found[0]
+
+
+def _retriever(settings: Preferences, scs: SCS) -> "Retriever":
+    from prompt_recovery.recovery.load import load_retriever  # loads torch
+
+    return load_retriever(_retriever_folder(settings), scs)
 
 
 def _prompt(example: RewriteExample, writer: "Writer") -> str | list[Message]:
@@ -356,9 +389,16 @@ def _record(
     }
 
 
+_OF_OTHERS = ("corrupted", "others", "retrieved")
+"""Sources of candidates that no model wrote."""
+
+
 def _best(scored: dict[str, list[PreferenceCandidate]]) -> float:
     own = [
-        max((c.scs for c in candidates if c.source not in ("corrupted", "others")), default=None)
+        max(
+            (c.scs for c in candidates if c.source not in _OF_OTHERS),
+            default=None,
+        )
         for candidates in scored.values()
     ]
     return float(np.mean([s for s in own if s is not None] or [np.nan]))

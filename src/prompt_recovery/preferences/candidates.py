@@ -12,14 +12,18 @@ import numpy as np
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.bank import nearest
 from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.decoding import uniforms
+from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.storage import Journal, locked
 
 if TYPE_CHECKING:
-    from prompt_recovery.recovery.writer import Writer  # loads torch
+    from prompt_recovery.recovery.retriever import Retriever  # loads torch
+    from prompt_recovery.recovery.writer import Writer
 
 BATCH = 16  # examples whose candidates are saved together
+_EQUAL = 8  # prompts of a bank that may differ from the truth in spelling only
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class PreferenceCandidate:
 
     Attributes:
         text: The guess without chatter, never empty.
-        source: Where it came from: sampled, zero_shot, corrupted, others or api.
+        source: Where it came from: sampled, zero_shot, corrupted, others, retrieved
+            or api.
         scs: SCS against the truth, in [-1, 1]; NaN before scoring.
     """
 
@@ -149,6 +154,36 @@ class OtherPrompts:
             ]
             rng = seeded_random(self.seed, self.name, example.id, 0)
             rows.append(rng.sample(order, min(self.count, len(order))))
+        return rows
+
+
+@dataclass(frozen=True)
+class RetrievedCandidates:
+    """The prompts of a dense retriever's bank that are nearest to each pair, but not the truth.
+
+    A retriever that was trained on the same examples knows them, so that its other prompts are
+    nearer to the truth than they are for new pairs.
+
+    Attributes:
+        retriever: The retriever.
+        count: Number of candidates per example.
+        name: retrieved.
+    """
+
+    retriever: "Retriever"
+    count: int
+    name: str = "retrieved"
+
+    def propose(self, examples: Sequence[RewriteExample]) -> list[list[str]]:
+        """Returns `count` prompts for each example, the nearest first."""
+        bank = self.retriever.bank
+        predicted = self.retriever.encoder.embed(pairs_of(examples))
+        found, _ = nearest(predicted, bank.vectors, self.count + _EQUAL)
+        rows = []
+        for example, row in zip(examples, found, strict=True):
+            truth = normalise(example.rewrite_prompt)
+            prompts = [bank.prompts[i] for i in row if normalise(bank.prompts[i]) != truth]
+            rows.append(prompts[: self.count])
         return rows
 
 

@@ -49,6 +49,32 @@ def expected_scs(
     return np.asarray(gained / np.maximum(total, 1e-12))
 
 
+def expected_under(texts: Sequence[str], posterior: Posterior, scs: SCS) -> NDArray[np.float64]:
+    """The expected SCS of texts that need not be among those of a posterior.
+
+    Args:
+        texts: n texts, none of which is blank.
+        posterior: At least one text or predicted embedding.
+        scs: The utility.
+
+    Returns:
+        fp64 [n], in [-1, 1].
+    """
+    gained, total = np.zeros(len(texts)), 0.0
+    if not texts:
+        return gained
+    if posterior.texts:
+        votes = np.asarray(posterior.votes, np.float64)
+        gained += scs.matrix(texts, posterior.texts) @ votes
+        total += float(votes.sum())
+    if posterior.embeddings:
+        votes = np.array([e.votes for e in posterior.embeddings], np.float64)
+        vectors = np.stack([e.vector for e in posterior.embeddings])
+        gained += scs.with_vectors(texts, vectors) @ votes
+        total += float(votes.sum())
+    return gained / total
+
+
 def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
     """The texts of a posterior with their expected SCS as scores, the best first.
 

@@ -28,7 +28,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -322,9 +322,9 @@ class RunFolder:
         with atomic_write(self._config) as temporary:
             temporary.write_text(text, "utf-8")
 
-    def write_curve(self, points: Sequence[tuple[int, float]]) -> None:
-        """Writes the (step, val/scs) pairs of all validations so far."""
-        write_jsonl(self._curve, ({"step": step, "val/scs": value} for step, value in points))
+    def write_curve(self, points: Iterable[Mapping[str, float]]) -> None:
+        """Writes the results of all validations so far: `step`, `val/scs` and further metrics."""
+        write_jsonl(self._curve, points)
 
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the test examples with their predictions."""

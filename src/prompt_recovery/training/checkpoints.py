@@ -96,10 +96,17 @@ class BestWeights(Callback):
     Args:
         save: Writes trained weights, by their names in the module, where they can be loaded again.
             Only the first process calls it.
+        refused: Whether the weights of the last validation must not be kept even if it was the
+            best.
     """
 
-    def __init__(self, save: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    def __init__(
+        self,
+        save: Callable[[dict[str, torch.Tensor]], None],
+        refused: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.save = save
+        self.refused = refused
         self.best = float("-inf")
         self.weights: dict[str, torch.Tensor] = {}
         self._written = False
@@ -109,7 +116,7 @@ class BestWeights(Callback):
         if trainer.sanity_checking:
             return
         score = float(trainer.callback_metrics["val/scs"])
-        if score > self.best:
+        if score > self.best and not self.refused():
             self.best = score
             self._keep(trainer, pl_module)
 

@@ -20,6 +20,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Contrastive, Objective, PolicyGradient
 from prompt_recovery.preferences import Preferences
 from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.pairs import PairColumns
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.settings import (
     AtLeastOne,
@@ -198,6 +199,10 @@ class RunSettings:
         tags: Tags of the W&B run.
         batching: Batch sizes.
         optim: Optimiser and schedule.
+        hacking: What happens if the metric is hacked: objectives that learn from SCS can raise it
+            with answers that only its encoder likes. Validation compares with the first one whether
+            the SCS under a second encoder (extra `second`) or the length falls while the SCS rises.
+            "warn" says so; "stop" also ends the training, with the best weights from before.
     """
 
     seed: Count = 0
@@ -208,6 +213,24 @@ class RunSettings:
     tags: Sequence[str] = ()
     batching: Batching = field(default_factory=Batching)
     optim: Optimisation = field(default_factory=Optimisation)
+    hacking: Literal["warn", "stop"] = "warn"
+
+
+@checked("unlabelled")
+@dataclass(frozen=True)
+class UnlabelledPairs:
+    """A file of pairs whose prompts nobody knows, for self-training with a policy gradient.
+
+    The reward of what the model writes for such a pair is its expected SCS under the posterior of
+    the dense retriever.
+
+    Attributes:
+        path: CSV, JSONL or Parquet. None trains on the dataset alone.
+        columns: What the file calls its columns; columns.id=null numbers the rows from 0.
+    """
+
+    path: LocalPath | None = None
+    columns: PairColumns = field(default_factory=PairColumns)
 
 
 @dataclass(kw_only=True)
@@ -243,6 +266,7 @@ class TrainSettings(RunSettings):
             started from.
         round_patience: Number of consecutive rounds without a better validation after which rounds
             stop.
+        unlabelled: Pairs without prompts, on which a policy gradient trains the model itself.
         split: How the dataset is split.
         lead_ins: Share of training rewrites to which a lead-in of chat models, such as "Sure, here
             is …", is added.
@@ -267,6 +291,7 @@ class TrainSettings(RunSettings):
     rounds: AtLeastOne = 1
     round_reference: Literal["previous", "first"] = "previous"
     round_patience: AtLeastOne = 1
+    unlabelled: UnlabelledPairs = field(default_factory=UnlabelledPairs)
     split: TrainingSplit = field(default_factory=TrainingSplit)
     lead_ins: Share = 0.0
 
@@ -298,6 +323,7 @@ class TrainingJob(RunSettings):
         evaluate: Whether to evaluate on the test split at the end.
         retriever: A trained retriever in the run's folder that answers with the language model.
         trained: An adapter that rounds have trained: nothing more is trained, and it is evaluated.
+        unlabelled: Pairs without prompts, on which a policy gradient trains the model itself.
         reference: The reference model of preferences: what training starts from ("start"), the
             bare backbone, or an adapter folder.
         config: The run's configuration, for records.
@@ -323,6 +349,7 @@ class TrainingJob(RunSettings):
     evaluate: bool = True
     retriever: Path | None = None
     trained: Path | None = None
+    unlabelled: UnlabelledPairs = field(default_factory=UnlabelledPairs)
     reference: Path | Literal["start", "backbone"] = "start"
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -330,6 +357,11 @@ class TrainingJob(RunSettings):
         require_fitting(self.backbone, self.adapter, self.objective)
         if isinstance(self.objective, PolicyGradient):
             _require_sampling(self)
+        elif self.unlabelled.path is not None:
+            raise PromptRecoveryError(
+                f"unlabelled.path={self.unlabelled.path}: objective={self.objective.name} needs "
+                "true prompts; give a policy gradient such as objective=grpo"
+            )
         require_loggable(self.logger.kind, self.logger.project, list(self.tags))
 
     @property
@@ -341,6 +373,12 @@ class TrainingJob(RunSettings):
     def trains_retriever(self) -> bool:
         """Whether a dense retriever is trained, and not the adapter of a language model."""
         return isinstance(self.objective, Contrastive)
+
+    @property
+    def learns_from_scs(self) -> bool:
+        """Whether completions are preferred by their SCS, rather than true prompts imitated."""
+        policy = isinstance(self.objective, PolicyGradient)
+        return policy or getattr(self.objective, "completions", "truth") != "truth"
 
     @property
     def weights_folder(self) -> Path:
@@ -419,6 +457,7 @@ def job_of(config: dict[str, Any], run: RunFolder, **stage: Any) -> TrainingJob:
         adapter=given.adapter,
         objective=given.objective,
         preferences=given.preferences,
+        unlabelled=given.unlabelled,
         scs=given.metric,
         decoding=given.decoding,
         trainer=dict(given.trainer),

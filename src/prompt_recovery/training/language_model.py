@@ -47,6 +47,7 @@ from prompt_recovery.training.results import (
     evaluate_recoverer,
     evaluate_sources,
 )
+from prompt_recovery.training.self_training import SelfTraining, self_training
 from prompt_recovery.training.together import fit_and_keep, trained_recoverer
 from prompt_recovery.training.trees import training_trees
 from prompt_recovery.trees import causal_lm_of, trees_share_rows
@@ -68,6 +69,7 @@ class PreparedLanguageModel(Prepared):
         location: Location of the backbone's files.
         hardware: Where and how precisely this process computes.
         start_weights: Weights of the adapter that training starts from; empty for a new adapter.
+        unlabelled: Pairs without prompts that it is trained on, too.
         together: The trained model and the retriever, once training has ended.
     """
 
@@ -79,6 +81,7 @@ class PreparedLanguageModel(Prepared):
     location: Location
     hardware: Hardware
     start_weights: dict[str, torch.Tensor]
+    unlabelled: SelfTraining
     together: PosteriorRecoverer | None = None
 
     @property
@@ -89,6 +92,7 @@ class PreparedLanguageModel(Prepared):
             "template": asdict(self.writer.template),
             "decoding": record(self.job.decoding),
             "max_prompt_tokens": self.job.batching.max_prompt_tokens,
+            **({"unlabelled": dict(self.unlabelled.record)} if self.unlabelled.record else {}),
         }
 
     @property
@@ -162,7 +166,7 @@ class PreparedLanguageModel(Prepared):
             module.cpu()
             model = _model(self.job, self.location, self.hardware.precision.dtype)
             writer = replace(module.writer, model=model)
-            module = _module(self.job, writer, self.fallback, module.fingerprint)
+            module = _module(self.job, writer, self.fallback, module.fingerprint, self.unlabelled)
         module.load_trained_weights(weights)
         module.model.to(self.hardware.device)
         return module.writer
@@ -222,6 +226,7 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
         name=f"{backbone.name} {job.objective.name}",
     )
     fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
+    unlabelled = self_training(job.unlabelled, job.retriever, job.scs, hardware.precision.name)
     started_with = _identity(location, dtype, adapter.four_bit, job.start)
     reference = started_with
     if job.reference != "start":
@@ -232,7 +237,9 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
         model.to(hardware.device)  # otherwise, it is moved layer by layer when it is sharded
     training = None
     if job.trained is None:
-        training = training_trees(job, objective, writer, started_with, reference)
+        training = training_trees(
+            job, objective, writer, started_with, reference, unlabelled.examples
+        )
     sharing = trees_share_rows(causal_lm_of(model))
     sampled, updates = 0, 1
     if isinstance(objective, PolicyGradient):
@@ -253,6 +260,7 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
         job.dataset.fingerprint(),
         started_with,
         *([] if reference == started_with else [reference]),
+        *([unlabelled.record] if unlabelled.record else []),
         asdict(adapter),
         asdict(job.template),
         [r.id for r in data.training.rows],
@@ -263,11 +271,11 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and job.start is not None
     }
-    module = _module(job, writer, fallback, identity)
+    module = _module(job, writer, fallback, identity, unlabelled)
     if job.keep_hidden_states and isinstance(module, RecovererModule):
         module.frozen = _frozen_states(model, data, location, adapter, hardware.sharded)
     return PreparedLanguageModel(
-        job, writer, fallback, data, module, location, hardware, start_weights
+        job, writer, fallback, data, module, location, hardware, start_weights, unlabelled
     )
 
 
@@ -322,19 +330,22 @@ def _frozen_states(
     return states
 
 
-def _module(job: TrainingJob, writer: Writer, fallback: str, identity: str) -> WriterModule:
+def _module(
+    job: TrainingJob, writer: Writer, fallback: str, identity: str, unlabelled: SelfTraining
+) -> WriterModule:
     objective, length = _objective(job), job.decoding.max_new_tokens
     if isinstance(objective, PolicyGradient):
         return PolicyModule(
             writer,
             objective,
-            job.splits.train,
+            [*job.splits.train, *unlabelled.examples],
             job.scs,
             job.seed,
             job.optim,
             identity,
             length,
             fallback,
+            unlabelled.posteriors,
         )
     return RecovererModule(writer, objective, job.scs, job.optim, identity, length, fallback)
 

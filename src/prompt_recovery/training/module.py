@@ -1,5 +1,6 @@
 """Lightning modules: what all of them share, and the one for objectives over completion trees."""
 
+import math
 import random
 import time
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.answers import AnswerScores
 from prompt_recovery.metrics.mean_scs import SCSMetric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Objective, ScoredCompletions
@@ -202,6 +204,10 @@ class WriterModule(TrainedModule):
             refused.
         max_new_tokens: Maximum number of tokens in an answer in validation.
         fallback: The answer to score if the model's answer is empty.
+
+    Attributes:
+        answers: What `AnswerScores` says of the last validation, fp64 [n, 3]; None if the answers
+            are not watched.
     """
 
     def __init__(
@@ -220,7 +226,13 @@ class WriterModule(TrainedModule):
         self.fallback = fallback
         self.val_scs = SCSMetric(scs)
         self.val_nll = MeanMetric()
+        self.answers: Tensor | None = None
+        self._answer_scores: AnswerScores | None = None
         self.sharded = False
+
+    def watch(self, scs: SCS, second: SCS | None) -> None:
+        """Scores the answers in validation one by one, if possible with a second encoder, too."""
+        self._answer_scores = AnswerScores(scs, second)
 
     def configure_model(self) -> None:
         """Shards the model if the strategy is `FullySharded`."""
@@ -247,10 +259,24 @@ class WriterModule(TrainedModule):
         self.val_nll.update(nll)
         answers = self.writer.write_greedily(batch.prompts, self.max_new_tokens, self._all_done)
         predictions = [answer.text or self.fallback for answer in answers[: batch.real]]
-        self.val_scs.update(predictions, [e.rewrite_prompt for e in batch.examples[: batch.real]])
+        truths = [e.rewrite_prompt for e in batch.examples[: batch.real]]
+        self.val_scs.update(predictions, truths)
+        if self._answer_scores is not None:
+            self._answer_scores.update(predictions, truths)
         options = {"prog_bar": True, "on_epoch": True, "batch_size": max(batch.real, 1)}
         self.log("val/nll", self.val_nll, **options)
         self.log("val/scs", self.val_scs, **options)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean length of the answers, and their SCS under the second encoder."""
+        if self._answer_scores is None:
+            return
+        self.answers = self._answer_scores.compute()
+        self._answer_scores.reset()
+        _, second, words = self.answers.mean(0).tolist()
+        self.log("val/words", words, sync_dist=True)
+        if not math.isnan(second):
+            self.log("val/second_scs", second, sync_dist=True)
 
     def _all_done(self, done: bool) -> bool:
         """Returns whether decoding may stop. A sharded model needs all processes until the end."""

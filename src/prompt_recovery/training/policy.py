@@ -1,12 +1,13 @@
 """Training on completions that the model samples meanwhile: the Lightning module."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prompt_recovery.backbones.adapters import kept_weights
@@ -16,6 +17,8 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import PolicyGradient, SampledCompletions
 from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.decoding import uniforms
+from prompt_recovery.recovery.mbr import expected_under
+from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.training.datamodule import Batch
 from prompt_recovery.training.job import Optimisation
@@ -33,10 +36,12 @@ class Rollout:
         step: The number of the batch in its epoch, repetitions not counted.
         tokens: The token ids of each completion, those of a prompt one after another.
         finished: Whether each of them has come to its end, bool [C].
-        rewards: The SCS of each against the true prompt, fp32 [C]; 0 for a blank one.
+        rewards: The reward of each, fp32 [C]: its SCS against the true prompt, or its expected SCS
+            if that is unknown; 0 for a blank one.
         reference: The log-probability of each token under the reference model, fp32 [N]; None if
             there is no KL penalty.
         old: The same under the policy that wrote them, fp32 [N]; None before the first update.
+        expected: Whether the rewards of each prompt are expected ones, since its truth is unknown.
     """
 
     step: int
@@ -45,6 +50,7 @@ class Rollout:
     rewards: Tensor
     reference: Tensor | None = None
     old: Tensor | None = None
+    expected: list[bool] = field(default_factory=list)
 
 
 class PolicyModule(WriterModule):
@@ -64,6 +70,8 @@ class PolicyModule(WriterModule):
         fingerprint: Fingerprint of data, tokens and backbone.
         max_new_tokens: The largest number of tokens in a sample, and in an answer in validation.
         fallback: The answer to score in validation if the model's answer is empty.
+        posteriors: What a retriever believes about the prompts of examples without one, by id: the
+            expected SCS under it is the reward.
     """
 
     def __init__(
@@ -77,12 +85,15 @@ class PolicyModule(WriterModule):
         fingerprint: str,
         max_new_tokens: int,
         fallback: str,
+        posteriors: Mapping[str, Posterior] | None = None,
     ) -> None:
         super().__init__(writer, scs, optimisation, fingerprint, max_new_tokens, fallback)
         self.objective = objective
         self.examples = examples
         self.scs = scs
         self.seed = seed
+        self.posteriors = posteriors or {}
+        self._last_rewards = [0.0, 0.0]
         # The reference is what training starts from; a new adapter changes nothing.
         self._start = {n: p.clone() for n, p in self._trained().items()} if objective.beta else {}
         self._rollout: Rollout | None = None
@@ -120,16 +131,32 @@ class PolicyModule(WriterModule):
         end = [int(self.writer.tokenizer.eos_token_id)]
         samples = [sample for row in rows for sample in row]
         texts = [clean_prompt(self.writer.decoded(sample.tokens)) for sample in samples]
-        truths = [e.rewrite_prompt for e in chosen for _ in range(count)]
-        rewards = np.zeros(len(texts), np.float32)
-        said = [i for i, text in enumerate(texts) if text]
-        rewards[said] = self.scs([texts[i] for i in said], [truths[i] for i in said])
+        rewards = self._rewards(texts, [e for e in chosen for _ in range(count)])
         return Rollout(
             step,
             [s.tokens + end * s.finished for s in samples],
             torch.tensor([s.finished for s in samples], device=self.device),
             torch.from_numpy(rewards).to(self.device),
+            expected=[e.id in self.posteriors for e in chosen],
         )
+
+    def _rewards(
+        self, texts: Sequence[str], examples: Sequence[RewriteExample]
+    ) -> NDArray[np.float32]:
+        """The reward of each text for its example, fp32 [C]; 0 for a blank one."""
+        rewards = np.zeros(len(texts), np.float32)
+        said = [i for i, text in enumerate(texts) if text]
+        known = [i for i in said if examples[i].id not in self.posteriors]
+        rewards[known] = self.scs(
+            [texts[i] for i in known], [examples[i].rewrite_prompt for i in known]
+        )
+        groups: dict[str, list[int]] = {}
+        for i in said:
+            if examples[i].id in self.posteriors:
+                groups.setdefault(examples[i].id, []).append(i)
+        for id_, own in groups.items():
+            rewards[own] = expected_under([texts[i] for i in own], self.posteriors[id_], self.scs)
+        return rewards
 
     def _trees(self, batch: Batch, rollout: Rollout) -> TreeBatch:
         """Packs each prompt with its completions."""
@@ -173,9 +200,20 @@ class PolicyModule(WriterModule):
             "train/length": completions.lengths.mean(),
             "train/clipped": completions.means(clipped).mean(),
         }
+        if self.posteriors:
+            metrics |= self._rewards_told_apart(groups.mean(1), rollout)
         if completions.divergence is not None:
             metrics["train/kl"] = completions.means(completions.divergence.detach()).mean()
         return metrics
+
+    def _rewards_told_apart(self, means: Tensor, rollout: Rollout) -> dict[str, Tensor]:
+        """The mean true and expected reward. A batch without one of them repeats the last one."""
+        expected = torch.tensor(rollout.expected, device=means.device)
+        for kind, chosen in enumerate((means[~expected], means[expected])):
+            if len(chosen):
+                self._last_rewards[kind] = float(chosen.mean())
+        true, estimated = (means.new_tensor(value) for value in self._last_rewards)
+        return {"train/true_reward": true, "train/expected_reward": estimated}
 
     @contextmanager
     def _as_reference(self) -> Iterator[None]:

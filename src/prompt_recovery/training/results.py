@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from prompt_recovery.reporting.evaluation.tables import (
 )
 from prompt_recovery.runs.environment import environment
 from prompt_recovery.storage import read_json
-from prompt_recovery.tables import counted, print_tables
+from prompt_recovery.tables import Table, counted, print_tables
 from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.job import TrainingJob
 
@@ -133,13 +133,15 @@ def leave_behind(
     job: TrainingJob,
     metrics: dict[str, float],
     evaluations: RunEvaluations | None,
-    curve: Sequence[tuple[int, float]],
+    curve: Sequence[Mapping[str, float]],
 ) -> None:
     """Prints the tables, and writes the predictions, the chart, the environment and `metrics.json`.
 
     `metrics.json` comes last, because it marks the run as finished.
     """
     test = job.splits.test
+    if any("val/hacking" in point for point in curve):
+        print_tables(watch_table(curve))
     if evaluations is not None:  # printed first, so that they are not lost if a disk is full
         print_tables(
             sample_table(evaluations.trained, test),
@@ -150,7 +152,8 @@ def leave_behind(
             ),
         )
         job.run.write_predictions(prediction_rows(test, evaluations))
-        result_chart(evaluations.all, curve, job.run.chart)
+        points = [(int(p["step"]), p["val/scs"]) for p in curve]
+        result_chart(evaluations.all, points, job.run.chart)
     job.run.write_environment(environment())
     job.run.write_metrics(metrics)
     if "test/gain" in metrics:
@@ -166,6 +169,28 @@ def leave_behind(
         metrics["seconds"],
         metrics["peak_memory_bytes"] / 2**30,
         job.folder,
+    )
+
+
+def watch_table(curve: Sequence[Mapping[str, float]]) -> Table:
+    """Makes the table of the validations in which metric hacking was looked for."""
+
+    def cell(point: Mapping[str, float], name: str, form: str) -> str:
+        return f"{point[name]:{form}}" if name in point else "–"
+
+    return Table(
+        ["step", "SCS", "second encoder", "words", "metric hacking"],
+        [
+            [
+                str(int(p["step"])),
+                cell(p, "val/scs", ".4f"),
+                cell(p, "val/second_scs", ".4f"),
+                cell(p, "val/words", ".1f"),
+                "a sign of it" if p.get("val/hacking") else "no sign",
+            ]
+            for p in curve
+        ],
+        "Validation: mean SCS of greedy answers, under two encoders, and their length",
     )
 
 

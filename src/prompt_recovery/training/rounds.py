@@ -19,10 +19,14 @@ from prompt_recovery.objectives import Objective
 from prompt_recovery.preferences.pool import read_pool
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.storage import atomic_write, write_json
+from prompt_recovery.tables import Table, print_tables
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.stage_settings import round_settings
 
 log = logging.getLogger(__name__)
+
+SHORTER = 0.8
+"""Answers that have less than this share of the words they had are a sign of metric hacking."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Round:
         diversity: The share of these samples that are distinct, in [0, 1]; NaN without any.
         chosen_log_probability: The mean log-probability per token of the preferred completions, at
             the end of its training.
+        second_scs: The SCS of its answers in validation under a second encoder, or NaN.
+        words: Their mean length in words.
     """
 
     number: int
@@ -47,6 +53,8 @@ class Round:
     best_scs: float
     diversity: float
     chosen_log_probability: float
+    second_scs: float = math.nan
+    words: float = math.nan
 
 
 def require_rounds(job: TrainingJob, rounds: int) -> None:
@@ -120,6 +128,8 @@ def _round(number: int, folder: RunFolder, stage: dict[str, Any]) -> Round:
         float(np.mean(best)) if best else float("nan"),
         len(every) / asked if asked else float("nan"),
         metrics.get("train/chosen_log_probability", float("nan")),
+        metrics.get("val/second_scs", float("nan")),
+        metrics.get("val/words", float("nan")),
     )
 
 
@@ -130,15 +140,38 @@ def record_rounds(rounds: list[Round], run: RunFolder) -> None:
         for r in rounds
     ]
     write_json(run.rounds_record, record)
-    log.info(
-        "rounds: %s",
-        "; ".join(
-            f"{r.number}: val/scs {r.val_scs:.3f}, its samples {r.mean_scs:.3f} on average and "
-            f"{r.best_scs:.3f} at best"
-            for r in rounds
-        ),
-    )
+    print_tables(rounds_table(rounds))
     _chart(rounds, run)
+
+
+def rounds_table(rounds: list[Round]) -> Table:
+    """Makes the table of what each round did; the best round is marked.
+
+    It also says where the SCS has risen since the first round while the SCS under the second
+    encoder or the length of the answers has fallen, which would be a sign of metric hacking.
+    """
+    rows = []
+    for r in rounds:
+        signs = [
+            name
+            for name, now, first in (
+                ("second encoder falls", r.second_scs, rounds[0].second_scs),
+                ("answers are shorter", r.words, SHORTER * rounds[0].words),
+            )
+            if r.val_scs > rounds[0].val_scs and now < first
+        ]
+        numbers = [r.val_scs, r.second_scs, r.words, r.mean_scs, r.best_scs, r.diversity,
+                   r.candidates, r.chosen_log_probability]  # fmt: skip
+        forms = [".4f", ".4f", ".1f", ".3f", ".3f", ".0%", ".1f", ".2f"]
+        cells = ["–" if math.isnan(n) else f"{n:{f}}" for n, f in zip(numbers, forms, strict=True)]
+        rows.append([str(r.number), *cells, ", ".join(signs) or "–"])
+    return Table(
+        ["round", "val SCS", "second encoder", "words", "samples: mean", "best", "distinct",
+         "candidates", "log p of chosen", "to be looked at"],
+        rows,
+        "Rounds: greedy answers in validation, and what the model sampled before training on it",
+        best=max(range(len(rounds)), key=lambda i: (rounds[i].val_scs, i)),
+    )  # fmt: skip
 
 
 def _chart(rounds: list[Round], run: RunFolder) -> None:

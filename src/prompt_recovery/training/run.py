@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from prompt_recovery.backbones.load import quiet
 from prompt_recovery.backbones.precision import Precision, choose_precision
+from prompt_recovery.metrics.e5 import second_opinion
 from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.folder import RunFolder, recorded_config
 from prompt_recovery.runs.processes import agreed, is_first, local_rank, together
@@ -26,7 +27,7 @@ from prompt_recovery.training.checkpoints import (
 from prompt_recovery.training.divergence import Divergence
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.language_model import prepare_language_model
-from prompt_recovery.training.module import train_metrics
+from prompt_recovery.training.module import WriterModule, train_metrics
 from prompt_recovery.training.prepared import Hardware, Prepared
 from prompt_recovery.training.progress import progress_callback
 from prompt_recovery.training.results import (
@@ -42,8 +43,11 @@ from prompt_recovery.training.trainer import (
     usable_options,
     with_strategy,
 )
+from prompt_recovery.training.watch import HackingWatch
 
 log = logging.getLogger(__name__)
+
+_OF_CURVE = ("val/scs", "val/second_scs", "val/words")
 
 
 def train(job: TrainingJob) -> dict[str, float]:
@@ -90,11 +94,14 @@ def train(job: TrainingJob) -> dict[str, float]:
         _logged(job, ready.record),
         list(job.tags),
     )
-    best = BestWeights(ready.save)
-    curve = _Curve(job.run)
+    watch = _watch(job, ready)
+    best = BestWeights(ready.save, lambda: watch is not None and watch.refuses)
+    curve = _Curve(job.run, watch)
     checkpoints = last_checkpoint_callback(job.run, job.checkpoint_minutes)
+    # The watch looks at a validation before its weights are kept.
+    watched: list[Callback] = [] if watch is None else [watch]
     callbacks: list[Callback] = [
-        Divergence(), best, curve, checkpoints, ValidationInEachEpoch()
+        Divergence(), *watched, best, curve, checkpoints, ValidationInEachEpoch()
     ]  # fmt: skip
     if options.get("enable_progress_bar", True):
         callbacks.append(progress_callback())
@@ -113,6 +120,7 @@ def train(job: TrainingJob) -> dict[str, float]:
     )
     if job.trained is None:
         metrics = _fit(job, ready, trainer, best)
+        metrics |= curve.at(best.best)
     else:
         best.weights = ready.take(job.trained)
         metrics = _training_metrics(RunFolder.of_adapter(job.trained))
@@ -192,15 +200,31 @@ def _precision(wanted: str, device: str) -> Precision:
 
 
 class _Curve(Callback):
-    """Collects (step, val/scs) of each validation, and writes them to the run's folder."""
+    """Collects the metrics of each validation, and writes them to the run's folder.
 
-    def __init__(self, run: RunFolder) -> None:
+    Attributes:
+        points: `step`, `val/scs` and, if answers are watched, `val/second_scs`, `val/words` and
+            `val/hacking`, which is 1 if there was a sign of metric hacking and otherwise 0.
+    """
+
+    def __init__(self, run: RunFolder, watch: HackingWatch | None) -> None:
         self.run = run
-        self.points: list[tuple[int, float]] = []
+        self.points: list[dict[str, float]] = []
+        self._watch = watch
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.points.append((trainer.global_step, float(trainer.callback_metrics["val/scs"])))
+        said = trainer.callback_metrics
+        point = {"step": trainer.global_step}
+        point |= {name: float(said[name]) for name in _OF_CURVE if name in said}
+        if self._watch is not None:
+            point["val/hacking"] = float(bool(self._watch.signs))
+        self.points.append(point)
         self._write(trainer)
+
+    def at(self, score: float) -> dict[str, float]:
+        """Returns the other metrics of the validation that had this `val/scs`, if any."""
+        found = [p for p in self.points if p["val/scs"] == score][:1]
+        return {k: v for p in found for k, v in p.items() if k in _OF_CURVE}
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         # A resumed run may have no validation left that would write what it has loaded.
@@ -211,10 +235,26 @@ class _Curve(Callback):
             self.run.write_curve(self.points)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"points": [list(p) for p in self.points]}
+        return {"points": [dict(p) for p in self.points]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.points = [(int(s), float(v)) for s, v in state_dict["points"]]
+        self.points = [
+            dict(p) if isinstance(p, dict) else {"step": p[0], "val/scs": p[1]}
+            for p in state_dict["points"]
+        ]
+
+
+def _watch(job: TrainingJob, ready: Prepared) -> HackingWatch | None:
+    """Returns what looks for metric hacking if the objective learns from SCS."""
+    if not isinstance(ready.module, WriterModule) or not job.learns_from_scs:
+        return None
+    second = second_opinion(job.scs)
+    if second is None:
+        log.warning(
+            "no second encoder watches for metric hacking: pip install 'prompt-recovery[second]'"
+        )
+    ready.module.watch(job.scs, second)
+    return HackingWatch(job.hacking)
 
 
 def _quiet_libraries() -> None:

@@ -69,7 +69,13 @@ def _part(
     for key in replaced:
         part[key] = {}
     part.merge_with(
-        *changes, {"first_stage": None, "retriever": None, "name": f"{run['name']}_{name}"}
+        *changes,
+        {
+            "first_stage": None,
+            "retriever": None,
+            "unlabelled": {"path": None},
+            "name": f"{run['name']}_{name}",
+        },
     )
     fill(part, f"# settings: {name_of(TrainSettings)}")
     return check(part, TrainSettings)

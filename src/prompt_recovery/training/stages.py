@@ -56,12 +56,17 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
         )
     if given["rounds"] > 1:
         require_rounds(job, given["rounds"])
+    _require_retriever(job, given)
     if not job.trains_retriever and (stage, given["retriever"]) != (None, None):
         _require_usable(replace(job, start=start))
     if is_first():
         require_writable(run.path)
         run.write_config(given)
     retriever, seconds_before = _retriever(given, job, run, stopped)
+    if job.preferences.retriever is None and retriever is not None:
+        # What the run's retriever finds may become candidates, in each of its rounds.
+        job = replace(job, preferences=replace(job.preferences, retriever=str(retriever)))
+        given = {**given, "preferences": {**given["preferences"], "retriever": str(retriever)}}
     if stage is not None:
         own, theirs = run.first_stage, stopped and stopped.first_stage
         start, seconds = _stage(stage, run, own, theirs, start=start)
@@ -130,6 +135,22 @@ def _retriever(
     if is_first():
         run.take_retriever(trained)
     return run.retriever, seconds
+
+
+def _require_retriever(job: TrainingJob, given: dict[str, Any]) -> None:
+    """Refuses a run without the dense retriever that other settings need."""
+    if given["retriever"] is not None:
+        return
+    if job.unlabelled.path is not None:
+        raise PromptRecoveryError(
+            f"unlabelled.path={job.unlabelled.path}: needs a dense retriever, whose expected SCS "
+            "is the reward: give retriever=contrastive, or retriever.run=<run>"
+        )
+    if job.preferences.mix.retrieved and job.preferences.retriever is None:
+        raise PromptRecoveryError(
+            f"preferences.mix.retrieved={job.preferences.mix.retrieved}: needs a dense retriever: "
+            "give retriever=contrastive, or preferences.retriever=<run>"
+        )
 
 
 def _refuse_seen(job: TrainingJob, retriever: Path) -> None:

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.fitted import fit_key, fit_recoverer, keep_fit
 from prompt_recovery.recovery.load import load_retriever
@@ -32,9 +30,8 @@ def trained_recoverer(
         writer: The trained language model that answers with it. None if the job trains the
             retriever itself.
     """
-    precision = "bf16" if hardware.precision.dtype == torch.bfloat16 else "fp32"
     sources: list[tuple[Source, float]] = [] if writer is None else [(WriterSource(writer), 1.0)]
-    sources.append((load_retriever(retriever, job.scs, precision), 1.0))
+    sources.append((load_retriever(retriever, job.scs, hardware.precision.name), 1.0))
     # The record of a retriever says that it answers by MBR, whatever the job's decoding.
     decoding = job.decoding if writer is not None and job.decoding.uses_metric else MBR()
     fallback = str(read_record(job.weights_folder)["fallback"])

@@ -1,11 +1,13 @@
 """The completion trees that a run trains on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from prompt_recovery.backbones.adapters import kept_weights, set_adapter_weights
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.tokens import tokenise
 from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.preferences import prepare_preferences
 from prompt_recovery.recovery.writer import Writer
@@ -22,8 +24,12 @@ def training_trees(
     writer: Writer,
     started_with: str,
     reference: str,
+    unlabelled: Sequence[RewriteExample] = (),
 ) -> TrainingTrees | None:
-    """Returns preferences with reference log-probabilities, for objectives that need them.
+    """Returns what is trained on if it is more than the true prompts of the training split.
+
+    These are preferences with reference log-probabilities, or examples without a prompt beside the
+    training split.
 
     Args:
         job: The job.
@@ -31,7 +37,17 @@ def training_trees(
         writer: The model, before its first step.
         started_with: Identity of what training starts from.
         reference: Identity of the reference model.
+        unlabelled: Examples without a prompt, for a policy gradient.
     """
+    if isinstance(objective, PolicyGradient) and unlabelled:
+        return TrainingTrees(
+            tokenise(
+                [*job.splits.train, *unlabelled],
+                job.template,
+                writer.tokenizer,
+                job.batching.max_prompt_tokens,
+            )
+        )
     if isinstance(objective, PolicyGradient) or objective.completions == "truth":
         return None
     preferences = prepare_preferences(
