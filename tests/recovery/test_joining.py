@@ -159,6 +159,41 @@ def test_ratios_within_a_group_stay():
     assert found.unfamiliar[0] == pytest.approx(2 * found.unfamiliar[1])
 
 
+def embedded(count):
+    """Examples with a retriever whose first text is wrong, and whose embedding is the truth's."""
+    made = []
+    for seed in range(count):
+        scs = SCS(Directions(seed))
+        truth, wrong = np.random.default_rng(seed).choice(TEXTS, 2, replace=False)
+        vector = scs.encoder.vectors[truth]
+        made.append(
+            Judged([Posterior.of_weights([wrong, truth], [0.6, 0.4], vector, 0.2)], truth, scs)
+        )
+    return made
+
+
+def test_a_predicted_embedding_that_is_right_gets_a_share_and_no_more_than_it_needs():
+    found = fit(embedded(30), Joining((1.0,), (1.0,)), [0])
+    # It wins where 0.4 · (1 - e) + e > 0.6 · (1 - e), which is at e > 1/6.
+    assert found.joining == Joining((1.0,), (1.0,), 0.2)
+    assert (found.scs, found.scs_default < 0.5) == (pytest.approx(1.0), True)
+
+
+def test_without_a_retriever_no_weight_changes():
+    rows = judged([True] * 30)
+    assert fit(rows, replace(DEFAULT, embedding=0.5), []).joining == DEFAULT
+    both = Joining((0.5, 0.5), (0.5, 0.5))
+    assert fit(rows, both, [0, 1]).joining == both, "nor with nothing but retrievers"
+
+
+def test_a_single_example_promises_what_the_default_has():
+    [right, wrong] = judged([False, True])
+    for row, weights in ((right, (0.6, 0.4)), (wrong, (0.6, 0.4))):
+        default = Joining(weights, weights)
+        assert fit([row], default, [1]).scs == row.answered(default)
+    assert right.answered(DEFAULT) > wrong.answered(DEFAULT)
+
+
 def test_weights_are_recorded_as_plain_numbers():
     joining = Joining((0.4, 0.6), (0.7, 0.3), 0.2, 0.1, 0.5)
     assert Joining.of(json.loads(json.dumps(asdict(joining)))) == joining

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,6 +99,24 @@ def test_log_probabilities_are_the_highest_and_none_where_no_model_wrote():
     joined = weighted_sum([(one, 1.0), (other, 1.0), (Posterior.of_texts(["b", "c"]), 1.0)])
     known = dict(zip(joined.texts, joined.log_probabilities, strict=True))
     assert known == {"a": -2.0, "b": -4.0, "c": None}
+
+
+def test_a_sum_is_as_familiar_as_the_first_part_that_knows():
+    parts = [Posterior.of_texts(["a"]), *(
+        replace(Posterior.of_texts(["b"]), familiarity=value) for value in (0.3, 0.9)
+    )]  # fmt: skip
+    assert weighted_sum([(part, 1.0) for part in parts]).familiarity == 0.3
+    assert weighted_sum([(parts[2], 2.0)]).familiarity == 0.9
+    assert weighted_sum([(parts[0], 1.0)] * 2).familiarity is None
+
+
+def test_equal_scores_are_ordered_by_log_probability_and_texts_of_no_model_come_last():
+    metric = Similarities(0)
+    metric.table[:] = 0.5
+    written = Posterior.of_completions(completions(["a", "b", "c"], [-3.0, -1.0, -2.0]))
+    ranked = rank(weighted_sum([(Posterior.of_texts(["d"]), 1.0), (written, 3.0)]), metric)
+    assert [c.text for c in ranked] == ["b", "c", "a", "d"]
+    assert {c.score for c in ranked} == {0.5}
 
 
 def test_probability_weighs_distinct_texts():
