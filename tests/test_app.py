@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from prompt_recovery.recovery.assemble import Assembled
 from prompt_recovery.recovery.confidence import Calibration
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
 from prompt_recovery.recovery.pairs import PairColumns
+from prompt_recovery.recovery.spans import Evidence, Span
 from prompt_recovery.settings.network import exempt_from_proxies
 from tests.browser import Browser, needs_chromium
 
@@ -100,6 +102,26 @@ def test_the_settings_of_the_page_change_the_answer():
     assert "mean prompt" in low.found
     assert "<td>another</td>" in app.answer(READY, "a", "b", alternatives=1).found
     assert "<td>another</td>" not in app.answer(READY, "a", "b", alternatives=0).found
+
+
+def test_the_words_that_speak_for_an_answer_are_marked_and_escaped(monkeypatch):
+    evidence = (Evidence("m", "occlusion", "cosine", 0.5, (Span("original", 0, 4, 0.25),)),)
+
+    def explained(recoverer, pairs, predictions, method):
+        assert method == "occlusion"
+        return [replace(p, evidence=evidence) for p in predictions]
+
+    assert "<mark" not in app.answer(READY, EVIL, "b", explain=True).found, "it reads no texts"
+    monkeypatch.setattr(app, "explainable", lambda _: True)
+    monkeypatch.setattr(app, "with_evidence", explained)
+    assert "<mark" not in app.answer(READY, EVIL, "b").found
+    found = app.answer(READY, EVIL, "b", explain=True).found
+    assert found.count("<mark ") == 1
+    assert 'title="+0.250"' in found
+    assert "<img" not in found
+    component = SimpleNamespace(value=False)
+    assert app.from_link({"explain": "true"}, {"explain": component}) == [True]
+    assert app.from_link({"explain": "<b>"}, {"explain": component}) == [False]
 
 
 def test_a_link_holds_settings_and_values_that_are_not_allowed_are_ignored():

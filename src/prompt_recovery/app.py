@@ -21,10 +21,12 @@ from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import Assembled, assemble
 from prompt_recovery.recovery.confidence import with_fallback
+from prompt_recovery.recovery.evidence import explainable, with_evidence
 from prompt_recovery.recovery.interface import Pair, Prediction
 from prompt_recovery.recovery.job import recover_file, single_pair, steps
 from prompt_recovery.recovery.pairs import PairColumns, read_pairs
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.reporting.html import evidence_css, evidence_html
 from prompt_recovery.settings.network import exempt_from_proxies, refused_by_environment
 from prompt_recovery.tables import counted
 from prompt_recovery.templates import word_changes
@@ -130,6 +132,7 @@ def answer(
     rewritten_text: str,
     threshold: float | None = None,
     alternatives: int = _ALTERNATIVES,
+    explain: bool = False,
 ) -> Answer:
     """Answers a pair. What is wrong with the texts is said at their boxes.
 
@@ -139,6 +142,7 @@ def answer(
         rewritten_text: What a model made of it.
         threshold: The mean prompt answers where the expected SCS is lower. None: nowhere.
         alternatives: Number of further candidates to show.
+        explain: Mark the words of both texts that speak for the prompt.
     """
     hints = {}
     for box, name, text in (
@@ -155,13 +159,17 @@ def answer(
     if hints:
         return Answer(hints=hints)
     try:
-        [prediction] = ready.recoverer.recover([single_pair(original_text, rewritten_text)])
+        pair = single_pair(original_text, rewritten_text)
+        [prediction] = ready.recoverer.recover([pair])
+        if explain and explainable(ready.recoverer):
+            [prediction] = with_evidence(ready.recoverer, [pair], [prediction], "occlusion")
         if threshold is not None and prediction.confidence is not None:
             [prediction] = with_fallback([prediction], threshold, ready.fallback)
     except PromptRecoveryError as error:
         return Answer(problem_html(str(error)))
     notes = notes_html(ready, Pair("", original_text, rewritten_text))
     found = answer_html(prediction, ready, alternatives) + notes
+    found += evidence_html(prediction.evidence, original_text, rewritten_text)
     return Answer(found, difference_html(original_text, rewritten_text), {})
 
 
@@ -337,7 +345,7 @@ def _look() -> dict[str, Any]:
     theme = gr.themes.Soft(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
-    return {"theme": theme, "css": _CSS, "js": _JS}
+    return {"theme": theme, "css": _CSS + evidence_css(), "js": _JS}
 
 
 def page(ready: Assembled) -> Any:
@@ -399,6 +407,15 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
             maximum=_MOST_ALTERNATIVES,
             render=False,
         ),
+        "explain": gr.Checkbox(
+            False,
+            label="Show why",
+            info="Marks the words of both texts that speak for the prompt, which takes longer."
+            if explainable(ready.recoverer)
+            else "This recoverer has no model that reads the texts.",
+            interactive=explainable(ready.recoverer),
+            render=False,
+        ),
         "id": gr.Textbox(
             columns.id, label="Column of ids", info="Empty: number the rows from 0.", render=False
         ),
@@ -435,6 +452,8 @@ def from_link(given: Mapping[str, str], shared: Mapping[str, Any]) -> list[Any]:
             except ValueError:
                 continue
             values[name] = number if low <= number <= high else values[name]
+        elif name == "explain":
+            values[name] = text == "true"
         elif name != "format" or text in _FORMATS:
             values[name] = text
     return list(values.values())
@@ -451,6 +470,7 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
             placeholder="What a language model made of it. Ctrl+Enter recovers the prompt.",
             **options,
         )
+    shared["explain"].render()
     button = gr.Button("Recover the prompt", variant="primary", elem_id="pr-recover")
     found = gr.HTML()
     with gr.Accordion("What changed, word by word", visible=False) as accordion:
@@ -462,8 +482,11 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
         rewritten_text: str,
         threshold: float | None = None,
         alternatives: float | None = _ALTERNATIVES,
+        explain: bool = False,
     ) -> tuple[Any, ...]:
-        said = answer(ready, original_text, rewritten_text, threshold, int(alternatives or 0))
+        said = answer(
+            ready, original_text, rewritten_text, threshold, int(alternatives or 0), explain
+        )
         boxes = [
             gr.update(
                 info=said.hints.get(box, ""),
@@ -476,7 +499,7 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
 
     button.click(
         pair_answer,
-        [original, rewritten, shared["threshold"], shared["alternatives"]],
+        [original, rewritten, *(shared[n] for n in ("threshold", "alternatives", "explain"))],
         [found, changes, original, rewritten, accordion],
         api_name="answer",
         concurrency_id="recoverer",
