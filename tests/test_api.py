@@ -95,6 +95,19 @@ def test_the_readme_runs(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_the_page_about_evidence_runs(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    [block] = BLOCK.findall((PAGE.parent / "explain.md").read_text())
+    names = {}
+    exec(block, names)
+    assert names["prediction"].evidence
+    assert " rewritten " in capsys.readouterr().out
+    [explained] = pr.recover_pairs(
+        pr.pairs_of(pr.load_dataset("few.jsonl").examples)[:1], explain=True
+    )
+    assert explained.evidence[0].method == "occlusion"
+
+
 def key(setting):
     return setting.partition("=")[0]
 

@@ -71,11 +71,13 @@ _HELP = Help(
           decoding.samples=32                        more samples: better, slower
           run=[runs/train/a,runs/train/b]            several recoverers choose together
           channel=rewriter                           a rewriter model has its say, too
+          explain=true                               which words of the texts speak for the answer
           columns.id=null columns.original_text=before    other column names; number the rows
     """,
     settings=["run", "input", "output", "decoding.samples", "threshold", "confidence", "bank",
-              "measures", "weights", "backbone_path", "precision"],
-    read_on=["docs/howto/kaggle.md", "docs/concepts/mbr.md", "docs/concepts/retriever.md"],
+              "measures", "explain", "weights", "backbone_path", "precision"],
+    read_on=["docs/howto/explain.md", "docs/howto/kaggle.md", "docs/concepts/mbr.md",
+             "docs/concepts/retriever.md"],
 )  # fmt: skip
 
 
