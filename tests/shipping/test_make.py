@@ -106,7 +106,6 @@ def test_two_runs_give_the_files_of_one_that_has_both(run, folder):  # noqa: F81
     assert {
         name for name in whole.keys() | apart.keys() if whole.get(name) != apart.get(name)
     } == own
-    assert "runs=[retriever_run,model_run]" in apart["README.md"].decode()
     assert shipped.shipped_names() == ["one", "two"]
 
     with pytest.raises(PromptRecoveryError, match="have 2 retrievers and 1 adapters"):
@@ -136,6 +135,20 @@ def test_the_card_has_the_results_of_evaluations(run, tmp_path):
     path.write_text(json.dumps(report))
     options = {"runs": [str(run.path)], "reports": [str(path)]}
     page = (ship(ShippingSettings(output="shipped/small", **options)) / "README.md").read_text()
-    assert "| elsewhere | 190 | 0.123 | 0.100 … 0.200 | 0.042 |" in page
+    row = "| elsewhere | 190 | 0.123 | 0.100 … 0.200 | 0.042 |"
+    assert row in page
     with pytest.raises(PromptRecoveryError, match="has no recoverer 'other'"):
         ship(ShippingSettings(output="shipped/other", **options))
+
+    # What is shipped already gets another card, and is tested, without the runs.
+    shutil.rmtree(run.path)
+    before = contents(tmp_path / "shipped" / "small")
+    assert row not in (ship(ShippingSettings(output="shipped/small")) / "README.md").read_text()
+    output = ship(ShippingSettings(output="shipped/small", test=True))
+    after = contents(output)
+    assert "| the mean prompt |" in after["README.md"].decode()
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"README.md", "manifest.json", "metrics.json", "predictions.jsonl"}
+    assert RunFolder(shipped.shipped_run("small")).is_finished
+    with pytest.raises(PromptRecoveryError, match="holds no shipped recoverer"):
+        ship(ShippingSettings(output="shipped/none"))

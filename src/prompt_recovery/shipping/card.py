@@ -20,15 +20,13 @@ RETRIEVER_CONFIG = "retriever/training.yaml"
 _TITLES = ("dataset", "rows", "SCS", "95 % interval", "error of the expected SCS")
 
 
-def card(name: str, folder: Path, runs: Sequence[str], reports: Sequence[str], tested: bool) -> str:
+def card(name: str, folder: Path, reports: Sequence[str]) -> str:
     """The card as Markdown.
 
     Args:
         name: The name of the recoverer.
         folder: Its folder.
-        runs: The runs that it is made of.
         reports: Files `report.json` of evaluations of it.
-        tested: Whether the folder holds the results on the test split.
 
     Raises:
         PromptRecoveryError: If a report cannot be read, or doesn't have this recoverer.
@@ -41,7 +39,7 @@ def card(name: str, folder: Path, runs: Sequence[str], reports: Sequence[str], t
         for part, record in zip(parts, records, strict=True)
     )
     prompts = len(bank_file(folder / "retriever").read_text("utf-8").splitlines())
-    rows = list(_results(name, folder, reports, tested))
+    rows = list(_results(name, folder, reports))
     numbers = to_markdown(Table(_TITLES, rows)) if rows else "It has not been evaluated yet."
     recipe = to_markdown(Table(("setting", "value"), list(_recipe(folder))))
     return f"""\
@@ -65,7 +63,7 @@ difference to the encoder in 8 bits (the retriever).
 
 To make it again, train the runs with these settings, and then:
 
-    python -m prompt_recovery.shipping runs=[{",".join(Path(run).name for run in runs)}] \\
+    python -m prompt_recovery.shipping runs=[<run of the model>,<run of the retriever>] \\
       output=src/prompt_recovery/shipped/{name}
 
 ## Results
@@ -121,10 +119,8 @@ def _settings(part: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]
             yield f"{part}: {name}", str(config[name])
 
 
-def _results(
-    name: str, folder: Path, reports: Sequence[str], tested: bool
-) -> Iterator[tuple[str, ...]]:
-    metrics = (RunFolder(folder).metrics() or {}) if tested else {}
+def _results(name: str, folder: Path, reports: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    metrics = RunFolder(folder).metrics() or {}
     if metrics:
         low, high = metrics["test/scs_ci_low"], metrics["test/scs_ci_high"]
         yield (

@@ -4,7 +4,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -75,14 +75,15 @@ class ShippingSettings:
     """What a shipped recoverer is made of.
 
     Attributes:
-        runs: A finished run with an adapter and a retriever, or a run with each.
+        runs: A finished run with an adapter and a retriever, or a run with each. Without any, the
+            recoverer in `output` is tested or gets a new card.
         output: The folder to write. Its name is that of the recoverer. It is replaced if it exists.
         test: Whether to answer the test examples of the runs, for the card and for `compare`.
         reports: Files `report.json` of `prompt-recovery evaluate recoverers=[<name>]`, with results
             for the card.
     """
 
-    runs: Sequence[LocalPath]
+    runs: Sequence[LocalPath] = ()
     output: LocalPath
     test: bool = False
     reports: Sequence[LocalPath] = ()
@@ -100,30 +101,21 @@ def ship(given: ShippingSettings) -> Path:
             trained with the same data and split, or cannot be loaded.
     """
     output = Path(given.output).expanduser()
-    adapter, retriever = _parts(given.runs)
-    folders = [folder for folder in (adapter, retriever) if folder is not None]
     scratch = output.with_name(f".{output.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     try:
-        parts = {"retriever/" + _WEIGHTS: _pack_retriever(retriever, scratch / "retriever")}
-        if adapter is not None:
-            _pack_adapter(adapter, scratch / "adapter")
-        _write_config(folders, scratch)
-        packages = _packages(folders)
-        Manifest(_digests(scratch), packages, parts).write(scratch)
-        with tempfile.TemporaryDirectory() as temporary:
-            run = RunFolder(Path(temporary) / output.name)
-            unpack(scratch, run.path)
-            recoverer = _fit(run)
-            own = calibration_file(run.recoverers[0])
-            shutil.copyfile(own, scratch / own.relative_to(run.path))
-            write_json(scratch / SAMPLE, _sample(recoverer, run), indent=1)
-            if given.test:
-                _test(recoverer, run, RunFolder(scratch))
-        Manifest(_digests(scratch), packages, parts).write(scratch)
-        text = card(output.name, scratch, given.runs, given.reports, given.test)
-        (scratch / CARD).write_text(text, "utf-8")
+        if given.runs:
+            _pack(given.runs, scratch)
+        elif (output / MANIFEST).is_file():
+            shutil.copytree(output, scratch)
+        else:
+            raise PromptRecoveryError(
+                f"output={output}: holds no shipped recoverer; give the runs to make it of"
+            )
+        if given.runs or given.test:
+            with tempfile.TemporaryDirectory() as temporary:
+                _complete(scratch, RunFolder(Path(temporary) / output.name), given.test)
+        (scratch / CARD).write_text(card(output.name, scratch, given.reports), "utf-8")
         shutil.rmtree(output, ignore_errors=True)
         scratch.rename(output)
     finally:
@@ -131,6 +123,36 @@ def ship(given: ShippingSettings) -> Path:
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     log.info("%s: %.1f MB", output, size / 1e6)
     return output
+
+
+def _pack(runs: Sequence[str], scratch: Path) -> None:
+    """Packs the parts of the runs, with a manifest, into a new folder."""
+    adapter, retriever = _parts(runs)
+    folders = [folder for folder in (adapter, retriever) if folder is not None]
+    scratch.mkdir(parents=True)
+    parts = {"retriever/" + _WEIGHTS: _pack_retriever(retriever, scratch / "retriever")}
+    if adapter is not None:
+        _pack_adapter(adapter, scratch / "adapter")
+    _write_config(folders, scratch)
+    Manifest(_digests(scratch), _packages(folders), parts).write(scratch)
+
+
+def _complete(scratch: Path, run: RunFolder, test: bool) -> None:
+    """Adds what an unpacked recoverer tells: what is fitted, a sample and, if wanted, a test.
+
+    Args:
+        scratch: The packed folder.
+        run: Where it is unpacked.
+        test: Whether to answer the test examples.
+    """
+    unpack(scratch, run.path)
+    recoverer = _fit(run)
+    own = calibration_file(run.recoverers[0])
+    shutil.copyfile(own, scratch / own.relative_to(run.path))
+    write_json(scratch / SAMPLE, _sample(recoverer, run), indent=1)
+    if test:
+        _test(recoverer, run, RunFolder(scratch))
+    replace(Manifest.read(scratch), files=_digests(scratch)).write(scratch)
 
 
 def _parts(runs: Sequence[str]) -> tuple[Path | None, Path]:
