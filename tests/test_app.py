@@ -175,12 +175,18 @@ def test_the_page_in_a_browser(width, dark, tmp_path):
     pytest.importorskip("aiohttp")
     blocks = app.page(READY)
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app._look())
+    settings = (
+        "[...document.querySelectorAll('button.label-wrap')]"
+        ".find((e) => e.textContent.includes('Settings'))"
+    )
     place = "document.getElementById('pr-recover').getBoundingClientRect().width"
     try:
         with Browser(width, dark) as browser:
             browser.open(f"{url}?threshold=0.01&id=key")
             browser.wait("document.getElementById('pr-recover')")
+            browser.wait(settings)
             before = browser.run(place)
+            browser.run(f"{settings}.click()")  # what is folded up is not in the page
             browser.wait("[...document.querySelectorAll('input')].some((e) => e.value === '0.01')")
             browser.type("Original text", "One text.")
             browser.type("Rewritten text", "Another text. " * 300)

@@ -67,6 +67,7 @@ def test_characters_that_the_output_lacks_are_replaced(monkeypatch):
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(caplog, monkeypatch):
     now = [0.0]
+    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     with (
         caplog.at_level(logging.INFO),

@@ -8,6 +8,7 @@ from prompt_recovery.training.progress import PlainProgress, progress_callback
 
 def test_training_is_told_to_a_log_now_and_then(caplog, monkeypatch):
     now = [0.0]
+    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     trainer = SimpleNamespace(
         global_step=100, estimated_stepping_batches=400, is_global_zero=True,
