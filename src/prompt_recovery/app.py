@@ -169,7 +169,7 @@ def answer(
         return Answer(problem_html(str(error)))
     notes = notes_html(ready, Pair("", original_text, rewritten_text))
     found = answer_html(prediction, ready, alternatives) + notes
-    found += evidence_html(prediction.evidence, original_text, rewritten_text)
+    found += str(evidence_html(prediction.evidence, original_text, rewritten_text))
     return Answer(found, difference_html(original_text, rewritten_text), {})
 
 
