@@ -113,8 +113,7 @@ def _serve(listener, alive):
         for file in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
             if file not in kept:  # objects may still close it, so its number stays taken
                 os.dup2(nowhere, file, inheritable=False)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        _open_streams()
         sys.meta_path[:] = [finder for finder in sys.meta_path if not _of_pytest(type(finder))]
         for handler in filter(lambda handler: _of_pytest(type(handler)), logging.root.handlers[:]):
             logging.root.removeHandler(handler)
@@ -125,6 +124,12 @@ def _serve(listener, alive):
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(0)
+
+
+def _open_streams():
+    """Opens standard output and error anew: whether a stream can seek depends on its file."""
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _of_pytest(kind):
@@ -203,6 +208,7 @@ def _run(words, cwd, environment, files, forks_trials, start_new_session, asked_
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    _open_streams()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
