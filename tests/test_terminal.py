@@ -91,6 +91,7 @@ def test_a_long_first_step_is_announced_where_there_is_no_terminal(caplog, monke
         bar.add_task("fitting", total=7)
         bar._timer.join(10)
     assert caplog.messages == ["fitting: 0 of 7, just begun"]
+    assert bar.console.file.getvalue() == "", "no empty line either"
 
 
 def test_what_takes_long_is_announced_and_what_is_quick_is_not(caplog, monkeypatch):

@@ -111,6 +111,8 @@ def duration(seconds: float) -> str:
 class _PlainOrDrawn(Progress):
     """A progress bar on a terminal, and otherwise a line in the log now and then."""
 
+    tells: bool
+    """Whether lines are logged, because nothing can be drawn and something is to be shown."""
     _due: NowAndThen
     _timer: threading.Timer | None = None
 
@@ -119,7 +121,7 @@ class _PlainOrDrawn(Progress):
         self._due = NowAndThen()
         self._before = self._by_id(task).completed
         self._cancel()
-        if not self.disable and not self.console.is_terminal:
+        if self.tells:
             self._timer = threading.Timer(SILENT_S, self._say, (task,))  # of a long first step
             self._timer.daemon = True
             self._timer.start()
@@ -147,7 +149,7 @@ class _PlainOrDrawn(Progress):
         return next(task for task in self.tasks if task.id == task_id)
 
     def _say(self, task_id: TaskID) -> None:
-        if self.disable or self.console.is_terminal or not self._due.is_due():
+        if not self.tells or not self._due.is_due():
             return
         task = self._by_id(task_id)
         done = f"{task.completed:,.0f}"
@@ -171,13 +173,16 @@ def progress_bar(
         disable: Whether to show nothing, as in all processes of a run except the first.
         console: Console to show it on. None is standard output.
     """
-    return _PlainOrDrawn(
+    shown_on = console or Console()
+    bar = _PlainOrDrawn(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         *further,
         transient=True,
-        disable=disable,
-        console=console,
+        disable=disable or not shown_on.is_terminal,  # else, rich would print an empty line
+        console=shown_on,
     )
+    bar.tells = not disable and not shown_on.is_terminal
+    return bar

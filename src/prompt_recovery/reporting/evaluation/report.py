@@ -135,8 +135,8 @@ class Report:
 
 
 def score(value: float) -> str:
-    """Formats a score."""
-    return f"{value:.3f}"
+    """Formats a score. Minus zero is zero."""
+    return f"{value:z.3f}"
 
 
 def span(interval: tuple[float, float], signed: bool = False) -> str:

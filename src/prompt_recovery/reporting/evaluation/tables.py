@@ -88,7 +88,7 @@ def answer_table(evaluation: Evaluation, examples: Sequence[RewriteExample], tit
                  places: Sequence[int]) -> Table:  # fmt: skip
     """Builds a table of true and recovered prompts with their SCS, for the given indices."""
     rows = [
-        [f"{evaluation.scs[i]:.2f}", shortened(examples[i].rewrite_prompt),
+        [f"{evaluation.scs[i]:z.2f}", shortened(examples[i].rewrite_prompt),
          shortened(evaluation.predictions[i].rewrite_prompt)]
         for i in places
     ]  # fmt: skip
