@@ -140,16 +140,20 @@ def study(run: str, with_test: bool) -> tuple[dict[str, Any], Values | None, Val
 def main() -> None:
     path, *runs = sys.argv[1:]
     with_test = runs[-1:] == ["test"]
-    studies = [study(run, with_test) for run in (runs[:-1] if with_test else runs)]
-    reports = [report for report, _, _ in studies]
-    gains = [r["choice"]["gain"] for r in reports]
-    result: dict[str, Any] = {"runs": reports, "mean gain on validation": float(np.mean(gains))}
-    if with_test:
-        gain = np.mean([c - p for _, p, c in studies if p is not None and c is not None], axis=0)
-        low, high = bootstrap_interval(gain)
-        result["gain on test"] = {"mean": float(gain.mean()), "low": low, "high": high}
-    Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    reports, gains = [], []
+    for run in runs[:-1] if with_test else runs:
+        report, plain, chosen = study(run, with_test)
+        reports.append(report)
+        mean = float(np.mean([r["choice"]["gain"] for r in reports]))
+        result: dict[str, Any] = {"runs": reports, "mean gain on validation": mean}
+        if plain is not None and chosen is not None:
+            gains.append(chosen - plain)
+            gain = np.mean(gains, axis=0)  # of each example, over the runs
+            low, high = bootstrap_interval(gain)
+            result["gain on test"] = {"mean": float(gain.mean()), "low": low, "high": high}
+        text = json.dumps(result, indent=1) + "\n"  # after each run, so that a kill costs little
+        Path(path).write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
