@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from prompt_recovery.api import load_dataset, recover, recover_pairs, train
     from prompt_recovery.changes.pair import measures
     from prompt_recovery.data.examples import ColumnNames, Dataset, RewriteExample
+    from prompt_recovery.detection.detector import detect
     from prompt_recovery.errors import PromptRecoveryError
     from prompt_recovery.metrics.scs import SCS
     from prompt_recovery.objectives import (
@@ -96,6 +97,7 @@ __all__ = [
     "Sampling",
     "ScoredCompletions",
     "SimPO",
+    "detect",
     "load_dataset",
     "load_recoverer",
     "measures",
@@ -109,6 +111,7 @@ _MODULES = {
     "api": "load_dataset recover recover_pairs train",
     "changes.pair": "measures",
     "data.examples": "ColumnNames Dataset RewriteExample",
+    "detection.detector": "detect",
     "errors": "PromptRecoveryError",
     "metrics.scs": "SCS",
     "objectives": "DPO GRPO IPO ORPO RLOO SFT Contrastive Hinge Listwise Objective "

@@ -4,7 +4,7 @@ from hydra import compose, initialize_config_dir
 
 from prompt_recovery.settings.folder import config_folder
 
-COMMANDS = ("train", "generate", "evaluate", "recover", "app", "sweep", "compare")
+COMMANDS = ("train", "generate", "evaluate", "recover", "detect", "app", "sweep", "compare")
 
 
 def composed(command, *overrides, **options):

@@ -99,6 +99,8 @@ evaluate recoverers=[{rn:a}] => recoverers[0].rn: there is no such setting; did 
 evaluate predictions=[{path:a.csv,colum:b}] => did you mean predictions[0].column?
 evaluate baselines=3 => baselines=3: must be a list
 evaluate max_prompt_tokens=0 => max_prompt_tokens=0: must be ≥ 1
+detect certainty=0.4 => certainty=0.4: must be in [0.5, 1)
+detect columns.text=a => columns.text: there is no such setting
 app port=0 => port=0: must be in [1, 65535]
 sweep => file is missing: give file=<value>
 sweep file=a parallel=0 => parallel=0: must be ≥ 1

@@ -110,7 +110,7 @@ def measure_text(text: str) -> TextMeasures:
         tense=_tense(tagged),
         list_items=list_items,
         headings=headings,
-        emoji=int(emoji.emoji_count(read)),
+        emoji=0 if read.isascii() else int(emoji.emoji_count(read)),
         language=language_of(read).lower(),
     )
 

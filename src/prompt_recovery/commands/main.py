@@ -8,7 +8,7 @@ from prompt_recovery.errors import printable
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.terminal import forgive_characters
 
-COMMANDS = ("train", "generate", "evaluate", "recover", "app", "sweep", "compare")
+COMMANDS = ("train", "generate", "evaluate", "recover", "detect", "app", "sweep", "compare")
 _HELP = """\
 usage: prompt-recovery <command> [group=option] [key=value] …
 
@@ -17,6 +17,7 @@ usage: prompt-recovery <command> [group=option] [key=value] …
   evaluate  compare recoverers and baselines         prompt-recovery evaluate \
                                                        recoverers=[runs/latest]
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
+  detect    judge whether an LLM rewrote a text      prompt-recovery detect text="…"
   app       a web page to try a recoverer            prompt-recovery app run=latest
   sweep     try settings as a W&B sweep file says    prompt-recovery sweep file=sweeps/grid.yaml
   compare   one report of many runs                  prompt-recovery compare 'runs=[runs/train]'

@@ -1,11 +1,11 @@
 """Prepares arguments of the command line for Hydra.
 
-Paths, URLs and the two texts of `recover` are taken verbatim: spaces, commas, brackets, quotation
-marks and equals signs are part of them. They are quoted here because Hydra's grammar would read
-them as lists, sweeps and so on. Three things keep their meaning in Hydra's grammar: a list where
-several paths are allowed (`run=[a,b]`), a value in quotation marks (`data.path="'a b.csv'"`), and
-a comma in a multirun, where it separates the values of a sweep (so that a path with a comma must be
-quoted).
+Paths, URLs and the texts of `recover` and `detect` are taken verbatim: spaces, commas, brackets,
+quotation marks and equals signs are part of them. They are quoted here because Hydra's grammar
+would read them as lists, sweeps and so on. Three things keep their meaning in Hydra's grammar: a
+list where several paths are allowed (`run=[a,b]`), a value in quotation marks (`data.path="'a
+b.csv'"`), and a comma in a multirun, where it separates the values of a sweep (so that a path with
+a comma must be quoted).
 """
 
 import re
@@ -25,8 +25,8 @@ from prompt_recovery.settings.declared import (
 from prompt_recovery.settings.filling import OURS, schema_of
 from prompt_recovery.settings.folder import config_folder
 
-TEXTS = ("original", "rewritten")
-"""Settings of `recover` that are always taken verbatim as texts."""
+TEXTS = ("original", "rewritten", "text")
+"""Settings of `recover` and `detect` that are always taken verbatim as texts."""
 
 _STAGE = "first_stage"  # has the settings of `train` again
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")

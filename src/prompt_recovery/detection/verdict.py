@@ -1,0 +1,103 @@
+"""A verdict on a text or a pair, and what it rests on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
+
+from prompt_recovery.detection.classifier import Scorecard
+from prompt_recovery.detection.features import Features
+from prompt_recovery.recovery.interface import Candidate
+
+Answer = Literal["rewritten", "not rewritten", "cannot tell"]
+Certainty = Annotated[float, Ge(0.5), Lt(1)]
+
+CERTAINTY: float = 0.8
+"""The probability from which a verdict is given."""
+MIN_WORDS = 30
+"""The number of words below which no verdict is given."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """The share of one feature in a verdict.
+
+    Attributes:
+        name: The feature, in words.
+        value: Its value.
+        log_odds: What it adds to the log-odds: above 0 it speaks for an LLM's rewrite.
+    """
+
+    name: str
+    value: float
+    log_odds: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How likely an LLM rewrote a text.
+
+    Attributes:
+        answer: "rewritten", "not rewritten" or "cannot tell".
+        probability: The calibrated probability that an LLM rewrote it, where rewrites are as
+            frequent as others; None for a text that is too short.
+        reason: Why it cannot be told, or what the answer says, as a sentence.
+        parts: The features that count most, the strongest first.
+        prompts: The likeliest prompts, the best first; empty without a recoverer.
+    """
+
+    answer: Answer
+    probability: float | None
+    reason: str
+    parts: Sequence[Part] = ()
+    prompts: Sequence[Candidate] = ()
+
+    def with_prompts(self, prompts: Sequence[Candidate]) -> "Verdict":
+        """The same verdict with the likeliest prompts."""
+        return replace(self, prompts=tuple(prompts))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Plain values, as a file holds them."""
+        return {
+            "answer": self.answer,
+            "probability": self.probability,
+            "reason": self.reason,
+            "evidence": {part.name: round(part.log_odds, 3) for part in self.parts},
+            "prompts": [prompt.text for prompt in self.prompts],
+        }
+
+
+def too_short(words: int) -> Verdict:
+    """The verdict on a text, or a pair whose shorter text, has fewer words than `MIN_WORDS`."""
+    counted = f"{words} word{'' if words == 1 else 's'}"
+    reason = f"{counted}: a verdict needs at least {MIN_WORDS}"
+    return Verdict("cannot tell", None, reason)
+
+
+def judge(card: Scorecard, features: Features, certainty: float = CERTAINTY) -> Verdict:
+    """The verdict of a scorecard.
+
+    Args:
+        card: The scorecard.
+        features: The features of a text or a pair that is long enough.
+        certainty: The probability from which a verdict is given, in [0.5, 1).
+    """
+    p = card.probability(features)
+    shares = card.parts(features)
+    strongest = sorted(shares, key=lambda name: -abs(shares[name]))[:_SHOWN]
+    parts = tuple(
+        Part(name.replace("_", " "), float(features[name]), shares[name]) for name in strongest
+    )
+    strange = card.unfamiliar(features)
+    if len(strange) > card.most_unfamiliar:
+        names = ", ".join(name.replace("_", " ") for name in strange[:3])
+        reason = f"unlike the texts that it was trained on ({names}, …)"
+        return Verdict("cannot tell", p, reason, parts)
+    if max(p, 1 - p) < certainty:
+        return Verdict("cannot tell", p, f"neither answer has a probability of {certainty}", parts)
+    if p > 0.5:
+        return Verdict("rewritten", p, "it reads as the rewrites do that it was trained on", parts)
+    return Verdict("not rewritten", p, "it reads as the others do that it was trained on", parts)

@@ -1,0 +1,1 @@
+from tests.recovery.conftest import few_examples, trained_run  # noqa: F401

@@ -1,0 +1,175 @@
+import json
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+import prompt_recovery as pr
+from prompt_recovery.changes import text as texts
+from prompt_recovery.data.sources import starter
+from prompt_recovery.data.splits import split
+from prompt_recovery.detection.detector import Detector, shipped_detector
+from prompt_recovery.detection.job import (
+    DetectionJob,
+    TextColumns,
+    run_detection,
+    train_detector,
+)
+from prompt_recovery.detection.shown import headline, verdict_html
+from prompt_recovery.detection.verdict import Part, Verdict
+from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery import MBR
+from prompt_recovery.recovery.interface import Candidate
+from prompt_recovery.recovery.recipe import Recipe
+from tests.command_line import run as command
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return split(starter()).test
+
+
+def test_a_rewrite_is_likelier_one_than_its_reverse_or_a_copy(rows):
+    forth = [pr.detect(e.rewritten_text, e.original_text).probability for e in rows[:12]]
+    back = [pr.detect(e.original_text, e.rewritten_text).probability for e in rows[:12]]
+    copies = [pr.detect(e.original_text, e.original_text).probability for e in rows[:12]]
+    known = [p for p in (forth, back, copies) if None not in p]
+    assert sum(p or 0 for p in forth) > sum(p or 0 for p in back) + 3
+    assert sum(p or 0 for p in forth) > sum(p or 0 for p in copies) + 3
+    assert known
+
+
+def test_it_cannot_tell_of_short_and_of_strange_texts():
+    short = pr.detect("It rained.")
+    assert short.answer == "cannot tell"
+    assert short.probability is None
+    assert short.reason == "2 words: a verdict needs at least 30"
+    assert pr.detect("word " * 50, "One word.").answer == "cannot tell"
+    strange = pr.detect("{{((!!?? 12,34;;" * 3 + " 😀 - * 9 \n" * 400)
+    assert strange.answer == "cannot tell"
+    assert strange.reason.startswith("unlike the texts that it was trained on (")
+
+
+def test_more_certainty_gives_fewer_verdicts(rows):
+    told = [
+        sum(pr.detect(e.rewritten_text, certainty=c).answer != "cannot tell" for e in rows[:40])
+        for c in (0.5, 0.8, 0.99)
+    ]
+    assert told[0] > told[1] >= told[2]
+
+
+def test_a_verdict_is_escaped_wherever_it_is_shown():
+    part = Part("<b>", 1.0, 0.5)
+    prompts = [Candidate("<script>alert(1)</script>", None, 0.5)]
+    html = verdict_html(Verdict("rewritten", 0.9, "<i>", (part,), prompts))
+    assert "<script" not in html and "<b>" not in html and "<i>" not in html
+    assert "&lt;script&gt;" in html
+    verdict = Verdict("rewritten", 0.912, "so it reads")
+    assert headline(verdict) == "An LLM rewrote it: probability 0.91 (so it reads)"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("single", [False, True])
+def test_a_file_has_a_verdict_for_each_row(rows, suffix, single, tmp_path):
+    original, rewritten = rows[0].original_text, rows[0].rewritten_text
+    lines = [
+        {"id": "=1", "original_text": original, "rewritten_text": "\ud800" * 9},
+        {"id": "b", "original_text": original, "rewritten_text": rewritten},
+    ]
+    path, output = tmp_path / "in.jsonl", tmp_path / f"out{suffix}"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    columns = TextColumns(original_text=None if single else "original_text")
+    verdicts = run_detection(DetectionJob(input=path, output=output, columns=columns))
+    if suffix == ".jsonl":
+        found = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    else:
+        found = pq.read_table(output).to_pylist()
+    assert [row["id"] for row in found] == ["=1", "b"]
+    assert [row["answer"] for row in found] == [v.answer for v in verdicts]
+    assert found[0]["probability"] is None
+    alone = pr.detect(rewritten, None if single else original)
+    assert found[1]["probability"] == alone.probability
+
+
+def test_a_run_finds_the_likeliest_prompts_of_a_pair(rows, trained_run, capsys):
+    recipe = Recipe([trained_run], decoding=MBR(4, 1.0, 5), confidence=False)
+    given = {"original": rows[0].original_text, "rewritten": rows[0].rewritten_text}
+    [verdict] = run_detection(DetectionJob(recipe=recipe, **given))
+    assert verdict.prompts
+    out = capsys.readouterr().out
+    assert "The likeliest prompts" in out and "What counts most" in out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "give text="),
+        ({"text": "a", "input": "b.csv"}, "give text="),
+        ({"original": "a"}, "give text="),
+        ({"text": " "}, "text=: the text is blank"),
+        ({"text": "a", "data": "b.csv"}, "data= is what train="),
+        ({"text": "a", "recipe": Recipe(["run"])}, "run= needs original texts"),
+        ({"input": "b.csv", "output": "c.xlsx"}, "unknown format; known are .jsonl"),
+        ({"input": "b.jsonl", "output": "b.jsonl"}, "is the input, which would be overwritten"),
+    ],
+)
+def test_impossible_jobs(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.jsonl").write_text("{}")
+    with pytest.raises(PromptRecoveryError, match=message):
+        DetectionJob(**settings)
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch):
+    monkeypatch.setattr(texts, "LIBRARIES", ("no_such_library_at_all",))
+    with pytest.raises(PromptRecoveryError, match=r"prompt-recovery\[measures\]"):
+        run_detection(DetectionJob(text="a"))
+
+
+def test_a_detector_is_trained_and_read_again(tmp_path, rows):
+    path = tmp_path / "own.json"
+    data = tmp_path / "data.jsonl"
+    chosen = split(starter()).train[:90]
+    keys = ("id", "original_text", "rewritten_text", "rewrite_prompt")
+    lines = [json.dumps({k: getattr(e, k) for k in keys}) + "\n" for e in chosen]
+    data.write_text("".join(lines), "utf-8")
+    made = train_detector(path, data)
+    assert Detector.read(path).pair.values == made.pair.values
+    verdict = pr.detect(rows[0].rewritten_text, rows[0].original_text, detector=path)
+    assert (
+        verdict.probability == made.judge(rows[0].rewritten_text, rows[0].original_text).probability
+    )
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"text": {}, "pair": {}}', "[1]"])
+def test_a_file_that_is_no_detector_is_named(content, tmp_path):
+    path = tmp_path / "d.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(PromptRecoveryError, match=r"detector=.*d\.json: (no such|holds no) "):
+        Detector.read(path)
+
+
+def test_a_detector_with_other_features_is_refused(tmp_path):
+    shipped = shipped_detector()
+    other = replace(shipped.text, names=["height", *shipped.text.names[1:]])
+    Detector(other, shipped.pair).write(tmp_path / "d.json")
+    with pytest.raises(PromptRecoveryError, match="this version doesn't know \\('height'\\)"):
+        Detector.read(tmp_path / "d.json")
+
+
+def test_the_shipped_detector_is_small_and_whole():
+    shipped = shipped_detector()
+    assert len(shipped.text.names) > 20
+    assert "words_kept" in shipped.pair.names
+
+
+def test_the_command_judges_and_says_in_one_line_what_is_wrong(rows, tmp_path):
+    words = 'He said: "no, {never}" = 1, [and] ' * 6
+    result = command("detect", f"text={words}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "probability" in result.stdout or "Cannot tell" in result.stdout
+    failed = command("detect", "text=", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert failed.stderr == "error: text=: the text is blank\n"
+    assert "prompt-recovery detect original=" in command("detect", "--help", cwd=tmp_path).stdout
