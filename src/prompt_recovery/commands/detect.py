@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.commands.help import Help
 from prompt_recovery.detection.job import DetectionJob, DetectionOptions, run_detection
 from prompt_recovery.recovery.recipe import Recipe, RunNames
 from prompt_recovery.runs.folder import named_runs
@@ -25,7 +26,29 @@ class DetectSettings(DetectionOptions):
         self.refuse_contradictions(self.run is not None)
 
 
-@command
+_HELP = Help(
+    title="how likely an LLM rewrote a text (extra [measures])",
+    about="""Judges single texts, or pairs of an original and a rewritten text, with a calibrated
+        probability. "Cannot tell" is an answer, too: for less than 30 words, for texts unlike those
+        that the detector was trained on, and where neither answer is certain enough.""",
+    examples=[
+        ("A file of pairs (columns id, original_text, rewritten_text), or of single texts, of "
+         "which much less can be said:",
+         ["input=pairs.csv output=verdicts.jsonl",
+          "input=texts.csv columns.original_text=null"]),
+        ("One pair or one text, taken as it stands:",
+         ['original="It rained." rewritten="Arr, the sky be weepin\'!"',
+          'text="Arr, the sky be weepin\'!"']),
+        ("A detector that is trained on your own examples:",
+         ["train=detector.json examples=pairs.jsonl",
+          "detector=detector.json input=pairs.csv"]),
+    ],
+    settings=["input", "output", "certainty", "detector", "train", "examples", "run"],
+    read_on=["docs/howto/detect.md"],
+)  # fmt: skip
+
+
+@command(_HELP)
 def detect(config: DictConfig) -> None:
     """Judges a text, a pair or a file of them."""
     given: DetectSettings = make(check(config, DetectSettings), DetectSettings)

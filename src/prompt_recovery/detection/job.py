@@ -58,7 +58,7 @@ class DetectionOptions:
         certainty: The probability from which a verdict is given, in [0.5, 1).
         detector: A detector of your own; None: the one in this package.
         train: Where to write a detector of your own; nothing is judged then.
-        data: The examples that it is trained on; None: the starter dataset, both editions.
+        examples: The file of examples that it is trained on; None: the starter, both editions.
     """
 
     text: str | None = None
@@ -70,7 +70,7 @@ class DetectionOptions:
     certainty: Certainty = CERTAINTY
     detector: AnyPath | None = None
     train: AnyPath | None = None
-    data: AnyPath | None = None
+    examples: AnyPath | None = None
 
     def refuse_contradictions(self, with_run: bool) -> None:
         """Checks the settings against each other.
@@ -96,8 +96,8 @@ class DetectionOptions:
         single = self.text is not None or self.columns.original_text is None
         if with_run and (single or self.train is not None):
             raise PromptRecoveryError("run= needs original texts: prompts are found for pairs only")
-        if self.data is not None and self.train is None:
-            raise PromptRecoveryError("data= is what train=<file> trains on; give input=<file>")
+        if self.examples is not None and self.train is None:
+            raise PromptRecoveryError("examples= is what train=<file> trains on; give input=<file>")
         if self.input is not None:
             if Path(self.output).suffix not in _FORMATS:
                 raise PromptRecoveryError(
@@ -137,7 +137,7 @@ def run_detection(job: DetectionJob) -> list[Verdict]:
     """
     require_measures()
     if job.train is not None:
-        train_detector(Path(job.train).expanduser(), job.data)
+        train_detector(Path(job.train).expanduser(), job.examples)
         return []
     own = job.detector
     detector = shipped_detector() if own is None else Detector.read(Path(own).expanduser())
@@ -205,7 +205,7 @@ def write_verdicts(path: Path, pairs: list[Pair], verdicts: list[Verdict]) -> No
     log.info("%s: %d verdicts, %d of them cannot tell", path, len(rows), len(rows) - told)
 
 
-def train_detector(path: Path, data: AnyPath | None = None) -> Detector:
+def train_detector(path: Path, examples: AnyPath | None = None) -> Detector:
     """Trains a detector on originals against rewrites, and writes it to a file.
 
     The scorecards are trained on the training split, at most two examples of each original, and
@@ -213,12 +213,12 @@ def train_detector(path: Path, data: AnyPath | None = None) -> Detector:
 
     Args:
         path: The JSON file.
-        data: A file of rewrite examples; None is the starter dataset with both editions.
+        examples: A file of rewrite examples; None is the starter dataset with both editions.
 
     Raises:
         PromptRecoveryError: If a file cannot be read or written, or has too few examples.
     """
-    parts = split(starter(full=True) if data is None else file(data))
+    parts = split(starter(full=True) if examples is None else file(examples))
     remembered = cache(measure_text)
     train = at_most(parts.train, PER_ORIGINAL)
     cards = {}
