@@ -34,10 +34,8 @@ def test_the_examples_of_the_help_compose(command):
             values = [w for w in words[2:] if w != "-m"]
             if "-m" in words:
                 values = [re.sub(r"^([^=]+=[^,\[]+),.*", r"\1", v) for v in values]
-            if words[1] not in (
-                "recover",
-                "detect",
-            ):  # whose texts are quoted before Hydra sees them
+            # The texts of the two are quoted before Hydra sees them.
+            if words[1] not in ("recover", "detect"):
                 composed(words[1], *values, return_hydra_config=True)
 
 

@@ -97,7 +97,8 @@ def test_a_run_finds_the_likeliest_prompts_of_a_pair(rows, trained_run, capsys):
     [verdict] = run_detection(DetectionJob(recipe=recipe, **given))
     assert verdict.prompts
     out = capsys.readouterr().out
-    assert "The likeliest prompts" in out and "What counts most" in out
+    assert "The likeliest" in out  # titles of narrow tables are broken into lines
+    assert "What counts most" in out
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
 def test_a_detector_is_trained_and_read_again(tmp_path, rows):
     path = tmp_path / "own.json"
     data = tmp_path / "data.jsonl"
-    chosen = split(starter()).train[::14]
+    chosen = starter().examples[::12]
     keys = ("id", "original_text", "rewritten_text", "rewrite_prompt")
     lines = [json.dumps({k: getattr(e, k) for k in keys}) + "\n" for e in chosen]
     data.write_text("".join(lines), "utf-8")

@@ -72,7 +72,7 @@ def _verbatim(command: str, argument: str, sweeps: bool) -> str:
     swept = sweeps and "," in value
     as_it_is = _SIMPLE.fullmatch(value) or _QUOTED.fullmatch(value) or swept
     is_url = _URL.fullmatch(value) and "${" not in value and not as_it_is
-    if is_url or (command == "recover" and name in TEXTS):
+    if is_url or (command in ("recover", "detect") and name in TEXTS):
         return f"{key}={quoted(value)}"
     if as_it_is:
         return argument
