@@ -58,6 +58,8 @@ def test_a_rewrite_is_kept():
         ("**Instruction:** Rewrite the text as a pirate\n\n" + REWRITE, "leaked"),
         ("Prompt: like a pirate would\n\n" + REWRITE, "leaked"),
         ("Tell it like a pirate would! " + REWRITE, "leaked"),
+        ("Tell it like a pirate would:\n\n" + REWRITE, "leaked"),
+        ("**Tell it like a pirate would**\n" + REWRITE, "leaked"),
         (ORIGINAL, "copy"),
         (ORIGINAL.replace(" ", "\n"), "copy"),
         (ORIGINAL + " Bye.", "copy"),
@@ -123,6 +125,10 @@ def test_an_answer_that_met_the_limit_is_cut_off():
          "dog had come free of charge and slept; I had bought my ticket at the blue hut."),
         (ORIGINAL, "Narrate it as the harbour robot", "As an AI of the harbour class, I do not "
          "feel the cold of the deck. At seven, tickets are sold at the blue hut. Dogs: free."),
+        (ORIGINAL, "As a virtual assistant", "As a virtual assistant, I saw the ferry leave at "
+         "seven. The deck was cold, tickets were sold at the blue hut, and the dog came free."),
+        (ORIGINAL, "Once upon a time", "Once upon a time, at seven, a ferry left. The deck was "
+         "cold. Tickets were sold at the blue hut. And the dogs went free, ever after."),
         (ORIGINAL, "As a recipe", "**Ferry, Served Cold**\n\n**Ingredients:**\n\n* 1 coat\n* 1 "
          "ticket\n\n**Instructions:**\n\n1. Board at seven.\n2. Add the dog, free of charge."),
         (ORIGINAL, "As a job posting", "Deckhand wanted at Kinsale.\n\nYour task:\nBe aboard at "

@@ -187,8 +187,17 @@ def is_leaked(draft: Draft, _: Filters) -> bool:
         if found[0].strip().lower() not in original and _repeats(found[1], draft.plain_prompt):
             return True
     prompt = draft.plain_prompt
-    long_enough = len(prompt.split()) >= 4 or len(prompt) >= 30
-    return long_enough and prompt in draft.plain and prompt not in draft.plain_original
+    if prompt not in draft.plain or prompt in draft.plain_original:
+        return False
+    return len(prompt) >= 30 or (len(prompt.split()) >= 4 and _is_a_sentence(prompt, draft.text))
+
+
+def _is_a_sentence(prompt: str, text: str) -> bool:
+    """Returns whether a prompt fills a line or a sentence of a text, or ends at a colon.
+
+    Within a sentence, a rewrite may well have the words of a short one, such as "Once upon a time".
+    """
+    return any(normalise(part) == prompt for part in re.split(r"[.!?:\n]", text))
 
 
 def _repeats(text: str, prompt: str) -> bool:

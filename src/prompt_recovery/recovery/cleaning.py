@@ -14,7 +14,7 @@ _INTRODUCING = (
     r"|your)"
 )
 _LEAD = re.compile(
-    rf"^(\**)(?:{_INTRODUCING}[,.!]?\s+){{0,12}}(?:re-?writ(?:e|ing|ten) |editing )?"
+    rf"^(\*{{0,3}})(?:{_INTRODUCING}[,.!]?\s+){{0,12}}(?:re-?writ(?:e|ing|ten) |editing )?"
     r"(?:(?:prompt|instruction)s?\b(?:\s+(?:behind|could|given|is|may|might|must|that|used|was|which"
     r"|would)\b[^\n:]{0,60})?|requests?\b(?:\s+(?:is|was|would be))?)(?:\1\s*:|\s*:\1)\s*",
     re.IGNORECASE,
@@ -30,5 +30,13 @@ def clean_prompt(text: str) -> str:
     first = re.sub(r"\s+", " ", first).strip()
     for left, right in ('""', "''", "“”", "``", ("**", "**")):
         if len(first) > len(left + right) and first.startswith(left) and first.endswith(right):
-            first = first[len(left) : -len(right)].strip()
+            inside = first[len(left) : -len(right)]
+            first = inside.strip() if _belong_together(inside, left, right) else first
     return first
+
+
+def _belong_together(inside: str, left: str, right: str) -> bool:
+    """Whether the marks around a text are a pair, unlike the outer ones of `"Make it" a "poem"`."""
+    closing = re.search(rf"(?<=\S){re.escape(right)}(?!\w)", inside)
+    opening = re.search(rf"(?<!\w){re.escape(left)}(?=\S)", inside)
+    return closing is None or (opening is not None and opening.start() < closing.start())
