@@ -24,6 +24,8 @@ from prompt_recovery.storage import (
     made_once,
     read_json,
     read_jsonl,
+    read_small,
+    read_yaml,
     write_json,
     write_jsonl,
 )
@@ -148,6 +150,22 @@ def test_json_is_read_back_and_anything_else_is_none(tmp_path):
     for damage in (b'{"a": ', b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(damage)
         assert read_json(path) is None
+
+
+def test_a_strangers_file_is_regular_and_small(tmp_path):
+    (tmp_path / "a").write_text("é")
+    (tmp_path / "link").symlink_to("a")
+    assert read_small(tmp_path / "link", 2) == "é"
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, most in (("a", 1), ("zero", 9), ("pipe", 9), ("loop", 9), ("none", 9), (".", 9)):
+        with pytest.raises((OSError, ValueError)):
+            read_small(tmp_path / name, most)
+    for name in ("zero", "pipe", "loop"):
+        assert read_json(tmp_path / name) is None
+        with pytest.raises((OSError, ValueError)):
+            read_yaml(tmp_path / name)
 
 
 def test_a_jsonl_line_ends_at_a_line_feed_only(tmp_path):

@@ -26,6 +26,7 @@ from prompt_recovery.errors import PromptRecoveryError
 T = TypeVar("T")
 
 _YAML_BYTES, _YAML_VALUES = 1 << 22, 100_000  # more than any record has
+_JSON_BYTES = 1 << 30  # likewise
 # The exceptions that may be raised while a JSON value of an unexpected shape is read.
 MALFORMED = (
     ValueError,
@@ -174,10 +175,31 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def read_small(path: Path, most: int) -> str:
+    """The text of a file that may come from a stranger.
+
+    Args:
+        path: The file.
+        most: The largest number of bytes that it may have.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no regular file, such as a link to a device that never ends, or it is too
+            large, or not UTF-8.
+    """
+    if not path.is_file() and path.exists():
+        raise ValueError(f"{path}: is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path}: is too large")
+    return content.decode()
+
+
 def read_json(path: Path) -> Any:
     """Returns the value in a JSON file, or None if the file does not exist or is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_small(path, _JSON_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -191,10 +213,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         OSError: If the file cannot be read.
         ValueError: If it contains no mapping, or too many values.
     """
-    if path.stat().st_size > _YAML_BYTES:
-        raise ValueError(f"{path}: is too large")
+    text = read_small(path, _YAML_BYTES)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(text)
         if not isinstance(values, dict):
             raise ValueError(f"{path}: is not a YAML mapping")
         waiting: list[Any] = [values]

@@ -1,7 +1,10 @@
 import json
+import math
 import re
+from dataclasses import fields
 
 import pytest
+from peft import LoraConfig
 
 from prompt_recovery.backbones.adapter_config import read_lora_config
 from prompt_recovery.errors import PromptRecoveryError
@@ -70,6 +73,46 @@ def test_damaged_configurations_are_one_line(text, tmp_path):
     with pytest.raises(PromptRecoveryError, match="adapter_config.json: ") as caught:
         read_lora_config(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": "q_proj$", "layers_to_transform": [1]},
+        {"layers_pattern": ["layers"]},
+        {"lora_bias": True, "use_dora": True},
+        {"target_modules": None, "modules_to_save": ["x"], "layers_pattern": "layers"},
+    ],
+)
+def test_fields_that_do_not_go_together_are_one_line(changes, tmp_path):
+    try:
+        read(tmp_path, changes)
+    except PromptRecoveryError as error:
+        assert "describes no LoRA adapter" in str(error) and "\n" not in str(error)
+
+
+HOSTILE = [
+    None, True, -1, 0, 10**30, math.nan, math.inf, "", "evil", "../../evil", "all-linear", [],
+    ["evil"], [["evil"]], [10**9], {}, {"evil": 10**9}, {"evil": ["evil"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(LoraConfig)])
+def test_a_hostile_value_of_any_field_is_plain_or_one_line(name, tmp_path):
+    for value in HOSTILE:
+        try:
+            config = read(tmp_path, {name: value})
+        except PromptRecoveryError as error:
+            assert "\n" not in str(error) and "adapter_config.json" in str(error)
+        else:
+            assert config.megatron_config is None and config.auto_mapping is None
+            assert config.base_model_name_or_path is None and config.revision is None
+
+
+def test_a_configuration_that_never_ends_is_one_line(tmp_path):
+    (tmp_path / "adapter_config.json").symlink_to("/dev/zero")
+    with pytest.raises(PromptRecoveryError, match="adapter_config.json: is damaged"):
+        read_lora_config(tmp_path)
 
 
 def test_patterns_that_are_let_through_are_matched_quickly(tmp_path):

@@ -57,6 +57,9 @@ def change(path, edit):
         ("config.json", lambda c: c.update(text={"_attn_implementation": "a/b"}), "'a/b' is not"),
         ("config.json", lambda c: c.update(num_hidden_layers=10**7), "more than 1000 layers"),
         ("config.json", lambda c: c.update(num_hidden_layers="x"), "config.json: is damaged"),
+        ("config.json", lambda c: c.update(vocab_size=10**9), "asks for more weights than"),
+        ("config.json", lambda c: c.update(hidden_size=10**9), "asks for more weights than"),
+        ("config.json", lambda c: c.update(max_position_embeddings=10**9), "asks for more weights"),
         (
             "sentence_bert_config.json",
             lambda c: c.update(model_kwargs={"allow_all_kernels": True}),

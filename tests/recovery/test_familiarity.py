@@ -9,6 +9,7 @@ from sklearn.feature_extraction.text import (
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery import familiarity
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.interface import Pair
 
@@ -66,6 +67,14 @@ def test_words_and_files_are_those_of_scikit_learn_and_scipy(known, tmp_path):
     save_npz(tmp_path / "theirs.npz", counted)
     theirs = Familiarity.read(tmp_path / "theirs.npz")
     np.testing.assert_allclose(theirs(pairs(NEW)), found(pairs(NEW)), atol=1e-12)
+
+
+def test_a_file_that_unpacks_to_too_much_is_one_line(known, tmp_path, monkeypatch):
+    file = tmp_path / "familiarity.npz"
+    known.write(file)
+    monkeypatch.setattr(familiarity, "_MOST_BYTES", 100)
+    with pytest.raises(PromptRecoveryError, match="is damaged"):
+        Familiarity.read(file)
 
 
 def test_a_damaged_file_is_one_line(known, tmp_path):

@@ -106,6 +106,29 @@ def test_aliases_that_stand_for_too_much_are_refused(copy):
         read_record(copy / "adapter")
 
 
+def test_tags_of_a_record_make_nothing(copy, tmp_path):
+    whole = recoverer_file(copy / "adapter").read_text()
+    for tag in ("python/object/apply:os.mkdir", "python/object/new:os.mkdir", "python/name:evil.x"):
+        line = f"fallback: !!{tag} [{tmp_path / 'made'}]\n"
+        recoverer_file(copy / "adapter").write_text(whole.replace("fallback:", "was:") + line)
+        with pytest.raises(PromptRecoveryError, match="is damaged") as caught:
+            load_recoverer(copy)
+        one_line(caught)
+    assert not (tmp_path / "made").exists()
+
+
+def test_files_that_are_links_to_what_never_ends_are_one_line(copy):
+    for name in ("adapter_config.json", "recoverer.yaml", "adapter_model.safetensors"):
+        file = copy / "adapter" / name
+        file.rename(copy / "kept")
+        file.symlink_to("/dev/zero")
+        with pytest.raises(PromptRecoveryError) as caught:
+            load_recoverer(copy / "adapter")
+        one_line(caught)
+        (copy / "kept").replace(file)
+    assert load_recoverer(copy)
+
+
 def test_files_stay_in_the_cache(copy):
     from prompt_recovery.backbones.locate import file_name
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from peft import LoraConfig, TaskType
 
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.settings import Count
 from prompt_recovery.settings.declared import accepts, allowed
-from prompt_recovery.storage import MALFORMED
+from prompt_recovery.storage import MALFORMED, read_small
 
 _LARGEST = 1 << 22  # bytes of the file
 _Rank = Annotated[int, Ge(1), Le(1 << 16)]
@@ -69,9 +69,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
     """
     path = folder / "adapter_config.json"
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("too large")
-        given = dict(json.loads(path.read_text("utf-8")))
+        given = dict(json.loads(read_small(path, _LARGEST)))
     except (OSError, *MALFORMED) as error:
         raise PromptRecoveryError(
             f"{path}: is damaged ({type(error).__name__}); copy the adapter folder again"
@@ -91,7 +89,12 @@ def read_lora_config(folder: Path) -> LoraConfig:
         if given[name] and given[name] != _default(known[name]):
             raise _not_loaded(path, name)
     taken = {n: given[n] for n in _TYPES if n != "peft_type" and given.get(n) is not None}
-    return LoraConfig(task_type=TaskType.CAUSAL_LM, **taken)
+    try:
+        return LoraConfig(task_type=TaskType.CAUSAL_LM, **taken)
+    except (ValueError, TypeError) as error:  # of fields that do not go together
+        raise PromptRecoveryError(
+            f"{path}: describes no LoRA adapter ({first_line(error)}); copy the folder again"
+        ) from error
 
 
 def _not_loaded(path: Path, name: str) -> PromptRecoveryError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError, first_line
-from prompt_recovery.storage import MALFORMED
+from prompt_recovery.storage import MALFORMED, read_small
 
 _MODULES = {"Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LayerNorm"}
 _WITH_WEIGHTS = {"Transformer", "Dense", "LayerNorm"}
@@ -33,6 +33,8 @@ _TRANSFORMER_SETTINGS = {
 _BERTS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _LARGEST = 1 << 24  # bytes of a JSON file
 _MOST_LAYERS = 1000
+_MOST_POSITIONS = 1 << 24
+_LEAST_PACKED = 4  # weights a byte
 
 
 def require_plain(folder: Path) -> None:
@@ -105,13 +107,17 @@ def require_plain_config(folder: Path) -> None:
 
     Raises:
         PromptRecoveryError: If `config.json` is damaged, asks for a kernel from the Hub, which is
-            code, or is that of an adapter, which names another folder.
+            code, or for much more memory than the weights take, or is that of an adapter, which
+            names another folder.
     """
     path = folder / "config.json"
     try:
         config = dict(_read(path))
         values = dict(_deep(config))
         layers = [int(v) for k, v in values.items() if k.endswith(("num_hidden_layers", "n_layer"))]
+        positions = [int(v) for k, v in values.items() if k.endswith("max_position_embeddings")]
+        embedded = int(config.get("vocab_size") or 0) * int(config.get("hidden_size") or 0)
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     except (OSError, *MALFORMED) as error:
         raise PromptRecoveryError(
             f"{path}: is damaged ({type(error).__name__}); fetch the folder again"
@@ -121,6 +127,11 @@ def require_plain_config(folder: Path) -> None:
             raise _refused(path, f"'{value}'", "attention", {"eager", "sdpa"})
     if max(layers, default=0) > _MOST_LAYERS:
         raise PromptRecoveryError(f"{path}: asks for more than {_MOST_LAYERS} layers")
+    if max(positions, default=0) > _MOST_POSITIONS or embedded > _LEAST_PACKED * weights > 0:
+        raise PromptRecoveryError(
+            f"{path}: asks for more weights than the files beside it hold; the folder may be cut "
+            "short: fetch it again"
+        )
     if (folder / "adapter_config.json").is_file():
         raise PromptRecoveryError(
             f"{folder}: holds an adapter (adapter_config.json) where a whole model is needed; "
@@ -156,9 +167,7 @@ def load_plain(folder: Path) -> Any:
 
 
 def _read(path: Path) -> Any:
-    if path.stat().st_size > _LARGEST:
-        raise ValueError("too large")
-    return json.loads(path.read_text("utf-8"))
+    return json.loads(read_small(path, _LARGEST))
 
 
 def _deep(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ _WORDS = 2**18  # hashed words, so that a record holds no text
 _READ = 20_000  # characters of a text
 _MOST = 20_000  # training texts
 _WORD = re.compile(r"\b\w\w+\b")
+_MOST_BYTES = 1 << 30  # of their counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +118,9 @@ class Familiarity:
         if not path.is_file():
             return None
         try:
+            with ZipFile(path) as whole:
+                if sum(part.file_size for part in whole.infolist()) > _MOST_BYTES:
+                    raise ValueError("it unpacks to too much")
             with np.load(path, allow_pickle=False) as file:
                 size, width = (int(value) for value in file["shape"])
                 words, starts = file["indices"].astype(np.int64), file["indptr"].astype(np.int64)
