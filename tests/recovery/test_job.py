@@ -287,5 +287,9 @@ def test_what_is_missing_is_found_before_a_model_is_loaded(tmp_path):
     recipe = Recipe([tmp_path / "none"], decoding=MBR(), confidence=False)
     with pytest.raises(PromptRecoveryError, match=r"x.csv: no such file"):
         recover(RecoveryJob(recipe, input=tmp_path / "x.csv"))
+    write_input(tmp_path / "in.csv", 3)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PromptRecoveryError, match="cannot write into"):
+        recover(RecoveryJob(recipe, input=tmp_path / "in.csv", output=tmp_path / "file" / "x.csv"))
     with pytest.raises(PromptRecoveryError, match="none: no such folder"):
         recover(RecoveryJob(recipe, original="a", rewritten="b"))

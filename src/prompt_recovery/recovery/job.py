@@ -25,7 +25,7 @@ from prompt_recovery.recovery.predictions import PredictionStore, write_predicti
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.spans import Evidence, Method, method_of
 from prompt_recovery.settings import checked
-from prompt_recovery.storage import cache_dir, fingerprint, locked, same_file
+from prompt_recovery.storage import cache_dir, fingerprint, locked, require_writable, same_file
 from prompt_recovery.tables import counted, print_tables
 from prompt_recovery.terminal import progress_bar
 
@@ -61,7 +61,10 @@ def recover(job: RecoveryJob) -> list[Prediction]:
         PromptRecoveryError: If the recoverer cannot be loaded, or a file cannot be read or written.
     """
     quiet()
-    pairs = [] if job.input is None else read_pairs(Path(job.input).expanduser(), job.columns)
+    pairs: list[Pair] = []
+    if job.input is not None:
+        pairs = read_pairs(Path(job.input).expanduser(), job.columns)
+        require_writable(Path(job.output).expanduser().parent)
     with progress_bar() as progress:
         ready = assemble(job.recipe, steps(progress))
     method = method_of(job.explain)
