@@ -248,6 +248,22 @@ def test_a_record_that_names_no_source_of_ours_is_refused(
     assert not (tmp_path / "pwned").exists()
 
 
+def test_what_a_newer_version_recorded_of_the_data_is_ignored(recorded, examples, tmp_path, caplog):
+    path = str(tmp_path / "data.jsonl")
+    columns = {"_target_": "prompt_recovery.data.examples.ColumnNames", "tone": "t"}
+    data = {"_target_": "prompt_recovery.data.sources.file", "path": path, "mood": "good"}
+    found = recorded(data | {"columns": columns}, Dataset("d", examples))
+    assert found.train == split(Dataset("d", examples), **SHARES).train
+    assert "ignored what this version does not know: mood" in caplog.text
+    assert "ignored what this version does not know: tone" in caplog.text
+
+
+def test_a_split_of_a_newer_version_is_one_line(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {}\nsplit: {by: prompt, folds: 5}\n")
+    with pytest.raises(PromptRecoveryError, match=r"does not know \(folds\); update prom"):
+        RunFolder(tmp_path).splits("x")
+
+
 def test_data_that_has_changed_is_refused(recorded, examples, tmp_path):
     data = {"_target_": "prompt_recovery.data.sources.file", "path": str(tmp_path / "data.jsonl")}
     with pytest.raises(PromptRecoveryError, match="no longer what the run was trained on"):

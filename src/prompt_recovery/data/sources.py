@@ -4,6 +4,8 @@ To add one, write a function here, mark it with `@data_source`, and add a file t
 run that was trained on it then finds its examples again.
 """
 
+import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,6 +15,8 @@ from prompt_recovery.data.examples import ColumnNames, Dataset, Row, validate
 from prompt_recovery.data.files import SUFFIXES, data_files, read_rows
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.settings import AnyPath
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = ColumnNames()
 _SOURCES: dict[str, Callable[..., Dataset]] = {}
@@ -29,21 +33,32 @@ def recorded_dataset(record: Mapping[str, Any]) -> Dataset:
     """The dataset that a run's configuration names under `data`.
 
     A record is data from a stranger: its `_target_` is looked up among the sources of this module,
-    and never imported.
+    and never imported. Options that a newer version has written are ignored with a warning; whether
+    the dataset is the same, its fingerprint tells.
 
     Raises:
-        KeyError, TypeError, ValueError: the record names no source of ours, or options that the
-            source does not have.
+        KeyError, TypeError, ValueError: the record names no source of ours, or lacks an option.
         PromptRecoveryError: whatever the source raises.
     """
     options = dict(record)
     source = _SOURCES[options.pop("_target_")]
+    options = _known(options, source)
     if options.get("columns", ...) is None:
         del options["columns"]
     if "columns" in options:
         names = {k: v for k, v in options["columns"].items() if k != "_target_"}
-        options["columns"] = ColumnNames(**names)
+        options["columns"] = ColumnNames(**_known(names, ColumnNames))
     return source(**options)
+
+
+def _known(options: Mapping[str, Any], target: Callable[..., Any]) -> dict[str, Any]:
+    names = inspect.signature(target).parameters
+    others = [str(name) for name in options if name not in names]
+    if others:
+        log.warning(
+            "data of the run: ignored what this version does not know: %s", ", ".join(others)
+        )
+    return {name: value for name, value in options.items() if name in names}
 
 
 @data_source

@@ -24,6 +24,7 @@
 
 import csv
 import hashlib
+import inspect
 import logging
 import math
 import os
@@ -286,6 +287,12 @@ class RunFolder:
         try:
             config = self.config()
             shares = {k: v for k, v in config["split"].items() if k != "_target_"}
+            newer = [str(k) for k in shares if k not in inspect.signature(split).parameters]
+            if newer:
+                raise PromptRecoveryError(
+                    f"{self._config}: the run was split by what this version does not know "
+                    f"({', '.join(newer)}); update prompt-recovery"
+                )
             dataset = self._dataset(config["data"])
             self._require(dataset, fingerprint)
             return split(dataset, **shares)
