@@ -22,6 +22,7 @@ from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.preferences import read_preferences
 from prompt_recovery.recovery.pairs import PairColumns, read_pairs
 from prompt_recovery.reporting.evaluation.contenders import from_file
+from tests.fuzzing import EXAMPLES
 
 TEXTS = ("original_text", "rewritten_text", "rewrite_prompt")
 
@@ -88,7 +89,8 @@ def as_csv(rows):
 
 def as_parquet(rows):
     out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), out)
+    names = dict.fromkeys(name for row in rows for name in row)
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), out)
     return out.getvalue()
 
 
@@ -125,7 +127,7 @@ def outcome(reader, path):
 
 quickly = settings(
     deadline=None,
-    max_examples=50,
+    max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -139,23 +141,61 @@ def test_any_values_are_read_as_they_are_or_refused(tmp_path, name, rows):
         return
     path = tmp_path / name
     path.write_bytes(content)
-    dataset, _, pairs, numbered, preferences, _ = (outcome(reader, path) for reader in READERS)
-    cells = [row.values for row in read_rows(path)] if dataset or numbered else []
-    if name != "a.csv":  # which holds texts only
-        assert all(same(a, b) for a, b in zip(cells, rows, strict=bool(cells)))
-    for example, row in zip(dataset.examples if dataset else [], rows, strict=False):
-        assert [getattr(example, n) for n in TEXTS] == [row[n] for n in TEXTS]
-    for pair, row in zip(numbered or [], rows, strict=False):
+    dataset, lenient, pairs, numbered, preferences, predicted = (
+        outcome(reader, path) for reader in READERS
+    )
+    if name in ("a.csv", "a.parquet") and not any(rows):
+        rows = []  # there are no columns
+    if name == "a.csv":  # which holds texts only
+        rows = [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
+    if dataset or numbered or predicted:
+        cells = [row.values for row in read_rows(path)]
+        assert all(same(a, b) for a, b in zip(cells, rows, strict=True))
+    if dataset:
+        assert not dataset.dropped
+        for example, row in zip(dataset.examples, rows, strict=True):
+            assert [getattr(example, n) for n in TEXTS] == [row[n] for n in TEXTS]
+            assert example.id == as_id(row["id"])
+    if lenient:
+        assert len(lenient.examples) + sum(lenient.dropped.values()) == len(rows), "all are counted"
+        kept = [[getattr(e, n) for n in TEXTS] for e in lenient.examples]
+        assert all(texts in [[row.get(n) for n in TEXTS] for row in rows] for texts in kept)
+    if pairs or numbered:
+        check_pairs(rows, pairs, numbered)
+    if preferences or predicted:
+        check_answers(rows, preferences or [], predicted and predicted.answers)
+
+
+def check_pairs(rows, pairs, numbered):
+    for pair, row in zip(numbered, rows, strict=True):
         for n in TEXTS[:2]:
             if isinstance(row.get(n), str):
                 assert getattr(pair, n) == row[n]
-    assert not pairs or {p.original_text for p in pairs} <= {p.original_text for p in numbered}
+    if pairs:  # rows that repeat an earlier one are left out
+        texts = [(pair.original_text, pair.rewritten_text) for pair in numbered]
+        expected = dict(zip([as_id(row["id"]) for row in rows], texts, strict=True))
+        assert {p.id: (p.original_text, p.rewritten_text) for p in pairs} == expected
+        assert [p.id for p in pairs] == list(expected)
+
+
+def check_answers(rows, preferences, answers):
     written = set(texts_in(rows))
-    if name == "a.csv":
-        written |= {str(value) for row in rows for value in row.values()}
-    for preference in preferences or []:  # some rows may be left out
+    for preference in preferences:  # some rows may be left out
         assert written.issuperset(preference.completions)
+        assert written.issuperset(texts_in(preference.prompt))
         assert all(math.isfinite(s) or math.isnan(s) for s in preference.scores)
+    for row in rows if answers else []:
+        said = row.get("prediction", row.get("rewrite_prompt"))
+        if isinstance(said, str):
+            assert answers[as_id(row["id"])] == said.strip()
+    assert not answers or len(answers) == len(rows)
+
+
+def as_id(cell):
+    """An id as it must arrive: a number is a text, and 1.0 is 1."""
+    if isinstance(cell, float):
+        cell = int(cell) if cell == int(cell) else cell
+    return str(cell).strip()
 
 
 def texts_in(value):
@@ -167,10 +207,6 @@ def texts_in(value):
             yield from texts_in(inner)
     elif isinstance(value, str):
         yield value
-
-
-def lossy(text):
-    return text.encode(errors="replace")
 
 
 def same(read, written):

@@ -11,9 +11,10 @@ import time
 import pytest
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.generation.store import Remembering, RequestStore
+from prompt_recovery.generation.store import Remembering, RequestStore, is_transient
 from prompt_recovery.rewriters import Answer, Model, Sampling, in_order
 from prompt_recovery.rewriters.openai import OpenAIRewriter
+from tests.fuzzing import EXAMPLES
 from tests.rewriters.server import serving
 
 MODEL = Model("a-model", served="m", licence="mit")
@@ -417,9 +418,12 @@ def damaged(rng, value):
         return value
 
 
-def test_whatever_an_endpoint_answers_nothing_is_lost_or_paid_twice(server, no_waiting, tmp_path):
+@pytest.mark.parametrize("seed", range(max(1, EXAMPLES // 50)))
+def test_whatever_an_endpoint_answers_nothing_is_lost_or_paid_twice(
+    server, no_waiting, tmp_path, seed
+):
     """Random JSON of the right and the wrong shape, random statuses, and cuts at random bytes."""
-    rng = random.Random(0)
+    rng = random.Random(seed)
     for n in range(60):
         replies = []
         for _ in range(rng.randrange(4)):
@@ -432,7 +436,7 @@ def test_whatever_an_endpoint_answers_nothing_is_lost_or_paid_twice(server, no_w
             replies.append((status, data, *cut))
         server.failures[f"text {n}"] = replies
     server.headers = {"Retry_After": "0"}
-    kept = {}
+    kept, asked_for = {}, {}
     for _ in range(60):  # the same command, until it is done
         store = RequestStore(tmp_path / "requests.jsonl")
         asked = Remembering(rewriter(server, retries=1, timeout_s=20.0), store)
@@ -446,12 +450,17 @@ def test_whatever_an_endpoint_answers_nothing_is_lost_or_paid_twice(server, no_w
             store.close()
         for n, answer in kept.items():
             assert answers.get(n, answer) == answer, "what was answered stays"
-        kept |= {n: a for n, a in answers.items() if not a.error}
+        kept |= {n: a for n, a in answers.items() if not is_transient(a.error)}
+        tries = server.tries()
+        for n in kept:
+            asked_for.setdefault(n, tries[f"text {n}"])
         if done:
             break
     assert done
     assert len(answers) == 60
     assert max(server.answered.values()) == 1, "a good answer is asked for only once"
+    tries = server.tries()
+    assert {n: tries[f"text {n}"] for n in kept} == asked_for, "nothing settled is asked for again"
 
 
 def test_no_more_at_once_than_allowed(server):
