@@ -20,6 +20,7 @@ from prompt_recovery.preferences import (
     build,
     prepare_preferences,
     read_preferences,
+    require_preferences,
     write_preferences,
 )
 from prompt_recovery.preferences.pool import read_pool
@@ -49,6 +50,40 @@ def prepare(examples, writer, scs, tmp_path, monkeypatch):
         )
 
     return prepare
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Preferences(path="nowhere.jsonl"), "nowhere.jsonl: no such file; give preferences.path="),
+        (Preferences(path=None, mix=Mix(0, 0, 0, 0)), r"preferences\.mix asks for no candidates"),
+        (Preferences(path="auto", mix=Mix(api=1)), "preferences.api needs OPENAI_API_KEY"),
+        (
+            Preferences(mix=Mix(api=1), api=ChatApi(base_url="http://localhost:1/v1")),
+            "preferences.api.model: name the endpoint's model",
+        ),
+        (Preferences(earlier="nowhere"), "preferences.earlier=nowhere: holds no readable"),
+    ],
+)
+def test_what_will_be_missing_is_found_at_once(settings, message, examples, monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    splits = split(Dataset("d", examples), val=0.2, test=0.2)
+    with pytest.raises(PromptRecoveryError, match=message):
+        require_preferences(settings, "d", splits)
+    require_preferences(Preferences(path="auto"), "d", splits)
+    require_preferences(Preferences(path="auto"), "starter", splits)
+
+
+def test_a_file_of_other_splits_is_found_at_once(examples, tmp_path):
+    splits = split(Dataset("d", examples), val=0.2, test=0.2)
+    held_out = [
+        PreferenceExample(e.id, prompt_of(e), ("a", "b"), APART)
+        for e in (*splits.val, *splits.test)
+    ]
+    path = write_preferences(held_out, tmp_path, {})
+    with pytest.raises(PromptRecoveryError, match="holds no row of the training split"):
+        require_preferences(Preferences(path=str(path)), "d", splits)
 
 
 def prompt_of(example):

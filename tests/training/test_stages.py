@@ -185,6 +185,23 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path, 
         train_stages(check(config, TrainSettings), RunFolder(tmp_path / "file" / "run"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["+experiment=sft_then_dpo", "preferences.path=none.jsonl"], "none.jsonl: no such file"),
+        (["start=nowhere"], "nowhere: holds no adapter_model.safetensors"),
+    ],
+)
+def test_what_the_main_stage_lacks_is_found_before_others_are_trained(
+    tmp_path, monkeypatch, settings, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "train", lambda _: pytest.fail("it trains"))
+    config = composed("train", *settings, "model=tiny", "name=mine", "group=null")
+    with pytest.raises(PromptRecoveryError, match=message):
+        train_stages(check(config, TrainSettings), RunFolder(tmp_path / "run"))
+
+
 def test_a_finished_run_that_is_trained_again_is_not_finished_meanwhile(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunFolder(tmp_path / "runs" / "mine")

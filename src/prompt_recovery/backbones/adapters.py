@@ -66,11 +66,7 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
         PromptRecoveryError: If the folder holds no adapter, a damaged one, or one of another
             backbone.
     """
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise PromptRecoveryError(
-            f"{folder}: holds no adapter_model.safetensors; give an adapter folder or the "
-            "folder of a run that has one"
-        )
+    _require_weights(folder)
     config = read_lora_config(folder)
     try:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
@@ -101,6 +97,14 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
     return _prepared(peft_model, dtype)
 
 
+def _require_weights(folder: Path) -> None:
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise PromptRecoveryError(
+            f"{folder}: holds no adapter_model.safetensors; give an adapter folder or the "
+            "folder of a run that has one"
+        )
+
+
 def set_adapter_weights(model: Any, folder: Path) -> None:
     """Gives a `PeftModel` the weights of an adapter folder with the same configuration."""
     weights = load_file(folder / "adapter_model.safetensors")
@@ -114,8 +118,10 @@ def require_low_rank(folder: Path) -> None:
     that these parts would not learn.
 
     Raises:
-        PromptRecoveryError: If the adapter in a folder has such weights, or cannot be read.
+        PromptRecoveryError: If the folder holds no adapter, or one with such weights.
     """
+    _require_weights(folder)
+    read_lora_config(folder)
     path = folder / "adapter_model.safetensors"
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,6 +1,11 @@
 """Preferences over recovered prompts: candidates, their scores, and pairs or groups of them."""
 
-from prompt_recovery.preferences.build import Mix, Preferences, prepare_preferences
+from prompt_recovery.preferences.build import (
+    Mix,
+    Preferences,
+    prepare_preferences,
+    require_preferences,
+)
 from prompt_recovery.preferences.chat_api import ChatApi
 from prompt_recovery.preferences.files import (
     PreferenceExample,
@@ -17,5 +22,6 @@ __all__ = [
     "Preferences",
     "prepare_preferences",
     "read_preferences",
+    "require_preferences",
     "write_preferences",
 ]

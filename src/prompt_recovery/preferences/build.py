@@ -77,6 +77,13 @@ class Mix:
         """Returns the temperatures of `count` samples."""
         return [self.temperatures[i % len(self.temperatures)] for i in range(count)]
 
+    def require_any(self) -> None:
+        """Raises a `PromptRecoveryError` if no source is asked for a candidate."""
+        if not any((self.sampled, self.zero_shot, self.corrupted, self.others, self.api)):
+            raise PromptRecoveryError(
+                "preferences.mix asks for no candidates: set one of its counts"
+            )
+
 
 @checked("preferences")
 @dataclass(frozen=True)
@@ -137,29 +144,59 @@ def prepare_preferences(
     """
     if group:
         settings = replace(settings, pairing=replace(settings.pairing, strategy="listwise"))
-    path = settings.path
-    if path == "auto":
-        path = str(SHIPPED) if dataset == "starter" and SHIPPED.is_file() else None
+    path = _file(settings, dataset)
     if path is None:
         examples = _make(settings, splits.train, writer, scs, identity, seed, folder, asking)
     else:
-        given = read_preferences(Path(path).expanduser())
-        examples = _of_training(_with_own_ids(given, splits, path), splits, path)
-        count = len(examples)
-        examples = [made for e in examples for made in _chosen(e, settings.pairing)]
-        if not examples:
-            raise PromptRecoveryError(
-                f"preferences.path={path}: no row has completions that differ enough: lower "
-                "preferences.pairing.margin"
-            )
-        if len(examples) < count:
-            log.info("preferences %s: %d rows gave none", path, count - len(examples))
+        examples = _given(path, settings.pairing, splits)
     counts = Counter(len(e.completions) for e in examples)
     log.info(
         "preferences: %d rows of %s completions",
         len(examples),
         " or ".join(map(str, sorted(counts))),
     )
+    return examples
+
+
+def require_preferences(settings: Preferences, dataset: str, splits: Splits) -> None:
+    """Finds out whether `prepare_preferences` will have what it reads, before long work begins.
+
+    Raises:
+        PromptRecoveryError: If a file is missing or cannot be used, no candidates are asked for, or
+            an endpoint is asked for some and lacks its key or its model.
+    """
+    path = _file(settings, dataset)
+    if path is not None:
+        if path != str(SHIPPED):
+            _given(path, settings.pairing, splits)
+        return
+    settings.mix.require_any()
+    if settings.mix.api:
+        settings.api.usable_key(settings.api.model)
+    if settings.earlier is not None:
+        read_pool(Path(settings.earlier).expanduser())
+
+
+def _file(settings: Preferences, dataset: str) -> str | None:
+    """Returns the file with the preferences, or None if some are to be made."""
+    if settings.path != "auto":
+        return settings.path
+    return str(SHIPPED) if dataset == "starter" and SHIPPED.is_file() else None
+
+
+def _given(path: str, pairing: Pairing, splits: Splits) -> list[PreferenceExample]:
+    """Reads the preferences of the training split from a file."""
+    given = read_preferences(Path(path).expanduser())
+    examples = _of_training(_with_own_ids(given, splits, path), splits, path)
+    count = len(examples)
+    examples = [made for e in examples for made in _chosen(e, pairing)]
+    if not examples:
+        raise PromptRecoveryError(
+            f"preferences.path={path}: no row has completions that differ enough: lower "
+            "preferences.pairing.margin"
+        )
+    if len(examples) < count:
+        log.info("preferences %s: %d rows gave none", path, count - len(examples))
     return examples
 
 
@@ -309,6 +346,7 @@ def candidate_sources(
         PromptRecoveryError: If it asks for none.
     """
     mix = settings.mix
+    mix.require_any()
     prompts = sorted({e.rewrite_prompt for e in examples})
     sources: list[CandidateSource] = []
     for name, count in (("sampled", mix.sampled), ("zero_shot", mix.zero_shot)):
@@ -327,8 +365,6 @@ def candidate_sources(
         sources.append(
             ApiCandidates(settings.api, writer.template, temperatures, mix.max_new_tokens)
         )
-    if not sources:
-        raise PromptRecoveryError("preferences.mix asks for no candidates: set one of its counts")
     return sources
 
 

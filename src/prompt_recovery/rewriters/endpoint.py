@@ -112,6 +112,22 @@ class Endpoint:
                 there is no such model, or the endpoint fails at every request. Earlier answers are
                 yielded before.
         """
+        key = self.usable_key(model)
+
+        async def run(put: Callable[[tuple[int, Answer]], None]) -> None:
+            async with _client(key, self.url, self.timeout_s) as client:
+                await _Run(self, model, client, key).answer(requests, put)
+
+        if requests:
+            yield from _from_thread(run)
+
+    def usable_key(self, model: str) -> str:
+        """The key, once everything is there that a request to a model needs.
+
+        Raises:
+            PromptRecoveryError: If the extra is not installed, the key is missing or cannot be one,
+                or the model has no name.
+        """
         try:
             import openai  # noqa: F401
             import tenacity  # noqa: F401
@@ -130,13 +146,7 @@ class Endpoint:
             )
         if not model:
             raise PromptRecoveryError(f"{self.MODEL_SETTING}: name the endpoint's model")
-
-        async def run(put: Callable[[tuple[int, Answer]], None]) -> None:
-            async with _client(key, self.url, self.timeout_s) as client:
-                await _Run(self, model, client, key).answer(requests, put)
-
-        if requests:
-            yield from _from_thread(run)
+        return key
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """The price of a request and its answer, in US dollars."""

@@ -18,7 +18,7 @@ from prompt_recovery.data.splits import Splits, TrainingSplit, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Contrastive, Objective, PolicyGradient
-from prompt_recovery.preferences import Preferences
+from prompt_recovery.preferences import Preferences, require_preferences
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.pairs import PairColumns
 from prompt_recovery.runs.folder import RunFolder
@@ -142,7 +142,7 @@ def trainer_options(
         gradient_clip_val: Maximum norm of the gradient; None or 0 turns clipping off.
         log_every_n_steps: Number of steps between two log entries.
         val_check_interval: Interval between validations, as a share of an epoch or as a whole
-            number of batches.
+            number of batches. Where an epoch turns out to have fewer, validation comes at its end.
         enable_progress_bar: Show a progress bar.
         others: Other options of the trainer, such as `+trainer.limit_val_batches=2`.
     """
@@ -449,6 +449,8 @@ def job_of(config: dict[str, Any], run: RunFolder, **stage: Any) -> TrainingJob:
     else:
         locate(given.model)
     splits = split(given.data, **vars(given.split))
+    if isinstance(given.objective, Objective) and given.objective.completions != "truth":
+        require_preferences(given.preferences, given.data.name, splits)
     return TrainingJob(
         dataset=given.data,
         splits=replace(splits, train=with_lead_ins(splits.train, given.lead_ins)),

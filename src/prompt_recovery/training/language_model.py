@@ -352,12 +352,13 @@ def _module(
 
 def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
     """Loads the backbone with the adapter that training starts from."""
+    if job.start is not None:
+        require_low_rank(adapter_folder(job.start))
     model = load_model(_backbone(job), location, dtype, _adapter(job).four_bit)
     if job.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if job.start is None:
         return add_adapter(model, _adapter(job), dtype)
-    require_low_rank(adapter_folder(job.start))
     return load_adapter(model, adapter_folder(job.start), dtype)
 
 
