@@ -107,12 +107,63 @@ def told(
     }
 
 
+def peers(
+    model: Any,
+    tokenizer: Any,
+    few: Sequence[RewriteExample],
+    run: Path,
+    revised_at: Path | None,
+) -> dict[str, Any]:
+    """The AUROC of RAIDAR and of Binoculars on a few examples.
+
+    Args:
+        model: The backbone.
+        tokenizer: Its tokenizer.
+        few: The examples.
+        run: A run with an adapter of the backbone.
+        revised_at: Where to write the revised originals as rewrite examples, if anywhere.
+    """
+    texts = [text for e in few for text in (e.original_text, e.rewritten_text)]
+    answers = remembered("revised", texts, lambda part: revised(model, tokenizer, part))
+    kept = [
+        words_kept(beginning(text, tokenizer), answer)
+        for text, answer in zip(texts, answers, strict=True)
+    ]
+    if revised_at:
+        rows = [
+            {
+                "id": str(number),
+                "original_text": e.original_text,
+                "rewritten_text": answer,
+                "rewrite_prompt": REVISE.partition(":")[0],
+            }
+            for number, (e, answer) in enumerate(zip(few, answers[::2], strict=True))
+            if answer.strip()
+        ]
+        write_jsonl(revised_at, rows)
+    from peft import PeftModel
+
+    tuned = PeftModel.from_pretrained(model, str(run / "adapter")).eval()
+    scores = remembered(
+        f"binoculars {run.name}",
+        texts,
+        lambda part: [binoculars(tuned, tokenizer, text) for text in part],
+    )
+    found = {
+        "raidar_words_kept": dict(zip(texts, kept, strict=True)),
+        "binoculars": {t: -score for t, score in zip(texts, scores, strict=True)},
+    }
+    return {"rows": len(few), **told(few, found)}
+
+
 def main() -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sources", nargs="*", help="name=path, or name=path:rows")
     parser.add_argument("--output", type=Path, required=True, help="the JSON record")
-    parser.add_argument("--run", type=Path, required=True, help="a run with an adapter")
+    parser.add_argument(
+        "--run", type=Path, help="a run with an adapter: also RAIDAR and Binoculars"
+    )
     parser.add_argument("--revised", type=Path, help="where to write the revised originals")
     parser.add_argument("--texts", type=int, default=24, help="rows for Binoculars and RAIDAR")
     given = parser.parse_args()
@@ -132,38 +183,9 @@ def main() -> None:
         }
         record[name] = {"rows": len(examples), **told(examples, statistics)}
         print(name, record[name], flush=True)
-    few = distinct(sources["starter"])[: given.texts]
-    texts = [text for e in few for text in (e.original_text, e.rewritten_text)]
-    answers = remembered("revised", texts, lambda part: revised(model, tokenizer, part))
-    kept = [
-        words_kept(beginning(text, tokenizer), answer)
-        for text, answer in zip(texts, answers, strict=True)
-    ]
-    if given.revised:
-        rows = [
-            {
-                "id": str(number),
-                "original_text": e.original_text,
-                "rewritten_text": answer,
-                "rewrite_prompt": REVISE.partition(":")[0],
-            }
-            for number, (e, answer) in enumerate(zip(few, answers[::2], strict=True))
-            if answer.strip()
-        ]
-        write_jsonl(given.revised, rows)
-    from peft import PeftModel
-
-    tuned = PeftModel.from_pretrained(model, str(given.run / "adapter")).eval()
-    scores = remembered(
-        f"binoculars {given.run.name}",
-        texts,
-        lambda part: [binoculars(tuned, tokenizer, text) for text in part],
-    )
-    peers = {
-        "raidar_words_kept": dict(zip(texts, kept, strict=True)),
-        "binoculars": {t: -score for t, score in zip(texts, scores, strict=True)},
-    }
-    record["starter_peers"] = {"rows": len(few), **told(few, peers)}
+    if given.run:
+        few = distinct(sources["starter"])[: given.texts]
+        record["starter_peers"] = peers(model, tokenizer, few, given.run, given.revised)
     given.output.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
