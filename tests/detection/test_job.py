@@ -47,7 +47,7 @@ def test_it_cannot_tell_of_short_and_of_strange_texts():
     assert pr.detect("word " * 50, "One word.").answer == "cannot tell"
     strange = pr.detect("{{((!!?? 12,34;;" * 3 + " 😀 - * 9 \n" * 400)
     assert strange.answer == "cannot tell"
-    assert strange.reason.startswith("unlike the texts that it was trained on (")
+    assert strange.reason.startswith("unlike the texts that the detector was trained on (")
 
 
 def test_more_certainty_gives_fewer_verdicts(rows):
@@ -65,7 +65,7 @@ def test_a_verdict_is_escaped_wherever_it_is_shown():
     assert "<script" not in html and "<b>" not in html and "<i>" not in html
     assert "&lt;script&gt;" in html
     verdict = Verdict("rewritten", 0.912, "so it reads")
-    assert headline(verdict) == "An LLM rewrote it: probability 0.91 (so it reads)"
+    assert headline(verdict) == "Probably rewritten by an LLM: probability 0.91 (so it reads)"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

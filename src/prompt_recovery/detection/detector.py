@@ -18,6 +18,8 @@ from prompt_recovery.detection.verdict import CERTAINTY, MIN_WORDS, Verdict, jud
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.storage import MALFORMED, atomic_write, read_json
 
+_ORIGINALS = "original texts do, whoever wrote them"
+
 
 @dataclass(frozen=True)
 class Detector:
@@ -49,7 +51,8 @@ class Detector:
         if shorter < MIN_WORDS:
             return too_short(shorter)
         if original is None:
-            return judge(self.text, text_features(rewritten, measure_text(rewritten)), certainty)
+            features = text_features(rewritten, measure_text(rewritten))
+            return judge(self.text, features, certainty, _ORIGINALS)
         features = pair_features(original, rewritten, measures(original, rewritten))
         return judge(self.pair, features, certainty)
 

@@ -6,8 +6,8 @@ from prompt_recovery.detection.verdict import Verdict
 from prompt_recovery.tables import Table
 
 _ANSWERS = {
-    "rewritten": "An LLM rewrote it",
-    "not rewritten": "No LLM rewrote it",
+    "rewritten": "Probably rewritten by an LLM",
+    "not rewritten": "Probably not rewritten by an LLM",
     "cannot tell": "Cannot tell",
 }
 _PROMPTS = 5

@@ -77,13 +77,19 @@ def too_short(words: int) -> Verdict:
     return Verdict("cannot tell", None, reason)
 
 
-def judge(card: Scorecard, features: Features, certainty: float = CERTAINTY) -> Verdict:
+def judge(
+    card: Scorecard,
+    features: Features,
+    certainty: float = CERTAINTY,
+    others: str = "pairs do that are no rewrites",
+) -> Verdict:
     """The verdict of a scorecard.
 
     Args:
         card: The scorecard.
         features: The features of a text or a pair that is long enough.
         certainty: The probability from which a verdict is given, in [0.5, 1).
+        others: What the texts that are no rewrites have in common, in words.
     """
     p = card.probability(features)
     shares = card.parts(features)
@@ -94,10 +100,12 @@ def judge(card: Scorecard, features: Features, certainty: float = CERTAINTY) -> 
     strange = card.unfamiliar(features)
     if len(strange) > card.most_unfamiliar:
         names = ", ".join(name.replace("_", " ") for name in strange[:3])
-        reason = f"unlike the texts that it was trained on ({names}, …)"
+        reason = f"unlike the texts that the detector was trained on ({names}, …)"
         return Verdict("cannot tell", p, reason, parts)
     if max(p, 1 - p) < certainty:
         return Verdict("cannot tell", p, f"neither answer has a probability of {certainty}", parts)
     if p > 0.5:
-        return Verdict("rewritten", p, "it reads as the rewrites do that it was trained on", parts)
-    return Verdict("not rewritten", p, "it reads as the others do that it was trained on", parts)
+        return Verdict(
+            "rewritten", p, "it reads as the rewrites do that the detector was trained on", parts
+        )
+    return Verdict("not rewritten", p, f"it reads as {others}", parts)
