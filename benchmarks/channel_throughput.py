@@ -1,12 +1,16 @@
 """Channel throughput: the candidates of a pair as one row of trees, against one row a candidate.
 
     python benchmarks/channel_throughput.py [pairs] [candidates] [model]
+    python benchmarks/channel_throughput.py tokens [pairs] [candidates] [model]
 
 Both sides score the same candidates (prompts of other rows) of the same pairs of the starter
 dataset with the same model in fp32: log p(rewritten text | original text, candidate). The plain
 side runs `transformers` on one candidate after another and computes logits for the rewritten text
 only. Counts the tokens that each side computes for a pair, too. Loading isn't counted. Each side is
 a process of its own. Writes `benchmarks/results/channel_throughput.json`.
+
+With `tokens`, nothing is computed but the number of tokens of each side, in seconds and without the
+weights. Writes `benchmarks/results/channel_tokens.json`.
 """
 
 import json
@@ -20,8 +24,8 @@ from work import ROOT, side, write_report
 MAX_TEXT_TOKENS = 160
 
 
-def likelihood(model: str) -> Any:
-    """The channel, which keeps nothing in the cache."""
+def likelihood(model: str, weights: bool = True) -> Any:
+    """The channel, which keeps nothing in the cache; it can tokenise without weights."""
     import torch
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -34,7 +38,7 @@ def likelihood(model: str) -> Any:
     location = locate(backbone)
     template = instantiate(OmegaConf.load(ROOT / "conf/template/rewrite_text_first.yaml"))
     return RewriteLikelihood(
-        load_model(backbone, location, torch.float32),
+        load_model(backbone, location, torch.float32) if weights else None,
         load_tokenizer(backbone, location),
         template,
         MAX_TEXT_TOKENS,
@@ -101,15 +105,42 @@ def one_by_one(model: str, count: int, candidates: int) -> dict[str, Any]:
     }
 
 
+def counted(model: str, count: int, candidates: int) -> dict[str, Any]:
+    """The tokens that each side computes for a pair."""
+    from prompt_recovery.trees import pack
+
+    channel = likelihood(model, weights=False)
+    rows = [channel.trees(pair, prompts) for pair, prompts in asked(count, candidates)]
+    separate = sum(len(tree) for row in rows for tree in row)
+    together = sum(pack(row, 0, together=True).input_ids.numel() for row in rows)
+    return {
+        "model": model,
+        "pairs": count,
+        "candidates": candidates,
+        "max_text_tokens": MAX_TEXT_TOKENS,
+        "tokens_per_pair": {"one_by_one": separate / count, "trees": together / count},
+        "tokens_ratio": separate / together,
+        "scored_tokens_per_pair": sum(len(t.completions[0]) for r in rows for t in r) / count,
+    }
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--side"]:
         name, model, *sizes = sys.argv[2:]
         sides = {"trees": trees, "one_by_one": one_by_one}
         print(json.dumps(sides[name](model, *map(int, sizes))))
         return
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 8
-    candidates = int(sys.argv[2]) if len(sys.argv) > 2 else 16
-    model = sys.argv[3] if len(sys.argv) > 3 else "smollm2"
+    given = sys.argv[1:]
+    only_tokens = given[:1] == ["tokens"]
+    count, candidates, model = (
+        *given[only_tokens:],
+        *("8", "16", "smollm2")[len(given) - only_tokens :],
+    )
+    if only_tokens:
+        tokens = counted(model, int(count), int(candidates))
+        print(json.dumps(tokens, indent=2))
+        print(write_report("channel_tokens", tokens))
+        return
     found = {
         name: side(str(Path(__file__)), name, model, count, candidates)
         for name in ("trees", "one_by_one")
@@ -120,16 +151,16 @@ def main() -> None:
     )
     report = {
         "model": model,
-        "pairs": count,
-        "candidates": candidates,
+        "pairs": int(count),
+        "candidates": int(candidates),
         "max_text_tokens": MAX_TEXT_TOKENS,
         "ratio": found["one_by_one"]["seconds"] / found["trees"]["seconds"],
         "tokens_ratio": found["one_by_one"]["tokens"] / found["trees"]["tokens"],
         "largest_difference_nats": error,
         **{
             name: {
-                "seconds_per_pair": values["seconds"] / count,
-                "tokens_per_pair": values["tokens"] / count,
+                "seconds_per_pair": values["seconds"] / int(count),
+                "tokens_per_pair": values["tokens"] / int(count),
             }
             for name, values in found.items()
         },

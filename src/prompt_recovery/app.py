@@ -573,7 +573,6 @@ def notes_html(ready: Assembled, pair: Pair) -> str:
     if normalise(pair.original_text) == normalise(pair.rewritten_text):
         notes.append("The two texts are the same, so there is nothing to recover.")
     recoverer: Any = ready.recoverer
-    recoverer = getattr(recoverer, "proposing", recoverer)  # of a channel
     for source, _ in getattr(recoverer, "sources", ()):
         share = source.share_read(pair) if hasattr(source, "share_read") else 1.0
         if share < 1:
