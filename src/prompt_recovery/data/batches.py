@@ -31,7 +31,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         world_size: The number of processes.
         groups: The group of each example. In shuffled batches, the examples of a group are then
             neighbours, in random order, and lengths differ. By default there are no groups.
-        repeats: How often each batch comes, one time after another.
+        repeats: How many times in a row each batch is yielded.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The folder of a training run, and what lies where in it.
+"""The folder of a training run and its files.
 
 | file | who writes it | when |
 |---|---|---|
@@ -148,7 +148,7 @@ class RunFolder:
 
     @property
     def environment(self) -> Path:
-        """What is known of where the run took place."""
+        """The file that describes the environment in which the run took place."""
         return self.path / "environment.yaml"
 
     @property
@@ -183,7 +183,7 @@ class RunFolder:
 
     @property
     def rounds_record(self) -> Path:
-        """What each round did."""
+        """The file that says what each round did."""
         return self.path / "rounds.json"
 
     @property
@@ -215,7 +215,7 @@ class RunFolder:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the run has predictions for the test examples, which a first stage has not."""
+        """Whether the run has predictions for the test examples. A first stage has none."""
         return self._predictions.is_file()
 
     def metrics(self) -> dict[str, float] | None:

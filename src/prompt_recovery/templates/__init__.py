@@ -1,4 +1,4 @@
-"""Jinja templates of models' inputs, and the token ids of what they make of texts."""
+"""Jinja templates for the inputs of models, and the token ids of filled templates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -178,13 +178,13 @@ def chat_prompt(template: Template, tokenizer: Any, **texts: str) -> str:
 
 
 def text_tokens(text: str, tokenizer: Any) -> list[int]:
-    """The token ids of a text, in which nothing is a special token, and to which none is added."""
+    """Returns the token ids of a text. No special tokens are recognised in it or added to it."""
     [replaced], hidden = special_tokens(tokenizer).hidden([text])
     return _token_ids(replaced, hidden, tokenizer)
 
 
 def prompt_tokens(template: Template, tokenizer: Any, **texts: str) -> list[int]:
-    """The token ids of `chat_prompt`, with special tokens where the templates have them only.
+    """Returns the token ids of `chat_prompt`. Special tokens come from the templates only.
 
     Args:
         template: A recovery or a rewrite template.

@@ -1,4 +1,4 @@
-"""What changed between two texts, word by word."""
+"""The differences between two texts, word by word."""
 
 import difflib
 from collections import Counter
@@ -11,8 +11,8 @@ _MOST_STEPS = 10_000_000  # of a comparison: about a second
 def word_changes(original_text: str, rewritten_text: str) -> list[tuple[list[str], list[str]]]:
     """Runs of words as (before, after) pairs; the two are equal where the words were kept.
 
-    Where texts repeat so few words so often that a comparison would take minutes, fewer kept words
-    are found.
+    If texts repeat a few words so often that a comparison would take minutes, some kept words are
+    not found.
     """
     before, after = original_text.split(), rewritten_text.split()
     matcher = _Matcher(before, after)

@@ -1,4 +1,4 @@
-"""The special tokens of a tokenizer, which templates may use and data may not."""
+"""The special tokens of a tokenizer, which templates may use but data may not."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, tokenizer: Any) -> "SpecialTokens":
-        """Those of a `transformers` tokenizer, and other added tokens that its chats consist of."""
+        """Returns the special tokens of a `transformers` tokenizer and of its chats."""
         chat = str(getattr(tokenizer, "chat_template", None) or "")
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         found = {t.content for t in added if t.special or (t.content.strip() in chat)}

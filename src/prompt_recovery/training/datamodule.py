@@ -189,7 +189,7 @@ class BatchedData(L.LightningDataModule):
             collate: Makes a batch of the indices of its rows; ~i stands for row i as a filler, see
                 `TokenBudgetSampler`.
             groups: The group of each row. Rows of a group are neighbours in shuffled batches.
-            repeats: How often each batch comes, one time after another.
+            repeats: How many times in a row each batch is yielded.
         """
         sampler = TokenBudgetSampler(
             lengths,

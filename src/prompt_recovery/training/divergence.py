@@ -14,7 +14,8 @@ class Divergence(Callback):
     """Raises an error when the loss or a result of validation is not a finite number.
 
     It comes first among the callbacks, so that the others keep nothing of a diverged model. A loss
-    is looked at when the next step has begun, since a GPU would have to be waited for otherwise.
+    is checked when the next step has begun, because checking it at once would mean to wait for a
+    GPU.
     """
 
     def __init__(self) -> None:

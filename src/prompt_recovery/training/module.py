@@ -30,7 +30,7 @@ from prompt_recovery.trees.frozen import FrozenStates
 
 @dataclass(frozen=True)
 class Progress:
-    """What the metrics of a run say of the training before it was stopped and resumed.
+    """The contribution to a run's metrics of the training before it was stopped and resumed.
 
     Attributes:
         seconds: How long it took, without what was lost.

@@ -1,4 +1,4 @@
-"""Training on completions that the model samples meanwhile: the Lightning module."""
+"""The Lightning module for training on completions that the model samples during training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

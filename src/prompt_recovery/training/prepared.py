@@ -1,4 +1,4 @@
-"""What a training run needs of the kind of recoverer that it trains."""
+"""The interface between a training run and the kind of recoverer that it trains."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -69,7 +69,7 @@ class Prepared(ABC):
     @property
     @abstractmethod
     def own_record(self) -> dict[str, Any]:
-        """What the record says of this kind of recoverer only."""
+        """The entries of the record that only this kind of recoverer has."""
 
     @property
     @abstractmethod

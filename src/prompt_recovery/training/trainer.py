@@ -55,8 +55,8 @@ def with_strategy(options: dict[str, Any]) -> dict[str, Any]:
 def _accelerator(wanted: str) -> str:
     """The accelerator to use: CUDA if it is there, otherwise the CPU.
 
-    Apple's GPUs know no 64-bit floats, in which metrics are summed and answers are drawn, so they
-    are not used.
+    Apple's GPUs are not used, because they have no 64-bit floats, in which metrics are summed and
+    answers are sampled.
     """
     if torch.cuda.is_available():
         return "cuda" if wanted in ("auto", "gpu") else wanted
