@@ -1,7 +1,8 @@
 """A hook of MkDocs that makes `experiments/` a part of the site.
 
 The Markdown files become pages, and so does each YAML file: its header, then its settings.
-Links between them and to the records work. `experiments/` itself stays as it is.
+Links between them and to the records work, and so do links from other pages, which are written as
+they are in the repository. `experiments/` itself stays as it is.
 """
 
 import re
@@ -11,7 +12,8 @@ from experiments_index import FIELD, FOLDER, LEARNT, header, plain, records
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-_LINK = re.compile(r"\]\(([\w.-]+)\.yaml\)")
+_LINK = re.compile(r"\]\(([\w./-]+)\.yaml\)")
+_OUT_OF_DOCS = re.compile(r"\]\(\.\./((?:\.\./)*experiments/)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -21,14 +23,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path.name == LEARNT:  # a part of README.md
             continue
         if path.suffix == ".md":
-            text = _LINK.sub(r"](\1.md)", path.read_text(encoding="utf-8"))
-            files.append(File.generated(config, name, content=text))
+            files.append(File.generated(config, name, content=path.read_text(encoding="utf-8")))
         elif path.suffix == ".yaml":
             page = f"experiments/{path.stem}.md"
             files.append(File.generated(config, page, content=experiment_page(path)))
         elif path.suffix == ".json":
             files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Links from pages in docs/ to experiments/, which is beside docs/ in the repository."""
+    return _LINK.sub(r"](\1.md)", _OUT_OF_DOCS.sub(r"](\1", markdown))
 
 
 def experiment_page(path: Path) -> str:

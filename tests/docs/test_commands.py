@@ -175,6 +175,8 @@ def laptop(tmp_path_factory):
         {("instruction" if k == "rewrite_prompt" else k): v for k, v in r.items()} for r in rows
     ]
     write_csv(folder / "other.csv", [{k: v for k, v in r.items() if k != "id"} for r in other])
+    renamed = [{"before": r["original_text"], "after": r["rewritten_text"]} for r in rows[:4]]
+    write_csv(folder / "texts.csv", renamed)
     write_csv(folder / "test.csv", [{k: r[k] for k in list(r)[:3]} for r in rows[:4]])
     shutil.copytree(tiny_backbone("mistral"), folder / "my-model")
     return folder
@@ -185,7 +187,7 @@ def with_run(laptop):
     """A folder with a run of a small dataset, whose texts are embedded for their votes."""
     folder = laptop / "with_run"
     folder.mkdir()
-    for name in ("pairs.csv", "other.csv", "test.csv"):
+    for name in ("pairs.csv", "texts.csv", "test.csv"):
         shutil.copy(laptop / name, folder / name)
     finished(folder, "train", ["model=tiny", *QUICK, *FEW])
     return folder

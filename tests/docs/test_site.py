@@ -99,6 +99,14 @@ def test_every_page_is_in_the_navigation():
         assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation, page
 
 
+def test_links_lead_to_files_of_the_repository():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            target = urldefrag(link)[0]
+            if target and not re.match(r"[a-z]+:", target):
+                assert (page.parent / target).exists(), (page.name, link)
+
+
 def test_the_reference_covers_every_room():
     source = ROOT / "src" / "prompt_recovery"
     text = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs/reference").glob("*.md"))
