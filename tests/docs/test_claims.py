@@ -138,3 +138,10 @@ def test_results_are_those_of_a_record():
             continue
         text = re.sub(r"^```.*?^```", "", read(page), flags=re.M | re.S)
         assert set(re.findall(r"(?<![\d.])\d\.\d{3}(?!\d)", text)) <= known, page.name
+
+
+def test_papers_are_those_that_the_code_cites():
+    """The numbers on arXiv: none is missing from the page, and none is only there."""
+    number = re.compile(r"(?<![\d.])\d{4}\.\d{5}(?!\d)")
+    cited = {n for path in (ROOT / "src").rglob("*.py") for n in number.findall(read(path))}
+    assert set(number.findall(read(ROOT / "docs" / "papers.md"))) == cited
