@@ -218,7 +218,10 @@ def test_commands_run(needs, line, laptop, request):
     if name == "compare" or "recover" in needs:
         laptop = request.getfixturevalue("with_run")
     if name == "evaluate":
-        overrides = [*overrides, *FEW, "second_metric=null", "baselines=[mean_prompt]"]
+        quick = ["second_metric=null", "baselines=[]", "explain=false"]
+        run = "recoverers=[{run: runs/latest, decoding: greedy}]"
+        overrides = [o.replace("recoverers=[runs/latest]", run) for o in overrides]
+        overrides = [*overrides, *FEW, *quick]
     if name == "recover":
         overrides = [*overrides, "decoding.max_new_tokens=2"]
     if name == "train" and "--cfg" not in overrides:
@@ -226,6 +229,8 @@ def test_commands_run(needs, line, laptop, request):
         given = {o.partition("=")[0] for o in overrides}
         quick = [q for q in QUICK if q.partition("=")[0] not in given]
         data = FEW[:2] if not given & {"data", "objective", "+experiment"} else []
+        if "recover" in needs:  # it goes on from the run of these few, on candidates of its own
+            data = [*FEW[:2], "preferences.mix.sampled=2"]
         few = FEW[2:] if data or "data" in given else FEW_OF_STARTER
         overrides = [o for o in overrides if not o.startswith("model=") or not own]
         overrides = [*overrides, *own, *quick, *data, *few]
