@@ -3,6 +3,7 @@
 python docs/figures.py
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 from prompt_recovery.metrics.scs import sharpen
 from prompt_recovery.storage import atomic_write
 
-FOLDER = Path(__file__).parent / "figures"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "figures"
 _INK, _ACCENT, _OTHER = "#7d8796", "#2a6fdb", "#d9772b"  # readable on light and dark
 mpl.rcParams.update(
     {
@@ -145,6 +147,34 @@ def results() -> Figure:
     return figure
 
 
+def evidence() -> Figure:
+    """Deletion and insertion curves, from `experiments/evidence.report.json`."""
+    record = json.loads((ROOT / "experiments" / "evidence.report.json").read_text("utf-8"))
+    models = record["models"]
+    figure = Figure(figsize=(7.2, 2.8 * len(models)), layout="constrained")
+    figure.patch.set_alpha(0)
+    panels = figure.subplots(len(models), 2, squeeze=False, sharex=True)
+    names = {"writer": "language model", "retriever": "dense retriever"}
+    shown = {
+        "occlusion": ("occlusion", _ACCENT, "-"),
+        "integrated_gradients": ("integrated gradients", _OTHER, "--"),
+        "random": ("random order", _INK, ":"),
+    }
+    for row, (kind, model) in zip(panels, models.items(), strict=True):
+        for axes, which in zip(row, ("deletion", "insertion"), strict=True):
+            axes.patch.set_alpha(0)
+            for order, (label, colour, style) in shown.items():
+                heights = model["curves"][order][which]
+                at = np.linspace(0, 1, len(heights))
+                axes.plot(at, heights, color=colour, linestyle=style, linewidth=2, label=label)
+            axes.set(title=f"{names[kind]}: {which}", ylabel=model["quantity"])
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes, which in zip(panels[-1], ("left out", "kept"), strict=True):
+        axes.set_xlabel(f"share of the words that are {which}")
+    panels[0][0].legend(frameon=False)
+    return figure
+
+
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
@@ -154,6 +184,6 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 
 if __name__ == "__main__":
-    for draw in (trees, scs, mbr, rounds, results):
+    for draw in (trees, scs, mbr, rounds, results, evidence):
         with atomic_write(FOLDER / f"{draw.__name__}.svg") as temporary:
             draw().savefig(temporary, format="svg", metadata={"Date": None})

@@ -250,7 +250,7 @@ def test_figures_are_those_of_the_code(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
     figures = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(figures)
-    for name in ("trees", "scs", "mbr", "rounds", "results"):
+    for name in ("trees", "scs", "mbr", "rounds", "results", "evidence"):
         getattr(figures, name)().savefig(tmp_path / "a.svg", metadata={"Date": None})
         # Paths of letters differ between versions of fonts; what is drawn does not.
         drawn, kept = (
