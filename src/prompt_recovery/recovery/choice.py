@@ -74,7 +74,7 @@ class LogLinear:
         0.49 with this score and 0.37 with the expected SCS.)
         """
         expected = features.utility @ self.posterior(features)
-        scores = features.candidates[0].score + expected - expected.max()
+        scores = features.candidates[0].score + (expected - expected.max())
         ranked = [
             Candidate(c.text, c.log_probability, float(value))
             for c, value in zip(features.candidates, scores, strict=True)
