@@ -27,7 +27,7 @@ from prompt_recovery.recovery.spans import Evidence, Method, method_of
 from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked, require_writable, same_file
 from prompt_recovery.tables import counted, print_tables
-from prompt_recovery.terminal import progress_bar
+from prompt_recovery.terminal import announced, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,9 @@ def recover(job: RecoveryJob) -> list[Prediction]:
             [prediction] = with_fallback([prediction], job.threshold, ready.fallback)
         print_prediction(prediction, Console())
         if job.measures or (job.measures is None and has_measures()):
-            print_tables(measures_table(measures(job.original, job.rewritten)))
+            with announced("measuring what changed between the texts"):
+                measured = measures(job.original, job.rewritten)
+            print_tables(measures_table(measured))
         print_evidence(prediction, job.original, job.rewritten, Console())
         return [prediction]
     return recover_file(
