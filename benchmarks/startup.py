@@ -3,10 +3,12 @@
     python benchmarks/startup.py [run]
 
 Each command is a process with one thread, and its user and system time are counted, since they
-depend far less on what else the machine does than the time on a clock. A recovery is of one pair,
-by the run that is given. It is measured with what an earlier recovery has left in the cache, and
-with an empty cache, where the backbone is converted and the prompts of the bank are embedded (or,
-for a recoverer that comes with the package, unpacked).
+depend far less on what else the machine does than the time on a clock. On a busy machine they are
+still longer, by up to a half, than on a quiet one, so the load is recorded.
+
+A recovery is of one pair, by the run that is given. It is measured with what an earlier recovery
+has left in the cache, and with an empty cache, where the backbone is converted and the prompts of
+the bank are embedded (or, for a recoverer that comes with the package, unpacked).
 
 The least of several repetitions counts. Writes `benchmarks/results/startup.json`.
 """
@@ -76,6 +78,7 @@ def main() -> None:
         {
             "unit": "user and system seconds, one thread",
             "repetitions": REPETITIONS,
+            "load average": round(os.getloadavg()[0], 1),
             "seconds": found,
             "imported by a recovery": imported_by("prompt_recovery.recovery.job"),
         },
