@@ -60,13 +60,19 @@ def own(tmp_path, examples):
     other rows for the baselines to learn from."""
     rows = [
         {"key": e.id, "before": e.original_text, "after": e.rewritten_text, "p": e.rewrite_prompt,
-         "kind": e.category, "theirs": e.rewrite_prompt if n % 2 else "<b>Fix it</b> | no"}
+         "kind": f"<b>{e.category}</b> | no",
+         "theirs": e.rewrite_prompt if n % 2 else "<b>Fix it</b> | no"}
         for n, e in enumerate(examples)
     ]  # fmt: skip
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     others = [
-        replace(e, id=f"other-{e.id}", original_text=f"{e.original_text} It is late.")
-        for e in examples
+        replace(
+            e,
+            id=f"other-{e.id}",
+            original_text=f"{e.original_text} It is late.",
+            rewrite_prompt=f"Turn this into a recipe with {n} eggs",
+        )
+        for n, e in enumerate(examples)
     ]
     write_rows(tmp_path / "training.jsonl", others)
     return tmp_path
@@ -304,7 +310,7 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     assert "&lt;b&gt;Fix it&lt;/b&gt;" in html
     assert "<b>Fix it" not in html
     markdown = (folder / "report.md").read_text()
-    assert "&lt;b\\>Fix it&lt;/b\\> \\| no" in markdown
+    assert "&lt;b\\>tone&lt;/b\\> \\| no" in markdown
     assert "theirs" in result.stdout
 
 
