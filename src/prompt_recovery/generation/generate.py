@@ -37,6 +37,7 @@ from prompt_recovery.generation.store import Remembering, RequestStore
 from prompt_recovery.generation.variations import variations
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.tables import print_tables
+from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,8 @@ def _make(
         template=job.template.text,
         scores=job.preferences is not None,
     )
-    write_plots(summary, new)
+    with announced("drawing the plots of the dataset"):
+        write_plots(summary, new)
     (new / "README.md").write_text(card(summary, origin), encoding="utf-8")
     move_into(new, job.output)
     if rewriter.failed_for_now:
