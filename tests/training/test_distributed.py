@@ -177,7 +177,8 @@ def test_two_processes_share_their_negatives(folder):
     one, two = folder / "one_contrastive", folder / "ddp_contrastive"
     theirs = curve(one)
     assert_same_curve(curve(two), theirs)
-    assert_same_adapter(retriever(two), retriever(one))
+    # Biases that begin at zero are made of AdamW's steps alone, whose rounding nothing dilutes.
+    assert_same_adapter(retriever(two), retriever(one), rtol=2e-5)
     losses = [value for (_, name), value in sorted(theirs.items()) if name == "train/loss"]
     assert losses[-1] < losses[0] - 0.1
 
