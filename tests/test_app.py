@@ -303,3 +303,13 @@ def test_the_host_is_checked_by_the_served_page(monkeypatch):
             opener.open(foreign, timeout=20)
     finally:
         page.close()
+
+
+def test_the_page_says_what_the_rewriter_did(monkeypatch):
+    said = app.answer(READY, f"It rained all day. {EVIL}", f"Dear friends, it did rain! {EVIL}")
+    assert "Cannot tell" in said.measured  # too short for a verdict
+    assert "What the rewriter did" in said.measured and "words kept" in said.measured
+    assert "<img" not in said.measured
+    assert app.answer(READY, "", "Rain!").measured == ""
+    monkeypatch.setattr(app, "has_measures", lambda: False)
+    assert app.answer(READY, "It rained.", "Rain fell.").measured == ""

@@ -17,7 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from prompt_recovery.backbones.load import quiet
+from prompt_recovery.changes.pair import measures
+from prompt_recovery.changes.shown import measures_html
+from prompt_recovery.changes.text import has_measures
 from prompt_recovery.data.splits import normalise
+from prompt_recovery.detection.detector import detect
+from prompt_recovery.detection.shown import verdict_html
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import Assembled, assemble
 from prompt_recovery.recovery.confidence import with_fallback
@@ -64,6 +69,11 @@ _CSS = """
 .pr-others, .pr-others tr { border: 0 !important; }
 .pr-others td, .pr-others th { padding: .35rem .5rem !important; text-align: left;
   vertical-align: top; overflow-wrap: anywhere; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.pr-measures, .pr-verdict table { width: 100%; border-collapse: collapse; margin-top: .75rem; }
+.pr-measures caption, .pr-verdict caption { text-align: left; font-weight: 600; }
+.pr-measures th, .pr-measures td, .pr-verdict th, .pr-verdict td { padding: .3rem .5rem !important;
+  text-align: left; overflow-wrap: anywhere; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .pr-others td + td, .pr-others th + th { text-align: right; white-space: nowrap; width: 1%; }
 """
@@ -118,11 +128,14 @@ class Answer:
     Attributes:
         found: The prompt and its alternatives, or what keeps the recoverer from answering, as HTML.
         changes: The difference of the two texts as HTML. Empty without an answer.
+        measured: What can be measured of the pair, and whether an LLM rewrote it, as HTML. Empty
+            without an answer or without the extra `measures`.
         hints: What is wrong with the text of a box, by the box: original or rewritten.
     """
 
     found: str = ""
     changes: str = ""
+    measured: str = ""
     hints: Mapping[str, str] = ()  # type: ignore[assignment]
 
 
@@ -170,7 +183,8 @@ def answer(
     notes = notes_html(ready, Pair("", original_text, rewritten_text))
     found = answer_html(prediction, ready, alternatives) + notes
     found += str(evidence_html(prediction.evidence, original_text, rewritten_text))
-    return Answer(found, difference_html(original_text, rewritten_text), {})
+    measured = measured_html(original_text, rewritten_text)
+    return Answer(found, difference_html(original_text, rewritten_text), measured, {})
 
 
 def answer_file(
@@ -475,6 +489,8 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
     found = gr.HTML()
     with gr.Accordion("What changed, word by word", visible=False) as accordion:
         changes = gr.HTML()
+    with gr.Accordion("What the rewriter did", open=False, visible=False) as measured_accordion:
+        measured = gr.HTML()
     gr.Examples(_EXAMPLES, [original, rewritten], label="Try one of these")
 
     def pair_answer(
@@ -494,13 +510,13 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
             )
             for box in ("original", "rewritten")
         ]
-        shown = gr.update(visible=bool(said.changes))
-        return said.found, said.changes, *boxes, shown
+        shown = [gr.update(visible=bool(part)) for part in (said.changes, said.measured)]
+        return said.found, said.changes, said.measured, *boxes, *shown
 
     button.click(
         pair_answer,
         [original, rewritten, *(shared[n] for n in ("threshold", "alternatives", "explain"))],
-        [found, changes, original, rewritten, accordion],
+        [found, changes, measured, original, rewritten, accordion, measured_accordion],
         api_name="answer",
         concurrency_id="recoverer",
         concurrency_limit=1,
@@ -581,6 +597,14 @@ def notes_html(ready: Assembled, pair: Pair) -> str:
                 "than its input, and were cut."
             )
     return "".join(f'<div class="pr-note">{escape(note)}</div>' for note in notes)
+
+
+def measured_html(original_text: str, rewritten_text: str) -> str:
+    """Renders measures of a pair and the verdict of `detect`, if the extra `measures` is there."""
+    if not has_measures():
+        return ""
+    verdict = detect(rewritten_text, original=original_text)
+    return verdict_html(verdict) + measures_html(measures(original_text, rewritten_text))
 
 
 def summary_html(predictions: Sequence[Prediction]) -> str:
