@@ -129,7 +129,7 @@ def known_elsewhere(words):
     elif words[:2] == ["pip", "install"]:
         for flag, path in pairwise(words):
             assert flag not in ("-r", "-c") or (ROOT / path).is_file()
-    elif words == ["source", ".venv/bin/activate"]:
+    elif words in (["source", ".venv/bin/activate"], ["python3", "-m", "venv", ".venv"]):
         assert "VENV ?= .venv" in (ROOT / "Makefile").read_text()
     elif words[0] == "prompt-recovery":
         assert words[1:] == ["--version"]
