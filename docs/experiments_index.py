@@ -46,8 +46,9 @@ def index(folder: Path) -> str:
     parts = [
         "# Experiments",
         *first,
-        "Every file begins with the command that makes its numbers again. A `.yaml` file runs with "
-        "`python train.py +experiment=<name>`; those that sweep over several runs also take `-m`.",
+        "Each experiment is a file that begins with the command that reproduces its numbers. A "
+        "`.yaml` file is run with `python train.py +experiment=<name>`; those that sweep over "
+        "several runs also take `-m`.",
         "## Results",
         *sections,
         *(["## Not run yet", *missing] if missing else []),
