@@ -2,7 +2,8 @@
 
 python examples/recover_a_pair.py [run]
 
-The run is the newest one by default; `python train.py` makes one.
+By default, the run that was started last answers or, if there is none, the recoverer that comes
+with the package. `python train.py` makes a run.
 """
 
 import sys
@@ -17,7 +18,7 @@ REWRITTEN = (
 )
 
 
-def main(run: str = "latest") -> None:
+def main(run: str | None = None) -> None:
     prediction = pr.recover(ORIGINAL, REWRITTEN, run=run)
     print(prediction.rewrite_prompt)
     if prediction.confidence is not None:

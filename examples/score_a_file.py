@@ -3,8 +3,8 @@
 python examples/score_a_file.py pairs.csv [run]
 
 The file has the columns id, original_text, rewritten_text and rewrite_prompt. Its rows must not
-have been in the run's training data. `prompt-recovery evaluate` does more: baselines, intervals,
-significance and a report.
+have been in the training data of the run, which by default is the one that was started last.
+`prompt-recovery evaluate` does more: baselines, intervals, significance and a report.
 """
 
 import sys

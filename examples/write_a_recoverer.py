@@ -1,9 +1,9 @@
-"""Compares a recoverer of one's own, made of three rules, with a constant answer.
+"""Compares a recoverer of your own, made of three rules, with a constant answer.
 
 python examples/write_a_recoverer.py [pairs.csv]
 
 A recoverer is anything with a `name` and a method `recover`. Without a file, it is scored on the
-dataset in this package. Both recoverers saw none of it.
+starter dataset. Neither recoverer has seen any of it.
 """
 
 import sys

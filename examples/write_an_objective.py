@@ -1,9 +1,9 @@
-"""Trains with an objective of one's own: the exponential loss of GPO (Tang et al., 2402.05749).
+"""Trains with an objective of your own: the exponential loss of GPO (Tang et al., 2402.05749).
 
 python examples/write_an_objective.py [key=value ...]
 
-Objectives see log-probabilities of whole completions. Preference pairs and reference
-log-probabilities are made for those that need them.
+Objectives work on the log-probabilities of whole completions. Preference pairs and reference
+log-probabilities are made for the objectives that need them.
 """
 
 import sys
