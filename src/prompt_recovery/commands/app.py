@@ -36,8 +36,8 @@ _HELP = Help(
         behind them, its alternatives, and what changed word by word. It needs the extra [app]:
         pip install 'prompt-recovery[app]'.""",
     examples=[
-        ("The run that was started last, on http://127.0.0.1:7860, or the recoverer that comes "
-         "with the package:", ["run=latest", "run=shipped"]),
+        ("With the run that was started last, or with the recoverer that comes with the package, "
+         "on http://127.0.0.1:7860:", ["run=latest", "run=shipped"]),
         ("Several runs that choose together, on another port:",
          ["run=[runs/train/a,runs/train/b] port=8000"]),
         ("For other machines of the network, under the name of a reverse proxy:",
@@ -45,7 +45,7 @@ _HELP = Help(
     ],
     settings=["run", "host", "port", "names", "decoding.samples", "confidence", "bank",
               "precision"],
-    read_on=["docs/howto/evaluate.md"],
+    read_on=["docs/howto/evaluate.md", "docs/howto/shipped.md"],
 )  # fmt: skip
 
 

@@ -29,14 +29,15 @@ class DetectSettings(DetectionOptions):
 _HELP = Help(
     title="how likely an LLM rewrote a text (extra [measures])",
     about="""Judges single texts, or pairs of an original and a rewritten text, with a calibrated
-        probability. "Cannot tell" is an answer, too: for less than 30 words, for texts unlike those
-        that the detector was trained on, and where neither answer is certain enough.""",
+        probability. The answer may also be "cannot tell": for texts of fewer than 30 words, for
+        texts unlike those that the detector was trained on, and if neither answer is certain
+        enough.""",
     examples=[
-        ("A file of pairs (columns id, original_text, rewritten_text), or of single texts, of "
+        ("A file of pairs (columns id, original_text, rewritten_text), or of single texts, about "
          "which much less can be said:",
          ["input=pairs.csv output=verdicts.jsonl",
           "input=texts.csv columns.original_text=null"]),
-        ("One pair or one text, taken as it stands:",
+        ("One pair, or one text, taken as it is:",
          ['original="It rained." rewritten="Arr, the sky be weepin\'!"',
           'text="Arr, the sky be weepin\'!"']),
         ("A detector that is trained on your own examples:",

@@ -18,7 +18,8 @@ _HELP = Help(
     title="compare recoverers, baselines and predictions",
     about="""Says who recovers prompts best, by how much, and whether that is more than chance. The
         answers and a report (report.html, report.md, report.json) are written to runs/evaluate.
-        Killed, or given more to compare, the same command goes on: finished answers are kept.""",
+        Finished answers are kept: if the command is killed, or given more to compare, it only does
+        what is missing.""",
     examples=[
         ("A trained run against the baselines, on the starter dataset's test split. A run answers "
          "as `prompt-recovery recover` does by default: by MBR with neighbours, or with its "
@@ -30,10 +31,10 @@ _HELP = Help(
     ],
     notes="""
         Often wanted
-          baselines=[mean_prompt,regressor]          fewer of them; baselines=[]: none
-          'baselines=[{few_shot: {shots: 8}}]'       one with something changed
-          predictions=[submission.csv]               id,rewrite_prompt: made elsewhere
-          'recoverers=[{run: [runs/a,runs/b], decoding: {mbr: {samples: 32}}}]'    together
+          baselines=[mean_prompt,regressor]          only these baselines; baselines=[]: none
+          'baselines=[{few_shot: {shots: 8}}]'       a baseline with another setting
+          predictions=[submission.csv]               answers made elsewhere (id,rewrite_prompt)
+          'recoverers=[{run: [runs/a,runs/b], decoding: {mbr: {samples: 32}}}]'    an ensemble
           metric=scs_t5 metric@second_metric=scs_minilm    other encoders
     """,
     settings=["recoverers", "baselines", "predictions", "part", "output", "split.by", "precision",

@@ -51,17 +51,17 @@ class GenerateSettings(GenerationOptions):
 _HELP = Help(
     title="make a dataset with a rewriter",
     about="""Takes original texts and instructions, lets a rewriter (a language model) answer them,
-        filters the answers, and writes a dataset that `train` reads, with a card. Killed or
-        interrupted, the same command goes on where it was.""",
+        filters the answers, and writes a dataset that `train` reads, with a card. If the command is
+        killed or interrupted, give it again, and it continues where it stopped.""",
     examples=[
         ("A small one by SmolLM2 from the texts of the starter dataset, offline:", ["rows=20"]),
-        ("From texts of your own (column text), by Gemma:",
+        ("From texts of your own (column original_text), by Gemma:",
          ["originals=file originals.path=texts.csv rewriter=gemma_7b_it rows=5000"]),
         ("Texts that the rewriter writes itself, with vLLM:",
          ["originals=created rewriter=gemma2_9b_it rewriter/backend=vllm rows=20000"]),
         ("By a model behind an API (the key is $OPENAI_API_KEY):",
          ["rewriter=api rewriter.model.served=gpt-4o-mini"]),
-        ("With preferences for the training split: scored and paired candidates:",
+        ("With preferences for the training split, made from scored candidates:",
          ["preferences=sample"]),
         ("Then train on it:",
          ["prompt-recovery train data=file data.path=runs/generate/smollm2_starter"]),

@@ -18,9 +18,9 @@ usage: prompt-recovery <command> [group=option] [key=value] …
                                                        recoverers=[runs/latest]
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
   detect    judge whether an LLM rewrote a text      prompt-recovery detect text="…"
-  app       a web page to try a recoverer            prompt-recovery app run=latest
-  sweep     try settings as a W&B sweep file says    prompt-recovery sweep file=sweeps/grid.yaml
-  compare   one report of many runs                  prompt-recovery compare 'runs=[runs/train]'
+  app       serve a web page to try a recoverer      prompt-recovery app run=latest
+  sweep     search settings with a W&B sweep file    prompt-recovery sweep file=sweeps/grid.yaml
+  compare   compare many runs in one report          prompt-recovery compare 'runs=[runs/train]'
 
 prompt-recovery <command> --help       what it does, with examples, settings and options
 prompt-recovery <command> --cfg job    all settings, with those that you give in effect

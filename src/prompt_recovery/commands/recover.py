@@ -52,32 +52,32 @@ class RecoverSettings(RecoveryOptions, AnswererSettings):
 _HELP = Help(
     title="from pairs of texts to the prompts behind them",
     about="""Answers each pair of an original and a rewritten text with the prompt that a trained
-        run finds most likely to be close to the true one. Killed or interrupted, the same command
-        goes on.""",
+        run expects to be closest to the true one. If the command is killed or interrupted, give it
+        again, and it continues.""",
     examples=[
-        ("A file of pairs (columns id, original_text, rewritten_text) to a submission. The run "
-         "that was started last answers, even if it is unfinished, or else the recoverer that "
-         "comes with the package:",
+        ("A file of pairs (columns id, original_text, rewritten_text), for a submission. The run "
+         "that was started last answers, even if it is unfinished. If there is none, or with "
+         "run=shipped, the recoverer that comes with the package answers:",
          ["input=test.csv output=submission.csv",
           "run=shipped input=test.csv output=submission.csv"]),
-        (".jsonl and .parquet outputs also have all candidates with their scores, and the expected "
-         "SCS of each answer:", ["input=test.csv output=answers.jsonl"]),
-        ("One pair, its texts taken as they stand, with the alternatives:",
+        ("The same, with all candidates and their scores, and with the expected SCS of each answer "
+         "(.jsonl or .parquet):", ["input=test.csv output=answers.jsonl"]),
+        ("One pair, whose texts are taken as they are; the alternatives are printed, too:",
          ['original="It rained." rewritten="Arr, the sky be weepin\'!"']),
     ],
     notes="""
         Often wanted
-          decoding=choice                            weighs more of what is known of a candidate
+          decoding=choice                            also weighs other features of the candidates
           decoding.samples=32                        more samples: better, slower
           run=[runs/train/a,runs/train/b]            several recoverers choose together
-          channel=rewriter                           a rewriter model has its say, too
-          explain=true                               which words of the texts speak for the answer
-          columns.id=null columns.original_text=before    other column names; number the rows
+          channel=rewriter                           a rewriter model also ranks the candidates
+          explain=true                               which words of the texts support the answer
+          columns.id=null columns.original_text=before    numbers the rows; another column name
     """,
     settings=["run", "input", "output", "decoding.samples", "threshold", "confidence", "bank",
               "measures", "explain", "weights", "backbone_path", "precision"],
-    read_on=["docs/howto/explain.md", "docs/howto/kaggle.md", "docs/concepts/mbr.md",
-             "docs/concepts/retriever.md"],
+    read_on=["docs/howto/recover.md", "docs/howto/shipped.md", "docs/howto/explain.md",
+             "docs/howto/kaggle.md", "docs/concepts/mbr.md", "docs/concepts/retriever.md"],
 )  # fmt: skip
 
 

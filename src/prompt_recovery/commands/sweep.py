@@ -36,9 +36,10 @@ _HELP = Help(
     title="try settings as a W&B sweep file says, without an account",
     about="""Reads the same file as `wandb sweep` and runs its trials on this machine, with the
         engine that W&B's server uses: grid, random or Bayesian search, with early termination.
-        Killed or interrupted, the same command goes on. It needs the extra [sweeps].""",
+        If the command is killed or interrupted, give it again, and it continues. It needs the extra
+        [sweeps].""",
     examples=[
-        ("Twenty trials, chosen by what the earlier ones reached:",
+        ("Twenty trials, each chosen by the results of the earlier ones:",
          ["file=sweeps/bayes.yaml count=20"]),
         ("A grid until it is exhausted, two trials at a time:",
          ["file=sweeps/grid.yaml parallel=2"]),

@@ -34,7 +34,8 @@ _HELP = Help(
          ["model=mistral adapter=lora retriever=none",
           "model=minilm objective=contrastive",
           "+experiment=sft_then_dpo"]),
-        ("Every combination of values (-m), and the newest unfinished run with these settings:",
+        ("Every combination of values (-m); continuing the newest unfinished run with these "
+         "settings:",
          ["-m objective=sft,dpo seed=1,2,3", "ckpt_path=last"]),
     ],
     settings=[
