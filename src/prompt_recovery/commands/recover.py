@@ -24,9 +24,9 @@ class AnswererSettings(RecipeOptions):
     """Settings of the recoverer for `recover` and `app`.
 
     Attributes:
-        run: A run or an adapter folder, or a list of them to use as an ensemble. `latest` is the
-            newest run in runs/, and `shipped` the recoverer that comes with the package. None takes
-            `latest` or, if there is no run, `shipped`.
+        run: A run, an adapter or a retriever folder, or a list of them to use as an ensemble.
+            `latest` is the run in runs/ that was started last, and `shipped` the recoverer that
+            comes with the package. None takes `latest` or, if there is no run, `shipped`.
         decoding: How answers are chosen. None uses the decoding of the run.
         weights: Weights of several runs, such as [2,1]. None weights them equally.
     """

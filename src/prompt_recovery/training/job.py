@@ -50,7 +50,8 @@ class Batching:
             accumulation.
         batch_tokens: Maximum number of tokens in a batch, including padding.
         eval_batch_size: Maximum number of examples in an evaluation batch.
-        max_prompt_tokens: The texts in longer recovery prompts are shortened in the middle.
+        max_prompt_tokens: Maximum number of tokens of the template and both texts. Longer texts are
+            shortened in the middle.
         group_originals: Whether examples of the same original text come in the same training
             batches where they can, so that what the model makes of the original is computed once
             for all of them. It has no effect if the attention doesn't let trees share rows, and
