@@ -73,7 +73,7 @@ def test_descriptions_are_those_of_the_class_that_declares_a_field():
         """A base.
 
         Attributes:
-            first: One. Two, or None. Three.
+            first: One. Two, or None. Three. Four.
             second: Over
                 two lines.
         """
@@ -85,7 +85,7 @@ def test_descriptions_are_those_of_the_class_that_declares_a_field():
             third: Own.
         """
 
-    assert description(Derived, "first") == "One. Two, or null."
+    assert description(Derived, "first") == "One. Two, or null. Three."
     assert description(Derived, "second") == "Over two lines."
     assert description(Derived, "third") == "Own."
     assert description(Derived, "fourth") == ""
