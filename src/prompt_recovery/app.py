@@ -9,7 +9,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +70,8 @@ _CSS = """
 .pr-others td, .pr-others th { padding: .35rem .5rem !important; text-align: left;
   vertical-align: top; overflow-wrap: anywhere; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
-.pr-measures, .pr-verdict table { width: 100%; border-collapse: collapse; margin-top: .75rem; }
+.pr-measures table, .pr-verdict table { width: 100%; border-collapse: collapse;
+  margin-top: .75rem; }
 .pr-measures caption, .pr-verdict caption { text-align: left; font-weight: 600; }
 .pr-measures th, .pr-measures td, .pr-verdict th, .pr-verdict td { padding: .3rem .5rem !important;
   text-align: left; overflow-wrap: anywhere; border: 0 !important;
@@ -136,7 +137,7 @@ class Answer:
     found: str = ""
     changes: str = ""
     measured: str = ""
-    hints: Mapping[str, str] = ()  # type: ignore[assignment]
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 def answer(
@@ -184,7 +185,7 @@ def answer(
     found = answer_html(prediction, ready, alternatives) + notes
     found += str(evidence_html(prediction.evidence, original_text, rewritten_text))
     measured = measured_html(original_text, rewritten_text)
-    return Answer(found, difference_html(original_text, rewritten_text), measured, {})
+    return Answer(found, difference_html(original_text, rewritten_text), measured)
 
 
 def answer_file(
