@@ -1,12 +1,13 @@
-"""Tables, and their renderings for terminals and in Markdown.
+"""Tables, and their renderings for terminals, in Markdown and in HTML.
 
-`reporting.html` renders them as HTML. Texts in tables are data: no rendering interprets them as
-markup.
+`reporting.html` renders them for the pages of reports, and `to_html` for other pages. Texts in
+tables are data: no rendering interprets them as markup.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import rich.table
@@ -62,6 +63,18 @@ def to_markdown(table: Table) -> str:
 
     ruler = f"| {' | '.join('---:' if right else '---' for right in table.numeric)} |"
     return "\n".join([line(table.headings), ruler, *map(line, table.rows)])
+
+
+def to_html(table: Table) -> str:
+    """Returns the table as plain HTML without classes, with everything escaped."""
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in table.headings)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in table.rows
+    )
+    return (
+        f"<table><caption>{escape(table.title)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
 
 
 def to_terminal(table: Table) -> rich.table.Table:

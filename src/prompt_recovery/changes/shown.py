@@ -1,11 +1,7 @@
 """Measures of a pair as a table, for terminals and for web pages."""
 
-from html import escape
-
 from prompt_recovery.changes.pair import PairMeasures
-from prompt_recovery.tables import Table
-
-_DASH = "–"
+from prompt_recovery.tables import Table, to_html
 
 
 def measures_table(measured: PairMeasures) -> Table:
@@ -47,12 +43,4 @@ def measures_table(measured: PairMeasures) -> Table:
 
 def measures_html(measured: PairMeasures) -> str:
     """The same table as HTML of class `pr-measures`, with everything escaped."""
-    table = measures_table(measured)
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.headings)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in table.rows
-    )
-    return (
-        f'<table class="pr-measures"><caption>{escape(table.title)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    return f'<div class="pr-measures">{to_html(measures_table(measured))}</div>'

@@ -3,7 +3,7 @@
 from html import escape
 
 from prompt_recovery.detection.verdict import Verdict
-from prompt_recovery.tables import Table
+from prompt_recovery.tables import Table, to_html
 
 _ANSWERS = {
     "rewritten": "Probably rewritten by an LLM",
@@ -35,18 +35,8 @@ def verdict_tables(verdict: Verdict) -> list[Table]:
 
 def verdict_html(verdict: Verdict) -> str:
     """The verdict as HTML of class `pr-verdict`, with everything escaped."""
-    parts = [f'<div class="pr-verdict"><p>{escape(headline(verdict))}</p>']
-    for table in verdict_tables(verdict):
-        head = "".join(f"<th>{escape(name)}</th>" for name in table.headings)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>"
-            for row in table.rows
-        )
-        parts.append(
-            f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table>"
-        )
-    return "".join([*parts, "</div>"])
+    tables = "".join(map(to_html, verdict_tables(verdict)))
+    return f'<div class="pr-verdict"><p>{escape(headline(verdict))}</p>{tables}</div>'
 
 
 def _side(log_odds: float) -> str:
