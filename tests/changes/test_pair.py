@@ -52,6 +52,12 @@ def test_each_measure_tells_two_texts_apart():
     assert found.original.language == "english"
 
 
+def test_long_texts_are_compared_in_their_whole_length():
+    found = measures("It rained. " * 4000, "It rained. " * 2000)
+    assert (found.original.words, found.rewritten.words) == (8000, 4000)
+    assert found.length_ratio == 0.5
+
+
 def test_the_person_and_the_tense_are_those_of_most_words():
     assert measure_text("We walked home and I cooked for us.").person == "first"
     assert measure_text("You should bring your coat; it rained.").person == "second"

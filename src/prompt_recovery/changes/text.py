@@ -40,7 +40,7 @@ class TextMeasures:
     """Measures of one text, of which the first 20,000 characters are read.
 
     Attributes:
-        words: The number of words between blanks.
+        words: The number of words between blanks, in the whole text.
         reading_level: The automated readability index (Smith and Senter, 1967), by textstat, in
             0 … 30: the US school grade that can read the text. It needs no syllables, for which
             textstat would download a dictionary.
@@ -102,7 +102,7 @@ def measure_text(text: str) -> TextMeasures:
     grade = float(textstat.automated_readability_index(read))
     list_items, headings = _blocks(read)
     return TextMeasures(
-        words=len(read.split()),
+        words=len(text.split()),
         reading_level=min(max(grade, 0.0), _HIGHEST_GRADE),
         sentiment=float(sentiment(read)[0]),
         formality=_formality(tagged),
