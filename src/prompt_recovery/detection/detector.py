@@ -14,8 +14,16 @@ from prompt_recovery.detection.features import (
     pair_features,
     text_features,
 )
-from prompt_recovery.detection.verdict import CERTAINTY, MIN_WORDS, Verdict, judge, too_short
+from prompt_recovery.detection.verdict import (
+    CERTAINTY,
+    MIN_WORDS,
+    Certainty,
+    Verdict,
+    judge,
+    too_short,
+)
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.checking import checked_value
 from prompt_recovery.storage import MALFORMED, atomic_write, read_json
 
 _ORIGINALS = "original texts do, whoever wrote them"
@@ -72,12 +80,12 @@ class Detector:
         Raises:
             PromptRecoveryError: If there is no such file, or it holds no detector.
         """
+        if not path.is_file():
+            raise PromptRecoveryError(f"detector={path}: no such file")
         try:
             values = read_json(path)
             found = cls(Scorecard.of(values["text"]), Scorecard.of(values["pair"]))
-        except FileNotFoundError:
-            raise PromptRecoveryError(f"detector={path}: no such file") from None
-        except (OSError, *MALFORMED) as error:
+        except MALFORMED as error:
             raise PromptRecoveryError(
                 f"detector={path}: holds no detector ({type(error).__name__}); make one with "
                 "prompt-recovery detect train=<file>"
@@ -115,7 +123,9 @@ def detect(
         detector: A detector of your own; None takes the one in this package.
 
     Raises:
-        PromptRecoveryError: If the extra `measures` is not installed, or `detector` is no detector.
+        PromptRecoveryError: If the extra `measures` is not installed, `detector` is no detector, or
+            `certainty` is out of its range.
     """
+    certainty = checked_value(certainty, Certainty, "certainty")
     chosen = shipped_detector() if detector is None else Detector.read(Path(detector).expanduser())
     return chosen.judge(rewritten, original, certainty)
