@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from prompt_recovery.backbones.tiny import tiny_encoder
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.bert import SmallBert, load_reader
 
 TEXTS = ["Make it rhyme.", "", " odd  spaces\t", "Ünïcödé 你好 😀 …", "[SEP] [MASK]", "wörd " * 400]
@@ -66,8 +67,46 @@ def test_what_it_does_not_know_is_left_to_the_library(minilm, tmp_path, file, va
     np.testing.assert_array_equal(found.encode(TEXTS[:2]), expected.encode(TEXTS[:2]))
 
 
-def test_another_length_and_other_tokenizers_are_respected(tmp_path):
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("tokenizer_config.json", {"truncation_side": "left"}),
+        ("tokenizer_config.json", {"padding_side": "left"}),
+        ("tokenizer_config.json", {"strip_accents": False}),
+        ("tokenizer_config.json", {"tokenize_chinese_chars": False}),
+        ("tokenizer_config.json", {"do_lower_case": False}),
+        ("tokenizer_config.json", {"model_input_names": ["input_ids", "attention_mask"]}),
+        ("tokenizer_config.json", {"extra_special_tokens": ["rains"]}),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"q": "query: "}, "default_prompt_name": "q"},
+        ),
+    ],
+)
+def test_other_ways_to_read_texts_are_left_to_the_library(tmp_path, file, values):
     folder = shutil.copytree(tiny_encoder("bert"), tmp_path / "model")
+    change(folder, file, **values)
+    found, expected = load_reader(folder), SentenceTransformer(str(folder), device="cpu")
+    assert isinstance(found, SentenceTransformer)
+    np.testing.assert_array_equal(found.encode(PAIRS), expected.encode(PAIRS))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"vocab_size": 900}, {"intermediate_size": 50}, {"num_attention_heads": 0}],
+)
+def test_weights_that_do_not_fit_their_configuration_are_one_line(tmp_path, values):
+    folder = shutil.copytree(tiny_encoder("bert"), tmp_path / "model")
+    change(folder, "config.json", **values)
+    with pytest.raises(PromptRecoveryError, match="cannot load .*model"):
+        load_reader(folder)
+
+
+@pytest.mark.parametrize("longest", [None, 20])
+def test_another_length_and_another_vocabulary_are_respected(tmp_path, longest):
+    folder = shutil.copytree(tiny_encoder("bert"), tmp_path / "model")
+    change(folder, "sentence_bert_config.json", max_seq_length=longest)
     own, theirs = load_reader(folder), SentenceTransformer(str(folder), device="cpu")
+    assert isinstance(own, SmallBert)
     expected = theirs.encode(PAIRS)
     np.testing.assert_allclose(own.encode(PAIRS), expected, atol=2e-6)

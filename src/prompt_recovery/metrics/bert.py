@@ -25,10 +25,30 @@ _LAYER = (
     "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
 )  # fmt: skip
 _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
+_OWN = "sentence_bert_config.json"
+# What is computed here, in `config.json`, in `sentence_bert_config.json` and in
+# `tokenizer_config.json`. These are the defaults, too.
 _FIXED: dict[str, Any] = {
     "model_type": "bert", "hidden_act": "gelu", "is_decoder": False, "add_cross_attention": False,
-    "position_embedding_type": "absolute",
+    "position_embedding_type": "absolute", "quantization_config": None,
 }  # fmt: skip
+_READING: dict[str, Any] = {
+    "do_lower_case": False, "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+    "modality_config": {
+        "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+    },
+}  # fmt: skip
+_CUTTING: dict[str, Any] = {
+    "do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True,
+    "truncation_side": "right", "padding_side": "right", "split_special_tokens": False,
+    "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+}  # fmt: skip
+_WORD_PIECE = {
+    "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+    "max_input_chars_per_word": 100,
+}  # fmt: skip
+_SPECIAL = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
 _NORMALIZER = {
     "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
     "strip_accents": None, "lowercase": True,
@@ -211,30 +231,55 @@ def _length(text: Any) -> int:
 def _small_bert(folder: Path) -> SmallBert | None:
     """The model in a folder, or None if it isn't exactly what `SmallBert` computes."""
     kinds = [str(m["type"]).rpartition(".")[2] for m in read_json(folder / "modules.json")]
-    paths = [str(m["path"]) for m in read_json(folder / "modules.json")]
-    pooling = read_json(folder / paths[1] / "config.json") if len(paths) > 1 else {}
-    own = dict(read_json(folder / "sentence_bert_config.json") or {})
+    own = dict(read_json(folder / _OWN) or {})
     config = dict(read_json(folder / "config.json"))
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         return None
-    if paths[0] or not _is_mean(pooling) or own.get("do_lower_case"):
-        return None
-    if any(config.get(name, value) != value for name, value in _FIXED.items()):
+    if not _is_plain(folder) or not _has(config, _FIXED) or not _has(own, _READING):
         return None
     tokenizer = _tokenizer(folder, own, int(config["max_position_embeddings"]))
-    count = int(config["num_hidden_layers"])
-    names = [f"embeddings.{name}.weight" for name in _EMBEDDINGS]
-    parts = ["embeddings.LayerNorm"]
-    parts += [f"encoder.layer.{n}.{part}" for n in range(count) for part in _LAYER]
-    names += [f"{part}.{kind}" for part in parts for kind in ("weight", "bias")]
-    weights = load_file(folder / "model.safetensors")
-    if tokenizer is None or set(weights) - _UNUSED != set(names):
+    if tokenizer is None or tokenizer.get_vocab_size() > config["vocab_size"]:
         return None
-    used = {name: weights[name].float() for name in names}
-    epsilon = float(config["layer_norm_eps"])
-    return SmallBert(
-        used, int(config["num_attention_heads"]), epsilon, tokenizer, "Normalize" in kinds
-    )
+    weights = load_file(folder / "model.safetensors")
+    used = {name: weight.float() for name, weight in weights.items() if name not in _UNUSED}
+    heads = int(config["num_attention_heads"])
+    whole = {name: tuple(weight.shape) for name, weight in used.items()} == _shapes(config)
+    if not whole or heads < 1 or config["hidden_size"] % heads:
+        return None
+    return SmallBert(used, heads, float(config["layer_norm_eps"]), tokenizer, "Normalize" in kinds)
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether texts are embedded without a prompt before them, by the mean of all tokens."""
+    first, second = [folder / str(m["path"]) for m in read_json(folder / "modules.json")][:2]
+    prompts = dict(read_json(folder / "config_sentence_transformers.json") or {})
+    others = {file.name for file in folder.glob("sentence_*_config.json")} - {_OWN}
+    plain = first == folder and not others and prompts.get("default_prompt_name") is None
+    return plain and _is_mean(read_json(second / "config.json"))
+
+
+def _has(given: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Whether settings have the values that are known, as far as they are there at all."""
+    return all(given.get(name, value) == value for name, value in known.items())
+
+
+def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight."""
+    size, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    rows = ("vocab_size", "max_position_embeddings", "type_vocab_size")
+    shapes: dict[str, tuple[int, ...]] = {
+        f"embeddings.{name}.weight": (int(config[count]), size)
+        for name, count in zip(_EMBEDDINGS, rows, strict=True)
+    }
+    parts = ["embeddings.LayerNorm"]
+    count = int(config["num_hidden_layers"])
+    parts += [f"encoder.layer.{n}.{part}" for n in range(count) for part in _LAYER]
+    for part in parts:
+        out = inner if part.endswith("intermediate.dense") else size
+        into = inner if part.endswith(".output.dense") and "attention" not in part else size
+        shapes[f"{part}.weight"] = (size,) if part.endswith("LayerNorm") else (out, into)
+        shapes[f"{part}.bias"] = (out,)
+    return shapes
 
 
 def _is_mean(pooling: Any) -> bool:
@@ -249,15 +294,25 @@ def _tokenizer(folder: Path, own: dict[str, Any], positions: int) -> Tokenizer |
     """BERT's uncased tokenizer, if that is what the folder has."""
     saved = read_json(folder / "tokenizer.json")
     config = dict(read_json(folder / "tokenizer_config.json"))
-    kinds = saved["model"].get("type", "WordPiece"), saved["pre_tokenizer"]["type"]
-    if kinds != ("WordPiece", "BertPreTokenizer") or saved["normalizer"] != _NORMALIZER:
+    model = {"type": "WordPiece"} | {k: v for k, v in saved["model"].items() if k != "vocab"}
+    if model != _WORD_PIECE or saved["pre_tokenizer"] != {"type": "BertPreTokenizer"}:
+        return None
+    if saved["normalizer"] != _NORMALIZER or not _has(config, _CUTTING):
+        return None
+    added = [*saved["added_tokens"], *(config.get("added_tokens_decoder") or {}).values()]
+    if {token["content"] for token in added} != _SPECIAL or _has_more_tokens(folder, config):
         return None
     template = saved["post_processor"]
     types = [next(iter(piece.values()))["type_id"] for piece in template.get("pair", ())]
-    if types != [0, 0, 0, 1, 1] or not config.get("do_lower_case", True):
+    if types != [0, 0, 0, 1, 1]:
         return None
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     longest = min(int(own.get("max_seq_length") or config["model_max_length"]), positions)
     tokenizer.enable_truncation(longest, strategy="longest_first")
     tokenizer.no_padding()
     return tokenizer
+
+
+def _has_more_tokens(folder: Path, config: dict[str, Any]) -> bool:
+    further = ("additional_special_tokens", "extra_special_tokens")
+    return any(config.get(name) for name in further) or (folder / "added_tokens.json").exists()
