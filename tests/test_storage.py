@@ -379,6 +379,14 @@ def test_a_folder_of_the_cache_is_made_once(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["model"]
 
 
+def test_what_is_left_of_a_folder_that_was_cleaned_up_in_part_is_replaced(tmp_path):
+    left = tmp_path / "model"
+    left.mkdir()
+    (left / "weights").write_text("old")
+    assert made_once(left, "mark", lambda folder: (folder / "mark").touch()) == left
+    assert [p.name for p in left.iterdir()] == ["mark"]
+
+
 def test_a_folder_that_does_not_fit_leaves_nothing_and_is_named(tmp_path):
     def make(folder):
         (folder / "mark").write_text("half")

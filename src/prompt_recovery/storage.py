@@ -490,7 +490,8 @@ def made_once(folder: Path, mark: str, make: Callable[[Path], None]) -> Path:
     """Makes a folder in the cache once, in one process. Others wait for it, and then find it.
 
     The folder is synced and renamed when it is complete. A process that is killed leaves
-    `.<name>.partial` beside it, which the next one deletes.
+    `.<name>.partial` beside it, which the next one deletes. A folder without its mark, such as one
+    that something has cleaned up in part, is replaced.
 
     Args:
         folder: The folder. Its parent must exist.
@@ -513,6 +514,7 @@ def made_once(folder: Path, mark: str, make: Callable[[Path], None]) -> Path:
             for file in (path for path in scratch.rglob("*") if path.is_file()):
                 with file.open("rb+") as written:
                     os.fsync(written.fileno())
+            shutil.rmtree(folder, ignore_errors=True)
             scratch.rename(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
