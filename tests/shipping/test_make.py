@@ -16,6 +16,7 @@ from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.runs import shipped
 from prompt_recovery.runs.differences import read_weights
 from prompt_recovery.runs.folder import RunFolder, named_runs
+from prompt_recovery.shipping.card import card
 from prompt_recovery.shipping.make import ShippingSettings, ship
 from prompt_recovery.training.stages import train_stages
 from tests.training.test_together import folder, given  # noqa: F401  (folder is a fixture)
@@ -84,11 +85,23 @@ def test_a_run_is_shipped_and_answers_by_its_name(run, folder, caplog):  # noqa:
     for expected in (
         "# small",
         "run=small",
+        "The language model writes samples",
+        "have the licence of their data",
         "tiny_encoder",
         "| retriever: objective | Contrastive",
     ):
         assert expected in page
     assert f"{finished.metrics()['test/scs']:.3f}" in page
+    assert "public domain" not in page, "nobody knows that of other data"
+    config = finished.config()
+    config["data"] = {"_target_": "prompt_recovery.data.sources.starter"}
+    finished.write_config(config)
+    own = card("small", finished.path, [])
+    assert "whose texts are in the public domain (CC0), and on nothing else" in " ".join(
+        own.split()
+    )
+    shutil.rmtree(finished.adapter)
+    assert "language model writes" not in card("small", finished.path, [])
 
 
 def test_two_runs_give_the_files_of_one_that_has_both(run, folder):  # noqa: F811
@@ -152,3 +165,13 @@ def test_the_card_has_the_results_of_evaluations(run, tmp_path):
     assert RunFolder(shipped.shipped_run("small")).is_finished
     with pytest.raises(PromptRecoveryError, match="holds no shipped recoverer"):
         ship(ShippingSettings(output="shipped/none"))
+
+
+@pytest.mark.parametrize("name", [".", "mine", "mine/letter.txt"])
+def test_what_is_no_shipped_recoverer_is_not_replaced(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("Dear all,")
+    with pytest.raises(PromptRecoveryError, match="is not a shipped recoverer, and would be"):
+        ship(ShippingSettings(runs=["run"], output=name))
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "Dear all,"

@@ -17,6 +17,7 @@ CARD = "README.md"
 RETRIEVER_CONFIG = "retriever/training.yaml"
 """The settings of a retriever that a run of its own has trained."""
 
+_STARTER = "prompt_recovery.data.sources.starter"
 _TITLES = ("dataset", "rows", "SCS", "95 % interval", "error of the expected SCS")
 
 
@@ -39,23 +40,21 @@ def card(name: str, folder: Path, reports: Sequence[str]) -> str:
         for part, record in zip(parts, records, strict=True)
     )
     prompts = len(bank_file(folder / "retriever").read_text("utf-8").splitlines())
+    origin, licence = _origin(RunFolder(folder).config())
     rows = list(_results(name, folder, reports))
     numbers = to_markdown(Table(_TITLES, rows)) if rows else "It has not been evaluated yet."
     recipe = to_markdown(Table(("setting", "value"), list(_recipe(folder))))
     return f"""\
 # {name}
 
-A recoverer that comes with the package: {backbones}. It is trained on the dataset `{data}` of
-this package, whose texts are in the public domain (CC0), and on nothing else.
+A recoverer that comes with the package: {backbones}. It is trained on the dataset `{data}`{origin}
+and on nothing else.
 
     prompt-recovery recover run={name} original="It rained." rewritten="Arr, the sky be weepin'!"
 
 ## How it answers
 
-The language model writes samples, the retriever finds the nearest of {prompts:,} prompts, those of
-its training examples, and MBR chooses among all of them. The weights of the two and the expected
-SCS were fitted on the validation split. Trained weights are kept in bf16 (the adapter) and as the
-difference to the encoder in 8 bits (the retriever).
+{_answering(prompts, alone=len(parts) == 1)}
 
 ## Recipe
 
@@ -82,9 +81,33 @@ what somebody wrote.
 
 ## Licence
 
-The trained weights have the licence of this package (Apache-2.0), and the prompts and the data are
-CC0. The backbones come from packages of their own with their own licences.
+{licence} The backbones come from packages of their own with their own licences.
 """
+
+
+def _answering(prompts: int, alone: bool) -> str:
+    """How it answers, of a retriever alone or with a language model."""
+    if alone:
+        return f"""\
+The retriever finds the nearest of {prompts:,} prompts, those of its training examples, and MBR
+chooses among them. The expected SCS was fitted on the validation split. Trained weights are kept as
+the difference to the encoder in 8 bits."""
+    return f"""\
+The language model writes samples, the retriever finds the nearest of {prompts:,} prompts, those of
+its training examples, and MBR chooses among all of them. The weights of the two and the expected
+SCS were fitted on the validation split. Trained weights are kept in bf16 (the adapter) and as the
+difference to the encoder in 8 bits (the retriever)."""
+
+
+def _origin(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Where the data is from, and the licence; nothing is claimed of other data than our own."""
+    if config["data"].get("_target_") != _STARTER:
+        return "", "The trained weights and the prompts have the licence of their data."
+    return (
+        " of\nthis package, whose texts are in the public domain (CC0),",
+        "The trained weights have the licence of this package (Apache-2.0), and the prompts and "
+        "the data are\nCC0.",
+    )
 
 
 def _recipe(folder: Path) -> Iterator[tuple[str, str]]:

@@ -98,9 +98,14 @@ def ship(given: ShippingSettings) -> Path:
 
     Raises:
         PromptRecoveryError: If the runs don't have one retriever and at most one adapter, were not
-            trained with the same data and split, or cannot be loaded.
+            trained with the same data and split, or cannot be loaded; or if `output` is something
+            else than a shipped recoverer.
     """
     output = Path(given.output).expanduser()
+    if output.exists() and not (output / MANIFEST).is_file():
+        raise PromptRecoveryError(
+            f"output={output}: is not a shipped recoverer, and would be replaced; give a new folder"
+        )
     scratch = output.with_name(f".{output.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
