@@ -91,6 +91,15 @@ def test_a_file_has_a_verdict_for_each_row(rows, suffix, single, tmp_path):
     assert found[1]["probability"] == alone.probability
 
 
+def test_an_output_that_cannot_be_written_is_found_before_the_work(rows, tmp_path, monkeypatch):
+    path = tmp_path / "in.jsonl"
+    row = {"id": "1", "original_text": "a", "rewritten_text": rows[0].rewritten_text}
+    path.write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr(Detector, "judge", lambda *_: pytest.fail("it was judged"))
+    with pytest.raises(PromptRecoveryError, match="cannot write into"):
+        run_detection(DetectionJob(input=path, output=path / "out.jsonl"))
+
+
 def test_a_run_finds_the_likeliest_prompts_of_a_pair(rows, trained_run, capsys):
     recipe = Recipe([trained_run], decoding=MBR(4, 1.0, 5), confidence=False)
     given = {"original": rows[0].original_text, "rewritten": rows[0].rewritten_text}

@@ -25,7 +25,7 @@ from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.pairs import PairColumns, read_pairs
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings import AnyPath, checked
-from prompt_recovery.storage import atomic_write, same_file
+from prompt_recovery.storage import atomic_write, require_writable, same_file
 from prompt_recovery.tables import print_tables
 from prompt_recovery.terminal import progress_bar
 
@@ -142,6 +142,8 @@ def run_detection(job: DetectionJob) -> list[Verdict]:
     own = job.detector
     detector = shipped_detector() if own is None else Detector.read(Path(own).expanduser())
     pairs, single = _pairs(job)
+    if job.input is not None:
+        require_writable(Path(job.output).expanduser().parent)
     with progress_bar() as progress:
         task = progress.add_task("judging", total=len(pairs))
         verdicts = []
