@@ -1,12 +1,15 @@
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from scipy import stats
 
+from prompt_recovery.backbones.tiny import tiny_encoder
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics import encoder as encoder_module
 from prompt_recovery.metrics.encoder import Encoder, EncoderSource, SentenceEncoder
@@ -48,6 +51,19 @@ def test_embeddings_are_computed_once_even_across_processes(tmp_path, monkeypatc
     monkeypatch.setattr(encoder_module.SentenceEncoder, "_compute", None)  # calling it would fail
     np.testing.assert_array_equal(SentenceEncoder(source).embed([*A, *A]), first)
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
+
+
+def test_two_local_models_with_files_of_the_same_sizes_are_told_apart(tmp_path):
+    folder = shutil.copytree(tiny_encoder("bert"), tmp_path / "model")
+    source = EncoderSource(path=str(folder))
+    before = SentenceEncoder(source)
+    vectors = before.embed(A)
+    weights = load_file(folder / "model.safetensors")
+    other = {name: weight.flip(0) for name, weight in weights.items()}
+    save_file(other, folder / "model.safetensors", {"format": "pt"})
+    after = SentenceEncoder(source)
+    assert after.identity == before.identity, "records keep their meaning"
+    assert np.abs(after.embed(A) - vectors).max() > 0.01
 
 
 def test_a_damaged_cache_only_costs_time(tmp_path, monkeypatch):

@@ -91,12 +91,14 @@ class Encoder(ABC):
     Args:
         identity: A string that changes with anything that the embeddings depend on.
         name: The name in reports.
+        kept_as: The name of the database, if `identity` doesn't say enough. It never leaves this
+            machine.
     """
 
-    def __init__(self, identity: str, name: str) -> None:
+    def __init__(self, identity: str, name: str, kept_as: str | None = None) -> None:
         self.identity = identity
         self.name = name
-        self._store = KeyValueStore("embeddings", identity)
+        self._store = KeyValueStore("embeddings", kept_as or identity)
         self._known: dict[bytes, NDArray[np.float32]] = {}
 
     def embed(self, texts: Sequence[str], keep: bool = True) -> NDArray[np.float32]:
@@ -166,9 +168,15 @@ class SentenceEncoder(Encoder):
         self.source = source
         self._folder = source.folder()
         weights = sorted(self._folder.rglob("*.safetensors")) + sorted(self._folder.rglob("*.json"))
+        identity = fingerprint(
+            [(str(f.relative_to(self._folder)), f.stat().st_size) for f in weights]
+        )
+        # Two local models that were made of one often have files of the same sizes.
+        times = [f.stat().st_mtime_ns for f in weights] if source.path else None
         super().__init__(
-            fingerprint([(str(f.relative_to(self._folder)), f.stat().st_size) for f in weights]),
+            identity,
             (not source.path and (source.package or source.repo)) or self._folder.name,
+            None if times is None else fingerprint(identity, times),
         )
         self._model: Any = None
 
