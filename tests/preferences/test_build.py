@@ -73,6 +73,8 @@ def test_what_will_be_missing_is_found_at_once(settings, message, examples, monk
         require_preferences(settings, "d", splits)
     require_preferences(Preferences(path="auto"), "d", splits)
     require_preferences(Preferences(path="auto"), "starter", splits)
+    of_a_retriever = Preferences(path=None, mix=Mix(0, 0, 0, 0, retrieved=1))
+    require_preferences(of_a_retriever, "d", splits)
 
 
 def test_a_file_of_other_splits_is_found_at_once(examples, tmp_path):

@@ -79,7 +79,15 @@ class Mix:
 
     def require_any(self) -> None:
         """Raises a `PromptRecoveryError` if no source is asked for a candidate."""
-        if not any((self.sampled, self.zero_shot, self.corrupted, self.others, self.api)):
+        counts = (
+            self.sampled,
+            self.zero_shot,
+            self.corrupted,
+            self.others,
+            self.retrieved,
+            self.api,
+        )
+        if not any(counts):
             raise PromptRecoveryError(
                 "preferences.mix asks for no candidates: set one of its counts"
             )
