@@ -129,6 +129,21 @@ def test_a_resumed_run_compares_with_the_first_validation(tmp_path, examples, sc
     assert [p["val/hacking"] for p in points] == [0, 1, 1]
 
 
+def test_a_run_that_hacking_has_ended_stays_ended_when_it_is_resumed(
+    tmp_path, examples, scs, monkeypatch
+):
+    """As after a kill between the last validation and the end of the run."""
+    worse_each_time(monkeypatch)
+    monkeypatch.setattr(run_module, "second_opinion", lambda scs: scs)
+    objective, stop = GRPO(samples=2), {"trainer": OFTEN, "hacking": "stop"}
+    ended = train(job(tmp_path / "first", examples, scs, objective, **stop))
+    checkpoint = str(tmp_path / "first" / "checkpoints" / "last.ckpt")
+    again = train(job(tmp_path / "again", examples, scs, objective, **stop, ckpt_path=checkpoint))
+    assert again["train/steps"] == ended["train/steps"] == 4
+    assert again["val/scs"] == ended["val/scs"]
+    assert (tmp_path / "again" / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_what_does_not_learn_from_the_score_is_not_watched(tmp_path, examples, scs):
     metrics = train(job(tmp_path, examples, scs, SFT(), trainer=OFTEN))
     assert "val/words" not in metrics and "val/scs" in metrics

@@ -93,12 +93,18 @@ class HackingWatch(Callback):
         if self.refuses:
             trainer.should_stop = True
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Ends a resumed run whose last validation has ended it before."""
+        if self.refuses:
+            trainer.should_stop = True
+
     def state_dict(self) -> dict[str, Any]:
-        """Returns the first validation, with which later ones are compared."""
-        return {"first": self._first}
+        """Returns the first validation, with which later ones are compared, and the last signs."""
+        return {"first": self._first, "signs": list(self.signs)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the first validation."""
+        """Restores what `state_dict` returned."""
+        self.signs = list(state_dict.get("signs", ()))
         first = state_dict["first"]
         self._first = None if first is None else torch.as_tensor(first)
 
