@@ -57,18 +57,19 @@ def test_a_missing_second_encoder_still_leaves_the_length():
 
 def test_answer_scores_are_per_answer(scs):
     metric = AnswerScores(scs, SCS(scs.encoder, 1.0))
-    metric.update(["Make it rhyme", "Shorten this text"], ["Make it rhyme", "Turn it into a poem"])
-    metric.update(["a"], ["b"])
-    metric.update([], [])
+    prompts = ["Make it rhyme", "Shorten this text"]
+    metric.update(["a"], ["b"], [2])  # in another order than the examples, as processes leave them
+    metric.update(prompts, ["Make it rhyme", "Turn it into a poem"], [0, 1])
+    metric.update([], [], [])
     rows = metric.compute()
     assert rows.shape == (3, 3) and rows[:, 2].tolist() == [3, 3, 1]
     assert rows[0, 0] == pytest.approx(1, abs=1e-5)
     assert rows[:, 0].numpy() == pytest.approx(rows[:, 1].numpy() ** 3, abs=1e-5)
     metric.reset()
-    metric.update([], [])
+    metric.update([], [], [])
     assert metric.compute().shape == (0, 3)
     alone = AnswerScores(scs, None)
-    alone.update(["a"], ["b"])
+    alone.update(["a"], ["b"], [0])
     assert torch.isnan(alone.compute()[0, 1]) and alone.compute()[0, 2] == 1
 
 

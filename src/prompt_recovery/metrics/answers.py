@@ -13,6 +13,8 @@ from prompt_recovery.metrics.scs import SCS
 class AnswerScores(Metric):
     """The scores of each answer under two encoders, and its length.
 
+    The answers are in the order of their examples, whatever batches and processes they came from.
+
     Args:
         scs: The metric that is optimised.
         second: The same metric with another encoder; None scores with the first one only.
@@ -26,9 +28,18 @@ class AnswerScores(Metric):
         self._scs, self._second = scs, second
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
-    def update(self, predictions: Sequence[str], truths: Sequence[str]) -> None:
-        """Adds predictions and the true prompts, one to one; an empty share must be added, too."""
+    def update(
+        self, predictions: Sequence[str], truths: Sequence[str], places: Sequence[int]
+    ) -> None:
+        """Adds answers; an empty share must be added, too.
+
+        Args:
+            predictions: n predictions.
+            truths: The true prompts, one to one.
+            places: The index of each example in the validation split.
+        """
         columns = [
+            torch.tensor([float(place) for place in places]),
             torch.from_numpy(self._scs(predictions, truths)),
             torch.full((len(predictions),), torch.nan)
             if self._second is None
@@ -39,4 +50,5 @@ class AnswerScores(Metric):
 
     def compute(self) -> Tensor:
         """fp64 [n, 3]: SCS, SCS under the second encoder (or NaN), and words of each answer."""
-        return dim_zero_cat(self.rows)
+        rows = dim_zero_cat(self.rows)
+        return rows[rows[:, 0].argsort(stable=True), 1:]

@@ -262,7 +262,7 @@ class WriterModule(TrainedModule):
         truths = [e.rewrite_prompt for e in batch.examples[: batch.real]]
         self.val_scs.update(predictions, truths)
         if self._answer_scores is not None:
-            self._answer_scores.update(predictions, truths)
+            self._answer_scores.update(predictions, truths, batch.indices[: batch.real])
         options = {"prog_bar": True, "on_epoch": True, "batch_size": max(batch.real, 1)}
         self.log("val/nll", self.val_nll, **options)
         self.log("val/scs", self.val_scs, **options)
