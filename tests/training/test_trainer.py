@@ -9,7 +9,7 @@ import torch
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import GRPO
 from prompt_recovery.training import run
-from prompt_recovery.training.job import Batching, trainer_options
+from prompt_recovery.training.job import Batching, UnlabelledPairs, trainer_options
 from prompt_recovery.training.progress import PlainProgress
 from prompt_recovery.training.trainer import usable_options
 from tests.training.test_run import make_job
@@ -65,6 +65,15 @@ def test_an_interval_may_count_the_batches_of_several_epochs(job):
     assert usable_options(job(val_check_interval=1000, check_val_every_n_epoch=None))
     grpo = job(val_check_interval=20)
     grpo.objective = GRPO(samples=2, updates=4)  # six batches, four times each
+    assert usable_options(grpo)
+
+
+def test_unlabelled_pairs_make_an_epoch_longer(job):
+    grpo = job(val_check_interval=20)  # more than the batches of the labelled examples
+    grpo.objective = GRPO(samples=2)
+    with pytest.raises(PromptRecoveryError, match="an epoch has 6 batches"):
+        usable_options(grpo)
+    grpo.unlabelled = UnlabelledPairs("pairs.jsonl")
     assert usable_options(grpo)
 
 

@@ -86,7 +86,12 @@ def _batches_between(options: dict[str, Any]) -> int | None:
 
 
 def _batches_at_most(job: TrainingJob, options: dict[str, Any]) -> int | None:
-    """An upper limit of the batches in an epoch, or None if it depends on preferences."""
+    """An upper limit of the batches in an epoch, or None if it isn't known yet.
+
+    It depends on preferences, and on how many unlabelled pairs are usable.
+    """
+    if job.unlabelled.path is not None:
+        return None
     if not job.trains_retriever and getattr(job.objective, "completions", "truth") != "truth":
         return None
     batching, rows = job.batching, len(job.splits.train)
