@@ -134,6 +134,25 @@ def test_a_broken_off_run_goes_on_with_the_same_samples(stop, tmp_path, examples
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_resumed_run_goes_on_with_the_last_rewards(tmp_path, examples, scs, monkeypatch):
+    """A batch without a true or an expected reward repeats the last one."""
+    told = []
+    original = PolicyModule.training_step
+
+    def step(self, batch, index):
+        told.append(list(self._last_rewards))
+        self._last_rewards = [0.25, 0.5]
+        return original(self, batch, index)
+
+    monkeypatch.setattr(PolicyModule, "training_step", step)
+    checkpoint = tmp_path / "1" / "checkpoints" / "last.ckpt"
+    for steps, ckpt_path in ((1, None), (2, str(checkpoint))):
+        options = {"trainer": STEPS | {"max_steps": steps}, "checkpoint_minutes": 0}
+        folder = tmp_path / str(steps)
+        train(job(folder, examples, scs, GRPO(samples=2), ckpt_path=ckpt_path, **options))
+    assert told == [[0.0, 0.0], [0.25, 0.5]]
+
+
 def test_samples_do_not_depend_on_the_batch(tmp_path, examples, scs, monkeypatch):
     """An example has the same samples alone and with others, before the first update."""
 

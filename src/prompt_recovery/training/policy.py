@@ -226,15 +226,18 @@ class PolicyModule(WriterModule):
         self.model.train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the samples of every process, which further updates may need."""
+        """Adds what every process needs to go on: its samples and its last rewards."""
         super().on_save_checkpoint(checkpoint)
-        rollouts = self.of_all_processes(_state(self._rollout))
-        checkpoint["prompt_recovery"]["rollouts"] = rollouts
+        ours = checkpoint["prompt_recovery"]
+        ours["rollouts"] = self.of_all_processes(_state(self._rollout))
+        ours["last_rewards"] = self.of_all_processes(self._last_rewards)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of other data, or one between the updates of other processes."""
         super().on_load_checkpoint(checkpoint)
-        states = checkpoint["prompt_recovery"]["rollouts"]
+        ours = checkpoint["prompt_recovery"]
+        states, rewards = ours["rollouts"], ours.get("last_rewards", [self._last_rewards])
+        self._last_rewards = list(rewards[self.trainer.global_rank % len(rewards)])
         if self.objective.updates == 1:
             return
         if len(states) != self.trainer.world_size:
