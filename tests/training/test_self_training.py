@@ -12,6 +12,7 @@ from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.load import load_retriever
 from prompt_recovery.recovery.mbr import expected_under
 from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.training import run as training
 from prompt_recovery.training.policy import PolicyModule
 from prompt_recovery.training.stages import train_stages
 from tests.training.test_together import folder, given  # noqa: F401
@@ -130,3 +131,25 @@ def test_the_retriever_of_a_run_proposes_candidates(folder, monkeypatch):  # noq
         texts = [text for text, source, _ in row["candidates"]]
         assert len(texts) == 3 and {s for _, s, _ in row["candidates"]} == {"retrieved"}
         assert truths[row["id"]] not in texts and set(texts) <= set(truths.values())
+
+
+def test_the_retriever_of_a_run_proposes_candidates_in_its_first_stage(folder, monkeypatch):  # noqa: F811
+    run = RunFolder(folder / "runs" / "mine")
+    asked = []
+
+    def train(job):
+        if job.trains_retriever:
+            job.run.retriever.mkdir()
+        asked.append((job.run, job.preferences.retriever))
+        job.run.write_metrics(metrics := {"val/scs": 0.5, "train/seconds": 1.0})
+        return metrics
+
+    monkeypatch.setattr(training, "train", train)
+    first = "+first_stage={objective: {_target_: prompt_recovery.objectives.DPO}}"
+    settings = ("preferences=sample", "preferences.mix.retrieved=1", *POLICY, first)
+    train_stages(given(*settings), run)
+    assert asked == [
+        (run.retriever_stage, None),
+        (run.first_stage, str(run.retriever)),
+        (run, str(run.retriever)),
+    ]

@@ -63,11 +63,13 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
         require_writable(run.path)
         run.write_config(given)
     retriever, seconds_before = _retriever(given, job, run, stopped)
-    if job.preferences.retriever is None and retriever is not None:
-        # What the run's retriever finds may become candidates, in each of its rounds.
-        job = replace(job, preferences=replace(job.preferences, retriever=str(retriever)))
-        given = {**given, "preferences": {**given["preferences"], "retriever": str(retriever)}}
+    if retriever is not None:
+        # What the run's retriever finds may become candidates, in each of its stages and rounds.
+        if job.preferences.retriever is None:
+            job = replace(job, preferences=replace(job.preferences, retriever=str(retriever)))
+        given = _asking(given, retriever)
     if stage is not None:
+        stage = stage if retriever is None else _asking(stage, retriever)
         own, theirs = run.first_stage, stopped and stopped.first_stage
         start, seconds = _stage(stage, run, own, theirs, start=start)
         seconds_before += seconds
@@ -135,6 +137,15 @@ def _retriever(
     if is_first():
         run.take_retriever(trained)
     return run.retriever, seconds
+
+
+def _asking(settings: dict[str, Any], retriever: Path) -> dict[str, Any]:
+    """The settings of a stage, with this retriever for `preferences.mix.retrieved` if it is used
+    and no other one is given."""
+    preferences = settings["preferences"]
+    if not preferences["mix"]["retrieved"] or preferences["retriever"] is not None:
+        return settings
+    return {**settings, "preferences": {**preferences, "retriever": str(retriever)}}
 
 
 def _require_retriever(job: TrainingJob, given: dict[str, Any]) -> None:
