@@ -153,3 +153,17 @@ def test_the_retriever_of_a_run_proposes_candidates_in_its_first_stage(folder, m
         (run.first_stage, str(run.retriever)),
         (run, str(run.retriever)),
     ]
+
+
+def test_a_retriever_that_has_seen_what_the_run_is_judged_by_is_refused(folder):  # noqa: F811
+    """Its bank holds prompts of the validation and test split, which would become candidates."""
+    alone = ("model=tiny_encoder", "objective=contrastive", "adapter=full", "decoding=mbr")
+    other = RunFolder(folder / "runs" / "other")
+    train_stages({**given(*alone), "retriever": None}, other)
+    run = RunFolder(folder / "runs" / "mine")
+    dpo = ("objective=dpo", "preferences=sample", "preferences.mix.retrieved=1")
+    another = "split.seed=5"
+    for settings in ((f"retriever.run={other.path}",), (f"preferences.retriever={other.path}",)):
+        line = rf"{settings[0]}.*was trained on \d+ validation or test examples of this run"
+        with pytest.raises(PromptRecoveryError, match=line):
+            train_stages(given(*dpo, *settings, another), run)

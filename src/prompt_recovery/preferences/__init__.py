@@ -4,6 +4,7 @@ from prompt_recovery.preferences.build import (
     Mix,
     Preferences,
     prepare_preferences,
+    proposing_retriever,
     require_preferences,
 )
 from prompt_recovery.preferences.chat_api import ChatApi
@@ -21,6 +22,7 @@ __all__ = [
     "PreferenceExample",
     "Preferences",
     "prepare_preferences",
+    "proposing_retriever",
     "read_preferences",
     "require_preferences",
     "write_preferences",

@@ -301,7 +301,7 @@ def _make(
         else None,
         [asdict(writer.template), writer.max_prompt_tokens],
         scs.encoder.identity if settings.mix.others else None,
-        *([weights_digest(_retriever_folder(settings))] if settings.mix.retrieved else []),
+        *([weights_digest(proposing_retriever(settings))] if settings.mix.retrieved else []),
         seed,
     )
     with progress_bar() as progress:
@@ -376,8 +376,12 @@ def candidate_sources(
     return sources
 
 
-def _retriever_folder(settings: Preferences) -> Path:
-    """The folder of the retriever that `mix.retrieved` asks."""
+def proposing_retriever(settings: Preferences) -> Path:
+    """The folder of the retriever that `mix.retrieved` asks.
+
+    Raises:
+        PromptRecoveryError: If there is none.
+    """
     if settings.retriever is None:
         raise PromptRecoveryError(
             f"preferences.mix.retrieved={settings.mix.retrieved}: needs a dense retriever: give "
@@ -395,7 +399,7 @@ def _retriever_folder(settings: Preferences) -> Path:
 def _retriever(settings: Preferences, scs: SCS) -> "Retriever":
     from prompt_recovery.recovery.load import load_retriever  # loads torch
 
-    return load_retriever(_retriever_folder(settings), scs)
+    return load_retriever(proposing_retriever(settings), scs)
 
 
 def _prompt(example: RewriteExample, writer: "Writer") -> str | list[Message]:

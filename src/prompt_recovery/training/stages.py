@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.preferences import proposing_retriever
 from prompt_recovery.runs.folder import (
     RunFolder,
     is_retriever,
@@ -127,7 +128,7 @@ def _retriever(
                 "objective=contrastive, or its retriever folder"
             )
         trained = folders[0]
-        _refuse_seen(job, trained)
+        _refuse_seen(job, trained, "retriever.run")
     else:
         stage = retriever_settings(given)
         folder, seconds = _stage(
@@ -149,7 +150,10 @@ def _asking(settings: dict[str, Any], retriever: Path) -> dict[str, Any]:
 
 
 def _require_retriever(job: TrainingJob, given: dict[str, Any]) -> None:
-    """Refuses a run without the dense retriever that other settings need."""
+    """Refuses a run without the dense retriever that other settings need, or with one that has seen
+    what the run is judged by."""
+    if job.preferences.mix.retrieved and job.preferences.retriever is not None:
+        _refuse_seen(job, proposing_retriever(job.preferences), "preferences.retriever")
     if given["retriever"] is not None:
         return
     if job.unlabelled.path is not None:
@@ -164,18 +168,18 @@ def _require_retriever(job: TrainingJob, given: dict[str, Any]) -> None:
         )
 
 
-def _refuse_seen(job: TrainingJob, retriever: Path) -> None:
+def _refuse_seen(job: TrainingJob, retriever: Path, setting: str) -> None:
     """Refuses a finished retriever that has seen validation or test examples of this run."""
     theirs = RunFolder.of_adapter(retriever)
     try:
         seen = {e.id for e in theirs.splits(theirs.recoverer()["data"]["fingerprint"]).train}
     except (OSError, *MALFORMED, PromptRecoveryError) as error:
-        log.warning("it cannot be checked what retriever.run was trained on: %s", error)
+        log.warning("it cannot be checked what %s was trained on: %s", setting, error)
         return
     own = [e.id for e in (*job.splits.val, *job.splits.test) if e.id in seen]
     if own:
         raise PromptRecoveryError(
-            f"retriever.run={retriever}: was trained on {len(own)} validation or test examples of "
+            f"{setting}={retriever}: was trained on {len(own)} validation or test examples of "
             "this run; give one that was trained with the same data and split"
         )
 
