@@ -180,7 +180,7 @@ def test_what_is_finished_is_not_made_again(job):
     assert made[5:] == ["Fix it", "Make it joyful"]
 
 
-def test_evidence_is_measured_for_the_best_recoverer_and_kept(job, trained_run):
+def test_evidence_is_measured_for_the_best_recoverer_and_kept(job, trained_run, caplog):
     made = []
 
     def make():
@@ -200,6 +200,15 @@ def test_evidence_is_measured_for_the_best_recoverer_and_kept(job, trained_run):
     assert again.evidence == report.evidence
     assert "<mark " in (job.folder / "report.html").read_text()
     assert run_evaluation(replace(job, explain=None)).evidence == {}
+
+    def gone():
+        raise PromptRecoveryError("its backbone is gone")
+
+    # Kept predictions are reported without the recoverer, too.
+    shutil.rmtree(job.folder / "evidence")
+    moved = replace(job, contenders=[replace(run_contender, make=gone)])
+    assert run_evaluation(moved).evidence == {}
+    assert "no evidence: its backbone is gone" in caplog.text
     # A baseline that is better, or a recoverer that reads nothing, has none.
     better = constant(job.examples[0].rewrite_prompt, [])
     assert run_evaluation(replace(job, contenders=[run_contender, better])).evidence == {}

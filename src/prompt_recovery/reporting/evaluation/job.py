@@ -219,8 +219,8 @@ def _evaluated(
 def _evidence(job: EvaluationJob, report: Report) -> dict[int, tuple[Evidence, ...]]:
     """The evidence for the best recoverer's best and worst answers, by the index of the example.
 
-    What is measured is kept in the folder. There is none for baselines and for predictions from
-    elsewhere.
+    What is measured is kept in the folder. There is none for baselines, for predictions from
+    elsewhere, and if the predictions are kept but the recoverer is no longer there.
     """
     [contender] = [c for c in job.contenders if c.name == report.best.name]
     if job.explain is None or contender.kind != "recoverer":
@@ -239,7 +239,11 @@ def _evidence(job: EvaluationJob, report: Report) -> dict[int, tuple[Evidence, .
         return {}
     missing = [i for i, prediction in chosen.items() if prediction.id not in store.done]
     if missing:
-        recoverer = contender.make()
+        try:
+            recoverer = contender.make()
+        except PromptRecoveryError as error:
+            log.warning("no evidence: %s", error)
+            return {}
         if not explainable(recoverer):
             log.info("no evidence: %s has no model that reads the texts", contender.name)
             return {}
