@@ -65,6 +65,8 @@ def test_without_a_validation_split_there_is_no_confidence(run, few_examples, ca
     assert "no confidence" in caplog.text
     with pytest.raises(PromptRecoveryError, match="give channel.exponent="):
         assemble(Recipe([run], decoding=DECODING, channel=CHANNEL))
+    with pytest.raises(PromptRecoveryError, match="give decoding=mbr and channel.exponent="):
+        assemble(Recipe([run], decoding=CHOICE, channel=CHANNEL))
     given = assemble(Recipe([run], DECODING, channel=replace(CHANNEL, exponent=0.1)))
     assert given.recoverer.choice.weights == {"prior": 1.0, "channel": 0.1}
     plain = assemble(Recipe([run], decoding=CHOICE))

@@ -230,7 +230,10 @@ def _fitted(
         examples = _validation(folders)
     except PromptRecoveryError as error:
         if recoverer.channel is not None and recoverer.choice is None:
-            raise PromptRecoveryError(f"give channel.exponent=<such as 0.1>: {error}") from error
+            also = "decoding=mbr and " if isinstance(recoverer.decoding, Choice) else ""
+            raise PromptRecoveryError(
+                f"give {also}channel.exponent=<such as 0.1>: {error}"
+            ) from error
         if isinstance(recoverer.decoding, Choice):
             log.warning("plain MBR answers, as decoding=choice has nothing to be fitted on")
         log.warning("answers have no confidence: %s", error)
