@@ -2,8 +2,10 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from prompt_recovery.backbones.locate import Backbone
+from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR, Choice, Greedy
 from prompt_recovery.recovery import assemble as assembling
@@ -72,6 +74,18 @@ def test_without_a_validation_split_there_is_no_confidence(run, few_examples, ca
     plain = assemble(Recipe([run], decoding=CHOICE))
     assert "plain MBR answers" in caplog.text
     assert plain.recoverer.recover(pairs_of(few_examples)[:1]) == [prediction]
+
+
+def test_what_is_fitted_with_a_channel_is_for_its_weights(run, tmp_path):
+    folder = shutil.copytree(tiny_backbone("gemma"), tmp_path / "rewriter")
+    channel = replace(CHANNEL, backbone=Backbone("rewriter", path=str(folder)), exponent=0.1)
+    recipe = Recipe([run], DECODING, channel=channel, precision="fp32")
+    first = assemble(recipe).identity
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {n: w * 2 for n, w in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    assert assemble(recipe).identity != first
 
 
 def test_a_channel_chooses_by_its_exponents(run, few_examples):

@@ -111,10 +111,11 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
     )
 
     joined_by = _source_record(recipe.retrieval, retrieved)
-    channel = None if recipe.channel is None else asdict(recipe.channel)
-    key = fit_key(decoding, scs, folders, records, own, recipe.weights, joined_by, channel)
+    channel: dict[str, Any] | None = None
     if recipe.channel is not None:
-        _add_channel(recoverer, recipe.channel, recipe.precision)
+        model = _add_channel(recoverer, recipe.channel, recipe.precision)
+        channel = {**asdict(recipe.channel), "model": model}
+    key = fit_key(decoding, scs, folders, records, own, recipe.weights, joined_by, channel)
     together = any(isinstance(source, Retriever) for source in own) and not recipe.weights
     if together or recipe.confidence or recoverer.feature_names:
         fitted = _fitted(recipe, recoverer, folders, key, progress)
@@ -126,8 +127,10 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
 
 def _add_channel(
     recoverer: PosteriorRecoverer, settings: ChannelSettings, precision: Precision
-) -> None:
-    recoverer.channel = load_likelihood(settings, precision)
+) -> str:
+    """Gives a recoverer its channel, and returns the identity of the rewriter model."""
+    likelihood = load_likelihood(settings, precision)
+    recoverer.channel = likelihood
     recoverer.rescored = settings.candidates
     if settings.exponent is not None:
         if isinstance(recoverer.decoding, Choice):
@@ -135,6 +138,7 @@ def _add_channel(
                 "channel.exponent= is for decoding=mbr; decoding=choice fits all of its weights"
             )
         recoverer.choice = LogLinear({"prior": settings.prior, "channel": settings.exponent})
+    return likelihood.identity
 
 
 def _with_bank(

@@ -204,7 +204,8 @@ def fit_key(
         sources: The sources that were loaded from them.
         weights: The weights of the runs, if they were given.
         retrieval: What identifies the fitted source that joins them, if any, as plain values.
-        channel: The settings of the channel, if any, as plain values.
+        channel: The settings of the channel and the identity of its model, if there is one, as
+            plain values.
         dtype: The precision that the sources would have on another machine, such as
             "torch.bfloat16", in place of the one that they have.
     """
