@@ -309,6 +309,11 @@ def test_an_error_of_one_or_all_is_one_line_and_ends_the_run(start, command, mes
     assert message in line
 
 
+def test_other_processes_wait_for_what_the_first_one_writes(tmp_path):
+    result = in_two_forks("-m", "tests.training.together", "wait", tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 def test_processes_know_who_is_first_and_how_many_they_are(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)

@@ -3,12 +3,15 @@
 import json
 import shutil
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
 import tests.conftest  # noqa: F401  # sets the environment, before anything else is imported
 
 # isort: split
+import torch
+
 from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.low_rank import Adapter, AllWeights
 from prompt_recovery.commands.entry import one_line_errors
@@ -18,7 +21,7 @@ from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import DPO, GRPO, SFT, Contrastive
 from prompt_recovery.preferences import Preferences
-from prompt_recovery.runs.processes import local_rank
+from prompt_recovery.runs.processes import is_first, local_rank, wait_for_first
 from prompt_recovery.training.checkpoints import WholeCheckpointIO
 from prompt_recovery.training.job import Batching, Logging, Optimisation
 from prompt_recovery.training.module import RecovererModule
@@ -107,6 +110,19 @@ def equal_one_process(folder):
     for before, strategy in (("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")):
         checkpoint = str(folder / f"{before}_dpo" / "checkpoints" / "step.ckpt")
         run(folder, "dpo", strategy, f"{before}_to_{strategy}", ckpt_path=checkpoint)
+
+
+def wait(folder):
+    """What the first process has written is there for the second, before they are connected by
+    torch.distributed and afterwards."""
+    for turn in ("APART", "CONNECTED"):
+        if turn == "CONNECTED":
+            torch.distributed.init_process_group("gloo")
+        if is_first():
+            time.sleep(1)
+            (folder / turn).write_text("")
+        wait_for_first(turn)
+        assert (folder / turn).is_file()
 
 
 def keep_slices(folder):

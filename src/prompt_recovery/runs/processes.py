@@ -1,6 +1,7 @@
 """The processes of a distributed run: their ranks, and values that the first one decides."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -111,6 +112,30 @@ def agreed(name: str, make: Callable[[], str]) -> str:
     if started_together() > 1:
         return str(_store().get(key).decode())
     return os.environ.get(key) or make()
+
+
+def wait_for_first(name: str) -> None:
+    """Returns in every process of the run once the first one has called it, too.
+
+    Args:
+        name: The name of this place in the program.
+
+    Raises:
+        ProcessLostError: If the first process has ended.
+    """
+    torch: Any = sys.modules.get("torch")  # what isn't imported has connected no processes
+    distributed = None if torch is None else torch.distributed
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        try:
+            distributed.barrier()
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in _LOST):
+                raise
+            raise ProcessLostError(
+                "another process of this run has ended; was it killed?"
+            ) from error
+    elif started_together() > 1:
+        agreed(name, lambda: "reached")
 
 
 @cache

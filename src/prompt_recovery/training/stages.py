@@ -20,7 +20,7 @@ from prompt_recovery.runs.folder import (
     recoverer_folders,
     run_path,
 )
-from prompt_recovery.runs.processes import is_first
+from prompt_recovery.runs.processes import is_first, wait_for_first
 from prompt_recovery.runs.resuming import checkpoint_file, resumed_run
 from prompt_recovery.runs.trials import is_trial, trial_id
 from prompt_recovery.settings.paths import with_absolute_paths
@@ -137,6 +137,7 @@ def _retriever(
         trained = RunFolder(folder).retriever
     if is_first():
         run.take_retriever(trained)
+    wait_for_first("RETRIEVER")  # all processes may read it: rewards and candidates come from it
     return run.retriever, seconds
 
 
