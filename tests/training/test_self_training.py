@@ -167,3 +167,16 @@ def test_a_retriever_that_has_seen_what_the_run_is_judged_by_is_refused(folder):
         line = rf"{settings[0]}.*was trained on \d+ validation or test examples of this run"
         with pytest.raises(PromptRecoveryError, match=line):
             train_stages(given(*dpo, *settings, another), run)
+
+
+def test_a_retriever_of_the_latest_run_stays_that_of_the_same_run(folder, monkeypatch):  # noqa: F811
+    (folder / "runs" / "other").mkdir(parents=True)
+    (folder / "runs" / "latest").symlink_to("other")
+    asked = []
+    monkeypatch.setattr(training, "train", lambda job: asked.append(job) or {"val/scs": 0.5})
+    settings = given("objective=dpo", "preferences=sample", "preferences.retriever=runs/latest")
+    run = RunFolder(folder / "runs" / "mine")
+    train_stages({**settings, "retriever": None}, run)
+    other = str(folder / "runs" / "other")
+    assert asked[0].preferences.retriever == other
+    assert run.config()["preferences"]["retriever"] == other

@@ -104,6 +104,10 @@ def _independent(given: dict[str, Any]) -> dict[str, Any]:
     if given["retriever"] is not None and given["retriever"].get("run") is not None:
         found = str(run_path(given["retriever"]["run"]))
         given = {**given, "retriever": {**given["retriever"], "run": found}}
+    preferences = given["preferences"]
+    if preferences["retriever"] is not None:
+        found = str(run_path(preferences["retriever"]).resolve())
+        given = {**given, "preferences": {**preferences, "retriever": found}}
     given = with_absolute_paths({**given, "ckpt_path": None}, TrainSettings)
     if given["start"] is not None:
         given["start"] = str(Path(given["start"]).resolve())
