@@ -2,7 +2,7 @@
 
     import prompt_recovery as pr
 
-Recover a prompt with the newest run, as `prompt-recovery recover` does:
+Recover a prompt with the run that was started last, as `prompt-recovery recover` does:
 
     prediction = pr.recover("It rained all day.", "Arr, the sky be weepin' since dawn!")
     prediction.rewrite_prompt, prediction.confidence, prediction.candidates
