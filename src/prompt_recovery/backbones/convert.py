@@ -110,6 +110,8 @@ def _size_in_bf16(config: PreTrainedConfig) -> int:
 class _Reader(gguf.GGUFReader):
     """Reads a file through a plain array: slices of a `memmap` cost several times as much."""
 
+    _data: Any
+
     @property
     def data(self) -> Any:
         return self._data
