@@ -87,7 +87,10 @@ def assert_kills_change_nothing(
         again = folder / str(number)
         again.mkdir()
         prepare(again)
+        begun = time.monotonic()
         killed = _killed_until_it_ends(again, start, kills - done, within, after, rng)
+        if not killed:  # the machine is faster than it was, so that kills come too late
+            within = min(within, time.monotonic() - begun)
         found = left(again)
         assert found == expected, f"after {killed} kills"
         check(again, killed)
