@@ -115,12 +115,19 @@ def _recipe(folder: Path) -> Iterator[tuple[str, str]]:
     own = RunFolder(folder).config()
     other = folder / RETRIEVER_CONFIG
     theirs = yaml.safe_load(other.read_text("utf-8")) if other.is_file() else None
-    yield "data", f"{own['data']}"
-    yield "split", f"{own['split']}"
+    yield "data", _in_words(own["data"])
+    yield "split", _in_words(own["split"])
     if (folder / "adapter").is_dir():
         yield from _settings("language model", own)
         theirs = theirs or {**own, **(own.get("retriever") or {})}
     yield from _settings("retriever", theirs or own)
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    """A group of settings in one line: the name of its target, and its values."""
+    target = [str(settings["_target_"]).rpartition(".")[2]] if "_target_" in settings else []
+    values = [f"{key}={value}" for key, value in settings.items() if key != "_target_"]
+    return ", ".join([*target, *values])
 
 
 def _settings(part: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
