@@ -149,7 +149,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         name = "local"
 
     for call, said in [
-        (lambda: pr.recover("a", "b"), "there is no runs/latest here"),
+        (lambda: pr.recover("a", "b", run="latest"), "there is no runs/latest here"),
         (lambda: pr.recover("a", " ", run="."), "the text is blank"),
         (lambda: pr.recover("a", "b", run=".", confidence=False, threshold=0.1), "confidence=true"),
         (lambda: pr.train("model=none"), "model=none: there is no such option"),

@@ -28,7 +28,7 @@ def test_damaged_weights_are_one_line(tmp_path):
     for path in source.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"\x10")
-    with pytest.raises(PromptRecoveryError, match="cannot load .* fetch it again") as caught:
+    with pytest.raises(PromptRecoveryError, match="fetch it again") as caught:
         load_model(Backbone("m"), Location(tmp_path), torch.float32)
     assert "\n" not in str(caught.value)
 

@@ -113,6 +113,8 @@ def test_the_reference_covers_every_room():
     for room in source.iterdir():
         if (room.suffix == ".py" and room.stem.startswith("__")) or room.stem == "__pycache__":
             continue
+        if room.is_dir() and not any(room.glob("*.py")):  # the recoverers that are shipped
+            continue
         if room.suffix in ("", ".py"):
             assert f"::: prompt_recovery.{room.stem}" in text, room.name
 

@@ -277,7 +277,7 @@ def test_the_command_takes_texts_as_they_stand(trained_run, tmp_path):
 
 
 def test_the_command_teaches_and_names_what_is_missing(tmp_path):
-    result = command("input=x.csv", cwd=tmp_path)
+    result = command("run=latest", "input=x.csv", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("error: run=latest: there is no runs/latest here")
     assert "prompt-recovery recover original=" in command("--help", cwd=tmp_path).stdout

@@ -122,8 +122,8 @@ def test_rounds_end_when_validation_does_not_rise(run, monkeypatch):
     scores = iter([0.3, 0.5, 0.4, 0.45, 0.6])
     original = rounds._round
 
-    def scored(number, folder):
-        return replace(original(number, folder), val_scs=next(scores))
+    def scored(*given):
+        return replace(original(*given), val_scs=next(scores))
 
     monkeypatch.setattr(rounds, "_round", scored)
     folder = run("early", "rounds=5", "round_patience=2", "trainer.max_steps=1")
@@ -166,9 +166,11 @@ def test_the_reference_of_later_rounds(tmp_path):
     [
         (["objective=sft"], "give one such as objective=dpo"),
         (["objective=grpo"], "give one such as objective=dpo"),
-        (["preferences=file", "preferences.path=own.jsonl"], "give preferences=sample"),
+        (["preferences=file", "preferences.path=pairs.jsonl"], "give preferences=sample"),
     ],
 )
-def test_what_has_no_rounds_is_one_line(run, settings, message):
+def test_what_has_no_rounds_is_one_line(run, tmp_path, settings, message):
+    row = {"prompt": "Say it.", "chosen": "so", "rejected": "not so"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(PromptRecoveryError, match=message):
         run("refused", *settings)

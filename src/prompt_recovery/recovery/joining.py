@@ -225,7 +225,7 @@ def fit(examples: Sequence[Judged], default: Joining, retrievers: Sequence[int])
     error = float(gain.std(ddof=min(1, len(gain) - 1)) / len(gain) ** 0.5)
     helps = gain.mean() > 0 and gain.mean() >= error
     return JoiningFit(
-        joinings[_simplest(scores, distances)] if helps else default,
+        joinings[_simplest(scores, distances) if helps else distances.argmin()],
         float(crossed.mean()),
         float(plain.mean()),
         error,
