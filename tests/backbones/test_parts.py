@@ -143,10 +143,11 @@ def test_too_little_disk_is_one_line(packages, cache, monkeypatch, reader):
     assert not [f for f in cache.rglob("*") if f.is_file() and f.suffix != ".lock"]
 
 
-def test_a_large_conversion_is_announced(packages, monkeypatch, caplog):
+def test_a_large_conversion_is_announced(packages, monkeypatch, caplog, capfd):
     monkeypatch.setattr(convert, "_WORTH_SAYING", 1)
     with caplog.at_level("INFO"):
         folder = converted(locate(packages[2]))
+    assert capfd.readouterr().err == "", "no bars where there is no terminal"
     said = caplog.messages
     assert "once" in said[0] and "minutes" in said[0] and str(folder) in said[0]
     assert said[1].startswith("converted it in")

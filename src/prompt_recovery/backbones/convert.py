@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
     AutoTokenizer,
     GgufConfig,
     PreTrainedConfig,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -157,10 +158,14 @@ def _progress_bars(shown: bool) -> Iterator[None]:
         True: transformers_logging.enable_progress_bar,
         False: transformers_logging.disable_progress_bar,
     }
-    switch[shown and is_first() and sys.stderr.isatty()]()
+    shown = shown and is_first() and sys.stderr.isatty()
+    switch[shown]()
     transformers_logging.set_verbosity_error()
+    bar = modeling_gguf_pytorch_utils.tqdm  # it does not obey the switch
+    modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=not shown)
     try:
         yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
         transformers_logging.set_verbosity(level)
         switch[were_on]()
