@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prompt_recovery import storage
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.storage import (
     Journal,
@@ -445,3 +446,10 @@ def test_many_processes_write_a_store(store, tmp_path):
     assert [worker.wait() for worker in workers] == [0] * 4
     keys = [f"{number}/{n}".encode() for number in range(4) for n in range(20)]
     assert len(store.read(keys)) == 80
+
+
+def test_a_kill_while_a_folder_is_tried_leaves_nothing_in_it(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(storage.os, "fsync", lambda _: seen.append(list(tmp_path.iterdir())))
+    storage.require_writable(tmp_path)
+    assert seen == [[]]

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import sqlite3
 import stat
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -132,16 +133,13 @@ def require_writable(folder: Path) -> None:
     Raises:
         PromptRecoveryError: If they cannot be written, or the disk is nearly full.
     """
-    probe = folder / f".probe.{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with probe.open("xb") as file:
-                file.write(bytes(_PROBED))
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
+        # It has no name, so that nothing is left of it if the process is killed.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBED))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise PromptRecoveryError(
             f"cannot write into {folder} ({error.strerror}): free some space, make the folder "
