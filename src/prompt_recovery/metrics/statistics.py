@@ -65,6 +65,20 @@ def paired_gain(first: NDArray[np.floating], second: NDArray[np.floating]) -> Pa
     )
 
 
+def standard_error(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The standard error of the mean over the last axis of n ≥ 1 values; 0 for a single one."""
+    n = values.shape[-1]
+    return np.asarray(values.std(axis=-1, ddof=min(1, n - 1)) / n**0.5)
+
+
+def gains_an_error(gain: NDArray[np.floating]) -> bool:
+    """Whether the mean of paired gains is positive and at least its standard error.
+
+    It decides whether something that was fitted on few examples is kept.
+    """
+    return bool(gain.mean() > 0 and gain.mean() >= standard_error(gain))
+
+
 def sign_flip_p(differences: NDArray[np.floating], samples: int = 10_000, seed: int = 0) -> float:
     """The two-sided paired permutation test of a mean of zero (Fisher, 1935, §21).
 

@@ -34,7 +34,7 @@ from prompt_recovery.preferences.files import (
 from prompt_recovery.preferences.pairing import PERFECT, Pairing
 from prompt_recovery.preferences.pool import joined, read_pool, write_pool
 from prompt_recovery.preferences.scoring import score_candidates
-from prompt_recovery.runs.folder import is_retriever, recoverer_folders, weights_digest
+from prompt_recovery.runs.folder import dense_retriever, weights_digest
 from prompt_recovery.settings import AtLeastOne, Count, IsPath, LocalPath, checked
 from prompt_recovery.storage import cache_dir, fingerprint
 from prompt_recovery.templates import chat_messages, chat_prompt, word_difference
@@ -387,13 +387,7 @@ def proposing_retriever(settings: Preferences) -> Path:
             f"preferences.mix.retrieved={settings.mix.retrieved}: needs a dense retriever: give "
             "preferences.retriever=<run>, or retriever=contrastive"
         )
-    found = [f for f in recoverer_folders(settings.retriever) if is_retriever(f)]
-    if not found:
-        raise PromptRecoveryError(
-            f"preferences.retriever={settings.retriever}: holds no dense retriever; give a run of "
-            "objective=contrastive, or its retriever folder"
-        )
-    return found[0]
+    return dense_retriever(settings.retriever, "preferences.retriever")
 
 
 def _retriever(settings: Preferences, scs: SCS) -> "Retriever":

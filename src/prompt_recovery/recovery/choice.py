@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.statistics import gains_an_error, standard_error
 from prompt_recovery.recovery.features import Features
 from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.storage import MALFORMED
@@ -126,13 +127,11 @@ def fit_choice(
             expected = features[i].utility @ model.posterior(features[i])
             crossed[i] = actual[i][int(expected.argmax())]
     gain = crossed - plain
-    error = float(gain.std(ddof=min(1, len(gain) - 1)) / len(gain) ** 0.5)
-    helps = gain.mean() > 0 and gain.mean() >= error
     return ChoiceFit(
-        _fitted(names, features, actual, ridge) if helps or keep else None,
+        _fitted(names, features, actual, ridge) if keep or gains_an_error(gain) else None,
         float(crossed.mean()),
         float(plain.mean()),
-        error,
+        float(standard_error(gain)),
     )
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.metrics.statistics import gains_an_error, standard_error
 from prompt_recovery.recovery.posterior import Posterior, familiarity_of, weighted_sum
 from prompt_recovery.settings import NotNegative, checked
 from prompt_recovery.storage import MALFORMED
@@ -222,21 +223,19 @@ def fit(examples: Sequence[Judged], default: Joining, retrievers: Sequence[int])
         others = folds != fold
         crossed[~others] = scores[_simplest(scores[:, others], distances)][~others]
     gain = crossed - plain
-    error = float(gain.std(ddof=min(1, len(gain) - 1)) / len(gain) ** 0.5)
-    helps = gain.mean() > 0 and gain.mean() >= error
+    helps = gains_an_error(gain)
     return JoiningFit(
         joinings[_simplest(scores, distances) if helps else distances.argmin()],
         float(crossed.mean()),
         float(plain.mean()),
-        error,
+        float(standard_error(gain)),
     )
 
 
 def _simplest(scores: NDArray[np.float64], distances: NDArray[np.float64]) -> int:
     """The row nearest to the default of those within a standard error of the best; [rows, n]."""
     behind = scores[scores.mean(axis=1).argmax()] - scores
-    errors = behind.std(axis=1, ddof=min(1, scores.shape[1] - 1)) / scores.shape[1] ** 0.5
-    good = np.flatnonzero(behind.mean(axis=1) <= errors + 1e-12)
+    good = np.flatnonzero(behind.mean(axis=1) <= standard_error(behind) + 1e-12)
     return int(min(good, key=lambda row: (distances[row], -scores[row].mean())))
 
 

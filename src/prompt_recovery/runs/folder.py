@@ -521,6 +521,25 @@ def require_adapter_folder(path: str | Path) -> Path:
     return adapters[0]
 
 
+def dense_retriever(run: str | Path, setting: str) -> Path:
+    """Returns the folder of the dense retriever that a run has, or that a folder is.
+
+    Args:
+        run: The run or folder.
+        setting: The name of the setting that gives it, for the error.
+
+    Raises:
+        PromptRecoveryError: If it has none.
+    """
+    found = [folder for folder in recoverer_folders(run) if is_retriever(folder)]
+    if not found:
+        raise PromptRecoveryError(
+            f"{setting}={run}: holds no dense retriever; give a run of objective=contrastive, or "
+            "its retriever folder"
+        )
+    return found[0]
+
+
 def bank_file(folder: Path) -> Path:
     """Returns the path of the prompts that a retriever can answer with: those of its training."""
     return folder / "bank.jsonl"

@@ -15,9 +15,8 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.preferences import proposing_retriever
 from prompt_recovery.runs.folder import (
     RunFolder,
-    is_retriever,
+    dense_retriever,
     recorded_config,
-    recoverer_folders,
     run_path,
 )
 from prompt_recovery.runs.processes import is_first, wait_for_first
@@ -100,20 +99,13 @@ def _independent(given: dict[str, Any]) -> dict[str, Any]:
     runs to start from are those that links such as `runs/latest` point to now."""
     ckpt_path = given["ckpt_path"]
     if given["start"] is not None:
-        given = {**given, "start": str(run_path(given["start"]))}
-    if given["retriever"] is not None and given["retriever"].get("run") is not None:
-        found = str(run_path(given["retriever"]["run"]))
-        given = {**given, "retriever": {**given["retriever"], "run": found}}
-    preferences = given["preferences"]
-    if preferences["retriever"] is not None:
-        found = str(run_path(preferences["retriever"]).resolve())
-        given = {**given, "preferences": {**preferences, "retriever": found}}
+        given = {**given, "start": str(run_path(given["start"]).resolve())}
+    for group, name in (("retriever", "run"), ("preferences", "retriever")):
+        settings = given[group]
+        if settings is not None and settings.get(name) is not None:
+            found = str(run_path(settings[name]).resolve())
+            given = {**given, group: {**settings, name: found}}
     given = with_absolute_paths({**given, "ckpt_path": None}, TrainSettings)
-    if given["start"] is not None:
-        given["start"] = str(Path(given["start"]).resolve())
-    if given["retriever"] is not None and given["retriever"].get("run") is not None:
-        run = Path(given["retriever"]["run"]).resolve()
-        given["retriever"] = {**given["retriever"], "run": str(run)}
     return {**given, "ckpt_path": ckpt_path}
 
 
@@ -125,13 +117,7 @@ def _retriever(
         return None, 0.0
     found, seconds = given["retriever"].get("run"), 0.0
     if found is not None:
-        folders = [f for f in recoverer_folders(found) if is_retriever(f)]
-        if not folders:
-            raise PromptRecoveryError(
-                f"retriever.run={found}: holds no dense retriever; give a run of "
-                "objective=contrastive, or its retriever folder"
-            )
-        trained = folders[0]
+        trained = dense_retriever(found, "retriever.run")
         _refuse_seen(job, trained, "retriever.run")
     else:
         stage = retriever_settings(given)
