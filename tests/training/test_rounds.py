@@ -17,6 +17,7 @@ from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.settings.checking import check
 from prompt_recovery.training import module, rounds
 from prompt_recovery.training.job import TrainSettings
+from prompt_recovery.training.rounds import Round, train_rounds
 from prompt_recovery.training.stages import train_stages
 from prompt_recovery.training.trees import reference_model
 from tests.objectives.test_objectives import adapted
@@ -131,6 +132,39 @@ def test_rounds_end_when_validation_does_not_rise(run, monkeypatch):
     assert same(folder, folder.round(2))
 
 
+def test_each_round_starts_where_the_last_one_ended(tmp_path, monkeypatch):
+    config = check(composed("train", *SETTINGS), TrainSettings)
+    scores = {1: 0.1, 2: 0.3, 3: 0.3}  # of equally good rounds, the last one is taken
+
+    def done(number, folder, stage):
+        return Round(number, scores[number], 1, 0, 0, 1, 0)
+
+    monkeypatch.setattr(rounds, "_round", done)
+    folders = {number: RunFolder(tmp_path / str(number)) for number in scores}
+    adapters = [folders[n].adapter for n in scores]
+    pools = [str(folders[n].preferences) for n in scores]
+    start = tmp_path / "start"
+    for reference, begun, expected in (
+        ("previous", None, "start"),
+        ("previous", start, "start"),
+        ("first", None, "backbone"),
+        ("first", start, start),
+    ):
+        called = []
+
+        def train_stage(stage, number, *given, called=called):
+            called.append((number, *given, stage["preferences"]["earlier"]))
+            return folders[number], 2.0 + number
+
+        best, _, seconds = train_rounds(config | {"round_reference": reference}, begun, train_stage)
+        assert called == [
+            (1, begun, expected, None),
+            (2, adapters[0], expected, pools[0]),
+            (3, adapters[1], expected, pools[1]),
+        ]
+        assert (best, seconds) == (folders[3], 12.0)
+
+
 def test_the_reference_of_later_rounds(tmp_path):
     """The first one, the adapter of a folder, or what training starts from."""
     model, other = adapted().eval(), adapted()
@@ -167,6 +201,8 @@ def test_the_reference_of_later_rounds(tmp_path):
         (["objective=sft"], "give one such as objective=dpo"),
         (["objective=grpo"], "give one such as objective=dpo"),
         (["preferences=file", "preferences.path=pairs.jsonl"], "give preferences=sample"),
+        (["split.val=0"], "rounds=3 .*highest val/scs, and split.val=0 leaves out"),
+        (["+trainer.limit_val_batches=0"], "and trainer.limit_val_batches=0 leaves out"),
     ],
 )
 def test_what_has_no_rounds_is_one_line(run, tmp_path, settings, message):

@@ -61,7 +61,8 @@ def require_rounds(job: TrainingJob, rounds: int) -> None:
     """Refuses rounds of what cannot be repeated.
 
     Raises:
-        PromptRecoveryError: If the objective is not over preferences, or these come from a file.
+        PromptRecoveryError: If the objective is not over preferences, these come from a file, or
+            there is no validation, by which rounds are compared.
     """
     if not isinstance(job.objective, Objective) or job.objective.completions == "truth":
         raise PromptRecoveryError(
@@ -72,6 +73,12 @@ def require_rounds(job: TrainingJob, rounds: int) -> None:
         raise PromptRecoveryError(
             f"rounds={rounds} samples its preferences, and preferences.path="
             f"{job.preferences.path} names a file: give preferences=sample"
+        )
+    if not job.splits.val or job.trainer.get("limit_val_batches") == 0:
+        setting = "trainer.limit_val_batches=0" if job.splits.val else "split.val=0"
+        raise PromptRecoveryError(
+            f"rounds={rounds} keeps the round with the highest val/scs, and {setting} leaves out "
+            "the validation: give another value, or rounds=1"
         )
 
 
