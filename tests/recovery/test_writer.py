@@ -45,6 +45,30 @@ def test_beam_search_finds_likelier_answers_than_greedy(writer):
     assert [c.text for c in alone] == [c.text for c in rows[0]]
 
 
+def test_log_probabilities_of_beams_are_the_models(writer, monkeypatch):
+    """With the end of a finished hypothesis, and without the padding that follows it."""
+    prompts = [writer.prompt_tokens(Pair("1", "one text", text)) for text in ("another text", "x")]
+    decoded = []
+    monkeypatch.setattr(Writer, "decoded", lambda _, tokens: decoded.append(tokens) or "text")
+    found = [answer for row in writer.write_beams(prompts, 3, 5) for answer in row]
+    trees = [Tree(prompts[0], decoded[:3]), Tree(prompts[1], decoded[3:])]
+    with torch.no_grad():
+        scores = score_completions(writer.model, pack(trees, 2))
+    assert [a.log_probability for a in found] == pytest.approx(
+        scores.log_probability.tolist(), rel=1e-4
+    )
+    assert [a.mean_log_probability for a in found] == pytest.approx(
+        scores.mean_log_probability.tolist(), rel=1e-4
+    )
+
+
+def test_one_beam_is_the_greedy_answer(writer):
+    prompt = writer.prompt_tokens(Pair("1", "one text", "another text"))
+    [[beam]], [greedy] = writer.write_beams([prompt], 1, 5), writer.write_greedily([prompt], 5)
+    assert beam == greedy
+    assert beam.log_probability < beam.mean_log_probability < 0
+
+
 def test_answers_from_elsewhere_are_scored(writer, tmp_path, monkeypatch):
     pair, texts = Pair("1", "one text", "another text"), ["Make it rhyme", "Be brief", "Joy"]
     found = writer.mean_log_probabilities(pair, texts)

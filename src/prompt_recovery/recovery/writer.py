@@ -168,6 +168,8 @@ class Writer:
             beams: The number of hypotheses that are kept, and of answers to each prompt.
             max_new_tokens: The largest number of tokens of an answer.
         """
+        if beams == 1:  # `generate` would not say how likely the answer is
+            return [[answer] for answer in self.write_greedily(prompts, max_new_tokens)]
         width = max(map(len, prompts))
         pad = int(self.tokenizer.pad_token_id)
         filled = [[pad] * (width - len(p)) + list(p) for p in prompts]
@@ -187,7 +189,7 @@ class Writer:
                 output_scores=True,
                 return_dict_in_generate=True,
             )
-        scores = found.sequences_scores.tolist() if beams > 1 else [0.0] * len(prompts)
+        scores = found.sequences_scores.tolist()
         answers = []
         for tokens, score in zip(found.sequences[:, width:].tolist(), scores, strict=True):
             length = next((n + 1 for n, t in enumerate(tokens) if t in ends), len(tokens))
