@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from prompt_recovery.recovery.fitted import (
     RETRIEVED,
     RETRIEVED_AWAY,
     Fitted,
+    default_joining,
     fit_recoverer,
     keep_fit,
     kept_fit,
@@ -19,7 +20,7 @@ from prompt_recovery.recovery.fitted import (
 from prompt_recovery.recovery.interface import Pair, pairs_of
 from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
-from prompt_recovery.recovery.retriever import Retriever
+from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
 
 PROMPTS = [
     "Make it a poem", "Turn it into a legal notice", "Write it as a recipe",
@@ -107,6 +108,22 @@ def test_each_source_is_asked_once_and_the_better_one_gets_the_weight(scs, examp
         np.mean(scs([p.rewrite_prompt for p in predictions], [e.rewrite_prompt for e in examples])),
         abs=0.05,
     )
+
+
+def test_the_default_tells_familiar_pairs_by_the_validation_examples():
+    said = {
+        n: [Posterior.of_texts(["a"]), replace(Posterior.of_texts(["b"]), familiarity=n / 100)]
+        for n in range(101)
+    }
+    found = default_joining([1.0, 3.0, 1.0], [1], said)
+    assert (found.low, found.high) == pytest.approx((0.02, 0.5)), "2 % and 50 % quantile"
+    assert found.familiar == pytest.approx((0.25, 0.5, 0.25))
+    assert found.unfamiliar == pytest.approx((0.35, 0.3, 0.35))
+    assert found.embedding == EMBEDDING_SHARE
+    alike = default_joining([1.0, 1.0], [1], {0: said[30]})
+    assert alike.low == 0.3 < alike.high
+    unknown = default_joining([1.0, 1.0], [1], {0: [Posterior.of_texts(["a"]), None]})
+    assert (unknown.low, unknown.high) == (0.0, 1.0)
 
 
 def test_far_from_the_training_examples_the_retriever_loses_its_say(scs, examples):

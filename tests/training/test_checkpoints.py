@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import pytest
@@ -7,7 +8,7 @@ from safetensors.torch import load_file
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.mean_scs import SCSMetric
-from prompt_recovery.training.checkpoints import WholeCheckpointIO
+from prompt_recovery.training.checkpoints import BestWeights, WholeCheckpointIO
 from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.run import train
 from tests.training.test_run import make_job
@@ -64,3 +65,29 @@ def test_a_resumed_run_knows_the_best_score_and_keeps_its_adapter_from_worse_one
     assert [point["val/scs"] for point in validated[1]] == [0.5, later]
     assert metrics["val/scs"] == max(0.5, later)
     assert all(torch.equal(adapter[name], best[name]) for name in best) == kept
+
+
+def test_the_first_of_equally_good_weights_are_kept_as_they_were():
+    weight, saved = torch.zeros(2), []
+    best = BestWeights(lambda weights: saved.append(weights["w"].tolist()))
+    module = SimpleNamespace(trained_weights=lambda: {"w": weight})
+
+    def validated(score, best=best, first=True, **changes):
+        weight.add_(1)
+        trainer = SimpleNamespace(
+            sanity_checking=False, is_global_zero=first, callback_metrics={"val/scs": score}
+        )
+        vars(trainer).update(changes)
+        best.on_validation_end(trainer, module)
+        return best.best, best.weights["w"].tolist()
+
+    assert validated(0.5) == (0.5, [1, 1])
+    assert validated(0.5) == (0.5, [1, 1])
+    assert validated(0.9, sanity_checking=True) == (0.5, [1, 1])
+    assert validated(0.6) == (0.6, [4, 4])
+    assert saved == [[1, 1], [4, 4]]
+    assert validated(0.7, first=False) == (0.7, [5, 5]), "as in the other processes"
+    assert len(saved) == 2, "which write nothing"
+    refusing = BestWeights(best.save, lambda: True)
+    refusing.load_state_dict(best.state_dict())
+    assert validated(0.8, refusing) == (0.7, [5, 5])

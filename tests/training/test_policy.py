@@ -1,14 +1,21 @@
 """Runs that train on what the model samples meanwhile."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import GRPO, RLOO
+from prompt_recovery.recovery.cleaning import clean_prompt
+from prompt_recovery.recovery.mbr import expected_under
+from prompt_recovery.recovery.posterior import Posterior
+from prompt_recovery.training import policy
 from prompt_recovery.training.job import Batching, Logging, Optimisation
 from prompt_recovery.training.policy import PolicyModule
 from prompt_recovery.training.run import train
@@ -99,6 +106,55 @@ def test_what_is_rewarded_becomes_more_likely(tmp_path, examples, scs, monkeypat
     monkeypatch.setattr(PolicyModule, "training_step", step)
     train(job(tmp_path, examples, scs, GRPO(samples=4, updates=2)))
     assert len(gains) == 3 and all(gain > 0 for gain in gains)
+
+
+def test_rewards_are_those_of_the_samples_and_the_reference_has_no_dropout(
+    tmp_path, examples, scs, monkeypatch
+):
+    rollouts, modes = [], []
+    sampled, score = PolicyModule._sampled, policy.score_completions
+
+    def sample(self, batch, step):
+        rollout = sampled(self, batch, step)
+        truths = [self.examples[i].rewrite_prompt for i in batch.indices for _ in range(2)]
+        texts = [clean_prompt(self.writer.decoded(tokens)) for tokens in rollout.tokens]
+        rollouts.append((texts, truths, rollout.rewards.tolist()))
+        return rollout
+
+    def scored(model, trees):
+        modes.append(model.training)
+        return score(model, trees)
+
+    monkeypatch.setattr(PolicyModule, "_sampled", sample)
+    monkeypatch.setattr(policy, "score_completions", scored)
+    train(
+        job(
+            tmp_path, examples, scs, GRPO(samples=2, beta=0.1),
+            adapter=Adapter(rank=4, dropout=0.5), trainer=STEPS | {"max_steps": 2},
+        )
+    )  # fmt: skip
+    for texts, truths, rewards in rollouts:
+        assert rewards == pytest.approx(scs(texts, truths), abs=1e-5)
+    assert len(rollouts) == 2
+    assert modes == [False, True] * 2, "the reference in evaluation, the policy in training mode"
+
+
+def test_a_blank_sample_has_no_reward_and_an_unlabelled_pair_the_expected_one(scs):
+    known, unlabelled = (
+        RewriteExample("a", "o", "r", "Make it rhyme"),
+        RewriteExample("b", "o", "r", ""),
+    )
+    posterior = Posterior.of_weights(["Shorten it", "Add a joke"], [3, 1])
+    texts = ["Shorten it", "Make it rhyme", "", "Make it rhyme", "", "Be brief"]
+    rewards = PolicyModule._rewards(
+        SimpleNamespace(posteriors={"b": posterior}, scs=scs),
+        texts,
+        [unlabelled, known, known, unlabelled, unlabelled, known],
+    )
+    expected = expected_under(["Shorten it", "Make it rhyme"], posterior, scs)
+    truths = scs(["Make it rhyme", "Be brief"], ["Make it rhyme"] * 2)
+    wanted = [expected[0], truths[0], 0, expected[1], 0, truths[1]]
+    assert rewards == pytest.approx(np.array(wanted), abs=1e-6)
 
 
 @pytest.mark.parametrize("stop", [2, 3])

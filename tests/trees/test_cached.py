@@ -126,6 +126,19 @@ def test_an_interrupted_pass_goes_on(model, calls, monkeypatch):
     assert said == values(model, identity="y", batch_tokens=1)
 
 
+def test_batches_are_as_large_as_the_limit_allows():
+    trees = [Tree(prompt, [[9] * length]) for prompt, length in
+             (([1, 2], 8), ([1, 3], 2), ([4], 3), ([1, 2], 3), ([4], 9))]  # fmt: skip
+    sizes = [10, 4, 4, 5, 10]
+    assert list(map(len, trees)) == sizes
+    # In rows of their own, all are as long as the longest, which comes first.
+    assert cached._batches(range(5), trees, 20, sharing=False) == [[0, 4], [3, 1, 2]]
+    assert cached._batches([1, 2, 3], trees, 14, sharing=False) == [[3, 1], [2]]
+    # In one row, those whose prompts begin alike are neighbours, and nothing is padded.
+    assert cached._batches(range(5), trees, 19, sharing=True) == [[0, 3, 1], [2, 4]]
+    assert cached._batches(range(5), trees, 1, sharing=True) == [[0], [3], [1], [2], [4]]
+
+
 def _in_a_process(cache, together, results):
     os.environ["PROMPT_RECOVERY_CACHE"] = cache
     model, calls, score = tiny_model("llama"), [], cached.score_completions

@@ -75,6 +75,22 @@ def test_single_completions_need_no_mask(architecture):
     torch.testing.assert_close(scores.log_probability, expected, atol=0, rtol=ROUNDING)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_the_last_feed_forward_part_computes_only_what_is_predicted_from(together):
+    model = tiny_model("llama")
+    trees, mlp = random_trees(), model.get_decoder().layers[-1].mlp
+    fused, seen = vars(mlp)["forward"], [set(), set()]
+    for calls, layer in zip(seen, model.get_decoder().layers, strict=True):
+        layer.mlp.gate_proj.register_forward_pre_hook(
+            lambda _, given, calls=calls: calls.add(given[0].numel() // given[0].shape[-1])
+        )
+    batch = pack(trees, PAD, together)
+    with torch.no_grad():
+        score_completions(model, batch)
+    assert seen == [{batch.input_ids.numel()}, {len(batch.predictors.unique())}]
+    assert vars(mlp)["forward"] == fused, "it is itself again"
+
+
 def test_siblings_do_not_matter():
     model = tiny_model("mistral")
     [tree] = random_trees(prompts=(30,), completions=((6, 8),))

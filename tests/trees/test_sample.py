@@ -98,6 +98,29 @@ def test_a_draw_passes_where_the_cumulative_sum_does(words):
     assert bool((near > -1e-6).all())
 
 
+def test_what_has_ended_is_not_fed_any_more():
+    model, rows = tiny_model("llama"), prompts(30, 7, 19, 12)
+    whole = sample_completions(model, rows, [0.0], None, 6, [], PAD)
+    fed = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, args, options: fed.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    firsts = [row[0].tokens[0] for row in whole]
+    assert len(set(firsts)) == 4, "they can end apart"
+    ended = sample_completions(model, rows, [0.0], None, 6, firsts[:2], PAD)
+    assert [row[0].finished for row in ended[:2]] == [True, True]
+    assert fed[:2] == [(4, 30), (2, 1)]
+    fed.clear()
+    uniform = uniforms(1, 4)
+    [row] = sample_completions(model, rows[:1], [1.0] * 4, uniform, 6, [], PAD)
+    ends = sorted({sample.tokens[0] for sample in row[:2]})
+    fed.clear()
+    [row] = sample_completions(model, rows[:1], [1.0] * 4, uniform, 6, ends, PAD)
+    open_after_the_first = sum(len(sample.tokens) > 0 for sample in row)
+    assert 0 < open_after_the_first < 4
+    assert fed[1] == (1, open_after_the_first)
+
+
 def test_it_goes_on_while_another_process_needs_it():
     model = tiny_model("llama")
     steps = []
