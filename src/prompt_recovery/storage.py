@@ -7,6 +7,7 @@ out.
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -17,14 +18,17 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _YAML_BYTES, _YAML_VALUES = 1 << 22, 100_000  # more than any record has
 _JSON_BYTES = 1 << 30  # likewise
@@ -429,6 +433,59 @@ class Journal(Generic[T]):
             f"cannot write {self.path} ({error.strerror}): free some space or make the folder "
             "writable, and run again; what is finished is kept"
         )
+
+
+class ResultStore(Generic[T]):
+    """Saves finished results batch by batch, so that a killed process loses little work.
+
+    A file that was made with other settings is overwritten.
+
+    Args:
+        path: The journal. Only one process may use it at a time.
+        identity: Fingerprint of everything that the results depend on.
+        name: What the results are called in the file.
+        decode: Makes a result from plain values, which include its id. It may raise any of
+            `MALFORMED`.
+
+    Attributes:
+        done: The finished results by their ids.
+
+    Raises:
+        PromptRecoveryError: If the file cannot be read or, in `keep`, cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, identity: str, name: str, decode: Callable[[dict[str, Any]], T]
+    ) -> None:
+        def decoded(line: dict[str, Any]) -> str | dict[str, T]:
+            """The identity, with which a journal begins, or a batch of results."""
+            if "identity" in line:
+                return str(line["identity"])
+            return {str(values["id"]): decode(dict(values)) for values in line[name]}
+
+        self.done: dict[str, T] = {}
+        self._name = name
+        self._journal = Journal(path, decoded)
+        begun = self._journal.values
+        if begun and begun[0] != identity:
+            log.warning("%s was made with other settings and is overwritten", path)
+            self.remove()
+            self._journal, begun = Journal(path, decoded), []
+        if not begun:
+            self._journal.append({"identity": identity})
+        for batch in begun[1:]:
+            self.done |= batch if isinstance(batch, dict) else {}
+
+    def keep(self, results: Mapping[str, T]) -> None:
+        """Saves a batch of results, which are dataclasses, by their ids."""
+        rows = [{"id": id_, **asdict(cast(Any, result))} for id_, result in results.items()]
+        self._journal.append({self._name: rows})
+        self.done |= results
+
+    def remove(self) -> None:
+        """Deletes the file, once all results are written elsewhere."""
+        self._journal.close()
+        self._journal.path.unlink(missing_ok=True)
 
 
 class KeyValueStore:

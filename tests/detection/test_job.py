@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,12 +16,13 @@ from prompt_recovery.detection.job import (
     train_detector,
 )
 from prompt_recovery.detection.shown import headline, verdict_html
-from prompt_recovery.detection.verdict import Part, Verdict
+from prompt_recovery.detection.verdict import Part, Verdict, verdict_of
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR
 from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.recovery.recipe import Recipe
 from tests.command_line import run as command
+from tests.killing import KILLS, Call, assert_kills_change_nothing
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,82 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(rows, tmp_pat
     monkeypatch.setattr(Detector, "judge", lambda *_: pytest.fail("it was judged"))
     with pytest.raises(PromptRecoveryError, match="cannot write into"):
         run_detection(DetectionJob(input=path, output=path / "out.jsonl"))
+
+
+def write_input(path, rows):
+    keys = ("id", "original_text", "rewritten_text")
+    lines = [json.dumps({key: getattr(e, key) for key in keys}) + "\n" for e in rows]
+    path.write_text("".join(lines), "utf-8")
+
+
+def judge_folder(folder):
+    run_detection(DetectionJob(input=folder / "in.jsonl", output=folder / "out.parquet"))
+
+
+def test_kills_change_no_verdicts(rows, tmp_path):
+    assert_kills_change_nothing(
+        tmp_path,
+        lambda folder: write_input(folder / "in.jsonl", starter().examples[:120]),
+        lambda folder: Call(judge_folder, folder),
+        lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()},
+        kills=max(KILLS, 2),
+    )
+
+
+def test_finished_verdicts_are_not_made_again(trained_run, rows, tmp_path, monkeypatch):
+    write_input(tmp_path / "in.jsonl", rows[:80])
+    recipe = Recipe([trained_run], decoding=MBR(2, 1.0, 3), confidence=False)
+    job = DetectionJob(input=tmp_path / "in.jsonl", output=tmp_path / "out.jsonl", recipe=recipe)
+    once = run_detection(job)
+    whole = (tmp_path / "out.jsonl").read_bytes()
+    (tmp_path / "out.jsonl").unlink()
+    real, judged = Detector.judge, []
+
+    def counted(detector, rewritten, *given):
+        if len(judged) == most:
+            raise KeyboardInterrupt
+        judged.append(rewritten)
+        return real(detector, rewritten, *given)
+
+    most = 70
+    monkeypatch.setattr(Detector, "judge", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_detection(job)
+    assert not (tmp_path / "out.jsonl").exists()
+    del judged[64:]  # two batches are finished
+    most = 80
+    assert run_detection(job) == once
+    assert len(judged) == 80, "nothing that was finished is judged again"
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_another_certainty_begins_anew(rows, tmp_path, caplog):
+    write_input(tmp_path / "in.jsonl", rows[:3])
+    part = tmp_path / ".out.jsonl.part.jsonl"
+    part.write_text(json.dumps({"identity": "another"}) + "\n")
+    run_detection(DetectionJob(input=tmp_path / "in.jsonl", output=tmp_path / "out.jsonl"))
+    assert not part.exists()
+    assert "made with other settings" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"answer": "perhaps"},
+        {"probability": "high"},
+        {"reason": None},
+        {"parts": [{"name": "a"}]},
+        {"prompts": [{"text": 1, "log_probability": None, "score": 0.5}]},
+        {"prompts": None},
+    ],
+)
+def test_values_that_are_no_verdict_are_refused(changes):
+    prompts = (Candidate("x", -1.0, 0.5),)
+    verdict = Verdict("rewritten", 0.9, "so", (Part("a", 1.0, 0.5),), prompts)
+    assert verdict_of(asdict(verdict) | {"id": "1"}) == verdict
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        verdict_of(asdict(verdict) | changes)
 
 
 def test_a_run_finds_the_likeliest_prompts_of_a_pair(rows, trained_run, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,13 +20,21 @@ from prompt_recovery.detection.items import labels_of, pair_items, text_items
 from prompt_recovery.detection.quality import auroc
 from prompt_recovery.detection.shown import headline, verdict_tables
 from prompt_recovery.detection.training import PER_ORIGINAL, at_most, cross_fit
-from prompt_recovery.detection.verdict import CERTAINTY, Certainty, Verdict
+from prompt_recovery.detection.verdict import CERTAINTY, Certainty, Verdict, verdict_of
 from prompt_recovery.errors import PromptRecoveryError, printable
-from prompt_recovery.recovery.interface import Pair
-from prompt_recovery.recovery.pairs import PairColumns, read_pairs
+from prompt_recovery.recovery.interface import Pair, Recoverer
+from prompt_recovery.recovery.pairs import PairColumns, batches, digest, read_pairs
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings import AnyPath, checked
-from prompt_recovery.storage import atomic_write, require_writable, same_file
+from prompt_recovery.storage import (
+    ResultStore,
+    atomic_write,
+    cache_dir,
+    fingerprint,
+    locked,
+    require_writable,
+    same_file,
+)
 from prompt_recovery.tables import print_tables
 from prompt_recovery.terminal import progress_bar
 
@@ -144,21 +153,89 @@ def run_detection(job: DetectionJob) -> list[Verdict]:
     pairs, single = _pairs(job)
     if job.input is not None:
         require_writable(Path(job.output).expanduser().parent)
-    with progress_bar() as progress:
-        task = progress.add_task("judging", total=len(pairs))
+    recoverer, identity = (None, "") if job.recipe is None else _assembled(job.recipe)
+    judging = _Judging(detector, job.certainty, single, recoverer, identity)
+    if job.input is not None:
+        return judge_file(judging, pairs, Path(job.output).expanduser())
+    [verdict] = judging(pairs)
+    Console().print(Text(printable(headline(verdict)), style="bold"))
+    print_tables(*verdict_tables(verdict))
+    return [verdict]
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """Judges texts or pairs.
+
+    Attributes:
+        detector: The detector.
+        certainty: The probability from which a verdict is given.
+        single: Whether single texts are judged.
+        recoverer: Finds the likeliest prompts of pairs; None: nothing does.
+        recoverer_identity: A fingerprint of everything that its answers depend on.
+    """
+
+    detector: Detector
+    certainty: float
+    single: bool
+    recoverer: Recoverer | None
+    recoverer_identity: str
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of everything that verdicts depend on."""
+        cards = (self.detector.text.values, self.detector.pair.values)
+        return fingerprint(cards, self.certainty, self.single, self.recoverer_identity)
+
+    def __call__(
+        self, pairs: Sequence[Pair], progress: Callable[[int], None] = lambda _: None
+    ) -> list[Verdict]:
+        """The verdict on each pair, in order."""
         verdicts = []
         for pair in pairs:
-            original = None if single else pair.original_text
-            verdicts.append(detector.judge(pair.rewritten_text, original, job.certainty))
-            progress.advance(task)
-    if job.recipe is not None:
-        verdicts = _with_prompts(verdicts, pairs, job.recipe)
-    if job.input is None:
-        Console().print(Text(printable(headline(verdicts[0])), style="bold"))
-        print_tables(*verdict_tables(verdicts[0]))
-    else:
-        write_verdicts(Path(job.output).expanduser(), pairs, verdicts)
-    return verdicts
+            original = None if self.single else pair.original_text
+            verdicts.append(self.detector.judge(pair.rewritten_text, original, self.certainty))
+            if self.recoverer is None:
+                progress(1)
+        if self.recoverer is None:
+            return verdicts
+        found = self.recoverer.recover(pairs, progress)
+        return [v.with_prompts(p.candidates) for v, p in zip(verdicts, found, strict=True)]
+
+
+def judge_file(judging: _Judging, pairs: Sequence[Pair], output: Path) -> list[Verdict]:
+    """Judges the texts or pairs of a file, and writes the verdicts to another.
+
+    Finished batches are saved in `.<output>.part.jsonl` next to the output until it is written, so
+    that a process that was killed goes on where it stopped.
+
+    Args:
+        judging: What judges them.
+        pairs: Pairs with distinct ids.
+        output: A `.jsonl` or `.parquet` file.
+
+    Returns:
+        The verdicts, in the order of the pairs.
+
+    Raises:
+        PromptRecoveryError: If a file cannot be written.
+    """
+    identity = fingerprint(judging.identity, [*map(digest, pairs)])
+    part = output.with_name(f".{output.name}.part.jsonl")
+    lock = cache_dir("locks") / fingerprint(str(output.resolve()))
+    with locked(lock), progress_bar() as progress:
+        store = ResultStore(part, identity, "verdicts", verdict_of)
+        task = progress.add_task("judging", total=len(pairs))
+        for batch in batches(pairs):
+            if all(pair.id in store.done for pair in batch):
+                progress.advance(task, len(batch))
+                continue
+            verdicts = judging(batch, lambda n: progress.advance(task, n))
+            store.keep({pair.id: v for pair, v in zip(batch, verdicts, strict=True)})
+        found = [store.done[pair.id] for pair in pairs]
+        write_verdicts(output, pairs, found)
+        store.remove()
+    return found
 
 
 def _pairs(job: DetectionJob) -> tuple[list[Pair], bool]:
@@ -175,8 +252,8 @@ def _pairs(job: DetectionJob) -> tuple[list[Pair], bool]:
     return read_pairs(Path(str(job.input)).expanduser(), columns), single
 
 
-def _with_prompts(verdicts: list[Verdict], pairs: list[Pair], recipe: Recipe) -> list[Verdict]:
-    """The same verdicts with the likeliest prompts of their pairs."""
+def _assembled(recipe: Recipe) -> tuple[Recoverer, str]:
+    """The recoverer of a recipe, and its identity."""
     from prompt_recovery.backbones.load import quiet  # imports torch, as all that follows does
     from prompt_recovery.recovery.assemble import assemble
     from prompt_recovery.recovery.job import steps
@@ -184,12 +261,10 @@ def _with_prompts(verdicts: list[Verdict], pairs: list[Pair], recipe: Recipe) ->
     quiet()
     with progress_bar() as progress:
         ready = assemble(recipe, steps(progress))
-        task = progress.add_task(f"recovering: {ready.recoverer.name}", total=len(pairs))
-        found = ready.recoverer.recover(pairs, lambda n: progress.advance(task, n))
-    return [v.with_prompts(p.candidates) for v, p in zip(verdicts, found, strict=True)]
+    return ready.recoverer, ready.identity
 
 
-def write_verdicts(path: Path, pairs: list[Pair], verdicts: list[Verdict]) -> None:
+def write_verdicts(path: Path, pairs: Sequence[Pair], verdicts: Sequence[Verdict]) -> None:
     """Writes verdicts with the ids of their texts to a .jsonl or .parquet file.
 
     Raises:

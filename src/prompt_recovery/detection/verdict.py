@@ -1,8 +1,8 @@
 """A verdict on a text or a pair, and what it rests on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Lt
 
@@ -68,6 +68,25 @@ class Verdict:
             "evidence": {part.name: round(part.log_odds, 3) for part in self.parts},
             "prompts": [prompt.text for prompt in self.prompts],
         }
+
+
+def verdict_of(values: Mapping[str, Any]) -> Verdict:
+    """A verdict from plain values, as `asdict` gives them; further values are left alone.
+
+    Raises:
+        KeyError, TypeError, ValueError: If they are no verdict.
+    """
+    parts = tuple(
+        Part(str(part["name"]), float(part["value"]), float(part["log_odds"]))
+        for part in values["parts"]
+    )
+    prompts = tuple(Candidate(**c) for c in values["prompts"])
+    answer, p, reason = (values[name] for name in ("answer", "probability", "reason"))
+    if answer not in get_args(Answer) or not isinstance(reason, str):
+        raise ValueError("it is no verdict")
+    if not all(isinstance(prompt.text, str) for prompt in prompts):
+        raise TypeError("a prompt is no text")
+    return Verdict(answer, None if p is None else float(p), reason, parts, prompts)
 
 
 def too_short(words: int) -> Verdict:

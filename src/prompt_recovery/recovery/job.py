@@ -20,7 +20,7 @@ from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.evidence import require_explainable, with_evidence
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
-from prompt_recovery.recovery.pairs import RecoveryOptions, read_pairs
+from prompt_recovery.recovery.pairs import RecoveryOptions, batches, digest, read_pairs
 from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.spans import Evidence, Method, method_of
@@ -30,8 +30,6 @@ from prompt_recovery.tables import counted, print_tables
 from prompt_recovery.terminal import announced, progress_bar
 
 log = logging.getLogger(__name__)
-
-_BATCH = 32  # pairs whose predictions are saved together
 
 
 @checked("")
@@ -130,17 +128,15 @@ def recover_file(
         PromptRecoveryError: If a file cannot be written.
     """
     output = output.expanduser()
-    identity = fingerprint(identity, [fingerprint(p.id, *_readable(p)) for p in pairs])
+    identity = fingerprint(identity, [*map(digest, pairs)])
     if explain is not None:
         identity = fingerprint(identity, explain)
     part = output.with_name(f".{output.name}.part.jsonl")
-    order = sorted(pairs, key=lambda p: (-len(p.original_text) - len(p.rewritten_text), p.id))
     lock = cache_dir("locks") / fingerprint(str(output.resolve()))
     with locked(lock), progress_bar() as progress:
         store = PredictionStore(part, identity)
         task = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
+        for batch in batches(pairs):
             if all(pair.id in store.done for pair in batch):
                 progress.advance(task, len(batch))
             elif explain is None:
@@ -176,10 +172,6 @@ def recover_file(
 
 def _measured(pair: Pair) -> dict[str, Any]:
     return measures(pair.original_text, pair.rewritten_text).values
-
-
-def _readable(pair: Pair) -> list[str]:
-    return [ascii(text) for text in (pair.original_text, pair.rewritten_text)]
 
 
 def single_pair(original_text: str, rewritten_text: str) -> Pair:

@@ -1,6 +1,7 @@
 """Files of pairs, and the settings of a call of `recover` with one."""
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.predictions import format_of
 from prompt_recovery.recovery.spans import Explain, method_of
 from prompt_recovery.settings import AnyPath, Cosine
-from prompt_recovery.storage import same_file
+from prompt_recovery.storage import fingerprint, same_file
 
 log = logging.getLogger(__name__)
+
+_BATCH = 32  # pairs whose results are saved together
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,21 @@ def read_pairs(path: Path, columns: PairColumns) -> list[Pair]:
     if repeated:
         log.warning("%s: left out %d rows that repeat an earlier one", path.name, repeated)
     return [pair for pair, _ in seen.values()]
+
+
+def batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Batches of pairs whose results are saved together, those with the longest texts first.
+
+    They depend on the pairs alone and not on their order.
+    """
+    order = sorted(pairs, key=lambda p: (-len(p.original_text) - len(p.rewritten_text), p.id))
+    for start in range(0, len(order), _BATCH):
+        yield order[start : start + _BATCH]
+
+
+def digest(pair: Pair) -> str:
+    """A fingerprint of a pair, whose texts may hold broken Unicode."""
+    return fingerprint(pair.id, ascii(pair.original_text), ascii(pair.rewritten_text))
 
 
 def _pair(row: Row, columns: PairColumns, number: int) -> Pair:

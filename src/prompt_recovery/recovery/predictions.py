@@ -13,7 +13,7 @@ from typing import Any
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Candidate, Prediction
 from prompt_recovery.recovery.spans import evidence_of
-from prompt_recovery.storage import Journal, atomic_write
+from prompt_recovery.storage import ResultStore, atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +158,8 @@ def _rows(predictions: Sequence[Prediction], fallback: str) -> list[dict[str, An
 _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
 
 
-class PredictionStore:
-    """Saves finished predictions batch by batch, so that a killed process loses little work.
-
-    A file that was made with other settings is overwritten.
+class PredictionStore(ResultStore[Prediction]):
+    """Saves finished predictions.
 
     Args:
         path: The journal. Only one process may use it at a time.
@@ -172,34 +170,11 @@ class PredictionStore:
     """
 
     def __init__(self, path: Path, identity: str) -> None:
-        self.done: dict[str, Prediction] = {}
-        self._journal = Journal(path, _decoded)
-        begun = self._journal.values
-        if begun and begun[0] != identity:
-            log.warning("%s was made with other settings and is overwritten", path)
-            self.remove()
-            self._journal, begun = Journal(path, _decoded), []
-        if not begun:
-            self._journal.append({"identity": identity})
-        for batch in begun[1:]:
-            self.done |= {p.id: p for p in batch if isinstance(p, Prediction)}
+        super().__init__(path, identity, "predictions", _prediction)
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Saves the predictions of a batch."""
-        self._journal.append({"predictions": [asdict(p) for p in predictions]})
-        self.done |= {p.id: p for p in predictions}
-
-    def remove(self) -> None:
-        """Deletes the file, once all predictions are written elsewhere."""
-        self._journal.close()
-        self._journal.path.unlink(missing_ok=True)
-
-
-def _decoded(line: dict[str, Any]) -> str | list[Prediction]:
-    """Decodes a line: the identity, with which a journal begins, or a batch of predictions."""
-    if "identity" in line:
-        return str(line["identity"])
-    return [_prediction(values) for values in line["predictions"]]
+        self.keep({p.id: p for p in predictions})
 
 
 def _prediction(values: dict[str, Any]) -> Prediction:
