@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prompt_recovery.changes.text import TextMeasures, measure_text
 from prompt_recovery.data.examples import RewriteExample
@@ -108,26 +109,118 @@ def judged(
     return found
 
 
-def choices(train: Sequence[Item]) -> dict[str, Any]:
-    """Cross-validated AUROC and log loss of three classifiers on training items."""
+def classifiers() -> dict[str, Callable[[], Any]]:
+    """Classifiers that a scorecard is compared with, by their names."""
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    names = sorted(train[0].features)
-    table = np.array([[item.features[name] for name in names] for item in train])
-    labels, folds = labels_of(train), np.array([item.fold for item in train])
     boosting = {"n_estimators": 150, "subsample": 0.5, "max_features": "sqrt", "random_state": 0}
-    models: dict[str, Callable[[], Any]] = {
+    return {
         "logistic regression": lambda: make_pipeline(
             StandardScaler(), LogisticRegression(C=0.05, max_iter=500)
         ),
         "gradient boosting": lambda: GradientBoostingClassifier(**boosting),
+        "boosted stumps": lambda: GradientBoostingClassifier(**boosting, max_depth=1),
     }
+
+
+def table_of(items: Sequence[Item]) -> NDArray[np.float64]:
+    """The features of n items, fp64 [n, d]."""
+    names = sorted(items[0].features)
+    return np.array([[item.features[name] for name in names] for item in items])
+
+
+class Folds:
+    """A classifier that is trained and calibrated as `cross_fit` does with scorecards."""
+
+    def __init__(self, make: Callable[[], Any], train: Sequence[Item], val: Sequence[Item]) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        table, labels = table_of(train), labels_of(train)
+        folds = np.array([item.fold for item in train])
+        self.whole = make().fit(table, labels)
+        self.folds = [make().fit(table[folds != k], labels[folds != k]) for k in range(FOLDS)]
+        self.platt = None
+        uncalibrated = self.probabilities(val, same=True)
+        self.platt = LogisticRegression(C=1e4).fit(_log_odds(uncalibrated), labels_of(val))
+
+    def probabilities(self, items: Sequence[Item], same: bool) -> NDArray[np.float64]:
+        """The probability of n items, fp64 [n].
+
+        Args:
+            items: The items.
+            same: Whether their originals may be among those of the training items; then the
+                classifier that hasn't seen an item's original judges it.
+        """
+        table = table_of(items)
+        p = self.whole.predict_proba(table)[:, 1]
+        if same:
+            folds = np.array([item.fold for item in items])
+            for k in set(folds.tolist()):
+                p[folds == k] = self.folds[k].predict_proba(table[folds == k])[:, 1]
+        return p if self.platt is None else self.platt.predict_proba(_log_odds(p))[:, 1]
+
+
+def _log_odds(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(p / (1 - p))[:, None])
+
+
+def carried_over(
+    parts: dict[str, tuple[Sequence[Item], Sequence[Item]]], judged_on: dict[str, Sequence[Item]]
+) -> dict[str, Any]:
+    """AUROC and calibration error of each classifier across sources, and its AUROC less that of the
+    scorecard, with 95 % bootstrap intervals over originals.
+
+    Args:
+        parts: Training and validation items of each source to train on.
+        judged_on: The items to judge, by source.
+    """
+    found: dict[str, Any] = {}
+    for source, (train, val) in parts.items():
+        card = cross_fit(train, val)
+        fits = {name: Folds(make, train, val) for name, make in classifiers().items()}
+        for other, items in judged_on.items():
+            same = source == other
+            labels, groups = labels_of(items), [item.group for item in items]
+            own = (
+                card.probabilities(items)
+                if same
+                else np.array([card.whole.probability(item.features) for item in items])
+            )
+            row: dict[str, Any] = {
+                "scorecard": {
+                    "auroc": auroc(labels, own),
+                    "calibration_error": calibration_error(labels, own),
+                }
+            }
+            for name, fit in fits.items():
+                p = fit.probabilities(items, same)
+                gain = measured(_gain, labels, np.stack([own, p], 1), groups)
+                row[name] = {
+                    "auroc": auroc(labels, p),
+                    "calibration_error": calibration_error(labels, p),
+                    "auroc_gain": asdict(gain),
+                }
+            found.setdefault(source, {})[other] = row
+            print(source, "->", other, row, flush=True)
+    return found
+
+
+def _gain(labels: NDArray[np.int64], both: NDArray[np.float64]) -> float:
+    return auroc(labels, both[:, 1]) - auroc(labels, both[:, 0])
+
+
+def choices(train: Sequence[Item]) -> dict[str, Any]:
+    """Cross-validated AUROC and log loss of several classifiers on training items."""
+    from sklearn.metrics import log_loss
+
+    table, labels = table_of(train), labels_of(train)
+    folds = np.array([item.fold for item in train])
     found = {}
-    for name, make in models.items():
+    for name, make in classifiers().items():
         p = np.zeros(len(train))
         for k in range(FOLDS):
             model = make().fit(table[folds != k], labels[folds != k])
@@ -165,7 +258,13 @@ def main() -> None:
                 p = [card.probability(i.features) for card, i in zip(cards, own, strict=True)]
                 results.setdefault(name, {})[other] = judged(own, p, cards)
                 print(kind, name, "->", other, results[name][other].get("all"), flush=True)
-        record[kind] = {"choices": choices(train), "train": len(train), "sources": results}
+        fitted_on = {"starter": (train, val)} | {n: (items[n], items[n]) for n in given.train}
+        record[kind] = {
+            "choices": choices(train),
+            "carried_over": carried_over(fitted_on, items),
+            "train": len(train),
+            "sources": results,
+        }
         given.output.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
