@@ -6,6 +6,7 @@ It needs the extra [app], aiohttp and Chromium.
 """
 
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,8 @@ from prompt_recovery.recovery.retrieval import Retrieval  # noqa: E402
 from prompt_recovery.runs.folder import named_runs  # noqa: E402
 from tests.browser import Browser  # noqa: E402
 
-PICTURES = {"app": (1280, False), "app_dark": (1280, True), "app_phone": (390, False)}
+# The width of the window, whether it is dark, and whether the page shows why it answers so.
+PICTURES = {"app": (1280, False, False), "app_phone": (390, True, True)}
 
 
 def main(folder: Path = ROOT / "docs" / "images") -> None:
@@ -31,15 +33,20 @@ def main(folder: Path = ROOT / "docs" / "images") -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     original, rewritten = app._EXAMPLES[0]
-    for name, (width, dark) in PICTURES.items():
+    for name, (width, dark, why) in PICTURES.items():
         with Browser(width, dark) as browser:
             browser.open(url)
             browser.wait("document.getElementById('pr-recover')")
             browser.type("Original text", original)
+            if why:
+                browser.run("document.querySelector('input[type=checkbox]').click()")
             browser.type("Rewritten text", rewritten)
             browser.press("Enter", ctrl=True)
-            browser.wait("document.querySelector('.pr-answer')")
-            browser.picture(folder / f"{name}.png", most=1400)
+            answer = ".pr-why" if why else ".pr-answer"
+            browser.wait(f"document.querySelector('{answer}')", seconds=600)
+            browser.run("document.activeElement.blur()")
+            time.sleep(1)  # what is folded out moves
+            browser.picture(folder / f"{name}.png", most=2000 if why else 1400)
     blocks.close()
 
 

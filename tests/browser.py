@@ -18,6 +18,43 @@ CHROMIUM = next(
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
+# Texts whose contrast is less than 4.5, and borders of text boxes with less than 3 (WCAG 2.2).
+_LOW_CONTRAST = """(() => {
+  const parsed = (c) => { const v = c.match(/[\\d.]+/g).map(Number); return [...v.slice(0, 3), v[3] ?? 1]; };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const luminance = (c) => {
+    const [r, g, b] = c.map((v) => v / 255 <= .04045 ? v / 3294.6 : ((v / 255 + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const contrast = (a, b) => {
+    const [dark, light] = [luminance(a), luminance(b)].sort((x, y) => x - y);
+    return (light + .05) / (dark + .05);
+  };
+  const above = (e) => { const found = []; for (let n = e; n; n = n.parentElement) found.push(n); return found; };
+  const ground = (e) => above(e).map((n) => parsed(getComputedStyle(n).backgroundColor))
+    .reduceRight((below, top) => over(top, below), [255, 255, 255, 1]);
+  const seen = (e) => e.offsetParent && e.getBoundingClientRect().height > 1
+    && getComputedStyle(e).visibility !== "hidden";
+  const found = [];
+  const check = (e, colour, below, least, what) => {
+    const own = parsed(colour);
+    own[3] *= above(e).reduce((product, n) => product * getComputedStyle(n).opacity, 1);
+    const ratio = contrast(over(own, below), below);
+    if (ratio < least) found.push(`${what}: ${ratio.toFixed(2)}`);
+  };
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const text = texts.currentNode.textContent.trim(), e = texts.currentNode.parentElement;
+    if (text && seen(e)) check(e, getComputedStyle(e).color, ground(e), 4.5, text.slice(0, 40));
+  }
+  for (const e of [...document.querySelectorAll("textarea, input[type=text], input[type=number]")].filter(seen)) {
+    check(e, getComputedStyle(e).borderTopColor, ground(e.parentElement), 3, `border of ${e.tagName}`);
+    if (e.placeholder) check(e, getComputedStyle(e, "::placeholder").color, ground(e), 4.5, e.placeholder);
+  }
+  return found;
+})()"""  # noqa: E501
+
+
 class Browser:
     """A page in headless Chromium, at one size and in one colour scheme.
 
@@ -123,6 +160,16 @@ class Browser:
         """Presses a key where the focus is."""
         options = json.dumps({"key": key, "ctrlKey": ctrl, "bubbles": True, "cancelable": True})
         self.run(f"document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {options}))")
+
+    def low_contrast(self) -> list[str]:
+        """The texts and the borders of text boxes with too little contrast (WCAG 2.2, AA).
+
+        What still fades in is waited for.
+        """
+        ends = time.monotonic() + 20
+        while (found := self.run(_LOW_CONTRAST)) and time.monotonic() < ends:
+            time.sleep(0.2)
+        return found
 
     def picture(self, path: Path, most: int = 4000) -> None:
         """Writes a PNG of the whole page, at most so many pixels high."""

@@ -180,6 +180,7 @@ def test_the_page_in_a_browser(width, dark, tmp_path):
         ".find((e) => e.textContent.includes('Settings'))"
     )
     place = "document.getElementById('pr-recover').getBoundingClientRect().width"
+    boxes = "[...document.querySelectorAll('textarea')].map((e) => e.getBoundingClientRect().top)"
     try:
         with Browser(width, dark) as browser:
             browser.open(f"{url}?threshold=0.01&id=key")
@@ -188,17 +189,33 @@ def test_the_page_in_a_browser(width, dark, tmp_path):
             before = browser.run(place)
             browser.run(f"{settings}.click()")  # what is folded up is not in the page
             browser.wait("[...document.querySelectorAll('input')].some((e) => e.value === '0.01')")
+            assert browser.low_contrast() == []
             browser.type("Original text", "One text.")
             browser.type("Rewritten text", "Another text. " * 300)
             browser.press("Enter", ctrl=True)
             browser.wait("document.querySelector('.pr-answer')")
             assert browser.run(place) == before, "the width does not change"
+            assert browser.low_contrast() == []
+            tops = browser.run(boxes)
             assert browser.run("document.documentElement.scrollWidth") == width
             assert "unrelated prompts" in browser.run("document.querySelector('abbr').title")
             browser.type("Rewritten text", "")
             browser.press("Enter", ctrl=True)
             browser.wait("document.querySelector('.pr-missing')")
             assert not browser.run("document.querySelector('.pr-answer')")
+            assert browser.run(boxes)[:1] == tops[:1], "no box moves"
+            if width > 500:
+                assert len(set(browser.run(boxes)[:2])) == 1, "the boxes are side by side"
+            assert browser.low_contrast() == []
+            browser.run(
+                "[...document.querySelectorAll('button')]"
+                ".find((e) => e.textContent.includes('Make a link')).click()"
+            )
+            link = "?threshold=0.01&id=key"  # and nothing that is usual
+            browser.wait(
+                "[...document.querySelectorAll('textarea, input')]"
+                f".some((e) => e.value.endsWith('/{link}'))"
+            )
             browser.picture(tmp_path / "page.png")
             assert (tmp_path / "page.png").stat().st_size > 10_000
     finally:

@@ -5,6 +5,7 @@ The page has a tab for one pair and a tab for a file of pairs. A further tab is 
 """
 
 import ipaddress
+import json
 import os
 import socket
 import tempfile
@@ -54,12 +55,27 @@ _CSS = """
   width: 100% !important; margin: 0 auto !important; }
 .pr-answer { font-size: 1.35rem; font-weight: 600; line-height: 1.35; overflow-wrap: anywhere; }
 .pr-quiet { color: var(--body-text-color-subdued); font-size: .9rem; }
-.pr-quiet abbr, .pr-others abbr { cursor: help; text-decoration: underline dotted; }
+.gradio-container abbr { cursor: help; text-decoration: underline dotted; position: relative; }
+.gradio-container abbr:focus::after { content: attr(title); position: absolute; top: 1.6em; left: 0;
+  z-index: 9; width: min(20rem, 70vw); padding: .5rem .75rem; border-radius: 4px;
+  font-size: .85rem; font-weight: 400; line-height: 1.4; text-align: left; white-space: normal;
+  color: var(--body-text-color); background: var(--block-background-fill);
+  border: 1px solid var(--input-border-color); }
+.pr-others th abbr:focus::after { left: auto; right: 0; }
+.gradio-container :is(button, a, input, textarea, abbr, summary, [tabindex]):focus-visible {
+  outline: 3px solid var(--pr-accent) !important; outline-offset: 2px; }
+.gradio-container { --pr-accent: var(--primary-700); }
+.dark.gradio-container, .dark .gradio-container { --pr-accent: var(--primary-300); }
+.gradio-container button[role="tab"][aria-selected="true"] { color: var(--pr-accent); }
+.gradio-container label:has(input[type="checkbox"]), footer button { min-height: 24px; }
+footer .divider { display: none; }
+#pr-examples th, #pr-examples td { text-align: left !important; }
+#pr-examples td > * { text-align: left !important; justify-content: flex-start !important; }
 .pr-problem { border-left: 4px solid #d1242f; padding: .35rem .75rem; overflow-wrap: anywhere; }
 .pr-note { border-left: 4px solid #bf8700; padding: .35rem .75rem; margin-top: .5rem; }
-.pr-text textarea { border: 1px solid var(--border-color-primary) !important; }
 .pr-missing textarea { border-color: #d1242f !important; }
 .pr-missing span[data-testid="block-info"] ~ * { color: #d1242f; }
+.dark .pr-missing textarea { border-color: #ff938a !important; }
 .dark .pr-missing span[data-testid="block-info"] ~ * { color: #ff938a; }
 .pr-difference { line-height: 1.7; overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; }
 .pr-difference del { background: #f8514933; text-decoration: line-through; border-radius: 3px; }
@@ -71,13 +87,24 @@ _CSS = """
   vertical-align: top; overflow-wrap: anywhere; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .pr-measures table, .pr-verdict table { width: 100%; border-collapse: collapse;
-  margin-top: .75rem; }
-.pr-measures caption, .pr-verdict caption { text-align: left; font-weight: 600; }
+  margin-top: .75rem; border: 0 !important; }
+.pr-measures tr, .pr-verdict tr { border: 0 !important; }
+.pr-measures caption { display: none; }
+.pr-verdict { margin-top: 1.5rem; }
+.pr-verdict caption { text-align: left; font-weight: 600; }
 .pr-measures th, .pr-measures td, .pr-verdict th, .pr-verdict td { padding: .3rem .5rem !important;
-  text-align: left; overflow-wrap: anywhere; border: 0 !important;
+  text-align: left; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
+.pr-measures table { max-width: 40rem; }
+.pr-measures td + td, .pr-measures th + th { white-space: nowrap; }
+@media (max-width: 30rem) {
+  .pr-measures table, .pr-verdict table { font-size: .8rem; }
+  .pr-measures :is(th, td), .pr-verdict :is(th, td) { padding: .3rem .25rem !important; }
+}
+.pr-summary:has(.progress-level) { min-height: 7rem; }
 .pr-others td + td, .pr-others th + th { text-align: right; white-space: nowrap; width: 1%; }
 """
+_HELP = {"original": "The text as it was.", "rewritten": "What a language model made of it."}
 # Ctrl+Enter (Cmd+Enter on a Mac) in a text box presses the button.
 _JS = """
 () => document.addEventListener("keydown", (event) => {
@@ -90,11 +117,11 @@ _JS = """
 """
 _LINK_JS = """
 (...values) => {
-  const names = %s;
+  const defaults = %s;
   const url = new URL(window.location.href);
-  names.forEach((name, i) => {
+  Object.entries(defaults).forEach(([name, usual], i) => {
     const value = values[i] ?? "";
-    if (String(value) === "") url.searchParams.delete(name);
+    if (String(value) === String(usual ?? "")) url.searchParams.delete(name);
     else url.searchParams.set(name, value);
   });
   window.history.replaceState(null, "", url);
@@ -183,7 +210,9 @@ def answer(
         return Answer(problem_html(str(error)))
     notes = notes_html(ready, Pair("", original_text, rewritten_text))
     found = answer_html(prediction, ready, alternatives) + notes
-    found += str(evidence_html(prediction.evidence, original_text, rewritten_text))
+    if prediction.evidence:
+        found += '<h3 class="pr-why">Why this prompt</h3>'
+        found += str(evidence_html(prediction.evidence, original_text, rewritten_text))
     measured = measured_html(original_text, rewritten_text)
     return Answer(found, difference_html(original_text, rewritten_text), measured)
 
@@ -275,7 +304,7 @@ def serve(recipe: Recipe, host: str, port: int, names: Sequence[str] = ()) -> No
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            footer_links=["api", "settings"],
+            footer_links=["api"],
             run_history=False,  # it would keep the texts in the browser
             app_kwargs={"middleware": [(HostCheck, (), {"names": [host, *names]})]},
             **_look(),
@@ -359,8 +388,34 @@ def _look() -> dict[str, Any]:
     gr = require_gradio()
     theme = gr.themes.Soft(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
+    ).set(**_COLOURS)
     return {"theme": theme, "css": _CSS + evidence_css(), "js": _JS}
+
+
+_COLOURS = {
+    "background_fill_primary": "*neutral_50",
+    "body_text_color_subdued": "*neutral_600",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "block_title_text_color": "*primary_700",
+    "block_label_text_color": "*primary_700",
+    "input_placeholder_color": "*neutral_500",
+    "input_placeholder_color_dark": "*neutral_300",
+    "input_border_width": "1px",
+    "input_border_color": "*neutral_500",
+    "input_border_color_dark": "*neutral_400",
+    "input_border_color_focus": "*primary_600",
+    "input_border_color_focus_dark": "*primary_300",
+    "checkbox_border_color": "*neutral_500",
+    "checkbox_border_color_dark": "*neutral_400",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "checkbox_label_background_fill_selected": "*primary_600",
+    "link_text_color": "*primary_700",
+    "link_text_color_dark": "*primary_300",
+}
+"""Colours with a contrast of at least 4.5 for texts, and of 3 for the borders of controls (WCAG
+2.2, 1.4.3 and 1.4.11), where those of the theme have less."""
 
 
 def page(ready: Assembled) -> Any:
@@ -381,12 +436,11 @@ def page(ready: Assembled) -> Any:
             with gr.Row():
                 shared["threshold"].render()
                 shared["alternatives"].render()
-            link = gr.Textbox(label="Link to these settings", interactive=False, buttons=["copy"])
-            names = str(list(shared))
-            gr.Button("Make a link", size="sm").click(
-                None, list(shared.values()), link, js=_LINK_JS % names
-            )
-        gr.HTML(f'<p class="pr-quiet">{escape(ready.recoverer.name)}</p>')
+            button = gr.Button("Make a link to these settings")
+            link = gr.Textbox(label="Link", interactive=False, buttons=["copy"])
+            defaults = json.dumps({name: setting.value for name, setting in shared.items()})
+            button.click(None, list(shared.values()), link, js=_LINK_JS % defaults)
+        gr.HTML(f'<p class="pr-quiet">Recoverer: {escape(ready.recoverer.name)}</p>')
 
         def of_link(request: Any) -> list[Any]:
             return from_link(dict(request.query_params), shared)
@@ -404,7 +458,7 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
         "threshold": gr.Number(
             None,
             label="Threshold",
-            info="The mean prompt answers where the expected SCS is lower. Empty: nowhere."
+            info="The mean prompt replaces answers with a lower expected SCS."
             if calibrated
             else "This recoverer has no expected SCS.",
             minimum=-1,
@@ -432,13 +486,25 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
             render=False,
         ),
         "id": gr.Textbox(
-            columns.id, label="Column of ids", info="Empty: number the rows from 0.", render=False
+            columns.id,
+            label="Column of ids",
+            info="Without a name, the rows are numbered.",
+            min_width=200,
+            render=False,
         ),
         "original_text": gr.Textbox(
-            columns.original_text, label="Column of original texts", render=False
+            columns.original_text,
+            label="Column of original texts",
+            info="Its name in the file.",
+            min_width=200,
+            render=False,
         ),
         "rewritten_text": gr.Textbox(
-            columns.rewritten_text, label="Column of rewritten texts", render=False
+            columns.rewritten_text,
+            label="Column of rewritten texts",
+            info="Its name in the file.",
+            min_width=200,
+            render=False,
         ),
         "format": gr.Radio(
             list(_FORMATS),
@@ -478,11 +544,12 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
     with gr.Row():
         options = {"lines": 6, "max_lines": 16, "min_width": 300, "elem_classes": ["pr-text"]}
         original = gr.Textbox(
-            label="Original text", placeholder="The text as it was.", autofocus=True, **options
+            label="Original text", info=_HELP["original"], autofocus=True, **options
         )
         rewritten = gr.Textbox(
             label="Rewritten text",
-            placeholder="What a language model made of it. Ctrl+Enter recovers the prompt.",
+            info=_HELP["rewritten"],
+            placeholder="Ctrl+Enter recovers the prompt.",
             **options,
         )
     shared["explain"].render()
@@ -492,7 +559,7 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
         changes = gr.HTML()
     with gr.Accordion("What the rewriter did", open=False, visible=False) as measured_accordion:
         measured = gr.HTML()
-    gr.Examples(_EXAMPLES, [original, rewritten], label="Try one of these")
+    gr.Examples(_EXAMPLES, [original, rewritten], label="Try one of these", elem_id="pr-examples")
 
     def pair_answer(
         original_text: str,
@@ -506,10 +573,10 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
         )
         boxes = [
             gr.update(
-                info=said.hints.get(box, ""),
+                info=said.hints.get(box, usual),
                 elem_classes=["pr-text", *(["pr-missing"] if box in said.hints else [])],
             )
-            for box in ("original", "rewritten")
+            for box, usual in _HELP.items()
         ]
         shown = [gr.update(visible=bool(part)) for part in (said.changes, said.measured)]
         return said.found, said.changes, said.measured, *boxes, *shown
@@ -536,7 +603,7 @@ def _file_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
             shared[name].render()
     shared["format"].render()
     button = gr.Button("Recover the prompts of the file", variant="primary")
-    summary = gr.HTML()
+    summary = gr.HTML(elem_classes=["pr-summary"])
     answers = gr.File(label="Answers", visible=False)
 
     def file_answers(
@@ -560,7 +627,12 @@ def _file_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
         )
         return said, gr.update(value=output, visible=output is not None)
 
-    button.click(
+    button.click(  # what an earlier file had does not stay while another is answered
+        lambda: ("", gr.update(value=None, visible=False)),
+        None,
+        [summary, answers],
+        api_visibility="private",
+    ).then(
         file_answers,
         [
             given,
@@ -605,7 +677,7 @@ def measured_html(original_text: str, rewritten_text: str) -> str:
     if not has_measures():
         return ""
     verdict = detect(rewritten_text, original=original_text)
-    return verdict_html(verdict) + measures_html(measures(original_text, rewritten_text))
+    return measures_html(measures(original_text, rewritten_text)) + verdict_html(verdict)
 
 
 def summary_html(predictions: Sequence[Prediction]) -> str:

@@ -31,7 +31,7 @@ def measures_table(measured: PairMeasures) -> Table:
     ]
     for name in ("person", "tense", "language"):
         old, new = (str(getattr(text, name)) or "not clear" for text in (before, after))
-        rows.append([name, old, new, "same" if old == new else "other"])
+        rows.append([name, old, new, "same" if old == new else "changed"])
     for name in ("list_items", "headings", "emoji"):
         counts = (int(getattr(text, name)) for text in (before, after))
         old_count, new_count = counts

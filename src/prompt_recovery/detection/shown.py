@@ -8,7 +8,7 @@ from prompt_recovery.tables import Table, to_html
 _ANSWERS = {
     "rewritten": "Probably rewritten by an LLM",
     "not rewritten": "Probably not rewritten by an LLM",
-    "cannot tell": "Cannot tell",
+    "cannot tell": "Cannot tell whether an LLM rewrote it",
 }
 _PROMPTS = 5
 

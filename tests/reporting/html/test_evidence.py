@@ -75,16 +75,31 @@ def test_words_that_were_not_read_say_so(html):
     assert "italics: not read" in html
 
 
+def test_italics_are_explained_where_there_are_any():
+    view = Evidence("m", "occlusion", "cosine", 0.5, (Span("original", 0, 4, 1.0),))
+    assert "italics" not in str(evidence_html([view], "word", ""))
+    assert "italics" in str(evidence_html([view], "word more", ""))
+
+
 def test_no_evidence_is_nothing():
     assert str(evidence_html([], "a", "b")).strip() == ""
 
 
 def test_long_texts_are_cut_after_their_last_span():
     text = "word " * 2000
+    view = Evidence("m", "occlusion", "cosine", 0.5, (Span("original", 2995, 2999, 1.0),))
+    shown = "".join(Checked(str(evidence_html([view], text, "x"))).text)
+    assert shown.count("[…]") == 2, "before the span and after it"
+    assert len(shown) < 700
+
+
+def test_of_words_that_were_not_read_the_middle_is_left_out():
+    text = f"read{' unread' * 100} the last"
     view = Evidence("m", "occlusion", "cosine", 0.5, (Span("original", 0, 4, 1.0),))
     shown = "".join(Checked(str(evidence_html([view], text, "x"))).text)
-    assert len(shown) < 3500
-    assert "[…]" in shown
+    assert shown.count("[…]") == 1
+    assert shown.count("unread") < 30
+    assert "the last" in shown, "the end stays"
 
 
 def test_the_style_needs_no_colour_to_tell_for_from_against():

@@ -13,6 +13,7 @@ from prompt_recovery.reporting.html.page import render
 _FAINT = 0.08  # of the strongest weight; weaker ones aren't marked, but have their number on hover
 _NUMBERED = 5  # spans whose number is always visible, in each view
 _LONGEST = 3000  # maximum number of characters shown of a text
+_UNREAD = 200  # maximum number of characters shown of what a model has not read between two spans
 
 _WITHOUT: dict[Quantity, str] = {
     "log_probability": "log p(prompt | texts) falls without the words",
@@ -58,16 +59,20 @@ def evidence_html(evidence: Sequence[Evidence], original_text: str, rewritten_te
         rewritten_text: The rewritten text.
     """
     texts = {"original": original_text, "rewritten": rewritten_text}
-    views = [{"caption": _caption(e), "texts": _marked(e, texts)} for e in evidence]
+    views = []
+    for one in evidence:
+        marked = _marked(one, texts)
+        unread = any(part.unread for _, parts in marked for part in parts)
+        views.append({"caption": _caption(one, unread), "texts": marked})
     return render("evidence.html.jinja", views=views)
 
 
-def _caption(evidence: Evidence) -> str:
+def _caption(evidence: Evidence, unread: bool) -> str:
     how = _HOW[evidence.method][evidence.quantity]
     return (
         f"{evidence.source}: by how much {how} ({_number(evidence, evidence.value, signed=False)} "
-        "with all words). Solid line: they speak for the prompt; dotted line: against it; italics: "
-        "not read."
+        "with all words). Solid line: the words speak for the prompt; dotted line: against it"
+        f"{'; italics: not read' if unread else ''}."
     )
 
 
@@ -91,7 +96,7 @@ def _marked(evidence: Evidence, texts: Mapping[str, str]) -> list[tuple[str, lis
             parts.append(_marked_part(evidence, span, text, highest, numbered))
             at = span.end
         end = max(at, _LONGEST)
-        parts += _between(text[at:end] + (" […]" if len(text) > end else ""))
+        parts += _between(text[at:end], ends=len(text) <= end)
         found.append((name, parts))
     return found
 
@@ -113,9 +118,22 @@ def _marked_part(
     )
 
 
-def _between(text: str) -> list[_Part]:
-    """What is in no span: white space, or words that the model didn't read."""
+def _between(text: str, ends: bool = True) -> list[_Part]:
+    """What is in no span: white space, or words that the model didn't read.
+
+    The middle of a long unread part is left out.
+
+    Args:
+        text: What is between two spans, before the first one or after the last one.
+        ends: Whether the text isn't cut off at its end.
+    """
     if not text:
         return []
     unread = bool(text.strip())
+    half = _UNREAD // 2
+    if unread and len(text) > _UNREAD:
+        head, tail = text[:half].rsplit(maxsplit=1)[0], text[-half:].split(maxsplit=1)[-1]
+        text = f"{head} […] {tail}" if ends else head
+    if not ends:
+        text += " […]"
     return [_Part(text, title="not read by this model" if unread else "", unread=unread)]
