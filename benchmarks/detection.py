@@ -12,7 +12,7 @@ source is name=path or name=path:rows.
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,8 @@ def _log_odds(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def carried_over(
-    parts: dict[str, tuple[Sequence[Item], Sequence[Item]]], judged_on: dict[str, Sequence[Item]]
+    parts: Mapping[str, tuple[Sequence[Item], Sequence[Item]]],
+    judged_on: Mapping[str, Sequence[Item]],
 ) -> dict[str, Any]:
     """AUROC and calibration error of each classifier across sources, and its AUROC less that of the
     scorecard, with 95 % bootstrap intervals over originals.

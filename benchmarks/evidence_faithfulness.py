@@ -62,12 +62,12 @@ def measure(journal: str, count: int, runs: Sequence[str]) -> None:
                 kind = "writer" if isinstance(source, WriterSource) else "retriever"
                 if (run, id_, kind) in finished:
                     continue
-                start = time.perf_counter()
+                start = time.process_time()
                 found = example(reading, pair)
                 if isinstance(source, WriterSource):
                     tokens = completion_tokens(row["prediction"], source.writer.tokenizer)
                     found["tokens"] = len(tokens)
-                seconds = time.perf_counter() - start
+                seconds = time.process_time() - start
                 kept.append({"run": run, "id": id_, "kind": kind, "seconds": seconds, **found})
                 print(f"{turn} {number} {run} {kind}: {seconds:.0f} s", flush=True)
 
@@ -87,17 +87,22 @@ def example(reading: Any, pair: Any) -> dict[str, Any]:
 
     texts: dict[TextName, str] = {"original": pair.original_text, "rewritten": pair.rewritten_text}
     parts = within(pieces(pair.original_text, pair.rewritten_text), reading.ranges)
+    times = [time.process_time()]
     left_out = [span.weight for span in evidence("", reading, pair, "occlusion").spans]
+    times.append(time.process_time())
     spans, value, error = integrated_gradients(reading, texts)
+    times.append(time.process_time())
     orders = {
         "occlusion": by_weight(left_out),
         "integrated_gradients": by_weight(piece_weights(parts, spans)),
         **{f"random {seed}": at_random(len(parts), seed) for seed in SEEDS},
     }
     found = curves(reading, texts, parts, orders)
+    times.append(time.process_time())
     return {
         "pieces": len(parts),
         "steps": STEPS,
+        "seconds_of": dict(zip((*METHODS, "curves"), np.diff(times).tolist(), strict=True)),
         "attributed": sum(span.weight for span in spans),
         "completeness_error": error,
         "value": value,
