@@ -12,6 +12,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.cluster import Local, RayCluster
 from prompt_recovery.generation.generate import generate
 from prompt_recovery.rewriters.base import in_order
+from tests.forks import standing_in
 from tests.generation.fakes import Broke, FakeRewriter, without_a_model
 from tests.generation.test_generate import files, job
 from tests.generation.test_preferences import forget_candidates, stage
@@ -22,13 +23,16 @@ ray = pytest.importorskip("ray", reason="cluster=ray needs the extra [ray]")
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A real Ray cluster of this machine, with two workers."""
+    """A real Ray cluster of this machine, with two workers, which are forks that Ray starts."""
     os.environ["RAY_AUTH_MODE"] = "disabled"  # or Ray writes a token into the user's home
     # Otherwise its workers wait for every other test.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     for attempt in range(3):
         try:
-            ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING")
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in standing_in().items():
+                    patch.setenv(name, value)
+                ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING")
             break
         except Exception as error:  # a busy machine takes longer than Ray waits
             ray.shutdown()
