@@ -29,8 +29,8 @@ SETTINGS = (
     *TINY_RUN,
     "precision=fp32",
     "trainer=cpu",
-    "trainer.max_epochs=3",
-    "first_stage.trainer.max_epochs=3",
+    "trainer.max_epochs=2",
+    "first_stage.trainer.max_epochs=2",
     "preferences.mix.sampled=6",
     "preferences.mix.max_new_tokens=6",
     "preferences.pairing.margin=0.0001",
@@ -102,7 +102,7 @@ def test_a_two_stage_run_killed_in_every_stage_ends_as_one_that_was_not(tmp_path
 
     def trained():
         curve = newest("curve.jsonl")
-        return curve is not None and curve.read_text().count("\n") == 3
+        return curve is not None and curve.read_text().count("\n") == 2
 
     kill_when(trained, start(killed, "ckpt_path=last"), said)
     assert start(killed, "ckpt_path=last").wait() == 0, said.read_text()
@@ -140,7 +140,7 @@ def left_by_newest(folder):
 def test_kills_change_no_two_stage_run(tmp_path, examples, when):
     def trained(folder):
         curves = sorted(folder.glob("runs/train/*/curve.jsonl"))
-        return bool(curves) and curves[-1].read_text().count("\n") == 3
+        return bool(curves) and curves[-1].read_text().count("\n") == 2
 
     assert_kills_change_nothing(
         tmp_path,

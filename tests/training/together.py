@@ -90,7 +90,8 @@ def run(folder, objective, strategy=None, name=None, **changes):
             **({"devices": "auto", "strategy": strategy} if strategy else {}),
         },
         "logger": Logging("csv"),
-        "checkpoint_minutes": 0,
+        # To gather the slices of a checkpoint takes longer than a step: only some need it.
+        "checkpoint_minutes": 30,
         "evaluate": False,
     }
     if objective == "contrastive":
@@ -104,8 +105,9 @@ def run(folder, objective, strategy=None, name=None, **changes):
 def equal_one_process(folder):
     """The runs that are compared with one process, some of them resumed."""
     for strategy in ("ddp", "fsdp"):
-        for objective in ("sft", "dpo", "grpo"):
-            run(folder, objective, strategy)
+        run(folder, "sft", strategy)
+        run(folder, "dpo", strategy, checkpoint_minutes=0)
+        run(folder, "grpo", strategy)
     run(folder, "contrastive", "ddp")
     for before, strategy in (("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")):
         checkpoint = str(folder / f"{before}_dpo" / "checkpoints" / "step.ckpt")
@@ -143,7 +145,7 @@ def keep_slices(folder):
     restore = RecovererModule.on_train_start
     options = {"precision": "bf16", "optim": Optimisation(learning_rate=1e-30)}
     RecovererModule.on_train_start = fill
-    run(folder, "sft", "fsdp", "filled", **options)
+    run(folder, "sft", "fsdp", "filled", checkpoint_minutes=0, **options)
     RecovererModule.on_train_start = look
     checkpoint = str(folder / "filled" / "checkpoints" / "step.ckpt")
     run(folder, "sft", "fsdp", "looked", ckpt_path=checkpoint, **options)
