@@ -3,17 +3,35 @@
 The Markdown files become pages, and so does each YAML file: its header, then its settings.
 Links between them and to the records work, and so do links from other pages, which are written as
 they are in the repository. `experiments/` itself stays as it is.
+
+It also keeps numbers with what belongs to them on every page: "95 %" and "0.1 … 0.2" are not
+broken across lines. And it puts the pages that explain before the reference in the search box.
 """
 
 import re
 from pathlib import Path
 
-from experiments_index import FIELD, FOLDER, LEARNT, header, plain, records
+from experiments_index import (
+    FIELD,
+    FOLDER,
+    LEARNT,
+    header,
+    linked,
+    links,
+    plain,
+    records,
+    sentence,
+    without_record,
+)
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"\]\(([\w./-]+)\.yaml\)")
 _OUT_OF_DOCS = re.compile(r"\]\(\.\./((?:\.\./)*experiments/)")
+_CODE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", re.DOTALL)
+_BOOST = {"experiments": 0.5, "reference": 0.3}
+_TOGETHER = re.compile(r"(?<=\d) (?=%|…|s\b|GB\b|GiB\b|MiB\b)|(?<=…) (?=[-+]?\d)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -22,9 +40,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         name = f"experiments/{path.name}"
         if path.name == LEARNT:  # a part of README.md
             continue
-        if path.suffix == ".md":
+        if path.name == "README.md":
             files.append(File.generated(config, name, content=path.read_text(encoding="utf-8")))
-        elif path.suffix == ".yaml":
+        elif path.suffix in (".md", ".yaml"):
             page = f"experiments/{path.stem}.md"
             files.append(File.generated(config, page, content=experiment_page(path)))
         elif path.suffix == ".json":
@@ -32,33 +50,55 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Links from pages in docs/ to experiments/, which is beside docs/ in the repository."""
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Links from pages in docs/ to experiments/, which is beside docs/ in the repository.
+
+    It also ranks a page in the search box: those that explain come before those that list.
+    """
+    folder = page.file.src_uri.partition("/")[0]
+    page.meta.setdefault("search", {"boost": _BOOST.get(folder, 2)})
     return _LINK.sub(r"](\1.md)", _OUT_OF_DOCS.sub(r"](\1", markdown))
 
 
+def on_page_content(html: str, **_: object) -> str:
+    """The page with no-break spaces before units and around the dots of intervals."""
+    parts = _CODE.split(html)
+    return "".join(_TOGETHER.sub("\u00a0", p) if i % 2 == 0 else p for i, p in enumerate(parts))
+
+
 def experiment_page(path: Path) -> str:
-    """The page of an experiment: what its header says, its records and its settings."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    """The page of an experiment: what its header says, its records, and its settings or text."""
+    text = path.read_text(encoding="utf-8")
     fields = header(path)
-    fields.pop("Command", None)
-    shown = [f"**{name}:** {plain(text)}" for name, text in fields.items()]
-    numbers = ", ".join(f"[{plain(name)}]({name})" for name in records(path))
-    settings = "\n".join(line for line in lines if not line.startswith("#")).strip()
+    if path.suffix == ".yaml":
+        lines = text.splitlines()
+        title = f"# {plain(path.stem)}"
+        fields.pop("Command", None)
+        run = [f"```bash\n{command(lines)}\n```"]
+        settings = "\n".join(line for line in lines if not line.startswith("#")).strip()
+        rest = [
+            "Settings that differ from those of `python train.py`:",
+            f"```yaml\n{settings}\n```",
+        ]
+    else:
+        title, body = text.split("\n\n", 1)
+        run, rest = [], [body.partition("\n\n")[2].strip()]
+    shown = [f"**{name}:** {sentence(without_record(said))}" for name, said in fields.items()]
+    numbers = links(records(path))
     parts = [
-        f"# {plain(path.stem)}",
         *shown[:1],
-        f"```bash\n{command(lines)}\n```",
+        *run,
         *shown[1:],
         *([f"**Records:** {numbers}"] if numbers else []),
-        "The settings, which are those of `python train.py` otherwise:",
-        f"```yaml\n{settings}\n```",
+        *rest,
     ]
-    return "\n\n".join(parts) + "\n"
+    others = [p for p in FOLDER.iterdir() if p.suffix in (".md", ".yaml") and p.stem != path.stem]
+    pieces = [part if part.startswith("```") else linked(part, others) for part in parts]
+    return "\n\n".join([title, *pieces, "[All experiments](README.md)"]) + "\n"
 
 
 def command(lines: list[str]) -> str:
-    """The command of an experiment's header, with its lines as they stand."""
+    """The commands of an experiment's header, each on its line."""
     found: list[str] = []
     for line in lines:
         field = FIELD.match(line)

@@ -38,12 +38,13 @@ def index(folder: Path) -> str:
     """The page."""
     paths = [p for p in sorted(folder.glob("*.*")) if p.suffix in (".yaml", ".md")]
     paths = [p for p in paths if p.name not in ("README.md", LEARNT)]
-    done = [(path, header(path), records(path)) for path in paths]
-    sections = [_section(*values) for values in done if "Result" in values[1]]
-    missing = [_section(*values) for values in done if "Result" not in values[1]]
+    done = [(path, header(path)) for path in paths]
+    sections = [_section(path, fields, paths) for path, fields in done if "Result" in fields]
+    missing = [_section(path, fields, paths) for path, fields in done if "Result" not in fields]
     learnt = folder / LEARNT
-    first = [learnt.read_text(encoding="utf-8").strip()] if learnt.is_file() else []
+    first = [linked(learnt.read_text("utf-8").strip(), paths)] if learnt.is_file() else []
     parts = [
+        "<!-- Made by `python docs/experiments_index.py`. -->",
         "# Experiments",
         *first,
         "Each experiment is a file that begins with the command that reproduces its numbers. A "
@@ -52,7 +53,6 @@ def index(folder: Path) -> str:
         "## Results",
         *sections,
         *(["## Not run yet", *missing] if missing else []),
-        "Made by `python docs/experiments_index.py`.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -62,16 +62,37 @@ def records(path: Path) -> list[str]:
     return [file.name for file in sorted(path.parent.glob(f"{path.stem}.*.json"))]
 
 
-def _section(path: Path, fields: dict[str, str], numbers: list[str]) -> str:
+def _section(path: Path, fields: dict[str, str], known: list[Path]) -> str:
     """What one experiment asked, and what came out."""
-    question = _sentence(fields.get("Question", ""))
-    lines = [f"### [{escape_markdown(path.stem)}]({path.name})", f"*{question}*"]
+    others = [other for other in known if other != path]
+    lines = [
+        f"### [{escape_markdown(path.stem)}]({path.name})",
+        f"*{sentence(fields.get('Question', ''))}*",
+    ]
     if "Result" in fields:
-        result = re.sub(r"[;.] [\w.]+\.json\.?$", ".", fields["Result"])
-        lines.append(_sentence(result))
-    links = ", ".join(f"[{escape_markdown(name)}]({name})" for name in numbers)
-    about = [text for text in (fields.get("Date", ""), links) if text]
+        lines.append(linked(sentence(without_record(fields["Result"])), others))
+    about = [text for text in (fields.get("Date", ""), links(records(path))) if text]
     return "\n\n".join([*lines, *([f"{'. '.join(about)}."] if about else [])])
+
+
+def linked(text: str, experiments: list[Path]) -> str:
+    """The text with links to the experiments whose names it has in code, as in `mbr`."""
+    files = {path.stem: path.name for path in experiments}
+    return re.sub(
+        r"(?<!\[)`(\w+)`(?!\])",
+        lambda m: f"[{m[0]}]({files[m[1]]})" if m[1] in files else m[0],
+        text,
+    )
+
+
+def links(names: list[str]) -> str:
+    """Links to the records of an experiment."""
+    return ", ".join(f"[{escape_markdown(name)}]({name})" for name in names)
+
+
+def without_record(result: str) -> str:
+    """A result without the name of its record, which comes at its end."""
+    return re.sub(r"[;.] [\w.]+\.json\.?$", ".", result)
 
 
 def plain(text: str) -> str:
@@ -79,7 +100,8 @@ def plain(text: str) -> str:
     return re.sub(r"(`[^`]*`)|([*_<>\[\]])", lambda m: m[1] or f"\\{m[2]}", text)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A text that begins with a capital, in which Markdown reads no mark but code."""
     return plain(text[:1].upper() + text[1:])
 
 

@@ -134,14 +134,14 @@ def results() -> Figure:
         for record, row, name in ROWS
         if (values := found(record, row))
     )
-    figure, axes = _axes(7.2, 3.4)
-    for place, (mean, low, high, _) in enumerate(rows):
+    figure, axes = _axes(5.2, 4.6)
+    for place, (mean, low, high, name) in enumerate(rows):
         best = place == len(rows) - 1
-        axes.barh(place, mean, color=_ACCENT if best else _INK, alpha=0.85, height=0.6)
+        axes.barh(place, mean, color=_ACCENT if best else _INK, alpha=0.85, height=0.4)
         axes.plot([low, high], [place, place], color=_OTHER, linewidth=2)
         axes.text(max(mean, high) + 0.002, place, f"{mean:.3f}", va="center")
-    axes.set_yticks(range(len(rows)), [name.split(" (")[0] for *_, name in rows])
-    axes.tick_params(length=0)
+        axes.text(0, place + 0.25, name.split(" (")[0], va="bottom", fontsize=9)  # fits a phone
+    axes.set_yticks([])
     axes.set(xlabel="mean test SCS, with its range over seeds", xlim=(0, 0.14))
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
@@ -151,7 +151,7 @@ def evidence() -> Figure:
     """Deletion and insertion curves, from `experiments/evidence.report.json`."""
     record = json.loads((ROOT / "experiments" / "evidence.report.json").read_text("utf-8"))
     models = record["models"]
-    figure = Figure(figsize=(7.2, 2.8 * len(models)), layout="constrained")
+    figure = Figure(figsize=(5.6, 2.5 * len(models)), layout="constrained")
     figure.patch.set_alpha(0)
     panels = figure.subplots(len(models), 2, squeeze=False, sharex=True)
     names = {"writer": "language model", "retriever": "dense retriever"}
@@ -167,11 +167,11 @@ def evidence() -> Figure:
                 heights = model["curves"][order][which]
                 at = np.linspace(0, 1, len(heights))
                 axes.plot(at, heights, color=colour, linestyle=style, linewidth=2, label=label)
-            axes.set(title=f"{names[kind]}: {which}", ylabel=model["quantity"])
+            axes.set(title=f"{names[kind]}:\n{which}", ylabel=model["quantity"])
             axes.spines[["top", "right"]].set_visible(False)
     for axes, which in zip(panels[-1], ("left out", "kept"), strict=True):
-        axes.set_xlabel(f"share of the words that are {which}")
-    panels[0][0].legend(frameon=False)
+        axes.set_xlabel(f"share of words {which}")
+    panels[-1][-1].legend(frameon=False, loc="lower right", fontsize=8)
     return figure
 
 

@@ -19,7 +19,6 @@ BEGIN, END = "<!-- headline: docs/headline.py -->", "<!-- end of the headline --
 ROWS = [
     ("together.metrics", "test/scs", "**MiniLM and SmolLM2-135M together** (`make demo`)"),
     ("together.metrics", "test/retriever_scs", "MiniLM alone, fine-tuned as a dense retriever"),
-    ("together.metrics", "test/model_scs", "SmolLM2-135M alone, SFT, MBR"),
     ("neighbours.report", "MBR with neighbours", "SmolLM2-135M, SFT, MBR with neighbours"),
     ("mbr.report", "MBR", "SmolLM2-135M, SFT, MBR"),
     ("mbr.report", "greedy", "SmolLM2-135M, SFT, greedy"),

@@ -84,9 +84,10 @@ def recover(
         run: A run, an adapter or a retriever folder, or several that choose together. "latest" is
             `runs/latest`, the run that was started last, and "shipped" the recoverer that comes
             with the package. None takes "latest" or, if there is no run here, "shipped".
-        decoding: How the answer is chosen. None takes the decoding of the run.
+        decoding: How the answer is chosen, by default `MBR()`. None takes the decoding of the run.
         retrieval: A source whose prompts join the samples under MBR, unless a run has a dense
-            retriever. None leaves it out.
+            retriever; by default `Retrieval()`, the prompts of similar training examples. None
+            leaves it out.
         weights: The weight of each of several runs, > 0. Empty weights them equally.
         channel: Rescores the candidates with a rewriter model.
         bank: A file with prompts that a dense retriever can also answer with.

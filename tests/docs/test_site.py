@@ -1,13 +1,18 @@
 """The site as a reader gets it: what is tested is the HTML that is built."""
 
+import functools
+import http.server
+import json
 import re
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
 
 import pytest
 
+from tests.browser import Browser, needs_chromium
 from tests.conftest import ROOT
 
 
@@ -51,7 +56,7 @@ def site(tmp_path_factory):
     assert result.returncode == 0, result.stderr[-3000:]
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     pages = {name: Page(p.read_text()) for name, p in files.items() if name.endswith(".html")}
-    return pages, set(files)
+    return pages, files
 
 
 def test_markdown_is_rendered(site):
@@ -138,3 +143,88 @@ def test_the_reference_shows_what_the_code_says(site):
     assert any(
         i.endswith("Objective.__call__") for i in pages["reference/objectives/index.html"].ids
     )
+
+
+def test_numbers_stay_with_their_units(site):
+    """No line ends between a number and its unit, or within an interval."""
+    pages, _ = site
+    for name, page in pages.items():
+        assert not re.search(r"\d (?:%|… [-+]?\d)", page.text), name
+    assert "\u00a0%" in pages["limitations/index.html"].text
+
+
+def test_pages_say_first_what_they_are_about():
+    """A page doesn't begin with a command, a table or a heading under its title."""
+    for page in (ROOT / "docs").rglob("*.md"):
+        first = page.read_text(encoding="utf-8").split("\n\n")[1]
+        assert re.match(r"[\w`]", first), page.name
+        assert not first.startswith("```"), page.name
+
+
+def test_the_reference_says_what_is_returned_in_one_piece(site):
+    """A description of several lines isn't taken for several values."""
+    pages, _ = site
+    text = " ".join(pages["reference/python/index.html"].text.split())
+    assert "the best first, and its" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "title"),
+    [
+        ("troubleshooting", "Windows and macOS"),
+        ("troubleshooting", "There is no GPU"),
+        ("troubleshooting", "It runs out of memory"),
+        ("troubleshooting", "The run crashed or was killed"),
+        ("howto/recover", "Recover prompts for a CSV"),
+        ("howto/generate", "With vLLM"),
+        ("howto/generate", "With an OpenAI-compatible endpoint"),
+        ("howto/runs", "Export the weights"),
+        ("howto/backbone", "Add a model"),
+        ("concepts/scs", "SCS: sharpened cosine similarity"),
+        ("limitations", "How good it is"),
+        ("", "License"),
+    ],
+)
+def test_the_search_box_finds_what_newcomers_ask(site, page, title):
+    """Titles count most in a search, and pages that explain come before the reference."""
+    _, files = site
+    index = json.loads(files["search/search_index.json"].read_text(encoding="utf-8"))
+    assert "stopWordFilter" in index["config"]["pipeline"]
+    found = {d["location"]: d for d in index["docs"] if title in d["title"]}
+    assert any(at.partition("#")[0].rstrip("/") == page for at in found)
+    explain = next(d for d in index["docs"] if d["location"] == "howto/recover/")
+    listed = next(d for d in index["docs"] if d["location"] == "reference/recovery/")
+    assert explain["boost"] > 1 > listed["boost"]
+
+
+@needs_chromium
+def test_nothing_is_cut_on_a_phone(site):
+    """Tables and commands of the pages that explain fit into 390 pixels."""
+    pytest.importorskip("aiohttp", reason="the browser is asked with aiohttp")
+    _, files = site
+    folder = files["index.html"].parent
+    handler = functools.partial(Quiet, directory=str(folder))
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        Browser(390) as phone,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("index", "howto/detect/index", "howto/explain/index", "howto/choice/index"):
+            url = f"http://127.0.0.1:{server.server_port}/{name}.html"
+            phone.open(url)
+            phone.wait(f"document.readyState === 'complete' && location.href === '{url}'")
+            cut = phone.run(
+                """[...document.querySelectorAll(".md-content table, .md-content pre > code")]
+                  .filter((e) => (e.closest(".md-typeset__scrollwrap") || e).scrollWidth > 391)
+                  .map((e) => e.textContent.slice(0, 60))"""
+            )
+            assert cut == [], name
+            assert phone.run("document.documentElement.scrollWidth") == 390, name
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder without a log."""
+
+    def log_message(self, *_):
+        pass
