@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from detection import rows_of
 
-from prompt_recovery.backbones.load import end_token_ids, load_model, load_tokenizer, quiet
+from prompt_recovery.backbones.load import end_token_ids, load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, locate
 from prompt_recovery.changes.pair import words_kept
 from prompt_recovery.data.examples import RewriteExample
@@ -33,6 +33,7 @@ from prompt_recovery.detection.tokens import TokenReader, token_features
 from prompt_recovery.rewriters.rows import Prompt, decode
 from prompt_recovery.storage import KeyValueStore, fingerprint, write_jsonl
 from prompt_recovery.templates import text_tokens
+from prompt_recovery.terminal import quiet
 
 TOKENS = 128
 REVISED = 112  # tokens of a text that the model revises, and of its answer

@@ -31,13 +31,13 @@ GRID = np.linspace(0, 1, 21)
 
 def measure(journal: str, count: int, runs: Sequence[str]) -> None:
     """Adds the curves of all answers that aren't in the journal yet."""
-    from prompt_recovery.backbones.load import quiet
     from prompt_recovery.data.tokens import completion_tokens
     from prompt_recovery.recovery.evidence.explaining import readings
     from prompt_recovery.recovery.interface import Pair
     from prompt_recovery.recovery.load import load_recoverer
     from prompt_recovery.recovery.sources import WriterSource
     from prompt_recovery.storage import Journal
+    from prompt_recovery.terminal import quiet
 
     quiet()
     kept: Journal[dict[str, Any]] = Journal(Path(journal))

@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import prompt_recovery.runs.resolvers  # noqa: F401  (what the configuration asks for)
-from prompt_recovery.backbones.load import quiet
 from prompt_recovery.data.examples import ColumnNames, Dataset
 from prompt_recovery.data.sources import file, folder, starter
 from prompt_recovery.errors import PromptRecoveryError
@@ -263,7 +262,6 @@ def _ready(recipe: Recipe) -> Assembled:
     kept, ready = _kept.get(key, (None, None))
     if kept != recipe or ready is None:
         _kept.clear()
-        quiet()
         with progress_bar() as progress:
             ready = assemble(recipe, steps(progress))
         _kept[key] = (recipe, ready)

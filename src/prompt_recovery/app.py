@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from prompt_recovery.backbones.load import quiet
 from prompt_recovery.changes.pair import measures
 from prompt_recovery.changes.shown import measures_html
 from prompt_recovery.changes.text import has_measures
@@ -294,7 +293,6 @@ def serve(recipe: Recipe, host: str, port: int, names: Sequence[str] = ()) -> No
     """
     exempt_from_proxies("localhost", "127.0.0.1", host)  # Gradio looks whether its page is there
     require_gradio()
-    quiet()
     with progress_bar() as progress:
         ready = assemble(recipe, steps(progress))
     blocks = page(ready)

@@ -1,9 +1,11 @@
 """Progress and messages of commands, on terminals and in log files."""
 
 import logging
+import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +41,21 @@ def forgive_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+def quiet() -> None:
+    """Silences progress bars, reports and warnings of libraries, which a user cannot act on.
+
+    It imports `transformers`. `TRANSFORMERS_VERBOSITY` has the meaning that it has there.
+    """
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        set_verbosity_error()
+    # PEFT asks for it by its old name.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated.*")
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 
 class PrintableFormatter(logging.Formatter):

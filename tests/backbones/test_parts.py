@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prompt_recovery.backbones import convert, parts
+from prompt_recovery.backbones import from_gguf, parts
 from prompt_recovery.backbones.adapters import add_adapter, load_adapter
 from prompt_recovery.backbones.convert import converted
 from prompt_recovery.backbones.load import load_model, load_tokenizer
@@ -144,7 +144,7 @@ def test_too_little_disk_is_one_line(packages, cache, monkeypatch, reader):
 
 
 def test_a_large_conversion_is_announced(packages, monkeypatch, caplog, capfd):
-    monkeypatch.setattr(convert, "_WORTH_SAYING", 1)
+    monkeypatch.setattr(from_gguf, "_WORTH_SAYING", 1)
     with caplog.at_level("INFO"):
         folder = converted(locate(packages[2]))
     assert capfd.readouterr().err == "", "no bars where there is no terminal"
@@ -155,9 +155,9 @@ def test_a_large_conversion_is_announced(packages, monkeypatch, caplog, capfd):
 
 _CONVERT = """
 import os, sys, time
-from prompt_recovery.backbones import convert
+from prompt_recovery.backbones import convert, from_gguf
 from prompt_recovery.backbones.locate import Backbone, locate
-real = convert.AutoTokenizer.from_pretrained
+real = from_gguf.AutoTokenizer.from_pretrained
 def slow(*args, **options):
     tokenizer = real(*args, **options)
     save = tokenizer.save_pretrained
@@ -167,7 +167,7 @@ def slow(*args, **options):
         time.sleep(60)
     tokenizer.save_pretrained = stop
     return tokenizer
-convert.AutoTokenizer.from_pretrained = slow
+from_gguf.AutoTokenizer.from_pretrained = slow
 package, size, sha256 = sys.argv[1:]
 convert.converted(locate(Backbone("t", package=package, parts=3, size=int(size), sha256=sha256)))
 """

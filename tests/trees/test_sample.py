@@ -131,3 +131,21 @@ def test_it_goes_on_while_another_process_needs_it():
 
     sample_completions(model, prompts(5), [0.0], None, STEPS, list(range(512)), PAD, all_done)
     assert steps == [True] * STEPS
+
+
+def test_branches_are_computed_once_as_long_as_they_have_the_same_tokens(monkeypatch):
+    model = tiny_model("llama")
+    rows, uniform = prompts(9, 5), uniforms(2, 4)
+    uniform[:, 2] = uniform[:, 0]  # the same draws give the same samples
+    fed = []
+    decoder = type(model.get_decoder())
+    forward = decoder.forward
+
+    def counted(self, *args, **options):
+        fed.append(tuple(options["input_ids"].shape))
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(decoder, "forward", counted)
+    sampled = sample_completions(model, rows, [1.0] * 4, uniform, STEPS, [END], PAD)
+    assert all(row[0] == row[2] != row[1] for row in sampled)
+    assert fed[0] == (2, 9) and max(width for _, width in fed[1:]) == 3

@@ -10,15 +10,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from peft import LoraConfig, TaskType
 
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.settings import Count
 from prompt_recovery.settings.declared import accepts, allowed
 from prompt_recovery.storage import MALFORMED, read_small
+
+if TYPE_CHECKING:
+    from peft import LoraConfig  # takes long to import
 
 _LARGEST = 1 << 22  # bytes of the file
 _Rank = Annotated[int, Ge(1), Le(1 << 16)]
@@ -58,7 +60,7 @@ _PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of weights that are t
 _SIMPLE_PATTERN = re.compile(r"[\w\s.\\|()?:+*^$\[\]-]{1,2000}")
 
 
-def read_lora_config(folder: Path) -> LoraConfig:
+def read_lora_config(folder: Path) -> "LoraConfig":
     """The configuration of the LoRA adapter in a folder.
 
     Fields that this version of PEFT does not know are ignored, as PEFT does.
@@ -67,6 +69,8 @@ def read_lora_config(folder: Path) -> LoraConfig:
         PromptRecoveryError: If the file is missing or damaged, describes another kind of adapter,
             or sets something that is not loaded here.
     """
+    from peft import LoraConfig, TaskType
+
     path = folder / "adapter_config.json"
     try:
         given = dict(json.loads(read_small(path, _LARGEST)))

@@ -7,14 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftModel,
-    TaskType,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -34,6 +26,8 @@ def add_adapter(model: Any, adapter: Adapter, dtype: torch.dtype) -> Any:
     Raises:
         PromptRecoveryError: If no layer of the model has a name in `target_modules`.
     """
+    from peft import LoraConfig, TaskType, get_peft_model
+
     targets: Any = adapter.target_modules
     targets = targets if isinstance(targets, str) else list(targets)
     count = int(model.config.get_text_config().num_hidden_layers)
@@ -66,6 +60,8 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
         PromptRecoveryError: If the folder holds no adapter, a damaged one, or one of another
             backbone.
     """
+    from peft import PeftModel, get_peft_model_state_dict
+
     _require_weights(folder)
     config = read_lora_config(folder)
     try:
@@ -107,6 +103,8 @@ def _require_weights(folder: Path) -> None:
 
 def set_adapter_weights(model: Any, folder: Path) -> None:
     """Gives a `PeftModel` the weights of an adapter folder with the same configuration."""
+    from peft import set_peft_model_state_dict
+
     weights = load_file(folder / "adapter_model.safetensors")
     set_peft_model_state_dict(model, weights)
 
@@ -169,7 +167,7 @@ def _linear_layers(model: Any) -> list[str]:
 
 def count_parameters(model: Any) -> tuple[int, int]:
     """The numbers of trainable and of all parameters, without regard to 4-bit packing."""
-    if isinstance(model, PeftModel):
+    if hasattr(model, "get_nb_trainable_parameters"):  # a `PeftModel`
         trainable, total = model.get_nb_trainable_parameters()
         return int(trainable), int(total)
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]

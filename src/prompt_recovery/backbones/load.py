@@ -1,8 +1,5 @@
 """Loads the weights and the tokenizer of a backbone."""
 
-import logging
-import os
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,11 +7,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from prompt_recovery.backbones.convert import converted
+from prompt_recovery.backbones.llama import SmallLlama, small_llama
 from prompt_recovery.backbones.locate import Backbone, Location
+from prompt_recovery.backbones.small_tokenizer import small_tokenizer
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.kernels import attention
 from prompt_recovery.kernels.feed_forward import fuse_feed_forward
@@ -23,13 +20,15 @@ from prompt_recovery.kernels.memory import keep_freed_memory
 from prompt_recovery.kernels.norms import fuse_norms
 from prompt_recovery.metrics.plain import require_plain_config
 from prompt_recovery.storage import read_json
-from prompt_recovery.terminal import announced
+from prompt_recovery.terminal import announced, quiet
 
 _LARGE = 1 << 30  # bytes of bf16 weights
 
 
 def load_tokenizer(backbone: Backbone, location: Location) -> Any:
-    """The backbone's tokenizer; if it has no padding token, that is the end-of-text token."""
+    """The backbone's `transformers` tokenizer; its padding token may be the end-of-text token."""
+    from transformers import AutoTokenizer
+
     folder = converted(location)
     tokenizer = _loaded(AutoTokenizer, folder, trust_remote_code=backbone.trust_remote_code)
     _require_usable(tokenizer, folder, backbone.name)
@@ -38,6 +37,36 @@ def load_tokenizer(backbone: Backbone, location: Location) -> Any:
     tokenizer.padding_side = "left"
     tokenizer.truncation_side = "left"
     return tokenizer
+
+
+def load_reading_tokenizer(backbone: Backbone, location: Location) -> Any:
+    """What reads and writes texts for a backbone: a `SmallTokenizer`, or that of `transformers`."""
+    folder = converted(location)
+    small = None if backbone.trust_remote_code else small_tokenizer(folder)
+    if small is None:
+        return load_tokenizer(backbone, location)
+    _require_usable(small, folder, backbone.name)
+    return small
+
+
+def load_merged(
+    backbone: Backbone, location: Location, adapter: Path, dtype: torch.dtype
+) -> SmallLlama | None:
+    """The backbone with a merged adapter, if `SmallLlama` computes it as `transformers` does.
+
+    None on a GPU, in another precision than fp32 and for anything that is out of the ordinary.
+
+    Args:
+        backbone: The backbone.
+        location: Its files, from `locate`.
+        adapter: The folder of the adapter.
+        dtype: The dtype of the computation.
+    """
+    if dtype != torch.float32 or torch.cuda.is_available() or backbone.trust_remote_code:
+        return None
+    folder = converted(location)
+    with announced(f"loading the backbone {backbone.name}"):
+        return small_llama(folder, adapter)
 
 
 def _require_usable(tokenizer: Any, folder: Path, name: str) -> None:
@@ -87,7 +116,8 @@ def load_model(
     Raises:
         PromptRecoveryError: If the files are unusable, or `four_bit` is asked for without CUDA.
     """
-    quiet()
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
     options: dict[str, Any] = {}
     if four_bit:
         require_four_bit()
@@ -112,6 +142,7 @@ def load_model(
     if thin:
         _widen_all_but_linear(model)
     if attention.suits(model):
+        attention.register()
         model.set_attn_implementation(attention.NAME)
     # A slice of the hidden states (in generation, the last position) is not contiguous. On the CPU,
     # its product with the output weights would then copy these once for every row.
@@ -162,22 +193,11 @@ def _widen_all_but_linear(model: Any) -> None:
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     """All tokens that end an answer: the tokenizer's, and those of the model's chat format."""
+    if isinstance(model, SmallLlama):
+        return sorted({int(tokenizer.eos_token_id), *model.end_tokens})
     theirs = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     theirs = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
     return sorted({int(tokenizer.eos_token_id), *map(int, theirs)})
-
-
-def quiet() -> None:
-    """Silences progress bars, reports and warnings of libraries, which a user cannot act on.
-
-    `TRANSFORMERS_VERBOSITY` has the meaning that it has for `transformers`.
-    """
-    disable_progress_bar()
-    if "TRANSFORMERS_VERBOSITY" not in os.environ:
-        set_verbosity_error()
-    # PEFT asks for it by its old name.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated.*")
-    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 
 def four_bit_obstacle() -> str | None:
@@ -198,6 +218,7 @@ def require_four_bit() -> None:
 
 def _loaded(auto: Any, folder: Path, **options: Any) -> Any:
     require_plain_config(folder)
+    quiet()
     try:
         return auto.from_pretrained(folder, local_files_only=True, **options)
     except PromptRecoveryError:

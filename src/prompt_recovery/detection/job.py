@@ -254,11 +254,9 @@ def _pairs(job: DetectionJob) -> tuple[list[Pair], bool]:
 
 def _assembled(recipe: Recipe) -> tuple[Recoverer, str]:
     """The recoverer of a recipe, and its identity."""
-    from prompt_recovery.backbones.load import quiet  # imports torch, as all that follows does
-    from prompt_recovery.recovery.assemble import assemble
+    from prompt_recovery.recovery.assemble import assemble  # imports torch
     from prompt_recovery.recovery.job import steps
 
-    quiet()
     with progress_bar() as progress:
         ready = assemble(recipe, steps(progress))
     return ready.recoverer, ready.identity

@@ -17,9 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from prompt_recovery.errors import first_line
 from prompt_recovery.kernels.linear import bf16_is_native
@@ -147,6 +144,16 @@ def suits(model: Any) -> bool:
 
 
 @cache
+def register() -> None:
+    """Makes this module's attention known to `transformers`, by its `NAME`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+@cache
 def _flex_works() -> bool:
     """Whether FlexAttention's kernels compile on this GPU."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -211,6 +218,8 @@ def attention(
     decoding = on_cpu and not torch.is_grad_enabled() and query.shape[2] < key.shape[2]
     if dropout == 0 and (softcap or (decoding and attention_mask is not None)):
         return _products(query, key, value, attention_mask, scaling, softcap), None
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     result: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout, scaling, **options
     )
@@ -350,7 +359,3 @@ def _spread(gradient: Tensor, ranges: Ranges, values: Tensor) -> None:
     for start, end in ranges:
         gradient[:, start:end] += values[:, column : column + end - start]
         column += end - start
-
-
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)

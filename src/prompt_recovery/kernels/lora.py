@@ -8,7 +8,6 @@ place leaves one of the three. The parameters, their names and the files remain 
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from prompt_recovery.kernels.linear import FrozenProduct, add_matmul, matmul, product_of
@@ -23,6 +22,8 @@ def fuse_lora(model: Any) -> int:
     Returns:
         The number of layers that were changed.
     """
+    from peft.tuners.lora import Linear
+
     fused = 0
     for layer in model.modules():
         if isinstance(layer, Linear) and _is_plain(layer):

@@ -12,6 +12,7 @@ from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.storage import MALFORMED, read_small
+from prompt_recovery.terminal import quiet
 
 _MODULES = {"Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LayerNorm"}
 _WITH_WEIGHTS = {"Transformer", "Dense", "LayerNorm"}
@@ -150,6 +151,7 @@ def load_plain(folder: Path) -> Any:
     import torch
     from sentence_transformers import SentenceTransformer
 
+    quiet()
     try:
         with torch.random.fork_rng(devices=[]):
             return SentenceTransformer(

@@ -11,7 +11,6 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from prompt_recovery.backbones.load import quiet
 from prompt_recovery.changes.pair import measures
 from prompt_recovery.changes.shown import measures_table
 from prompt_recovery.changes.text import has_measures
@@ -58,7 +57,6 @@ def recover(job: RecoveryJob) -> list[Prediction]:
     Raises:
         PromptRecoveryError: If the recoverer cannot be loaded, or a file cannot be read or written.
     """
-    quiet()
     pairs: list[Pair] = []
     if job.input is not None:
         pairs = read_pairs(Path(job.input).expanduser(), job.columns)

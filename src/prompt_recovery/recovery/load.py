@@ -8,12 +8,19 @@ recoverer = load_recoverer("runs/latest")
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prompt_recovery.backbones.adapters import load_adapter
-from prompt_recovery.backbones.load import four_bit_obstacle, load_model, load_tokenizer
+from prompt_recovery.backbones.load import (
+    four_bit_obstacle,
+    load_merged,
+    load_model,
+    load_reading_tokenizer,
+)
 from prompt_recovery.backbones.locate import Backbone, Location, locate
 from prompt_recovery.backbones.precision import choose_precision
 from prompt_recovery.data.splits import Splits
@@ -203,14 +210,20 @@ def load_writer(
             "are whole, and answers may differ a little",
             folder,
         )
-    model = load_adapter(load_model(backbone, location, dtype, four_bit), folder, dtype).eval()
+
+    def whole() -> Any:
+        model = load_adapter(load_model(backbone, location, dtype, four_bit), folder, dtype).eval()
+        return model.requires_grad_(False).to(device)
+
+    merged = None if four_bit else load_merged(backbone, location, folder, dtype)
     return Writer(
-        model=model.requires_grad_(False).to(device),
-        tokenizer=load_tokenizer(backbone, location),
+        model=whole() if merged is None else merged,
+        tokenizer=load_reading_tokenizer(backbone, location),
         template=Template(**saved["template"]),
         max_prompt_tokens=saved["max_prompt_tokens"],
         name=f"{backbone.name} {saved['objective']}",
         identity=fingerprint(weights_digest(folder), location.identity, str(dtype), four_bit),
+        whole=None if merged is None else cache(whole),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +29,8 @@ class Writer:
     It only writes; a `Decoding` chooses among the answers.
 
     Attributes:
-        model: A `transformers` causal LM or a `PeftModel`; None if only inputs are tokenised.
+        model: A `transformers` causal LM, a `PeftModel` or a `SmallLlama`; None if only inputs are
+            tokenised.
         tokenizer: The tokenizer of the model.
         template: The recovery template.
         max_prompt_tokens: The middle of the texts is cut out of longer inputs.
@@ -40,6 +41,8 @@ class Writer:
         shots: Solved examples that every input begins with.
         identity: A digest of the weights and their data type, by which
             `mean_log_probabilities` keeps what it has computed.
+        whole: Loads the `PeftModel`, once, for what a `SmallLlama` in its place doesn't compute:
+            beam search, and answers without the adapter.
     """
 
     model: Any
@@ -51,6 +54,15 @@ class Writer:
     batch_tokens: int = 16384
     shots: Sequence[RewriteExample] = ()
     identity: str = ""
+    whole: Callable[[], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.whole is not None and not self.adapter:
+            self.model, self.whole = self.whole(), None
+
+    def _with_whole_model(self) -> "Writer":
+        assert self.whole is not None
+        return replace(self, model=self.whole(), whole=None)
 
     def prompt_tokens(self, pair: Pair | RewriteExample) -> list[int]:
         """The model's input for a pair of usable texts.
@@ -174,6 +186,8 @@ class Writer:
         pad = int(self.tokenizer.pad_token_id)
         filled = [[pad] * (width - len(p)) + list(p) for p in prompts]
         seen = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+        if self.whole is not None:
+            return self._with_whole_model().write_beams(prompts, beams, max_new_tokens)
         device = self.model.device
         with self.ready(), torch.inference_mode():
             found = self.model.generate(

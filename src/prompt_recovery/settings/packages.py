@@ -16,8 +16,9 @@ def known_packages() -> dict[str, str | None]:
     Looking into a package may import it, which runs its code. A user may name any, but a record,
     which may come from a stranger, only one of these.
     """
-    files = sorted(config_folder().rglob("*.yaml"))
-    found = (entry for file in files for entry in _named(yaml.safe_load(file.read_text("utf-8"))))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, ten times as fast
+    texts = (file.read_text("utf-8") for file in sorted(config_folder().rglob("*.yaml")))
+    found = (entry for text in texts for entry in _named(yaml.load(text, loader)))
     return {str(entry["package"]): entry.get("install") for entry in found}
 
 

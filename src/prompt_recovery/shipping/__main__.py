@@ -6,7 +6,6 @@ import sys
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prompt_recovery.backbones.load import quiet
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.shipping.make import ShippingSettings, ship
@@ -16,7 +15,6 @@ def main() -> None:
     """Reads the settings of the command line, and prints errors as one line."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("prompt_recovery").setLevel(logging.INFO)
-    quiet()
     try:
         given = check(OmegaConf.from_cli(sys.argv[1:]), ShippingSettings)
         ship(make(given, ShippingSettings))

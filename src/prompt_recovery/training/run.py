@@ -12,12 +12,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
-from prompt_recovery.backbones.load import quiet
 from prompt_recovery.backbones.precision import Precision, choose_precision
 from prompt_recovery.metrics.e5 import second_opinion
 from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.folder import RunFolder, recorded_config
 from prompt_recovery.runs.processes import agreed, is_first, local_rank, together
+from prompt_recovery.terminal import quiet
 from prompt_recovery.training.checkpoints import (
     BestWeights,
     WholeCheckpointIO,

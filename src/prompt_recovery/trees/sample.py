@@ -1,5 +1,6 @@
 """Samples several completions of a prompt, whose keys and values are computed once."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -7,9 +8,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from transformers.cache_utils import Cache, DynamicLayer
 
+from prompt_recovery.backbones.llama import SmallLlama
 from prompt_recovery.kernels.attention import additive
 from prompt_recovery.kernels.linear import activation_dtype
 from prompt_recovery.kernels.vocabulary import vocabulary_logits
@@ -38,11 +38,15 @@ def _without_gradients(function: F) -> F:
     @wraps(function)
     def computed(model: Any, *args: Any, **options: Any) -> Any:
         # Shards that are gathered in inference mode cannot be used in training afterwards.
-        sharded = any(isinstance(p, DTensor) for p in model.parameters())
-        with torch.no_grad() if sharded else torch.inference_mode():
+        with torch.no_grad() if _is_sharded(model) else torch.inference_mode():
             return function(model, *args, **options)
 
     return cast(F, computed)
+
+
+def _is_sharded(model: Any) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")  # it takes seconds to import
+    return module is not None and any(isinstance(p, module.DTensor) for p in model.parameters())
 
 
 @_without_gradients
@@ -59,7 +63,8 @@ def sample_completions(
     """Samples N completions of each of R prompts, as trees that grow by a token per branch.
 
     A row has the prompt's keys and values once for all of its branches. Each step feeds one token
-    of each branch, with a mask that hides its siblings. The uniform numbers come from outside,
+    of each branch, with a mask that hides its siblings. Branches are one as long as they have had
+    the same tokens. The uniform numbers come from outside,
     so that a row's samples don't depend on the other rows of its batch.
 
     Args:
@@ -82,9 +87,7 @@ def sample_completions(
     input_ids = torch.full((rows, width), pad_token_id, device=device)
     for row, prompt in enumerate(prompts):
         input_ids[row, : len(prompt)] = torch.as_tensor(prompt)
-    count = causal_lm.config.get_text_config().num_hidden_layers
-    capacity = width + branches * max_new_tokens
-    cache = Cache(layers=[_TreeLayer(capacity) for _ in range(count)])
+    cache = _cache(causal_lm, width + branches * max_new_tokens)
     # Padding is on the right, where the causal mask hides it from every prompt token.
     hidden = causal_lm.get_decoder()(
         input_ids=input_ids,
@@ -92,22 +95,21 @@ def sample_completions(
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-    hidden = hidden[torch.arange(rows, device=device), lengths - 1][:, None].expand(
-        -1, branches, -1
-    )
+    # All branches begin with the same logits, which are computed once.
+    hidden = hidden[torch.arange(rows, device=device), lengths - 1][:, None]
 
     temperature = torch.tensor(list(temperatures), device=device)
     ends = torch.tensor(sorted(set(end_token_ids)), device=device)
     uniforms = None if uniforms is None else uniforms.to(device)
     state = _State.start(rows, branches, max_new_tokens, device)
     active = torch.arange(rows, device=device)  # rows with unfinished branches
-    live = torch.arange(branches, device=device).repeat(
-        rows, 1
-    )  # the branches that are fed, by row
-    owner = live[:, :0]  # the branch that wrote each column after the prompt
-    written: list[int] = []  # and in which step
+    live = torch.arange(branches, device=device).repeat(rows, 1)  # unfinished branches, by row
+    node = torch.zeros_like(live)  # the hidden state of each of them
+    own = live[..., None][..., :0].bool()  # the columns after the prompt that each of them sees
+    written: list[int] = []  # the step in which each of these columns was written
     for step in range(max_new_tokens):
         logits = vocabulary_logits(causal_lm, hidden)
+        logits = logits[_rows(node), node]
         share = None if uniforms is None else uniforms[active[:, None], live, step]
         tokens = choose(logits, temperature[live], share)
         state.add(active[:, None], live, step, tokens, logits, ends)
@@ -117,22 +119,60 @@ def sample_completions(
             break
         if 2 * int(still.sum()) <= len(active) and bool(still.any()):
             active, live, tokens = active[still], live[still], tokens[still]
-            owner, finished = owner[still], finished[still]
+            node, own, finished = node[still], own[still], finished[still]
             cache.batch_select_indices(still.nonzero().squeeze(1))
-        # Every row feeds as many branches as the one with the most unfinished; its own come first.
-        fed = max(int((~finished).sum(1).max()), 1)
-        order = finished.to(torch.uint8).argsort(dim=1, stable=True)[:, :fed]
-        live, tokens, finished = (t.gather(1, order) for t in (live, tokens, finished))
-        owner = torch.cat([owner, live], 1)
-        written += [step] * fed
+        # Every row has as many branches as the one with the most unfinished; its own come first.
+        count = max(int((~finished).sum(1).max()), 1)
+        order = finished.to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+        live, tokens, node, finished = (t.gather(1, order) for t in (live, tokens, node, finished))
+        own = own[_rows(order), order]
+        fed, node = _distinct(node, tokens, finished)
+        own = torch.cat([own, node[..., None] == torch.arange(fed.shape[1], device=device)], 2)
+        written += [step] * fed.shape[1]
         hidden = causal_lm.get_decoder()(
-            input_ids=tokens.masked_fill(finished, pad_token_id),
-            position_ids=(lengths[active, None] + step).expand(-1, fed).contiguous(),
-            attention_mask=_step_mask(causal_lm, lengths[active], width, live, owner, written),
+            input_ids=tokens.masked_fill(finished, pad_token_id).gather(1, fed),
+            position_ids=(lengths[active, None] + step).expand_as(fed).contiguous(),
+            attention_mask=_step_mask(
+                causal_lm, lengths[active], width, own[_rows(fed), fed], written
+            ),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
     return state.samples()
+
+
+def _distinct(node: Tensor, tokens: Tensor, finished: Tensor) -> tuple[Tensor, Tensor]:
+    """Finds the branches of each row that differ in their tokens so far.
+
+    Args:
+        node: Branches with the same number have had the same tokens before, int64 [R, N].
+        tokens: The token that each branch has just got, int64 [R, N].
+        finished: The branches that aren't continued, bool [R, N]. In each row they come last.
+
+    Returns:
+        The first of each kind, as indices int64 [R, F], followed by others in rows with fewer
+        kinds; and for each branch, which of the F it is like, int64 [R, N].
+    """
+    alike = (node[:, :, None] == node[:, None]) & (tokens[:, :, None] == tokens[:, None])
+    first = alike.to(torch.uint8).argmax(2).masked_fill(finished, 0)
+    leads = first == torch.arange(first.shape[1], device=first.device)
+    count = int(leads.sum(1).max())
+    fed = (~leads).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+    return fed, (leads.cumsum(1) - 1).gather(1, first)
+
+
+def _rows(indices: Tensor) -> Tensor:
+    """The rows that belong to indices [R, N], int64 [R, 1]."""
+    return torch.arange(len(indices), device=indices.device)[:, None]
+
+
+def _cache(causal_lm: Any, capacity: int) -> Any:
+    """A cache for rows of at most `capacity` tokens."""
+    if isinstance(causal_lm, SmallLlama):
+        return causal_lm.new_cache(capacity)
+    from prompt_recovery.trees.growing import tree_cache  # loads transformers
+
+    return tree_cache(causal_lm, capacity)
 
 
 def choose(logits: Tensor, temperature: Tensor, share: Tensor | None) -> Tensor:
@@ -206,10 +246,8 @@ class _State:
         ]
 
 
-def _step_mask(
-    causal_lm: Any, lengths: Tensor, width: int, live: Tensor, owner: Tensor, written: list[int]
-) -> Any:
-    """The additive mask [R, 1, N, width + K]: a branch sees its prompt and its own tokens.
+def _step_mask(causal_lm: Any, lengths: Tensor, width: int, own: Tensor, written: list[int]) -> Any:
+    """The additive mask [R, 1, F, width + K]: a branch sees its prompt and its own tokens.
 
     If the model has two kinds of layers, this is a dict with a mask for each kind.
 
@@ -217,14 +255,12 @@ def _step_mask(
         causal_lm: The model.
         lengths: The lengths of the prompts, int64 [R].
         width: The number of columns of the prompts.
-        live: The branches that are fed, int64 [R, N].
-        owner: The branch that wrote each column after the prompts, int64 [R, K].
+        own: Which columns after the prompts hold tokens of each branch that is fed, bool [R, F, K].
         written: The step in which each of the K columns was written, ascending; the last one is
             this step.
     """
     column = torch.arange(width, device=lengths.device)
     prompt = column < lengths[:, None]
-    own = owner[:, None] == live[..., None]
     step = written[-1]
     age = step - torch.tensor(written, device=lengths.device)
 
@@ -233,39 +269,10 @@ def _step_mask(
         if window is not None:
             near = prompt & (lengths[:, None] + step - column < window)
             recent = own & (age < window)
-        visible = torch.cat([near[:, None].expand(-1, live.shape[1], -1), recent], 2)
+        visible = torch.cat([near[:, None].expand(-1, own.shape[1], -1), recent], 2)
         return additive(visible, activation_dtype(causal_lm))
 
     window, kinds = windows(causal_lm)
     if window is None or kinds == {"sliding_attention"}:
         return mask(window)
     return {"full_attention": mask(None), "sliding_attention": mask(window)}
-
-
-class _TreeLayer(DynamicLayer):
-    """Keys and values in a buffer of their final length, so that no step copies them.
-
-    Layers with a sliding window keep everything, too; the masks apply the window.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.used = 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            shape = (*key_states.shape[:2], self.capacity)
-            self.keys = key_states.new_empty(*shape, key_states.shape[3])
-            self.values = value_states.new_empty(*shape, value_states.shape[3])
-        end = self.used + key_states.shape[2]
-        self.keys[:, :, self.used : end] = key_states
-        self.values[:, :, self.used : end] = value_states
-        self.used = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def get_seq_length(self, *_args: Any) -> int:
-        return self.used

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from prompt_recovery.backbones.load import quiet
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
@@ -151,7 +150,6 @@ def run_evaluation(job: EvaluationJob) -> Report:
         PromptRecoveryError: If a contender cannot be loaded, a prediction is missing, or a file
             cannot be written.
     """
-    quiet()
     require_writable(job.folder / "predictions")
     for contender in job.contenders:
         if _kept(contender, job) is None:
