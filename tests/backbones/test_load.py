@@ -130,7 +130,6 @@ def test_adapter_mistakes():
 def test_precision():
     assert choose_precision("fp32", "cpu").dtype == torch.float32
     assert choose_precision("bf16", "cpu").dtype == torch.bfloat16
-    assert "measured" in choose_precision("auto", "cpu").reason
     with pytest.raises(PromptRecoveryError, match="precision=fp8: must be auto"):
         choose_precision("fp8", "cpu")
 
@@ -141,7 +140,13 @@ def test_precision_follows_the_measurement(monkeypatch, ratio, dtype):
         "prompt_recovery.backbones.precision._matmul_seconds",
         lambda kind, _device, _rows: ratio if kind == torch.float32 else 1.0,
     )
-    assert choose_precision("auto", "cpu").dtype == dtype
+    native = "prompt_recovery.backbones.precision.bf16_is_native"
+    monkeypatch.setattr(native, lambda: True)
+    found = choose_precision("auto", "cpu")
+    assert found.dtype == dtype and "measured" in found.reason
+    monkeypatch.setattr(native, lambda: False)
+    found = choose_precision("auto", "cpu")
+    assert found.dtype == torch.float32 and "measured" not in found.reason
 
 
 def test_unknown_architecture():

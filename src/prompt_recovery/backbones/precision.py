@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.kernels.linear import bf16_is_native
 
 _WORTH_IT = 1.2  # bf16 costs accuracy, which a smaller speed-up is not worth
 _EMULATED = 0.4  # bf16 is so slow only if it is emulated, and a larger product then takes long
@@ -29,7 +30,8 @@ def choose_precision(precision: str, device: str) -> Precision:
     """Resolves `precision=auto|bf16|fp32` for a device.
 
     Args:
-        precision: "auto" measures a matrix product of a transformer's shape in both types.
+        precision: "auto" measures a matrix product of a transformer's shape in both types, if the
+            processor has bf16 arithmetic at all.
         device: "cpu" or "cuda".
 
     Raises:
@@ -43,6 +45,8 @@ def choose_precision(precision: str, device: str) -> Precision:
         raise PromptRecoveryError(f"precision={precision}: must be auto, bf16 or fp32")
     if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return Precision(torch.float32, "this GPU has no bf16 arithmetic")
+    if device == "cpu" and not bf16_is_native():
+        return Precision(torch.float32, "this processor has no bf16 arithmetic")
     for rows in (64, 512):
         slow, fast = (_matmul_seconds(t, device, rows) for t in (torch.float32, torch.bfloat16))
         ratio = slow / fast
