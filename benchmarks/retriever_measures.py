@@ -23,7 +23,6 @@ import numpy as np
 from detection import Remembered
 from numpy.typing import NDArray
 
-from prompt_recovery.backbones.load import quiet
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.detection.features import pair_features
 from prompt_recovery.detection.items import measured_pair
@@ -35,6 +34,7 @@ from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.runs.folder import recoverer_folders
 from prompt_recovery.storage import write_json
+from prompt_recovery.terminal import quiet
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 SHOWN = (

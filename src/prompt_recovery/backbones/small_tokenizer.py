@@ -97,7 +97,10 @@ class SmallTokenizer:
         )
 
     def _id_of(self, token: str) -> int:
-        return int(self.backend_tokenizer.token_to_id(token))
+        found = self.backend_tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the vocabulary has no {token!r}")
+        return int(found)
 
 
 def small_tokenizer(folder: Path) -> SmallTokenizer | None:
