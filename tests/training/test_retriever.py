@@ -21,6 +21,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import DPO, SFT, Contrastive
 from prompt_recovery.recovery import load_recoverer
 from prompt_recovery.recovery.interface import pairs_of
+from prompt_recovery.training import retriever
 from prompt_recovery.training.job import Batching, Optimisation
 from prompt_recovery.training.pairs import TokenisedPairs
 from prompt_recovery.training.run import train
@@ -72,6 +73,22 @@ def test_a_run_leaves_what_every_run_leaves(adapter, tmp_path, examples, scs):
     np.testing.assert_allclose(source.encoder.embed(pairs), theirs, atol=2e-6)
     answers = [p.rewrite_prompt for p in recoverer.recover(pairs)]
     assert answers == [r["prediction"] for r in rows]
+
+
+def test_a_run_leaves_the_form_of_its_pairs_if_that_helps(tmp_path, examples, scs, monkeypatch):
+    for weight in (0.0, 2.0):
+        folder = tmp_path / str(weight)
+        monkeypatch.setattr(retriever, "fit_form", lambda *_, weight=weight: weight)
+        job = make_retriever_job(folder, examples, scs, objective=Contrastive(form=True))
+        metrics = train(job)
+        assert metrics["retriever/form_weight"] == weight
+        assert (folder / "retriever" / "form.npz").exists() == (weight > 0)
+        recoverer = load_recoverer(folder)
+        rows = [json.loads(row) for row in (folder / "predictions.jsonl").read_text().splitlines()]
+        answers = [p.rewrite_prompt for p in recoverer.recover(pairs_of(job.splits.test))]
+        assert answers == [row["prediction"] for row in rows]
+    [(source, _)] = recoverer.sources
+    assert source.form.weight == 2.0
 
 
 def test_a_retriever_without_validation_and_test_keeps_its_last_weights(tmp_path, examples, scs):

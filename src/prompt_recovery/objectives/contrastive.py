@@ -34,6 +34,8 @@ class Contrastive:
         hard_negatives: The number of prompts, most similar to each right one of the batch but no
             near-duplicates, that are added to the negatives. all has them already.
         k: The posterior is over the k prompts nearest to the predicted embedding, ≥ 1.
+        form: Whether prompts also gain or lose weight by how their training pairs were changed
+            (length, punctuation, lines, words kept), as far as that helps on validation.
         name: The name in records.
     """
 
@@ -44,6 +46,7 @@ class Contrastive:
     negatives: Literal["batch", "all"] = "batch"
     hard_negatives: Count = 0
     k: AtLeastOne = 200
+    form: bool = False
 
     def losses(self, predicted: Tensor, targets: Tensor, candidates: Tensor) -> Tensor:
         """The loss of each pair.

@@ -32,6 +32,7 @@ from prompt_recovery.recovery.bank import PromptBank, read_prompts
 from prompt_recovery.recovery.decoding import MBR, Decoding, from_record
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.fitted import fit_key, kept_fit
+from prompt_recovery.recovery.form import BankForm
 from prompt_recovery.recovery.records import read_record, recorded_backbone
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder, Retriever
@@ -42,6 +43,7 @@ from prompt_recovery.runs.folder import (
     bank_file,
     bank_vectors_file,
     familiarity_file,
+    form_file,
     is_retriever,
     recoverer_folders,
     require_adapter_folder,
@@ -180,6 +182,7 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
         saved["k"],
         f"{saved['backbone']['name']} {saved['objective']}",
         known=Familiarity.read(familiarity_file(folder)),
+        form=BankForm.read(form_file(folder), prompts),
     )
 
 

@@ -21,15 +21,18 @@ from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.metrics.statistics import gains_an_error
 from prompt_recovery.recovery.bank import PromptBank, nearest
 from prompt_recovery.recovery.decoding import MBR, Decoding
 from prompt_recovery.recovery.familiarity import Familiarity
+from prompt_recovery.recovery.form import BankForm
 from prompt_recovery.recovery.interface import Pair, is_usable
 from prompt_recovery.recovery.posterior import Posterior
 
 _READ = 20_000  # characters of each text; the model reads fewer, and is slow to cut longer ones
 _BATCH = 64
 EMBEDDING_SHARE = 0.2
+_FORM_WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _TEMPERATURES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15)
 
 
@@ -107,6 +110,7 @@ class Retriever:
         embedding_share: The share of the posterior that lies on the predicted embedding itself, in
             [0, 1): prompts near it gain, whatever other prompts the bank holds.
         known: Measures the familiarity of pairs; None if it isn't known.
+        form: Also weighs prompts by how their training pairs were changed; None: nothing does.
     """
 
     encoder: PairEncoder
@@ -116,6 +120,7 @@ class Retriever:
     name: str = "retriever"
     embedding_share: float = EMBEDDING_SHARE
     known: Familiarity | None = None
+    form: BankForm | None = None
 
     def share_read(self, pair: Pair) -> float:
         """The share of a pair's tokens that the encoder reads, in [0, 1]."""
@@ -131,6 +136,7 @@ class Retriever:
             "temperature": self.temperature,
             "k": self.k,
             "embedding_share": self.embedding_share,
+            **({} if self.form is None else {"form": self.form.identity}),
         }
 
     def posteriors(
@@ -146,6 +152,9 @@ class Retriever:
             return {}
         read = [pairs[i] for i in usable]
         found = self.posteriors_of(self.encoder.embed(read, progress))
+        if self.form is not None:
+            measured = self.form.measured(read)
+            found = [self.form.reweighted(p, own) for p, own in zip(found, measured, strict=True)]
         if self.known is not None:
             near = self.known(read).tolist()
             found = [replace(p, familiarity=f) for p, f in zip(found, near, strict=True)]
@@ -204,6 +213,39 @@ def fit_temperature(
     gain = (found[best] - own).astype(np.float64)
     error = float(gain.std()) / max(len(gain), 1) ** 0.5
     return best if float(gain.mean()) > error else retriever.temperature
+
+
+def fit_form(
+    retriever: Retriever,
+    form: BankForm,
+    predicted: NDArray[np.float32],
+    pairs: Sequence[Pair],
+    truths: Sequence[str],
+    scs: SCS,
+) -> float:
+    """The weight λ of the form with which answers by MBR have the highest mean SCS.
+
+    It is 0 unless another one gains at least a standard error.
+
+    Args:
+        retriever: The retriever.
+        form: The measures of its training pairs.
+        predicted: The predicted embeddings of n ≥ 1 pairs that it was not trained on, fp32 [n, d].
+        pairs: These pairs.
+        truths: Their prompts.
+        scs: The metric.
+    """
+    posteriors, measured = retriever.posteriors_of(predicted), form.measured(pairs)
+
+    def scores(weight: float) -> NDArray[np.float64]:
+        weighed = form.with_weight(weight)
+        own = [weighed.reweighted(p, m) for p, m in zip(posteriors, measured, strict=True)]
+        return np.asarray(scs([row[0].text for row in MBR().choose(own, scs)], truths), np.float64)
+
+    without = scores(0.0)
+    found = {weight: scores(weight) for weight in _FORM_WEIGHTS}
+    best = max(found, key=lambda weight: float(found[weight].mean()))
+    return best if gains_an_error(found[best] - without) else 0.0
 
 
 def softmax(values: NDArray[np.float32]) -> NDArray[np.float64]:

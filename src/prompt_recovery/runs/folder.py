@@ -555,6 +555,11 @@ def familiarity_file(folder: Path) -> Path:
     return folder / "familiarity.npz"
 
 
+def form_file(folder: Path) -> Path:
+    """Returns the path of the measures of a retriever's training pairs, which it may go by, too."""
+    return folder / "form.npz"
+
+
 def write_bank(folder: Path, prompts: Iterable[str]) -> None:
     """Writes the prompts that a retriever can answer with."""
     write_jsonl(bank_file(folder), ({"rewrite_prompt": prompt} for prompt in prompts))

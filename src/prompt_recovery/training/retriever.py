@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -25,12 +25,19 @@ from prompt_recovery.recovery.bank import PromptBank
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import MBR, Decoding, Greedy, record
 from prompt_recovery.recovery.familiarity import Familiarity
+from prompt_recovery.recovery.form import BankForm
 from prompt_recovery.recovery.interface import ConstantRecoverer, pairs_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
-from prompt_recovery.recovery.retriever import PairEncoder, Retriever, fit_temperature
+from prompt_recovery.recovery.retriever import (
+    PairEncoder,
+    Retriever,
+    fit_form,
+    fit_temperature,
+)
 from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.folder import (
     familiarity_file,
+    form_file,
     retriever_folder,
     weights_digest,
     write_bank,
@@ -102,6 +109,8 @@ class PreparedRetriever(Prepared):
             write_bank(scratch, self.retriever.bank.prompts)
             if self.retriever.known is not None:
                 self.retriever.known.write(familiarity_file(scratch))
+            if self.retriever.form is not None:
+                self.retriever.form.write(form_file(scratch))
             write_card(scratch, self.card({}))
             write_record(scratch, self.record)
 
@@ -110,7 +119,8 @@ class PreparedRetriever(Prepared):
         return retriever_card(self.job, metrics)
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, float]:
-        """Fits the temperature of the posterior and the confidence on the validation split."""
+        """Fits the temperature of the posterior, the weight of the form and the confidence on the
+        validation split."""
         if not self.job.splits.val:
             return {}
         trained = self._trained(weights)
@@ -118,18 +128,30 @@ class PreparedRetriever(Prepared):
         truths = [e.rewrite_prompt for e in self.job.splits.val]
         temperature = fit_temperature(trained, predicted, truths, self.job.scs)
         log.info("temperature of the posterior: %g", temperature)
-        if temperature != self.retriever.temperature:
-            self.retriever = self.retriever.with_temperature(temperature)
+        found = {"retriever/temperature": temperature}
+        fitted = self.retriever.with_temperature(temperature)
+        objective = self.job.objective
+        if isinstance(objective, Contrastive) and objective.form:
+            form = BankForm.of(self.job.splits.train)
+            sharpened = trained.with_temperature(temperature)
+            pairs = pairs_of(self.job.splits.val)
+            weight = fit_form(sharpened, form, predicted, pairs, truths, self.job.scs)
+            log.info("weight of the form of a pair: %g", weight)
+            found["retriever/form_weight"] = weight
+            fitted = replace(fitted, form=form.with_weight(weight) if weight else None)
+        changed = temperature != self.retriever.temperature
+        if changed or fitted.form is not self.retriever.form:
+            self.retriever = fitted
             self.save(weights)
         folder = self.job.run.retriever
         recoverer = trained_recoverer(self.job, self.hardware, folder)
         fit_and_keep(self.job, recoverer, [folder])
-        return {"retriever/temperature": temperature}
+        return found
 
     def evaluate(self, weights: dict[str, Tensor]) -> RunEvaluations:
         """Evaluates MBR, the nearest prompt, and the model before training."""
         trained = self._trained(weights)
-        before = None if self.beginning is None else self._with_model(self.beginning)
+        before = None if self.beginning is None else self._with_model(self.beginning, form=None)
         name, started = trained.name, self.job.start is not None
         return RunEvaluations(
             self._evaluated(trained, MBR(), name),
@@ -154,9 +176,9 @@ class PreparedRetriever(Prepared):
     def _trained(self, weights: dict[str, Tensor]) -> Retriever:
         return self._with_model(with_weights(self.module.model, own_names(weights)))
 
-    def _with_model(self, model: Any) -> Retriever:
+    def _with_model(self, model: Any, **changes: Any) -> Retriever:
         encoder = PairEncoder(model.to(self.hardware.device), self.hardware.precision.dtype)
-        return self.retriever.with_encoder(encoder)
+        return replace(self.retriever, encoder=encoder, **changes)
 
 
 def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever:
