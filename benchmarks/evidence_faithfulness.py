@@ -137,7 +137,8 @@ def report(journal: str, record: str) -> None:
             "completeness_error": summary(
                 [abs(row["completeness_error"] / max(abs(row["attributed"]), 1e-9)) for row in rows]
             ),
-            "seconds_per_answer": float(np.mean([row["seconds"] for row in rows])),
+            "completeness_error_size": summary([abs(row["completeness_error"]) for row in rows]),
+            **timed(rows),
             "pieces_per_answer": float(np.mean([row["pieces"] for row in rows])),
             "curves": {
                 name: {which: mean_curve(rows, names, which) for which in ("deletion", "insertion")}
@@ -151,6 +152,14 @@ def report(journal: str, record: str) -> None:
         result["models"][kind] = found
     write_json(Path(record), result, indent=1)
     print(json.dumps({k: v["areas"] for k, v in result["models"].items()}, indent=1))
+
+
+def timed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean CPU seconds of the parts of a measurement, where they are in the journal."""
+    parts = [row["seconds_of"] for row in rows if "seconds_of" in row]
+    if not parts:
+        return {}
+    return {"cpu_seconds": {name: float(np.mean([p[name] for p in parts])) for name in parts[0]}}
 
 
 def orders() -> dict[str, list[str]]:
