@@ -35,11 +35,9 @@ def main(folder: Path = ROOT / "docs" / "images") -> None:
     original, rewritten = app._EXAMPLES[0]
     for name, (width, dark, why) in PICTURES.items():
         with Browser(width, dark) as browser:
-            browser.open(url)
+            browser.open(f"{url}?explain=true" if why else url)
             browser.wait("document.getElementById('pr-recover')")
             browser.type("Original text", original)
-            if why:
-                browser.run("document.querySelector('input[type=checkbox]').click()")
             browser.type("Rewritten text", rewritten)
             browser.press("Enter", ctrl=True)
             answer = ".pr-why" if why else ".pr-answer"
