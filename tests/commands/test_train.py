@@ -124,7 +124,7 @@ if __name__ == "__main__":
     import torch
     from prompt_recovery.commands.main import main
 
-    multiprocessing.set_start_method("spawn")  # as on macOS and Windows
+    multiprocessing.set_start_method("spawn", force=True)  # as on macOS and Windows
     limit = csv.field_size_limit
     def of_a_c_long(size):  # which has 32 bits on Windows
         if size >= 2**31:
@@ -143,11 +143,10 @@ def test_a_run_on_a_csv_file_with_what_other_platforms_do_differently(tmp_path, 
         rows = csv.writer(file)
         rows.writerows([names, *([getattr(e, name) for name in names] for e in examples)])
     (tmp_path / "elsewhere.py").write_text(OTHER_PLATFORMS)
-    result = command_line.run_anew(
-        [sys.executable, "elsewhere.py", "model=tiny", "retriever=none", "data=file",
-         "data.path=own.csv", "split.val=0.2", "split.test=0.2", "trainer.max_steps=2",
-         "batching.workers=1", "decoding.max_new_tokens=2", "logger=none"],
-        tmp_path,
+    result = command_line.run_script(
+        tmp_path / "elsewhere.py", "model=tiny", "retriever=none", "data=file",
+        "data.path=own.csv", "split.val=0.2", "split.test=0.2", "trainer.max_steps=2",
+        "batching.workers=1", "decoding.max_new_tokens=2", "logger=none", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "test/scs" in (tmp_path / "runs" / "latest" / "metrics.json").read_text()
