@@ -87,7 +87,7 @@ def mbr() -> Figure:
 
 def rounds() -> Figure:
     """One round of preference optimisation, and what goes on to the next."""
-    figure, axes = _axes(6.4, 3.1)
+    figure, axes = _axes(5.6, 3.0)
     steps = [
         ("model", 0, 1), ("samples", 1, 1), ("scores", 2, 1),
         ("trained model", 0, 0), ("pairs", 1, 0), ("all candidates", 2, 0),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from prompt_recovery.tables import Table, escape_markdown, to_markdown, to_terminal
+from prompt_recovery.tables import Table, escape_markdown, print_tables, to_markdown, to_terminal
 
 EVIL = "a | b\n# <img src=x> [x](javascript:0) `*_~ &lt; $x$ \\"
 
@@ -45,3 +45,8 @@ def test_the_terminal_shows_texts_as_data_and_the_best_row_in_bold():
     assert "[title]" in shown
     assert re.search(r"\x1b\[1m[^\n]*best", shown)
     assert not re.search(r"\x1b\[1m[^\n]*x \[red\]", shown)
+
+
+def test_a_title_is_not_broken_by_a_narrow_table(capsys):
+    print_tables(Table(["split", "rows"], [["train", 35]], "40 of 40 rows were kept"))
+    assert capsys.readouterr().out.splitlines()[0].rstrip() == "40 of 40 rows were kept"

@@ -6,7 +6,7 @@ tables are data: no rendering interprets them as markup.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -100,7 +100,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def print_tables(*tables: Table) -> None:
-    """Prints tables to the terminal, one below the other."""
+    """Prints tables to the terminal, one below the other.
+
+    A title is a line of its own: within a table of rich, it would be wrapped at the table's width.
+    """
     console = Console()
     for table in tables:
-        console.print(to_terminal(table))
+        if table.title:
+            console.print(Text(printable(table.title), style="table.title"))
+        console.print(to_terminal(replace(table, title="")))

@@ -131,6 +131,8 @@ def known_elsewhere(words):
             assert flag not in ("-r", "-c") or (ROOT / path).is_file()
     elif words in (["source", ".venv/bin/activate"], ["python3", "-m", "venv", ".venv"]):
         assert "VENV ?= .venv" in (ROOT / "Makefile").read_text()
+    elif words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2])
     elif words[0] == "python":
         assert words[1].startswith("benchmarks/")
         assert (ROOT / words[1]).is_file()

@@ -45,7 +45,7 @@ _HELP = Help(
     ],
     settings=["run", "host", "port", "names", "decoding.samples", "confidence", "bank",
               "precision"],
-    read_on=["docs/howto/evaluate.md", "docs/howto/shipped.md"],
+    read_on=["docs/howto/recover.md", "docs/howto/shipped.md"],
 )  # fmt: skip
 
 

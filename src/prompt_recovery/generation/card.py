@@ -320,7 +320,7 @@ def tables(summary: Summary) -> list[Table]:
     ]
     return [
         Table(headings, shown, "Some of the rows", wide=(0, 1, 2)),
-        Table(["", "rows"], counts, f"{summary.kept} of {summary.rows} rows kept"),
+        Table(["split", "rows"], counts, f"{summary.kept} of {summary.rows} rows kept"),
     ]
 
 

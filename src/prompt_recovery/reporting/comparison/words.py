@@ -71,7 +71,7 @@ def _clear(comparison: Comparison) -> int:
 def _significant(comparison: Comparison) -> Answer:
     question = "Is it significant?"
     if len(comparison.arms) < 2:
-        return Answer(question, "–", "there is only one variant")
+        return Answer(question, "not known", "there is only one variant")
     behind = [d for d in comparison.behind if d]
     clear = _clear(comparison)
     second = comparison.arms[1]
@@ -106,9 +106,9 @@ def arm_cells(arm: Arm, behind: Difference | None) -> list[str]:
     return [
         arm.label,
         ", ".join(str(run.seed) for run in arm.runs),
-        f"{arm.mean:.4f}",
+        f"{arm.mean:.3f}",
         span(arm.interval),
-        number(arm.over_seeds, 4),
+        number(arm.over_seeds, 3),
         "best" if behind is None else difference(behind),
         "" if behind is None else p_cell(behind),
         number(arm.cost("train/tokens_per_second"), 0),
@@ -123,7 +123,7 @@ def factor_rows(factor: Factor) -> list[list[str]]:
     return [
         [
             level.name,
-            number(level.mean, 4),
+            number(level.mean, 3),
             str(level.runs),
             "best" if level.best else difference(level.behind) if level.behind else "never alone",
             p_cell(level.behind) if level.behind else "",
