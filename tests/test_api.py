@@ -65,7 +65,8 @@ def test_the_examples_run(folder):
     assert run(folder, "recover_a_pair.py").strip()
     assert "mean SCS of 3 examples" in run(folder, "score_a_file.py", "few.jsonl")
     assert re.search(r"three rules: mean SCS", run(folder, "write_a_recoverer.py", "few.jsonl"))
-    given = [*QUICK, "preferences=sample"]
+    given = [*QUICK, "preferences=sample", "preferences.mix.sampled=2",
+             "preferences.mix.max_new_tokens=4"]  # fmt: skip
     assert "SCS on the test split" in run(folder, "write_an_objective.py", *given)
     newest = folder / "runs" / "latest"
     assert "__main__.Exponential" in (newest / "config.yaml").read_text()

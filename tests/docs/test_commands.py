@@ -25,6 +25,7 @@ from prompt_recovery.settings.arguments import prepared
 from prompt_recovery.settings.folder import config_folder
 from tests import command_line
 from tests.conftest import ROOT
+from tests.forks import standing_in
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(
@@ -79,6 +80,8 @@ QUICK = [
     "split.val=0.02",
     "split.test=0.02",
     "trainer.enable_progress_bar=false",
+    "preferences.mix.sampled=2",
+    "preferences.mix.max_new_tokens=4",
 ]
 # The starter dataset has a thousand long texts, all of which are tokenised.
 FEW = ["data=file", "data.path=pairs.csv", "split.val=0.1", "split.test=0.1"]
@@ -233,9 +236,10 @@ def test_commands_run(needs, line, laptop, request):
         own = [] if any(o.startswith("model.path") for o in overrides) else ["model=tiny"]
         given = {o.partition("=")[0] for o in overrides}
         quick = [q for q in QUICK if q.partition("=")[0] not in given]
-        data = FEW[:2] if not given & {"data", "objective", "+experiment"} else []
-        if "recover" in needs:  # it goes on from the run of these few, on candidates of its own
-            data = [*FEW[:2], "preferences.mix.sampled=2"]
+        # What follows a run goes on with its data; others have the starter's preferences.
+        others = {"data", "objective", "+experiment"}
+        own_data = "recover" in needs or "preferences=sample" in overrides or not given & others
+        data = FEW[:2] if own_data else []
         few = FEW[2:] if data or "data" in given else FEW_OF_STARTER
         overrides = [o for o in overrides if not o.startswith("model=") or not own]
         overrides = [*overrides, *own, *quick, *data, *few]
@@ -245,7 +249,8 @@ def test_commands_run(needs, line, laptop, request):
 
 
 def finished(folder, name, overrides):
-    result = command_line.run(name, *overrides, cwd=folder)
+    # Lightning starts the other processes of a run, which become forks, too.
+    result = command_line.run(name, *overrides, cwd=folder, **standing_in())
     assert result.returncode == 0, result.stderr[-3000:]
     return result
 
