@@ -30,7 +30,7 @@ from mkdocs.structure.pages import Page
 _LINK = re.compile(r"\]\(([\w./-]+)\.yaml\)")
 _OUT_OF_DOCS = re.compile(r"\]\(\.\./((?:\.\./)*experiments/)")
 _CODE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", re.DOTALL)
-_BOOST = {"experiments": 0.5, "reference": 0.3}
+_BOOST = {"troubleshooting.md": 4, "experiments": 0.5, "reference": 0.3}
 _TOGETHER = re.compile(r"(?<=\d) (?=%|…|s\b|GB\b|GiB\b|MiB\b)|(?<=…) (?=[-+]?\d)")
 
 

@@ -99,7 +99,7 @@ def rounds() -> Figure:
             (x - 0.75, y - 0.25), 1.5, 0.5, boxstyle="round,pad=0.05", fill=False, edgecolor=colour
         )
         axes.add_patch(box)
-        axes.text(x, y, name, ha="center", va="center", color=colour)
+        axes.text(x, y, name, ha="center", va="center", color=colour, fontsize=9)
     arrows = [
         ("model", "samples", "writes"), ("samples", "scores", "SCS"),
         ("scores", "all candidates", "join those of\nearlier rounds"),

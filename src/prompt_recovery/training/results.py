@@ -16,7 +16,7 @@ from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import (
-    category_table,
+    category_tables,
     result_table,
     sample_table,
 )
@@ -145,7 +145,7 @@ def leave_behind(
     if evaluations is not None:  # printed first, so that they are not lost if a disk is full
         print_tables(
             sample_table(evaluations.trained, test),
-            category_table(evaluations.all, test),
+            *category_tables(evaluations.all, test),
             result_table(
                 evaluations.all,
                 f"Test: {counted(len(test), 'example')}, prompts never seen in training",

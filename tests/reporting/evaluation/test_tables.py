@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 from matplotlib.image import imread
 from rich.console import Console
@@ -6,7 +7,7 @@ from rich.console import Console
 from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import evaluate
-from prompt_recovery.reporting.evaluation.tables import category_table, result_table, sample_table
+from prompt_recovery.reporting.evaluation.tables import category_tables, result_table, sample_table
 from prompt_recovery.tables import to_terminal
 
 
@@ -29,7 +30,9 @@ def test_tables_show_the_numbers_and_texts_as_data(examples, scs):
     assert "mine [bold]" in table
     assert f"{results[0].scs.mean():.3f}" in table
     assert table.index("mine") < table.index("other"), "the best comes first"
-    assert "tone" in printed(category_table(results, examples))
+    assert "tone" in printed(*category_tables(results, examples))
+    same = [replace(e, category="tone") for e in examples]
+    assert category_tables(evaluations(same, scs), same) == [], "it would say nothing new"
     samples = printed(sample_table(results[0], examples, 5))
     assert samples.count("Make it joyful [red]!") == 5
 

@@ -158,6 +158,12 @@ class MeanPrompt:
 
             prompts = [e.rewrite_prompt for e in examples]
             steps = search(scs, prompts, self.rounds, self.proposals, self.seed, show)
-        for step in steps[:: max(len(steps) // 8, 1)]:
-            log.info("%s, round %d: %.4f %s", self.name, step.round, step.mean_scs, step.text)
+        for step in steps[:: max(len(steps) // 4, 1)]:
+            log.info(
+                "%s after %d rounds of the search: SCS %.3f on the training prompts, by %r",
+                self.name,
+                step.round,
+                step.mean_scs,
+                step.text,
+            )
         return ConstantRecoverer(steps[-1].text, self.name)

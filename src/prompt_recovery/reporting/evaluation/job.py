@@ -28,7 +28,7 @@ from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
 from prompt_recovery.reporting.evaluation.page import report_page
 from prompt_recovery.reporting.evaluation.report import Report, SecondOpinion, report_record
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
-from prompt_recovery.reporting.evaluation.tables import category_table, result_table
+from prompt_recovery.reporting.evaluation.tables import category_tables, result_table
 from prompt_recovery.reporting.html.page import write_page
 from prompt_recovery.storage import (
     MALFORMED,
@@ -170,7 +170,7 @@ def run_evaluation(job: EvaluationJob) -> Report:
         about=job.about,
     )
     print_tables(  # first, so that they are not lost if a file cannot be written
-        category_table(evaluations[:6], job.examples),
+        *category_tables(evaluations[:6], job.examples),
         result_table(evaluations, f"{job.name}: {counted(len(job.examples), 'example')}"),
     )
     report = replace(report, evidence=_evidence(job, report))

@@ -47,15 +47,22 @@ def ranking_table(report: Report) -> Table:
     return Table(headings, rows, best=0)
 
 
-def category_table(evaluations: Sequence[Evaluation], examples: Sequence[RewriteExample]) -> Table:
-    """Builds a table of mean SCS by category, with one column for each recoverer."""
+def category_tables(
+    evaluations: Sequence[Evaluation], examples: Sequence[RewriteExample]
+) -> list[Table]:
+    """Builds a table of mean SCS by category, with one column for each recoverer.
+
+    There is none if all examples have the same category, or none has one.
+    """
     columns = [e.by_category(examples) for e in evaluations]
+    if len(columns[0]) < 2:
+        return []
     headings = ["category", "n", *(e.name for e in evaluations)]
     rows = [
         [category, count, *(score(column[category][0]) for column in columns)]
         for category, (_, count) in columns[0].items()
     ]
-    return Table(headings, rows, "Mean SCS by category")
+    return [Table(headings, rows, "Mean SCS by category")]
 
 
 def group_table(
