@@ -55,12 +55,12 @@ class RetrievedPrompts:
     Attributes:
         index: The embedded training examples.
         k: The number of neighbours, ≥ 1.
-        known: Measures the familiarity of pairs; None if it isn't known.
+        known: Measures the familiarity of pairs.
     """
 
     index: NeighbourIndex
     k: int
-    known: Familiarity | None = None
+    known: Familiarity
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class RetrievedPrompts:
         usable = [i for i, pair in enumerate(pairs) if is_usable(pair)]
         read = [pairs[i] for i in usable]
         found = self.index.nearest(read, self.k) if usable else []
-        near = [None] * len(read) if self.known is None else self.known(read).tolist()
+        near = self.known(read).tolist()
         progress(len(pairs))
         return {
             i: replace(Posterior.of_texts([prompt for prompt, _ in row]), familiarity=familiarity)

@@ -100,10 +100,6 @@ class FrozenStates:
             raise _unusable(self.path, error) from error
         return descriptor
 
-    def close(self) -> None:
-        """Closes the file."""
-        os.close(self._file)
-
     @contextmanager
     def used(self, batch: TreeBatch, indices: Sequence[int]) -> Iterator[None]:
         """Lets forward passes over a batch begin at the lowest adapter, or keeps what they compute.
