@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,16 @@ def test_a_feature_that_knows_the_best_candidate_is_used():
     new, truth = rows(50, informative=True, seed=1)
     answers = [found.model.rank(f)[0].text for f in new]
     assert np.mean([truth[n][int(a[1:])] for n, a in enumerate(answers)]) > 0.8
+
+
+def test_neither_the_unit_nor_the_zero_of_a_feature_matters():
+    features, actual = rows(30, informative=True)
+    other = [
+        replace(f, values=f.values * [1.0, 0.01] + [50.0, -7.0 * n]) for n, f in enumerate(features)
+    ]
+    plain, moved = (fit_choice(NAMES, f, actual, keep=True).model for f in (features, other))
+    assert moved.weights["prior"] == pytest.approx(plain.weights["prior"], rel=1e-3)
+    assert moved.weights["hint"] == pytest.approx(100 * plain.weights["hint"], rel=1e-3)
 
 
 def test_where_features_know_nothing_plain_mbr_stays():

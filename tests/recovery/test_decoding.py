@@ -18,7 +18,7 @@ from prompt_recovery.recovery.decoding import (
     uniforms,
 )
 from prompt_recovery.recovery.interface import Pair
-from prompt_recovery.recovery.posterior import Completion, Posterior
+from prompt_recovery.recovery.posterior import Completion, Posterior, weighted_sum
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
@@ -104,6 +104,17 @@ def test_mbr_needs_a_metric(writer):
     bare = PosteriorRecoverer.of_writer(writer, MBR(), "f")
     with pytest.raises(PromptRecoveryError, match="MBR needs a metric"):
         bare.recover([Pair("1", "a", "b")])
+
+
+def test_without_a_metric_candidates_are_ordered_by_log_probability_per_token():
+    rows = [completion("a", -3, -1.5), completion("b", -4, -0.5), completion("c", -2, -1.0)]
+    written = Posterior.of_completions(rows)
+    found = Posterior.of_weights(["d", "e"], [1.0, 3.0])
+    both = weighted_sum([(written, 1.0), (found, 1.0)])
+    for posterior, texts in ((written, "bca"), (found, "ed"), (both, "bca")):
+        [ranked] = Greedy().choose([posterior], None)
+        assert "".join(c.text for c in ranked) == texts
+        assert [c.score for c in ranked] == sorted((c.score for c in ranked), reverse=True)
 
 
 def test_a_new_decoding_is_one_class():

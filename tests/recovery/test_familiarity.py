@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, load_npz, save_npz
@@ -86,6 +88,12 @@ def test_a_damaged_file_is_one_line(known, tmp_path):
         with pytest.raises(PromptRecoveryError, match="is damaged") as error:
             Familiarity.read(file)
         assert "\n" not in str(error.value)
+    negative = replace(known, counts=-known.counts)
+    for odd in (replace(known, counts=known.counts[1:]), replace(known, words=known.words[1:]),
+                replace(known, words=known.words + 2**18), negative):  # fmt: skip
+        odd.write(file)
+        with pytest.raises(PromptRecoveryError, match="is damaged"):
+            Familiarity.read(file)
     save_npz(file, csr_matrix(np.eye(3)))
     with pytest.raises(PromptRecoveryError, match="is damaged"):
         Familiarity.read(file)

@@ -1,10 +1,12 @@
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.recovery import fitted as fitting
 from prompt_recovery.recovery.bank import PromptBank
 from prompt_recovery.recovery.choice import LogLinear
 from prompt_recovery.recovery.decoding import MBR, Choice
@@ -13,6 +15,7 @@ from prompt_recovery.recovery.fitted import (
     RETRIEVED_AWAY,
     Fitted,
     default_joining,
+    fit_key,
     fit_recoverer,
     keep_fit,
     kept_fit,
@@ -21,6 +24,8 @@ from prompt_recovery.recovery.interface import Pair, pairs_of
 from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
+from prompt_recovery.recovery.sources import WriterSource
+from prompt_recovery.recovery.writer import Writer
 
 PROMPTS = [
     "Make it a poem", "Turn it into a legal notice", "Write it as a recipe",
@@ -143,6 +148,22 @@ def test_given_weights_and_other_decodings_are_left_alone(scs, examples):
     fitted = fit_recoverer(alone, examples)
     assert fitted.joining is None
     assert fitted.calibration.per_familiarity == 0.0
+
+
+def test_the_confidence_is_fitted_with_the_familiarity_of_the_pairs(scs, examples, monkeypatch):
+    given = []
+    monkeypatch.setattr(fitting, "calibrate_on", lambda *a: given.append(a[3]))
+    fit_recoverer(recoverer(scs), examples)
+    assert given == [[0.4 if n % 5 == 0 else 0.6 for n in range(60)]]
+
+
+def test_the_key_is_that_of_the_precision(scs, tmp_path):
+    def key(has, given=None):
+        source = WriterSource(Writer(SimpleNamespace(dtype=has), None, None, 60))
+        return fit_key(MBR(), scs, [tmp_path], [{}], [source], dtype=given)
+
+    assert key("torch.float32") != key("torch.bfloat16")
+    assert key("torch.float32", "torch.bfloat16") == key("torch.bfloat16")
 
 
 def test_what_is_fitted_is_kept_and_damage_is_one_line(scs, examples, tmp_path, caplog):

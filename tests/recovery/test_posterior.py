@@ -77,6 +77,16 @@ def test_weights_sum_to_one(texts, by_probability):
         assert posterior.scaled(3.7).weights == pytest.approx(posterior.weights)
 
 
+def test_texts_of_no_model_vote_like_samples():
+    texts = ["a", "a", "a", "b", "", "c", "c"]
+    metric = Similarities(3)
+    found, samples = Posterior.of_texts(texts), Posterior.of_completions(completions(texts))
+    assert found.size == samples.size == 7
+    for ranked, other in zip(rank(found, metric), rank(samples, metric), strict=True):
+        assert (ranked.text, ranked.score) == (other.text, pytest.approx(other.score))
+        assert ranked.log_probability is None
+
+
 def test_a_sum_weighs_posteriors_whatever_their_sizes():
     few = Posterior.of_texts(["a", "b"])
     many = Posterior.of_completions(completions(["c"] * 6 + ["d"] * 2))

@@ -101,11 +101,13 @@ def test_sources_choose_together_by_their_weights(scs):
 
 
 def test_log_probabilities_of_several_sources_are_not_compared(scs):
-    recoverer = PosteriorRecoverer([(POEMS, 1.0), (RECIPES, 1.0)], Greedy(), "Improve it", scs)
-    with pytest.raises(
-        PromptRecoveryError, match="a decoding that uses the metric, such as decoding=mbr"
-    ):
-        recoverer.recover(PAIRS)
+    sources = [(POEMS, 1.0), (RECIPES, 1.0)]
+    for own, asked in ((Greedy(), None), (MBR(), Greedy())):
+        recoverer = PosteriorRecoverer(sources, own, "Improve it", scs)
+        with pytest.raises(
+            PromptRecoveryError, match="a decoding that uses the metric, such as decoding=mbr"
+        ):
+            recoverer.recover(PAIRS, decoding=asked)
 
 
 def test_a_calibration_is_for_the_recoverers_own_decoding(scs):

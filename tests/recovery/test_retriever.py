@@ -21,7 +21,12 @@ from prompt_recovery.recovery.mbr import rank
 from prompt_recovery.recovery.posterior import Completion, Posterior, weighted_sum
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.retrieval import Retrieval
-from prompt_recovery.recovery.retriever import PairEncoder, Retriever, fit_temperature
+from prompt_recovery.recovery.retriever import (
+    _TEMPERATURES,
+    PairEncoder,
+    Retriever,
+    fit_temperature,
+)
 from prompt_recovery.training.run import train
 from tests.training.test_run import make_job
 
@@ -101,6 +106,28 @@ def test_the_temperature_changes_only_for_a_clear_gain(scs):
     assert fit_temperature(retriever, exact, prompts[:5], scs) == 0.05, "none is better"
     flat = retriever.with_temperature(50.0)  # the prompt that agrees with all answers every pair
     assert fit_temperature(flat, exact, prompts[:5], scs) < 0.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_temperature_is_as_good_as_the_best_candidates_are_with_it(scs, seed):
+    """Against the answers of `rank`, one after another."""
+    prompts = [
+        f"{verb} the {noun}" for verb in ("Rhyme", "Cut") for noun in ("poem", "law", "list")
+    ]
+    bank = PromptBank.of(prompts, scs.encoder)
+    generator = np.random.default_rng(seed)
+    noise = generator.normal(size=(24, bank.vectors.shape[1])) / bank.vectors.shape[1] ** 0.5
+    predicted = np.tile(bank.vectors, (4, 1)) + 1.2 * noise.astype(np.float32)
+    predicted /= np.linalg.norm(predicted, axis=1, keepdims=True)
+    retriever = Retriever(PairEncoder(None), bank, 5.0, embedding_share=0)
+
+    def mean(temperature):
+        posteriors = retriever.with_temperature(temperature).posteriors_of(predicted)
+        return float(np.mean(scs([rank(p, scs)[0].text for p in posteriors], prompts * 4)))
+
+    means = {temperature: mean(temperature) for temperature in _TEMPERATURES}
+    assert max(means.values()) > mean(5.0) + 0.2
+    assert fit_temperature(retriever, predicted, prompts * 4, scs) == max(means, key=means.get)
 
 
 def test_a_run_with_a_retriever_answers_like_any_other(retriever_run, few_examples):

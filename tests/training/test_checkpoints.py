@@ -1,4 +1,6 @@
 import json
+from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from zipfile import ZipFile
 
@@ -8,7 +10,12 @@ from safetensors.torch import load_file
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.mean_scs import SCSMetric
-from prompt_recovery.training.checkpoints import BestWeights, WholeCheckpointIO
+from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.training.checkpoints import (
+    BestWeights,
+    WholeCheckpointIO,
+    last_checkpoint_callback,
+)
 from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.run import train
 from tests.training.test_run import make_job
@@ -65,6 +72,17 @@ def test_a_resumed_run_knows_the_best_score_and_keeps_its_adapter_from_worse_one
     assert [point["val/scs"] for point in validated[1]] == [0.5, later]
     assert metrics["val/scs"] == max(0.5, later)
     assert all(torch.equal(adapter[name], best[name]) for name in best) == kept
+
+
+def test_checkpoints_are_written_after_each_step_or_after_some_minutes(tmp_path):
+    run = RunFolder(tmp_path)
+    often, seldom = (last_checkpoint_callback(run, minutes) for minutes in (0, 2.5))
+    assert (often._every_n_train_steps, often._train_time_interval) == (1, None)
+    assert (seldom._every_n_train_steps, seldom._train_time_interval) == (0, timedelta(minutes=2.5))
+    for callback in (often, seldom):
+        assert Path(callback.dirpath, f"{callback.filename}.ckpt") == run.checkpoint
+        assert callback.save_top_k == 1 and callback._save_on_train_epoch_end is False
+        assert not callback._enable_version_counter, "a resumed run replaces the file"
 
 
 def test_the_first_of_equally_good_weights_are_kept_as_they_were():

@@ -1,14 +1,21 @@
 """What stands in a batch belongs to the completions of its trees."""
 
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from prompt_recovery.data.splits import Splits
-from prompt_recovery.data.tokens import TokenisedExample
+from prompt_recovery.data.tokens import (
+    TokenisedExample,
+    completion_tokens,
+    given_prompt_tokens,
+    tokenise,
+)
+from prompt_recovery.preferences import PreferenceExample
 from prompt_recovery.templates import Template
-from prompt_recovery.training.datamodule import RecoveryData, TrainingTrees
+from prompt_recovery.training.datamodule import RecoveryData, TrainingTrees, preference_trees
 from prompt_recovery.training.job import Batching
 from prompt_recovery.training.pairs import PairData
 
@@ -45,6 +52,23 @@ def data(tokenizer, examples):
     return data
 
 
+def test_preferences_of_examples_are_rendered_anew_and_others_keep_their_prompts(
+    tokenizer, examples
+):
+    own = [
+        PreferenceExample("row-2", "old", ("a good one", "bad"), (0.9, 0.1)),
+        PreferenceExample("", "A whole input", ("first", "second", "third"), (0.5, 0.4, 0.3)),
+        PreferenceExample("row-1", "old", ("another", "worse"), (0.8, 0.2)),
+    ]
+    training = preference_trees(own, examples[:5], TEMPLATE, tokenizer, 80)
+    assert training.scores == [p.scores for p in own]
+    known = tokenise([examples[2], examples[1]], TEMPLATE, tokenizer, 80)
+    foreign, _ = given_prompt_tokens("A whole input", tokenizer, 80)
+    assert [r.prompt for r in training.rows] == [known[0].prompt, foreign, known[1].prompt]
+    answers = [[completion_tokens(text, tokenizer) for text in p.completions] for p in own]
+    assert [r.completions for r in training.rows] == answers
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_references_and_scores_are_of_the_completions_they_stand_beside(data, together):
     data = data(together)
@@ -77,6 +101,21 @@ def test_examples_of_an_original_text_share_batches_where_trees_share_rows(
     ]
     assert len(texts) == 10
     assert all(len(t) == 1 for t in texts) == (together and group)
+
+
+def test_validation_has_each_example_once_and_the_longest_first(tokenizer, examples):
+    own = [
+        replace(e, original_text="It rained. " * (n % 4 + 1)) for n, e in enumerate(examples[:10])
+    ]
+    batching = Batching(eval_batch_size=3, max_prompt_tokens=120)
+    data = RecoveryData(Splits([], own, []), TEMPLATE, tokenizer, batching, 0)
+    batches = list(data.val_dataloader())
+    assert [batch.real for batch in batches] == [3, 3, 3, 1]
+    order = [i for batch in batches for i in batch.indices]
+    assert sorted(order) == list(range(10))
+    assert [e.id for batch in batches for e in batch.examples] == [own[i].id for i in order]
+    lengths = [len(data.validation.trees()[i]) for i in order]
+    assert lengths == sorted(lengths, reverse=True)
 
 
 def test_workers_may_be_spawned(data, tokenizer, examples):

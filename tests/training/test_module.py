@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import DPO, SFT, ScoredCompletions
+from prompt_recovery.training import module as modules
+from prompt_recovery.training.datamodule import Batch
 from prompt_recovery.training.job import Optimisation
 from prompt_recovery.training.module import RecovererModule, TrainedModule
+from prompt_recovery.trees import CompletionScores
 
 
 class Small(TrainedModule):
@@ -79,3 +84,72 @@ def test_the_margin_is_that_of_the_best_completion_over_each_other_one_of_its_pr
     assert found["train/accuracy"].item() == pytest.approx(2 / 3)
     assert found["train/chosen_log_probability"].item() == pytest.approx((-4 / 2 - 9 / 3) / 2)
     assert RecovererModule._watch(SimpleNamespace(objective=SFT()), scored) == {}
+
+
+def test_gradients_of_low_precision_weights_reach_their_masters_before_they_are_clipped():
+    module = Small(Optimisation(), estimated_stepping_batches=10)
+    module.model.to(torch.bfloat16)
+    optimizer = module.configure_optimizers()["optimizer"]
+    for wrapped in (optimizer, SimpleNamespace(optimizer=optimizer)):  # as strategies wrap it
+        module.model.weight.grad = torch.full_like(module.model.weight, 2.0)
+        module.on_before_optimizer_step(wrapped)
+        [master] = optimizer.param_groups[0]["params"]
+        assert master.dtype == master.grad.dtype == torch.float32
+        assert (master.grad == 2).all() and module.model.weight.grad is None
+        optimizer.zero_grad()
+
+
+def test_validation_scores_what_the_model_writes_for_real_examples(scs, monkeypatch):
+    written = ["Make it rhyme", "", "Shorten it"]
+    writer = SimpleNamespace(
+        model=torch.nn.Linear(1, 1),
+        write_greedily=lambda *_: [SimpleNamespace(text=text) for text in written],
+    )
+    module = RecovererModule(writer, SFT(), scs, Optimisation(), "f", 4, "Improve the text")
+    values = torch.tensor([-3.0, -8.0, float("nan")])
+    scores = CompletionScores(values, torch.tensor([3.0, 2.0, 1.0]), values)
+    monkeypatch.setattr(modules, "score_completions", lambda *_: scores)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    truths = ["Turn it into a poem", "Fix the grammar", "Be brief"]
+    examples = [RewriteExample(str(n), "o", "r", truth) for n, truth in enumerate(truths)]
+    batch = Batch(None, [[1]] * 3, examples, real=2)  # the third one is a filler
+    module.validation_step(batch, 0)
+    expected = scs(["Make it rhyme", "Improve the text"], truths[:2]).mean()
+    assert float(module.val_scs.compute()) == pytest.approx(float(expected), abs=1e-6)
+    assert float(module.val_nll.compute()) == pytest.approx((3 / 3 + 8 / 2) / 2)
+    with pytest.raises(PromptRecoveryError, match="has diverged"):
+        module.validation_step(Batch(None, [[1]] * 3, examples, real=3), 0)
+
+
+def test_trained_weights_come_back_all_of_them_or_none():
+    module = Small(Optimisation())
+    bias = module.model.bias.clone()
+    weights = {name: weight + 1 for name, weight in module.state_dict().items()}
+    assert list(weights) == ["model.weight"], "the bias is frozen"
+    module.load_state_dict(weights)
+    assert torch.equal(module.model.weight, weights["model.weight"])
+    assert torch.equal(module.model.bias, bias)
+    for other in ({}, {"model.weight": torch.ones(2, 2)}, weights | {"model.bias": bias}):
+        with pytest.raises(PromptRecoveryError, match="resume with the same model and adapter"):
+            module.load_state_dict(other)
+
+
+def test_a_loss_counts_as_much_as_its_examples_and_tokens_are_those_of_all_processes(
+    scs, monkeypatch
+):
+    writer = SimpleNamespace(model=torch.nn.Linear(1, 1))
+    module = RecovererModule(writer, SFT(), scs, Optimisation(), "f", 4, "Improve the text")
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    batch = Batch(SimpleNamespace(tokens=50), [], [], real=3)
+
+    def reduced(counts, reduce_op):
+        assert reduce_op == "sum"
+        return counts + torch.tensor([2, 30])  # of the other process
+
+    module._trainer = SimpleNamespace(world_size=1)
+    assert float(module.log_training(torch.tensor(2.0), {}, batch)) == 2.0
+    assert module.train_tokens == 50
+    module._trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(reduce=reduced))
+    shared = module.log_training(torch.tensor(2.0), {}, batch)
+    assert float(shared) == pytest.approx(2.0 * 3 / 2.5), "3 examples of 2.5 on average"
+    assert module.train_tokens == 50 + 80

@@ -17,7 +17,7 @@ from prompt_recovery.recovery.mbr import expected_under
 from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.training import policy
 from prompt_recovery.training.job import Batching, Logging, Optimisation
-from prompt_recovery.training.policy import PolicyModule
+from prompt_recovery.training.policy import PolicyModule, Rollout
 from prompt_recovery.training.run import train
 from prompt_recovery.trees.forward import score_completions
 from tests.training.test_run import make_job
@@ -137,6 +137,24 @@ def test_rewards_are_those_of_the_samples_and_the_reference_has_no_dropout(
         assert rewards == pytest.approx(scs(texts, truths), abs=1e-5)
     assert len(rollouts) == 2
     assert modes == [False, True] * 2, "the reference in evaluation, the policy in training mode"
+
+
+def test_a_penalty_for_leaving_the_reference_lowers_the_advantage():
+    objective = RLOO(samples=2, beta=0.5)
+    rollout = Rollout(
+        0, [[5, 6], [7]], torch.tensor([True, True]), torch.tensor([0.3, 0.1]),
+        reference=torch.tensor([-2.0, -3.0, -1.0]), old=torch.tensor([-1.0, -2.5, -1.5]),
+    )  # fmt: skip
+    made = PolicyModule._completions(
+        SimpleNamespace(objective=objective, max_new_tokens=4),
+        tokens := torch.tensor([-1.1, -2.4, -1.5]),
+        SimpleNamespace(completion=torch.tensor([0, 0, 1])),
+        rollout,
+    )
+    kept = 0.3 - 0.5 * 1.5, 0.1 + 0.5 * 0.5
+    expected = torch.tensor([kept[0] - kept[1], kept[1] - kept[0]])
+    torch.testing.assert_close(made.advantage, expected)
+    assert made.log_probability is tokens and made.old is rollout.old
 
 
 def test_a_blank_sample_has_no_reward_and_an_unlabelled_pair_the_expected_one(scs):

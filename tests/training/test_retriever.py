@@ -23,7 +23,7 @@ from prompt_recovery.recovery import load_recoverer
 from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.training import retriever
 from prompt_recovery.training.job import Batching, Optimisation
-from prompt_recovery.training.pairs import TokenisedPairs
+from prompt_recovery.training.pairs import PairData, TokenisedPairs
 from prompt_recovery.training.run import train
 from tests.forks import PROCESSES
 from tests.training.test_run import ROWS, _ended, _kill_after, make_job
@@ -131,6 +131,22 @@ def test_tokens_are_those_of_sentence_transformers(examples):
     theirs = model.preprocess([(e.rewritten_text, e.original_text) for e in examples])
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
+
+
+def test_a_batch_of_pairs_has_their_tokens_and_prompts_also_as_fillers(examples):
+    model = fitted_to(load_sentence_model(tiny_encoder("bert")), 24, 40)
+    prompts = list(dict.fromkeys(e.rewrite_prompt for e in examples))
+    data = PairData(Splits(examples, examples[:4], []), model, prompts, Batching(batch_size=3), 0)
+    batch = data._loader(data.training, 3, shuffle=True).collate_fn([0, ~5, 39])
+    chosen = [examples[i] for i in (0, 5, 39)]
+    assert [prompts[i] for i in batch.targets] == [e.rewrite_prompt for e in chosen]
+    alone = TokenisedPairs(chosen, model).features(range(3))
+    assert all(torch.equal(batch.features[name], alone[name]) for name in alone)
+    assert (batch.real, batch.examples) == (2, [])
+    assert batch.tokens == int(alone["attention_mask"][:2].sum())
+    validation = data._loader(data.validation, 3, shuffle=False).collate_fn([0, 3])
+    assert validation.examples == [examples[0], examples[3]]
+    assert validation.targets.tolist() == [-1, -1]
 
 
 def test_what_is_trained(tmp_path):

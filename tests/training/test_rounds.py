@@ -16,6 +16,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.settings.checking import check
 from prompt_recovery.training import module, rounds
+from prompt_recovery.training import run as training
 from prompt_recovery.training.job import TrainSettings
 from prompt_recovery.training.rounds import Round, train_rounds
 from prompt_recovery.training.stages import train_stages
@@ -163,6 +164,26 @@ def test_each_round_starts_where_the_last_one_ended(tmp_path, monkeypatch):
             (3, adapters[1], expected, pools[1]),
         ]
         assert (best, seconds) == (folders[3], 12.0)
+
+
+def test_the_stages_of_rounds_have_their_reference_and_the_best_one_is_taken(run, monkeypatch):
+    trained = []
+
+    def train(job):
+        trained.append(job)
+        job.run.preferences.mkdir(parents=True)
+        (job.run.preferences / "candidates.jsonl").touch()
+        return {"val/scs": 0.5}
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(
+        rounds, "_round", lambda number, *_: Round(number, 1 / number, 1, 0, 0, 1, 0)
+    )
+    folder = run("mine", "rounds=2", "round_reference=first")
+    first, second, last = trained
+    assert [first.reference, second.reference] == ["backbone", "backbone"]
+    assert [first.start, second.start] == [None, folder.round(1).adapter]
+    assert (last.run, last.trained) == (folder, folder.round(1).adapter)
 
 
 def test_the_reference_of_later_rounds(tmp_path):

@@ -225,6 +225,26 @@ def test_a_finished_run_that_is_trained_again_is_not_finished_meanwhile(tmp_path
     assert run.is_finished
 
 
+def test_a_first_stage_that_was_stopped_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "runs" / "mine")
+    run.first_stage.checkpoint.parent.mkdir(parents=True)
+    run.first_stage.checkpoint.write_bytes(b"")
+    resumed = {}
+
+    def train(job):
+        resumed[job.run] = job.ckpt_path
+        return {"val/scs": 0.5}
+
+    monkeypatch.setattr(training, "train", train)
+    first = "+first_stage={objective: {_target_: prompt_recovery.objectives.SFT}}"
+    config = composed(
+        "train", "model=tiny", "retriever=none", "ckpt_path=last", first, "name=mine", "group=null"
+    )
+    train_stages(check(config, TrainSettings), run)
+    assert resumed == {run.first_stage: str(run.first_stage.checkpoint), run: None}
+
+
 def test_the_first_stage_starts_where_the_run_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunFolder(tmp_path / "runs" / "mine")

@@ -11,7 +11,7 @@ from prompt_recovery.objectives import GRPO
 from prompt_recovery.training import run
 from prompt_recovery.training.job import Batching, UnlabelledPairs, trainer_options
 from prompt_recovery.training.progress import PlainProgress
-from prompt_recovery.training.trainer import usable_options
+from prompt_recovery.training.trainer import ValidationInEachEpoch, usable_options
 from tests.training.test_run import make_job
 
 
@@ -59,6 +59,27 @@ def test_epochs_that_turn_out_to_be_shorter_than_the_interval_are_validated_at_t
     said = f"val_check_interval={further['val_check_interval']}: an epoch has only {steps // 2}"
     assert said in caplog.text
     assert [point["step"] for point in job.run.curve()] == [steps // 2, steps]
+
+
+@pytest.mark.parametrize(
+    ("limit", "interval", "left"),
+    [(1.0, 6, 6), (1.0, 7, 1.0), (0.5, 3, 3), (0.5, 4, 1.0), (4, 4, 4), (4, 5, 1.0), (9, 6, 6)],
+)
+def test_an_interval_is_compared_with_the_batches_of_an_epoch_that_are_used(limit, interval, left):
+    trainer = SimpleNamespace(
+        val_check_interval=interval,
+        check_val_every_n_epoch=1,
+        limit_val_batches=1.0,
+        limit_train_batches=limit,
+        datamodule=SimpleNamespace(train_dataloader=lambda: range(6)),
+    )
+    ValidationInEachEpoch().setup(trainer, None, "validate")
+    assert trainer.val_check_interval == interval, "there are no epochs"
+    ValidationInEachEpoch().setup(trainer, None, "fit")
+    assert trainer.val_check_interval == left
+    trainer.val_check_interval, trainer.check_val_every_n_epoch = 99, None
+    ValidationInEachEpoch().setup(trainer, None, "fit")
+    assert trainer.val_check_interval == 99, "it counts the batches of several epochs"
 
 
 def test_an_interval_may_count_the_batches_of_several_epochs(job):

@@ -47,6 +47,15 @@ def test_plans_show_what_dense_masks_show(window, gap, queries, monkeypatch):
     assert torch.equal(shown, visible(batch, window))
 
 
+def test_only_the_plain_causal_mask_is_left_to_the_model():
+    model = tiny_model("llama")
+    [single] = random_trees(prompts=(9,), completions=((5,),))
+    assert attention_mask(model, pack([single, single], PAD)) is None
+    assert attention_mask(model, pack([single], PAD)) is not None, "a plan, which skips work"
+    branching = pack(random_trees(), PAD)
+    assert attention_mask(model, branching).shape[-2:] == (branching.input_ids.shape[1],) * 2
+
+
 def test_whoever_reads_the_values_of_a_planned_mask_gets_nan():
     model = tiny_model("gemma3")
     for mask in attention_mask(model, pack(random_trees(), PAD, together=True)).values():

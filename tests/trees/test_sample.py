@@ -96,6 +96,8 @@ def test_a_draw_passes_where_the_cumulative_sum_does(words):
     near = cumulative.gather(1, found[:, None]) - target
     assert bool(((found - expected).abs() <= 1).all())
     assert bool((near > -1e-6).all())
+    by_branch = _passed(probabilities.unflatten(0, (2, 2)), share.unflatten(0, (2, 2)))
+    assert torch.equal(by_branch.flatten(), found), "each branch has a distribution of its own"
 
 
 def test_what_has_ended_is_not_fed_any_more():

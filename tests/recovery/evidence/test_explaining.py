@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from prompt_recovery.data.tokens import completion_tokens
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.bert import SmallBert, load_reader
 from prompt_recovery.metrics.encoder import EncoderSource
+from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.evidence import explain, explainable, with_evidence
 from prompt_recovery.recovery.evidence.explaining import readings, require_explainable
 from prompt_recovery.recovery.evidence.gradients import integrated_gradients
 from prompt_recovery.recovery.evidence.pieces import pieces, within
 from prompt_recovery.recovery.evidence.reading import RetrieverReading, WriterReading
 from prompt_recovery.recovery.interface import ConstantRecoverer, Pair, Prediction
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder
 from prompt_recovery.recovery.spans import evidence_of
 from prompt_recovery.templates import Template
@@ -218,6 +221,9 @@ def test_predictions_get_evidence_and_fallbacks_none(both):
 
 def test_what_cannot_be_explained_says_so(both):
     assert explainable(both)
+    neighbours = (SimpleNamespace(name="neighbours"), 1.0)
+    assert explainable(PosteriorRecoverer([both.sources[0], neighbours], MBR(), "f"))
+    assert not explainable(PosteriorRecoverer([neighbours], MBR(), "f"))
     assert not explainable(ConstantRecoverer("c"))
     with pytest.raises(PromptRecoveryError, match="mean prompt has no language model"):
         require_explainable(ConstantRecoverer("c"), "occlusion")

@@ -24,6 +24,19 @@ def test_a_piece_ends_with_its_sentence_and_with_a_run_of_changed_words():
         assert TEXTS[part.text][part.end : part.until].strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("original", "rewritten", "expected"),
+    [
+        ("a b c d e f", "a b c NEW d e f", ["a b c", "NEW", "d e f"]),
+        ("u v kept too w x", "1 2 kept too 3 4", ["1 2 kept too 3 4"]),
+        ("u v kept for once w x", "1 2 kept for once 3 4", ["1 2", "kept for once", "3 4"]),
+    ],
+)
+def test_few_kept_words_within_changed_ones_count_as_changed(original, rewritten, expected):
+    parts = [p for p in pieces(original, rewritten) if p.text == "rewritten"]
+    assert [rewritten[p.start : p.end] for p in parts] == expected
+
+
 def test_long_runs_are_divided_evenly():
     [*parts] = pieces("", " ".join(f"w{n}" for n in range(20)), longest=8)
     assert [p.end for p in parts] == [len("w0 w1 w2 w3 w4 w5"), parts[1].end, parts[2].end]
