@@ -29,7 +29,9 @@ PAIR = [
     "precision=fp32",
     "measures=false",
 ]
-IMPORTED = ("torch", "transformers", "sentence_transformers", "sklearn", "pyarrow", "wandb")
+IMPORTED = (
+    "torch", "transformers", "peft", "sentence_transformers", "sklearn", "pyarrow", "wandb",
+)  # fmt: skip
 
 
 def seconds(command: list[str], cache: str | None = None) -> float:

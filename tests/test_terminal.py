@@ -1,3 +1,4 @@
+import gc
 import io
 import logging
 import logging.config
@@ -17,6 +18,7 @@ from prompt_recovery.terminal import (
     announced,
     duration,
     forgive_characters,
+    importing,
     progress_bar,
 )
 
@@ -121,3 +123,18 @@ def test_a_bar_that_is_disabled_or_drawn_says_nothing(caplog, monkeypatch):
 
 def test_durations_in_words():
     assert [duration(s) for s in (3.4, 100, 6000)] == ["3 s", "2 min", "1.7 h"]
+
+
+def test_what_is_imported_is_never_collected_again():
+    before = gc.get_freeze_count()
+    try:
+        with importing():
+            assert not gc.isenabled()
+            kept = [[] for _ in range(1000)]
+        assert gc.isenabled() and gc.get_freeze_count() >= before + len(kept)
+        gc.disable()
+        with importing():
+            pass
+        assert not gc.isenabled(), "somebody has switched it off"
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """Progress and messages of commands, on terminals and in log files."""
 
+import gc
 import logging
 import os
 import sys
@@ -86,6 +87,24 @@ def announced(what: str) -> Iterator[None]:
         timer.cancel()
         if time.monotonic() - begun >= SILENT_S:
             log.info("%s took %s", what, duration(time.monotonic() - begun))
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Announces the imports of a command, and keeps the garbage collector out of them.
+
+    What is imported stays. No collection needs to look at it, neither meanwhile nor, which would
+    take half a second, when the process ends.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with announced(IMPORTING):
+            yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 class NowAndThen:

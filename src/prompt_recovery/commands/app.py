@@ -11,7 +11,7 @@ from prompt_recovery.commands.entry import command
 from prompt_recovery.commands.help import Help
 from prompt_recovery.commands.recover import AnswererSettings
 from prompt_recovery.settings.checking import check, make
-from prompt_recovery.terminal import IMPORTING, announced
+from prompt_recovery.terminal import importing
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -55,7 +55,7 @@ def app(config: DictConfig) -> None:
     given: AppSettings = make(check(config, AppSettings), AppSettings)
     recipe = given.recipe()
 
-    with announced(IMPORTING):
+    with importing():
         from prompt_recovery.app import serve
 
     serve(recipe, given.host, given.port, given.names)

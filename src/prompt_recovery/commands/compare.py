@@ -12,7 +12,7 @@ from prompt_recovery.commands.entry import command
 from prompt_recovery.commands.help import Help
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.settings.checking import check, make
-from prompt_recovery.terminal import IMPORTING, announced
+from prompt_recovery.terminal import importing
 
 
 @dataclass(kw_only=True)
@@ -51,7 +51,7 @@ def compare(config: DictConfig) -> None:
     """Compares runs of folders or of a W&B project in one report."""
     given: CompareSettings = make(check(config, CompareSettings), CompareSettings)
 
-    with announced(IMPORTING):
+    with importing():
         from prompt_recovery.reporting.comparison.compare import compare as compare_runs
 
     runs = [given.runs] if isinstance(given.runs, str) else list(given.runs)

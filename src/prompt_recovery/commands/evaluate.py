@@ -12,7 +12,7 @@ from prompt_recovery.commands.help import Help
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, prediction_entries
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.settings.entries import option
-from prompt_recovery.terminal import IMPORTING, announced
+from prompt_recovery.terminal import importing
 
 _HELP = Help(
     title="compare recoverers, baselines and predictions",
@@ -68,7 +68,7 @@ def job_of(config: dict[str, Any], line: str = "") -> Any:
     given = make(config, EvaluateSettings, late=("second_metric",))
     second = given.second_metric if config["second_metric"] is not None else None
 
-    with announced(IMPORTING):
+    with importing():
         from prompt_recovery.reporting.evaluation.assembling import job_of as evaluation_of
 
     return evaluation_of(given, second, partial(option, "evaluate"), same, line)

@@ -18,7 +18,7 @@ from prompt_recovery.rewriters import Rewriter
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.templates import Template
-from prompt_recovery.terminal import IMPORTING, announced
+from prompt_recovery.terminal import importing
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -81,7 +81,7 @@ def generate(config: DictConfig) -> int:
     """Makes a dataset and returns its number of rows."""
     job = job_of(check(config, GenerateSettings))
 
-    with announced(IMPORTING):
+    with importing():
         from prompt_recovery.generation.generate import generate as make_dataset
 
     try:

@@ -14,7 +14,7 @@ from prompt_recovery.recovery.recipe import Recipe, RecipeOptions, RunNames
 from prompt_recovery.runs.folder import named_runs
 from prompt_recovery.settings import Positive
 from prompt_recovery.settings.checking import check, make
-from prompt_recovery.terminal import IMPORTING, announced
+from prompt_recovery.terminal import importing
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def recover(config: DictConfig) -> None:
     recipe = given.recipe()
     log.info("loading %s", " and ".join(map(str, recipe.runs)))
 
-    with announced(IMPORTING):
+    with importing():
         from prompt_recovery.recovery.job import RecoveryJob
         from prompt_recovery.recovery.job import recover as recover_prompts
 
