@@ -134,7 +134,7 @@ def retriever(run):
     return {name: weight for name, weight in weights.items() if "key.bias" not in name}
 
 
-def assert_same_curve(ours, theirs):
+def assert_same_curve(ours, theirs, rtol=5e-6):
     """Each metric up to the rounding of its largest value.
 
     Log-probabilities near -50 round by 2e-6 in fp32, the gradients that the processes share in
@@ -143,7 +143,7 @@ def assert_same_curve(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name in {name for _, name in theirs}:
         steps = [key for key in theirs if key[1] == name]
-        assert_close([ours[key] for key in steps], [theirs[key] for key in steps], rtol=5e-6)
+        assert_close([ours[key] for key in steps], [theirs[key] for key in steps], rtol=rtol)
 
 
 def assert_same_adapter(ours, theirs, rtol=1e-5):
@@ -187,7 +187,8 @@ def test_two_processes_share_their_negatives(folder):
 def test_two_processes_sample_what_one_would(folder, strategy):
     one, two = folder / "one_grpo", folder / f"{strategy}_grpo"
     theirs = curve(one)
-    assert_same_curve(curve(two), theirs)
+    # Advantages add up to zero, so that the loss is far smaller than what it is the sum of.
+    assert_same_curve(curve(two), theirs, rtol=2e-5)
     # Advantages are divided by small deviations of rewards, which makes rounding larger again.
     assert_same_adapter(adapter(two), adapter(one), rtol=1e-4)
     assert {"train/reward", "train/kl"} <= {name for _, name in theirs}
@@ -245,7 +246,6 @@ def options(folder):
         "batching.max_prompt_tokens=150",
         "batching.batch_size=2",
         "decoding.max_new_tokens=3",
-        "checkpoint_minutes=0",
         "trainer.accelerator=cpu",
     ]
 
@@ -275,7 +275,7 @@ def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path,
     runs = sorted(path for path in tmp_path.glob("runs/train/*"))
     assert (tmp_path / "runs" / "latest").resolve() == runs[1]
     steps = [json.loads((run / "metrics.json").read_text())["train/steps"] for run in runs]
-    assert steps == [10, 20]
+    assert steps == [6, 12]
     files = {"adapter", "checkpoints", "config.yaml", "environment.yaml", "metrics.json",
              "curve.jsonl", "predictions.jsonl", "results.png", "train.log",
              ".hydra", ".run.lock"}  # fmt: skip

@@ -32,7 +32,7 @@ ROWS = [
     RewriteExample(
         f"row-{n}", f"The ferry {n % 10} leaves.", f"Oh joy, {n % 10}!", f"Make it joyful {n % 20}"
     )
-    for n in range(57)
+    for n in range(33)
 ]
 
 _CONTRASTIVE = Contrastive(hard_negatives=1)  # its negatives are the prompts of both processes
@@ -60,7 +60,7 @@ def write_preferences(path):
 def run(folder, objective, strategy=None, name=None, **changes):
     """Trains in two processes (or one, without a strategy) on global batches of four.
 
-    37 examples make nine batches and one that leaves the second process without an example; three
+    21 examples make five batches and one that leaves the second process without an example; three
     rows of lora_A are two for the first process and one for the second. The global norm is clipped.
     SFT trains DoRA, computed by PEFT, on the last layer; DPO and GRPO train fused LoRA on all
     layers; the contrastive objective trains all weights of a sentence encoder.
@@ -69,7 +69,7 @@ def run(folder, objective, strategy=None, name=None, **changes):
     objectives = {
         "sft": SFT(),
         "dpo": DPO(sft_weight=0.5),
-        "grpo": GRPO(samples=3, beta=0.1),
+        "grpo": GRPO(samples=3, beta=0.5),
         "contrastive": _CONTRASTIVE,
     }
     options = {
@@ -177,6 +177,6 @@ def fail_in_second(folder):
 
 
 if __name__ == "__main__":
-    _keep_checkpoint_of_step(3)
+    _keep_checkpoint_of_step(2)
     for task in sys.argv[1].split("+"):
         globals()[task](Path(sys.argv[2]))
