@@ -67,6 +67,7 @@ def test_whoever_reads_the_values_of_a_planned_mask_gets_nan():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention's kernels need a CUDA GPU")
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma3"])
 def test_flex_equals_sdpa(architecture):
+    attention.register()
     folder = tiny_backbone(architecture)
     batch = pack(random_trees(shared=20), PAD, together=True).to("cuda")
     values = []
