@@ -18,6 +18,8 @@ from prompt_recovery.storage import atomic_write
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
 _INK, _ACCENT, _OTHER = "#7d8796", "#2a6fdb", "#d9772b"  # readable on light and dark
+# The dark end of viridis cannot be seen on a dark page.
+_SEEN = mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0.3, 1, 256)))
 mpl.rcParams.update(
     {
         "svg.hashsalt": "prompt-recovery",
@@ -77,7 +79,7 @@ def mbr() -> Figure:
     for i in range(len(crowd)):
         if i != best:
             axes.plot(*zip(crowd[best], crowd[i], strict=True), color=_ACCENT, alpha=0.25, zorder=1)
-    shown = axes.scatter(*crowd.T, c=expected, cmap="viridis", s=60, zorder=2)
+    shown = axes.scatter(*crowd.T, c=expected, cmap=_SEEN, s=60, zorder=2)
     axes.scatter(*crowd[best], s=220, facecolors="none", edgecolors=_OTHER, linewidths=2, zorder=3)
     axes.annotate("chosen", crowd[best], (14, 14), textcoords="offset points", color=_OTHER)
     axes.set(xticks=[], yticks=[], xlabel="samples, as points in the space of embeddings")
