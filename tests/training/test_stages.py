@@ -189,6 +189,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path, 
     ("settings", "message"),
     [
         (["+experiment=sft_then_dpo", "preferences.path=none.jsonl"], "none.jsonl: no such file"),
+        (["objective=dpo", "retriever=none", "preferences.path=none.jsonl"], "no such file"),
         (["start=nowhere"], "nowhere: holds no adapter_model.safetensors"),
     ],
 )

@@ -1,6 +1,7 @@
 """Evidence of tiny models, against forward passes and against what the theory says."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -13,10 +14,11 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.bert import SmallBert, load_reader
 from prompt_recovery.metrics.encoder import EncoderSource
 from prompt_recovery.recovery.decoding import MBR
-from prompt_recovery.recovery.evidence import explain, explainable, with_evidence
+from prompt_recovery.recovery.evidence import explain, explainable, gradients, with_evidence
 from prompt_recovery.recovery.evidence.explaining import readings, require_explainable
 from prompt_recovery.recovery.evidence.gradients import integrated_gradients
 from prompt_recovery.recovery.evidence.pieces import pieces, within
+from prompt_recovery.recovery.evidence.places import TokenPlace
 from prompt_recovery.recovery.evidence.reading import RetrieverReading, WriterReading
 from prompt_recovery.recovery.interface import ConstantRecoverer, Pair, Prediction
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
@@ -146,6 +148,28 @@ def test_integrated_gradients_are_complete(both):
         assert error == pytest.approx(total - (actual - neutral), abs=1e-6)
         for span in spans:
             assert not any(c.isspace() for c in TEXTS[span.text][span.start : span.end])
+
+
+def test_a_token_counts_for_its_word_also_with_the_space_before_it(monkeypatch):
+    ends = [(0, 2), (2, 4), (4, 7), (7, 10), (10, 12), (12, 15)]
+
+    class Given:
+        places = (*(TokenPlace("rewritten", *end) for end in ends), None)
+        rows, embeddings, neutral = 1, torch.zeros(1, 7, 1), torch.zeros(1, 7, 1)
+        context = nullcontext
+
+        def __call__(self, embeddings):
+            return torch.zeros(1)
+
+    weights = torch.tensor([1.0, 2, 4, 8, 16, 32, 64])[None, :, None]
+    ours = SimpleNamespace(attribute=lambda *_, **__: weights)
+    captum = SimpleNamespace(IntegratedGradients=lambda _: ours)
+    monkeypatch.setattr(gradients, "require_captum", lambda: captum)
+    reading = SimpleNamespace(inputs=Given)
+    spans, _, _ = integrated_gradients(reading, {"rewritten": "Make it rain to"})
+    assert [(s.start, s.end, s.weight) for s in spans] == [
+        (0, 4, 3.0), (5, 7, 4.0), (8, 12, 24.0), (13, 15, 32.0)
+    ]  # fmt: skip
 
 
 def test_the_input_as_embeddings_is_the_input(both):
