@@ -20,7 +20,7 @@ ROWS = [
     ("together.metrics", "test/scs", "**MiniLM and SmolLM2-135M together** (`make demo`)"),
     ("together.metrics", "test/retriever_scs", "MiniLM alone, fine-tuned as a dense retriever"),
     ("neighbours.report", "MBR with neighbours", "SmolLM2-135M, SFT, MBR with neighbours"),
-    ("mbr.report", "MBR", "SmolLM2-135M, SFT, MBR"),
+    ("together.metrics", "test/model_scs", "SmolLM2-135M alone, SFT, MBR"),
     ("mbr.report", "greedy", "SmolLM2-135M, SFT, greedy"),
     ("starter_test.report", "neighbours by difference", "prompts of similar examples, untrained"),
     ("starter_test.report", "mean prompt", "best constant that a search finds (a string of words)"),
