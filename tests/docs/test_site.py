@@ -24,7 +24,7 @@ class Page(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.ids, self.links, self.text = set(), [], ""
-        self._inside = 0
+        self._inside = self.quotations = 0
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
@@ -32,6 +32,7 @@ class Page(HTMLParser):
         self.ids |= {values[name] for name in ("id", "name") if values.get(name)}
         self.links += [values[n] for n in ("href", "src") if values.get(n)]
         self._inside += tag in self._CODE
+        self.quotations += tag == "blockquote"
 
     def handle_endtag(self, tag):
         self._inside -= tag in self._CODE
@@ -64,6 +65,7 @@ def test_markdown_is_rendered(site):
     pages, _ = site
     assert len(pages) > 20
     for name, page in pages.items():
+        assert page.quotations == 0, f"{name}: a line that begins with > is a quotation"
         for mark in ("```", "{.", "](", "**"):
             assert mark not in page.text, (name, mark)
         for line in page.text.splitlines():

@@ -58,8 +58,8 @@ class Posterior:
         log_probabilities: [n], the highest log-probability of each text under a model that wrote
             it; None if no model wrote it.
         mean_log_probabilities: [n], the highest log-probability per token, likewise.
-        size: The number of all votes, including those of blank answers and predicted embeddings,
-            > 0.
+        size: The number of all votes, including those of blank answers and predicted
+            embeddings, > 0.
         embeddings: Predicted embeddings of the prompt, which are not candidates but vote for them.
         familiarity: How near the pair is to training examples, in [0, 1] (see
             `recovery.familiarity`); None if the source doesn't measure it.
