@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from prompt_recovery.tables import Table, escape_markdown, print_tables, to_markdown, to_terminal
+from prompt_recovery.tables import (
+    Table,
+    escape_markdown,
+    print_tables,
+    to_html,
+    to_markdown,
+    to_terminal,
+)
 
 EVIL = "a | b\n# <img src=x> [x](javascript:0) `*_~ &lt; $x$ \\"
 
@@ -50,3 +57,15 @@ def test_the_terminal_shows_texts_as_data_and_the_best_row_in_bold():
 def test_a_title_is_not_broken_by_a_narrow_table(capsys):
     print_tables(Table(["split", "rows"], [["train", 35]], "40 of 40 rows were kept"))
     assert capsys.readouterr().out.splitlines()[0].rstrip() == "40 of 40 rows were kept"
+
+
+def test_a_cell_of_several_lines_has_them_in_the_terminal_only():
+    table = Table(["a", "n"], [[("one\n[x]", "two"), ("0.5", "0.6")], ["three", 7]])
+    console = Console(file=io.StringIO(), width=60)
+    console.print(to_terminal(table))
+    lines = [
+        [cell.strip() for cell in x.split("│")[1:-1]] for x in console.file.getvalue().splitlines()
+    ]
+    assert [x for x in lines if x] == [["one [x]", "0.5"], ["two", "0.6"], ["three", "7"]]
+    assert to_markdown(table).splitlines()[2] == r"| one \[x\] two | 0.5 0.6 |"
+    assert "<td>one\n[x] two</td><td>0.5 0.6</td>" in to_html(table)

@@ -27,7 +27,8 @@ class Table:
 
     Attributes:
         headings: The headings of c columns.
-        rows: Rows of c cells each. The first cell is the name of the row.
+        rows: Rows of c cells each. The first cell is the name of the row. A tuple is a cell of
+            several lines in a terminal, and of one line elsewhere.
         title: A title, which may be empty.
         best: Index of a row that is printed in bold, if any.
         wide: Indices of columns with long texts, which share the remaining width.
@@ -42,11 +43,16 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Whether each column contains numbers only. Such columns are right-aligned."""
-        columns = [[str(row[n]) for row in self.rows] for n in range(len(self.headings))]
+        columns = [[one_line(row[n]) for row in self.rows] for n in range(len(self.headings))]
         return [
             number not in self.wide and all(map(_NUMBERS.fullmatch, column))
             for number, column in enumerate(columns)
         ]
+
+
+def one_line(cell: Any) -> str:
+    """Returns the text of a cell. The lines of a tuple are joined with spaces."""
+    return " ".join(map(str, cell)) if isinstance(cell, tuple) else str(cell)
 
 
 def escape_markdown(text: str) -> str:
@@ -59,7 +65,7 @@ def to_markdown(table: Table) -> str:
     """Returns the table in Markdown, without its title and without a final line break."""
 
     def line(cells: Sequence[Any]) -> str:
-        return f"| {' | '.join(escape_markdown(str(cell)) for cell in cells)} |"
+        return f"| {' | '.join(escape_markdown(one_line(cell)) for cell in cells)} |"
 
     ruler = f"| {' | '.join('---:' if right else '---' for right in table.numeric)} |"
     return "\n".join([line(table.headings), ruler, *map(line, table.rows)])
@@ -69,7 +75,8 @@ def to_html(table: Table) -> str:
     """Returns the table as plain HTML without classes, with everything escaped."""
     head = "".join(f"<th>{escape(heading)}</th>" for heading in table.headings)
     body = "".join(
-        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in table.rows
+        f"<tr>{''.join(f'<td>{escape(one_line(cell))}</td>' for cell in row)}</tr>"
+        for row in table.rows
     )
     return (
         f"<table><caption>{escape(table.title)}</caption>"
@@ -80,7 +87,8 @@ def to_html(table: Table) -> str:
 def to_terminal(table: Table) -> rich.table.Table:
     """Converts the table to one of rich, which prints it as wide as the terminal allows."""
     drawn = rich.table.Table(title=Text(printable(table.title)), title_justify="left")
-    drawn.show_lines = bool(table.wide)
+    several = any(isinstance(cell, tuple) and len(cell) > 1 for row in table.rows for cell in row)
+    drawn.show_lines = bool(table.wide) or several
     for number, (heading, right) in enumerate(zip(table.headings, table.numeric, strict=True)):
         drawn.add_column(
             Text(printable(heading)),
@@ -89,8 +97,11 @@ def to_terminal(table: Table) -> rich.table.Table:
             ratio=1 if number in table.wide else None,
         )
     for number, row in enumerate(table.rows):
-        cells = (Text(printable(str(cell))) for cell in row)
-        drawn.add_row(*cells, style="bold" if number == table.best else "")
+        cells = (cell if isinstance(cell, tuple) else (cell,) for cell in row)
+        drawn.add_row(
+            *(Text("\n".join(printable(str(line)) for line in lines)) for lines in cells),
+            style="bold" if number == table.best else "",
+        )
     return drawn
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.processes import is_first
-from prompt_recovery.runs.tables import outcome_table, show_outcomes
+from prompt_recovery.runs.tables import show_outcomes
 from prompt_recovery.runs.trials import (
     Outcome,
     Trial,
@@ -22,6 +22,7 @@ from prompt_recovery.runs.trials import (
 )
 from prompt_recovery.settings.arguments import quoted
 from prompt_recovery.settings.secrets import redacted
+from prompt_recovery.tables import counted
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,7 @@ def summarise(outcomes: Sequence[Outcome], folder: Path) -> None:
     Raises:
         PromptRecoveryError: If a trial has failed.
     """
-    table = outcome_table(outcomes, "val/scs", title=f"{len(outcomes)} trials")
-    show_outcomes(table, folder)
+    show_outcomes(outcomes, folder, "val/scs", title=counted(len(outcomes), "trial"))
     log.info("to compare them: prompt-recovery compare 'runs=[%s]'", folder)
     failed = [o for o in outcomes if o.state == "failed"]
     if failed:

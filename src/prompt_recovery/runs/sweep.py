@@ -21,7 +21,7 @@ import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import RunFolder
-from prompt_recovery.runs.tables import outcome_table, show_outcomes
+from prompt_recovery.runs.tables import best_of, show_outcomes
 from prompt_recovery.runs.trials import (
     Outcome,
     State,
@@ -31,6 +31,7 @@ from prompt_recovery.runs.trials import (
 from prompt_recovery.settings.arguments import override_value, quoted
 from prompt_recovery.settings.secrets import redacted
 from prompt_recovery.storage import Journal, atomic_write, fingerprint, locked
+from prompt_recovery.tables import counted
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
@@ -385,10 +386,9 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
         if one.trials:
             log.info("%d trials are known from before in %s", len(one.trials), folder)
         outcomes = one.run(count, parallel)
-    title = f"{file.name}: {len(outcomes)} trials"
-    table = outcome_table(outcomes, one.metric, one.goal, title)
-    show_outcomes(table, folder)
-    best = table.best
+    title = f"{file.name}: {counted(len(outcomes), 'trial')}"
+    show_outcomes(outcomes, folder, one.metric, one.goal, title)
+    best = best_of(outcomes, one.metric, one.goal)
     if best is None:
         last = next((o.reason for o in reversed(outcomes) if o.reason), "")
         raise PromptRecoveryError(f"no trial of {file} has finished; the last one: {last}")

@@ -1,13 +1,13 @@
 """Building blocks of pages. Every text is escaped unless it is `Markup`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from markupsafe import Markup
 
 from prompt_recovery.reporting.html.page import render
-from prompt_recovery.tables import Table
+from prompt_recovery.tables import Table, one_line
 
 Tone = Literal["", "good", "bad"]
 
@@ -43,6 +43,7 @@ def html_table(table: Table, tones: Mapping[str, Tone] | None = None) -> Markup:
         "text" if column in table.wide else "number" if numeric else ""
         for column, numeric in enumerate(table.numeric)
     ]
+    table = replace(table, rows=[[one_line(cell) for cell in row] for row in table.rows])
     return render("table.html.jinja", table=table, kinds=kinds, tones=tones or {})
 
 
