@@ -126,6 +126,38 @@ def ablation(tmp_path):
     return tmp_path / "runs"
 
 
+RETRIEVER = {"model": {"_target_": "x.EncoderBackbone", "name": "minilm"}, "run": None}
+
+
+def test_the_label_of_a_run_of_two_models_names_both(tmp_path):
+    write_run(tmp_path / "both", "small", "sft", 0, 0.1, retriever=RETRIEVER)
+    [alone] = analyse(from_folders([str(tmp_path / "both")])[0]).arms
+    assert alone.label == "small · sft + minilm"
+    write_run(tmp_path / "one", "small", "sft", 0, 0.0, retriever=None)
+    write_run(tmp_path / "old", "small", "dpo", 0, -0.1)  # a run without the setting
+    finished = RETRIEVER | {"run": "runs/train/mine"}
+    write_run(tmp_path / "run", "big", "sft", 0, -0.2, retriever=finished)
+    comparison = analyse(from_folders([str(tmp_path)])[0])
+    assert [arm.label for arm in comparison.arms] == [
+        "small · sft + minilm",
+        "small · sft",
+        "small · dpo",
+        "big · sft + mine",
+    ]
+    retriever = comparison.factor("retriever")
+    assert [level.name for level in retriever.levels] == ["minilm", "none", "mine"]
+    assert retriever.levels[1].behind.mean == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_label_names_a_retriever_that_all_runs_have_only_beside_the_model(tmp_path):
+    for rank in (8, 16):
+        adapter = {"_target_": "x.Adapter", "name": "lora_top", "rank": rank}
+        path = tmp_path / str(rank)
+        write_run(path, "small", "sft", 0, rank / 100, retriever=RETRIEVER, adapter=adapter)
+    labels = [arm.label for arm in analyse(from_folders([str(tmp_path)])[0]).arms]
+    assert labels == ["rank 16", "rank 8"]
+
+
 def test_effects_are_found_where_they_are(ablation):
     runs, apart = from_folders([str(ablation)])
     assert (len(runs), apart) == (12, [])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from prompt_recovery.runs.trials import uses_preferences
 _NOT_SETTINGS = {"name", "group", "tags", "logger", "seed", "ckpt_path", "checkpoint_minutes",
                  "compared_by", "data", "metric"}  # fmt: skip
 _NOT_LEAVES = {"_target_", "install", "package", "enable_progress_bar", "log_every_n_steps"}
-_PRINCIPAL = ("model", "objective", "template", "adapter", "decoding", "preferences")
+_PRINCIPAL = ("model", "objective", "template", "adapter", "decoding", "preferences", "retriever")
 _LABEL = {"model": "backbone"}
 MISSING = "–"
 
@@ -185,7 +186,17 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
         ignored.add("preferences")
     walk("", {k: v for k, v in config.items() if k not in ignored})
     flat.pop("", None)
-    return flat
+    return flat | {"retriever": _retriever(config)}
+
+
+def _retriever(config: Mapping[str, Any]) -> str:
+    """Returns the name of the retriever that is trained along with the model, or of its run."""
+    part = config.get("retriever")
+    if not isinstance(part, Mapping):
+        return "none"
+    if part.get("run"):
+        return PurePath(str(part["run"])).name
+    return str((part.get("model") or {}).get("name") or "retriever")
 
 
 def _factors(flat: Sequence[Mapping[str, str]]) -> tuple[list[str], dict[str, list[str]]]:
@@ -221,13 +232,22 @@ def _arm(runs: Sequence[Run], settings: Mapping[str, str], factors: Sequence[str
     ids = sorted(ordered[0].scores)
     scores = np.array([[run.scores[i] for i in ids] for run in ordered], np.float64)
     levels = {name: settings.get(name, MISSING) for name in factors}
-    words = [_word(name, value) for name, value in levels.items() if value != MISSING]
+    words = [
+        _word(name, value)
+        for name, value in levels.items()
+        if value != MISSING and name != "retriever"
+    ]
     if not words:
         words = [settings.get(name, "") for name in ("model", "objective")]
+    label = " · ".join(w for w in words if w)
+    if settings["retriever"] != "none" and (
+        "retriever" in factors or settings.get("model") in words
+    ):
+        label += f" + {settings['retriever']}"  # the scores are those of both models together
     draws = _draws([(scores, 1.0)])
     low, high = np.quantile(draws, [0.025, 0.975])
     return Arm(
-        " · ".join(w for w in words if w),
+        label,
         levels,
         ordered,
         scores,
