@@ -21,7 +21,11 @@ from prompt_recovery.runs.folder import named_runs  # noqa: E402
 from tests.browser import Browser  # noqa: E402
 
 # The width of the window, whether it is dark, and whether the page shows why it answers so.
-PICTURES = {"app": (1280, False, False), "app_phone": (390, True, True)}
+PICTURES = {
+    "app": (1280, False, False),
+    "app_dark": (1280, True, False),
+    "app_phone": (390, True, True),
+}
 
 
 def main(folder: Path = ROOT / "docs" / "images") -> None:
