@@ -1,5 +1,7 @@
 """How a bank's prompts change a text, as a reason to choose one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from prompt_recovery.recovery.bank import PromptBank
 from prompt_recovery.recovery.form import BankForm
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.posterior import Posterior
-from prompt_recovery.recovery.retriever import PairEncoder, Retriever, fit_form
+from prompt_recovery.recovery.retriever import FORM_WEIGHT, PairEncoder, Retriever, fit_form
 
 SHOUT, LIST, CUT = "Shout it", "Make a list of it", "Cut it down to one sentence"
 TEXT = "The ferry leaves at dawn. It is back by noon, and dogs travel free of charge. {} it is."
@@ -51,6 +53,10 @@ def test_a_pair_is_most_like_those_of_its_own_prompt(form):
         found = form.with_weight(4.0).reweighted(posterior, own)
         assert found.texts[int(np.argmax(found.weights))] == prompt
         assert sum(found.votes) == pytest.approx(sum(posterior.votes))
+        unlike = form.with_weight(4.0).reweighted(posterior, own, familiarity=0.0)
+        assert unlike.votes == pytest.approx(posterior.votes), "an unfamiliar pair isn't judged"
+        half = form.with_weight(4.0).reweighted(posterior, own, familiarity=0.5)
+        assert half.votes == pytest.approx(form.with_weight(2.0).reweighted(posterior, own).votes)
         same = form.reweighted(posterior, own)
         assert same.votes == pytest.approx(posterior.votes), "a weight of 0 changes nothing"
 
@@ -93,13 +99,13 @@ def test_a_file_from_a_stranger_is_checked(changes, form, tmp_path):
         BankForm.read(path, form.prompts)
 
 
-def test_its_weight_is_fitted_and_is_0_where_it_does_not_help(form, scs):
+def test_its_weight_stays_unless_another_is_clearly_better(form, scs):
     prompts = [SHOUT, LIST, CUT]
     retriever = Retriever(PairEncoder(None), PromptBank.of(prompts, scs.encoder), 0.5)
     pairs = [pair_of(prompt) for prompt in prompts * 3]
     blind = np.repeat(scs.encoder.embed(["Something else"]), len(pairs), 0)
     weight = fit_form(retriever, form, blind, pairs, prompts * 3, scs)
-    assert weight > 0
+    assert weight == FORM_WEIGHT
     misleading = [LIST, CUT, SHOUT] * 3
     assert fit_form(retriever, form, blind, pairs, misleading, scs) == 0
 
@@ -115,6 +121,9 @@ def test_a_retriever_goes_by_it(form, scs, monkeypatch):
     before, after = (source.posteriors(asked, None) for source in (plain, weighed))
     assert before.keys() == after.keys() == {0}
     place = after[0].texts.index(CUT)
+    unfamiliar = replace(weighed, known=lambda pairs: np.zeros(len(pairs)))
+    [unmoved] = unfamiliar.posteriors(asked, None).values()
+    assert unmoved.votes == pytest.approx(before[0].votes)
     assert after[0].weights[place] > max(0.7, before[0].weights[place])
     assert after[0].embeddings[0].votes == before[0].embeddings[0].votes
 

@@ -46,7 +46,7 @@ class Contrastive:
     negatives: Literal["batch", "all"] = "batch"
     hard_negatives: Count = 0
     k: AtLeastOne = 200
-    form: bool = False
+    form: bool = True
 
     def losses(self, predicted: Tensor, targets: Tensor, candidates: Tensor) -> Tensor:
         """The loss of each pair.

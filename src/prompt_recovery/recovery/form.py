@@ -30,9 +30,11 @@ _MOST_BYTES = 1 << 30  # of a file's arrays
 class BankForm:
     """The measures of the training pairs of n prompts, and how much they count.
 
-    The weight of a prompt in a posterior is multiplied by exp(-λ d²), where d² is the mean squared
-    difference between its measures and those of the pair, in standard deviations of the training
-    pairs. A prompt without training pairs has the measures of their mean.
+    The weight of a prompt in a posterior is multiplied by exp(-λ f d²), where f is the familiarity
+    of the pair, and d² is the mean squared difference between the prompt's measures and those of
+    the pair, in standard deviations of the training pairs. So pairs unlike the training data are
+    hardly judged by these measures, which would mislead there. A prompt without training pairs has
+    the measures of their mean.
 
     Attributes:
         prompts: The n ≥ 1 distinct prompts.
@@ -79,7 +81,9 @@ class BankForm:
         table = _table([(pair.original_text, pair.rewritten_text) for pair in pairs])
         return _scaled(table, self.mean, self.deviation)
 
-    def reweighted(self, posterior: Posterior, own: NDArray[np.float64]) -> Posterior:
+    def reweighted(
+        self, posterior: Posterior, own: NDArray[np.float64], familiarity: float = 1.0
+    ) -> Posterior:
         """A posterior of retrieved prompts by the measures of its pair.
 
         The votes of all texts together, and those of predicted embeddings, stay the same.
@@ -87,15 +91,23 @@ class BankForm:
         Args:
             posterior: At least one text.
             own: fp64 [d], the measures of the pair.
+            familiarity: How near the pair is to the training examples, in [0, 1].
         """
         middle = np.zeros(len(own))
         places = [self._places.get(text) for text in posterior.texts]
         theirs = np.stack([middle if p is None else self.rows[p] for p in places])
         distances = ((theirs - own) ** 2).mean(1)
         votes = np.asarray(posterior.votes, np.float64)
-        found = votes * np.exp(-self.weight * (distances - distances.min()))
+        found = votes * np.exp(-self.weight * familiarity * (distances - distances.min()))
         found = np.maximum(found * (votes.sum() / found.sum()), 1e-30)  # each text has a weight
         return replace(posterior, votes=tuple(found.tolist()))
+
+    def all_reweighted(
+        self, posteriors: Sequence[Posterior], pairs: Sequence[Pair], familiarity: Sequence[float]
+    ) -> list[Posterior]:
+        """The posteriors of n ≥ 1 pairs, each by the measures and the familiarity of its pair."""
+        rows = zip(posteriors, self.measured(pairs), familiarity, strict=True)
+        return [self.reweighted(posterior, own, near) for posterior, own, near in rows]
 
     def write(self, path: Path) -> None:
         """Writes the measures to an `.npz` file."""

@@ -32,7 +32,9 @@ from prompt_recovery.recovery.posterior import Posterior
 _READ = 20_000  # characters of each text; the model reads fewer, and is slow to cut longer ones
 _BATCH = 64
 EMBEDDING_SHARE = 0.2
-_FORM_WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
+FORM_WEIGHT = 6.0
+"""The weight λ of the form of pairs, unless another is clearly better; see `BankForm`."""
+_FORM_WEIGHTS = (0.0, 2.0, 4.0, 6.0, 8.0, 12.0)
 _TEMPERATURES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15)
 
 
@@ -152,13 +154,16 @@ class Retriever:
             return {}
         read = [pairs[i] for i in usable]
         found = self.posteriors_of(self.encoder.embed(read, progress))
+        near = self.familiarity(read)
         if self.form is not None:
-            measured = self.form.measured(read)
-            found = [self.form.reweighted(p, own) for p, own in zip(found, measured, strict=True)]
+            found = self.form.all_reweighted(found, read, near)
         if self.known is not None:
-            near = self.known(read).tolist()
             found = [replace(p, familiarity=f) for p, f in zip(found, near, strict=True)]
         return dict(zip(usable, found, strict=True))
+
+    def familiarity(self, pairs: Sequence[Pair]) -> list[float]:
+        """The familiarity of each pair, in [0, 1]; 1 if it isn't measured."""
+        return [1.0] * len(pairs) if self.known is None else self.known(pairs).tolist()
 
     def posteriors_of(self, predicted: NDArray[np.float32]) -> list[Posterior]:
         """The posteriors of pairs whose embeddings are predicted already.
@@ -225,7 +230,7 @@ def fit_form(
 ) -> float:
     """The weight λ of the form with which answers by MBR have the highest mean SCS.
 
-    It is 0 unless another one gains at least a standard error.
+    `FORM_WEIGHT` stays unless another one gains at least a standard error.
 
     Args:
         retriever: The retriever.
@@ -235,17 +240,15 @@ def fit_form(
         truths: Their prompts.
         scs: The metric.
     """
-    posteriors, measured = retriever.posteriors_of(predicted), form.measured(pairs)
+    posteriors, near = retriever.posteriors_of(predicted), retriever.familiarity(pairs)
 
     def scores(weight: float) -> NDArray[np.float64]:
-        weighed = form.with_weight(weight)
-        own = [weighed.reweighted(p, m) for p, m in zip(posteriors, measured, strict=True)]
+        own = form.with_weight(weight).all_reweighted(posteriors, pairs, near)
         return np.asarray(scs([row[0].text for row in MBR().choose(own, scs)], truths), np.float64)
 
-    without = scores(0.0)
     found = {weight: scores(weight) for weight in _FORM_WEIGHTS}
     best = max(found, key=lambda weight: float(found[weight].mean()))
-    return best if gains_an_error(found[best] - without) else 0.0
+    return best if gains_an_error(found[best] - found[FORM_WEIGHT]) else FORM_WEIGHT
 
 
 def softmax(values: NDArray[np.float32]) -> NDArray[np.float64]:

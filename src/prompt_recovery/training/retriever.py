@@ -151,8 +151,9 @@ class PreparedRetriever(Prepared):
     def evaluate(self, weights: dict[str, Tensor]) -> RunEvaluations:
         """Evaluates MBR, the nearest prompt, and the model before training."""
         trained = self._trained(weights)
-        before = None if self.beginning is None else self._with_model(self.beginning, form=None)
         name, started = trained.name, self.job.start is not None
+        form = self.retriever.form if started else None  # an untrained model has none
+        before = None if self.beginning is None else self._with_model(self.beginning, form=form)
         return RunEvaluations(
             self._evaluated(trained, MBR(), name),
             self._evaluated(before, MBR(), f"before {self.job.objective.name}")
