@@ -17,7 +17,8 @@ from prompt_recovery.storage import atomic_write
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
-_INK, _ACCENT, _OTHER = "#7d8796", "#2a6fdb", "#d9772b"  # readable on light and dark
+# Readable on white; on a dark page, `stylesheets/site.css` makes pictures brighter.
+_INK, _ACCENT, _OTHER = "#6c7685", "#2a6fdb", "#b85c16"
 # The dark end of viridis cannot be seen on a dark page.
 _SEEN = mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0.3, 1, 256)))
 mpl.rcParams.update(

@@ -19,7 +19,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not in
 
 
 # Texts whose contrast is less than 4.5, and borders of text boxes with less than 3 (WCAG 2.2).
-_LOW_CONTRAST = """(() => {
+LOW_CONTRAST = """(() => {
   const parsed = (c) => { const v = c.match(/[\\d.]+/g).map(Number); return [...v.slice(0, 3), v[3] ?? 1]; };
   const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
   const luminance = (c) => {
@@ -167,7 +167,7 @@ class Browser:
         What still fades in is waited for.
         """
         ends = time.monotonic() + 20
-        while (found := self.run(_LOW_CONTRAST)) and time.monotonic() < ends:
+        while (found := self.run(LOW_CONTRAST)) and time.monotonic() < ends:
             time.sleep(0.2)
         return found
 
