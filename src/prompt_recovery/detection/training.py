@@ -60,7 +60,7 @@ def _fit(items: Sequence[Item]) -> Scorecard:
 
 
 def at_most(examples: Sequence[RewriteExample], per_original: int) -> list[RewriteExample]:
-    """The first so many examples of each original, in order."""
+    """Keeps at most this many examples of each original, the first ones, in order."""
     counts: Counter[str] = Counter()
     kept = []
     for example in examples:

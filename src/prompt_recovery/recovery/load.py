@@ -1,9 +1,10 @@
-"""Loads trained recoverers from run folders.
+"""Loads trained recoverers from run folders:
 
 from prompt_recovery.recovery import MBR, Pair, load_recoverer
 
 recoverer = load_recoverer("runs/latest")
-[prediction] = recoverer.recover([Pair("1", original_text, rewritten_text)], decoding=MBR())
+pairs = [Pair("1", original_text, rewritten_text)]
+[prediction] = recoverer.recover(pairs, decoding=MBR())
 """
 
 import logging

@@ -21,7 +21,7 @@ from prompt_recovery.settings.network import PROXIES, refused_by_environment
 from prompt_recovery.settings.secrets import redacted
 
 Request = dict[str, Any]
-"""The fields of a chat completion request but its model: messages, temperature, max_tokens, …"""
+"""The fields of a chat completion request except its model: messages, temperature, max_tokens, …"""
 
 _LONGEST_WAIT_S = 600.0  # seconds; an endpoint that asks for more is broken, not busy
 _IN_A_ROW = 20  # number of consecutive failures after which the endpoint is at fault
