@@ -5,7 +5,8 @@ Links between them and to the records work, and so do links from other pages, wh
 they are in the repository. `experiments/` itself stays as it is.
 
 It also keeps numbers with what belongs to them on every page: "95 %" and "0.1 … 0.2" are not
-broken across lines. And it puts the pages that explain before the reference in the search box.
+broken across lines, and neither are short commands; names of modules are broken after their dots.
+And it puts the pages that explain before the reference in the search box.
 """
 
 import re
@@ -31,6 +32,8 @@ _LINK = re.compile(r"\]\(([\w./-]+)\.yaml\)")
 _OUT_OF_DOCS = re.compile(r"\]\(\.\./((?:\.\./)*experiments/)")
 _CODE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", re.DOTALL)
 _BOOST = {"troubleshooting.md": 4, "experiments": 0.5, "reference": 0.3}
+_SHORT_CODE = re.compile(r"\A<code>([^<]{1,34})</code>\Z")  # fits a line of a phone
+_MODULE = re.compile(r"\Aprompt_recovery(?:\.\w+)+\Z")
 _TOGETHER = re.compile(r"(?<=\d) (?=%|…|s\b|GB\b|GiB\b|MiB\b)|(?<=…) (?=[-+]?\d)")
 
 
@@ -61,9 +64,18 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """The page with no-break spaces before units and around the dots of intervals."""
+    """The page with no-break spaces before units and around the dots of intervals.
+
+    Short code in a sentence gets the class "whole", which the style sheet does not break, and the
+    name of a module may be broken after its dots, for phones.
+    """
     parts = _CODE.split(html)
-    return "".join(_TOGETHER.sub("\u00a0", p) if i % 2 == 0 else p for i, p in enumerate(parts))
+    return "".join(
+        _SHORT_CODE.sub(r'<code class="whole">\1</code>', part)
+        if number % 2
+        else _MODULE.sub(lambda name: name[0].replace(".", ".<wbr>"), _TOGETHER.sub("\u00a0", part))
+        for number, part in enumerate(parts)
+    )
 
 
 def experiment_page(path: Path) -> str:

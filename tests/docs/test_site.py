@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
 
 import pytest
 
-from tests.browser import Browser, needs_chromium
+from tests.browser import LOW_CONTRAST, Browser, needs_chromium
 from tests.conftest import ROOT
 
 
@@ -124,6 +125,8 @@ def test_the_reference_covers_every_room():
             continue
         if room.suffix in ("", ".py"):
             assert f"::: prompt_recovery.{room.stem}" in text, room.name
+    listed = re.findall(r"^::: (\S+)", text, re.MULTILINE)
+    assert sorted(set(listed)) == sorted(listed), "each module once"
 
 
 def test_experiments_are_pages(site):
@@ -153,6 +156,14 @@ def test_numbers_stay_with_their_units(site):
     for name, page in pages.items():
         assert not re.search(r"\d (?:%|… [-+]?\d)", page.text), name
     assert "\u00a0%" in pages["limitations/index.html"].text
+
+
+def test_short_commands_and_names_of_modules_are_broken_well(site):
+    """A short command stays in one line, and a module's name is broken after a dot."""
+    _, files = site
+    assert '<code class="whole">pip install -e' in files["howto/detect/index.html"].read_text()
+    assert ">prompt_recovery.<wbr>tables</" in files["reference/files/index.html"].read_text()
+    assert "prompt_recovery.tables" in files["search/search_index.json"].read_text()
 
 
 def test_pages_say_first_what_they_are_about():
@@ -198,22 +209,15 @@ def test_the_search_box_finds_what_newcomers_ask(site, page, title):
     assert explain["boost"] > 1 > listed["boost"]
 
 
+PAGES = ("index", "howto/detect/index", "howto/explain/index", "howto/choice/index")
+
+
 @needs_chromium
 def test_nothing_is_cut_on_a_phone(site):
     """Tables and commands of the pages that explain fit into 390 pixels."""
-    pytest.importorskip("aiohttp", reason="the browser is asked with aiohttp")
-    _, files = site
-    folder = files["index.html"].parent
-    handler = functools.partial(Quiet, directory=str(folder))
-    with (
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-        Browser(390) as phone,
-    ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        for name in ("index", "howto/detect/index", "howto/explain/index", "howto/choice/index"):
-            url = f"http://127.0.0.1:{server.server_port}/{name}.html"
-            phone.open(url)
-            phone.wait(f"document.readyState === 'complete' && location.href === '{url}'")
+    with phone_on(site) as (phone, show):
+        for name in PAGES:
+            show(name)
             cut = phone.run(
                 """[...document.querySelectorAll(".md-content table, .md-content pre > code")]
                   .filter((e) => (e.closest(".md-typeset__scrollwrap") || e).scrollWidth > 391)
@@ -221,7 +225,46 @@ def test_nothing_is_cut_on_a_phone(site):
             )
             assert cut == [], name
             assert phone.run("document.documentElement.scrollWidth") == 390, name
-        server.shutdown()
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["default", "slate"])
+def test_text_can_be_read_on_light_and_dark_pages(site, scheme):
+    """All text has a contrast of at least 4.5, also in code and where names in code are links."""
+    with phone_on(site) as (phone, show):
+        for name in (*PAGES, "concepts/mbr/index", "reference/changes/index"):
+            show(name)
+            phone.run(
+                f"""(() => {{
+                  document.head.insertAdjacentHTML("beforeend", "<style>* {{transition: none !important}}</style>");
+                  document.body.setAttribute("data-md-color-scheme", "{scheme}");
+                }})()"""  # noqa: E501
+            )
+            # A contrast of 1 is that of what is not shown: signs of headings, texts of the search.
+            assert [t for t in phone.run(LOW_CONTRAST) if not t.endswith(": 1.00")] == [], name
+
+
+@contextmanager
+def phone_on(site):
+    """Yields a browser of 390 pixels, and a function that opens a page by its name."""
+    pytest.importorskip("aiohttp", reason="the browser is asked with aiohttp")
+    _, files = site
+    handler = functools.partial(Quiet, directory=str(files["index.html"].parent))
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        Browser(390) as phone,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def show(name):
+            url = f"http://127.0.0.1:{server.server_port}/{name}.html"
+            phone.open(url)
+            phone.wait(f"document.readyState === 'complete' && location.href === '{url}'")
+
+        try:
+            yield phone, show
+        finally:
+            server.shutdown()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
