@@ -1,10 +1,14 @@
-"""Loads trained recoverers from run folders:
+"""Loads trained recoverers from run folders.
 
-from prompt_recovery.recovery import MBR, Pair, load_recoverer
+To answer a pair of texts:
 
-recoverer = load_recoverer("runs/latest")
-pairs = [Pair("1", original_text, rewritten_text)]
-[prediction] = recoverer.recover(pairs, decoding=MBR())
+    from prompt_recovery.recovery import MBR, Pair, load_recoverer
+
+    recoverer = load_recoverer("runs/latest")
+    pairs = [Pair("1", original_text, rewritten_text)]
+    [prediction] = recoverer.recover(pairs, decoding=MBR())
+
+`assemble` loads what `prompt-recovery recover` answers with, which may be several runs.
 """
 
 import logging
