@@ -27,7 +27,7 @@ _HELP = Help(
          ["recoverers=[runs/latest]"]),
         ("Several runs and decodings, on a file of your own, beside answers in one of its columns:",
          ["data=file data.path=pairs.jsonl predictions=[their_column] \\\n"
-          "    'recoverers=[runs/a,{run: runs/a, decoding: greedy, name: a greedily}]'"]),
+          "    'recoverers=[runs/a,{run: runs/a/adapter, decoding: greedy, name: a greedily}]'"]),
     ],
     notes="""
         Often wanted

@@ -14,7 +14,7 @@ usage: prompt-recovery <command> [group=option] [key=value] …
 
   train     train a recoverer and evaluate it        prompt-recovery train model=mistral
   generate  make a dataset with a rewriter           prompt-recovery generate rows=1000
-  evaluate  compare recoverers and baselines         prompt-recovery evaluate \
+  evaluate  compare recoverers and baselines         prompt-recovery evaluate \\
                                                        recoverers=[runs/latest]
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
   detect    judge whether an LLM rewrote a text      prompt-recovery detect text="…"

@@ -94,8 +94,8 @@ class EvaluateSettings:
         part: Whether to evaluate on the test split or on all of `data`. auto uses the test split if
             `data` and `training` are the same dataset, and all of it otherwise.
         recoverers: Run or adapter folders, which answer as `prompt-recovery recover` does by
-            default, or entries such as {run: runs/a, decoding: greedy}. The settings of an entry
-            are those of `RecovererEntry`.
+            default, or entries such as {run: runs/a/adapter, decoding: greedy}. The settings of an
+            entry are those of `RecovererEntry`.
         baselines: Options of the group `baseline`, or {option: {setting: value}}.
         predictions: Columns of the dataset, files, or entries such as
             {path: a.csv, column: answer}, whose settings are those of `PredictionsEntry`.
