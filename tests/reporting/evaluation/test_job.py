@@ -300,6 +300,7 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
         "predictions=[theirs]", cwd=own,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert "mine was trained on rows of own" in result.stderr.replace("\n", " ")
     folder = own / "runs" / "evaluate" / "own"
     record = json.loads((folder / "report.json").read_text())
     names = [r["name"] for r in record["recoverers"]]

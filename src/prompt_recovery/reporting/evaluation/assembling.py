@@ -9,6 +9,7 @@ from prompt_recovery.data.examples import Dataset
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.spans import method_of
 from prompt_recovery.reporting.evaluation.contenders import (
     Contender,
@@ -24,7 +25,7 @@ from prompt_recovery.reporting.evaluation.settings import (
     RecovererEntry,
 )
 from prompt_recovery.reporting.origin import origin
-from prompt_recovery.runs.folder import named_runs
+from prompt_recovery.runs.folder import named_runs, recoverer_folders
 from prompt_recovery.tables import counted
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ def job_of(
     examples, training = choose_examples(given.data, given.training, part, vars(given.split))
     opinion, said = _second_opinion(given.metric, second)
     contenders = _contenders(given, training, option)
+    if part == "all":
+        _warn_of_training_rows(given, option)
     folder = Path(given.output).expanduser()
     return EvaluationJob(
         name=given.data.name,
@@ -77,6 +80,22 @@ def job_of(
             **origin(command, folder),
         },
     )
+
+
+def _warn_of_training_rows(given: EvaluateSettings, option: Option) -> None:
+    """Says which runs were trained on rows of the dataset, all of which is evaluated."""
+    evaluated = given.data.fingerprint()
+    for entry in given.recoverer_entries():
+        folders = [f for run in _recipe(entry, given, option).runs for f in recoverer_folders(run)]
+        sources = [read_record(folder).get("data") or {} for folder in folders]
+        if any(source.get("fingerprint") == evaluated for source in sources):
+            log.warning(
+                "%s was trained on rows of %s, and all of them are evaluated: this SCS says little "
+                "about other pairs. part=test evaluates the test split alone, if the settings of "
+                "the split are those of the training",
+                entry.name or folders[0],
+                given.data.name,
+            )
 
 
 def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | None, str]:
