@@ -60,7 +60,7 @@ def job_of(
     opinion, said = _second_opinion(given.metric, second)
     contenders = _contenders(given, training, option)
     if part == "all":
-        _warn_of_training_rows(given, option)
+        _warn_of_training_rows(given)
     folder = Path(given.output).expanduser()
     return EvaluationJob(
         name=given.data.name,
@@ -82,11 +82,11 @@ def job_of(
     )
 
 
-def _warn_of_training_rows(given: EvaluateSettings, option: Option) -> None:
+def _warn_of_training_rows(given: EvaluateSettings) -> None:
     """Says which runs were trained on rows of the dataset, all of which is evaluated."""
     evaluated = given.data.fingerprint()
     for entry in given.recoverer_entries():
-        folders = [f for run in _recipe(entry, given, option).runs for f in recoverer_folders(run)]
+        folders = [f for run in named_runs(entry.run) for f in recoverer_folders(run)]
         sources = [read_record(folder).get("data") or {} for folder in folders]
         if any(source.get("fingerprint") == evaluated for source in sources):
             log.warning(
