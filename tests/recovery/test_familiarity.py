@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import (
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery import familiarity
+from prompt_recovery.recovery import arrays
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.interface import Pair
 
@@ -74,7 +74,7 @@ def test_words_and_files_are_those_of_scikit_learn_and_scipy(known, tmp_path):
 def test_a_file_that_unpacks_to_too_much_is_one_line(known, tmp_path, monkeypatch):
     file = tmp_path / "familiarity.npz"
     known.write(file)
-    monkeypatch.setattr(familiarity, "_MOST_BYTES", 100)
+    monkeypatch.setattr(arrays, "_MOST_BYTES", 100)
     with pytest.raises(PromptRecoveryError, match="is damaged"):
         Familiarity.read(file)
 

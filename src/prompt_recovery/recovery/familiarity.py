@@ -15,21 +15,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.arrays import UNREADABLE, opened_arrays
 from prompt_recovery.recovery.interface import Pair
-from prompt_recovery.storage import MALFORMED, atomic_write
+from prompt_recovery.storage import atomic_write
 
 _WORDS = 2**18  # hashed words, so that a record holds no text
 _READ = 20_000  # characters of a text
 _MOST = 20_000  # training texts
 _WORD = re.compile(r"\b\w\w+\b")
-_MOST_BYTES = 1 << 30  # of their counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +117,7 @@ class Familiarity:
         if not path.is_file():
             return None
         try:
-            with ZipFile(path) as whole:
-                if sum(part.file_size for part in whole.infolist()) > _MOST_BYTES:
-                    raise ValueError("it unpacks to too much")
-            with np.load(path, allow_pickle=False) as file:
+            with opened_arrays(path) as file:
                 size, width = (int(value) for value in file["shape"])
                 words, starts = file["indices"].astype(np.int64), file["indptr"].astype(np.int64)
                 counts = file["data"].astype(np.float64)
@@ -132,7 +128,7 @@ class Familiarity:
                 raise ValueError("other counts")
             if len(words) and not 0 <= words.min() <= words.max() < _WORDS:
                 raise ValueError("other words")
-        except (OSError, EOFError, BadZipFile, *MALFORMED) as error:
+        except UNREADABLE as error:
             raise PromptRecoveryError(
                 f"{path}: is damaged ({type(error).__name__}); copy the retriever folder again"
             ) from error

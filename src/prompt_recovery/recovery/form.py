@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +16,13 @@ from numpy.typing import NDArray
 from prompt_recovery.changes.form import pair_form
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.recovery.arrays import UNREADABLE, opened_arrays
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.posterior import Posterior
-from prompt_recovery.storage import MALFORMED, atomic_write, fingerprint
+from prompt_recovery.storage import atomic_write, fingerprint
 
 _NAMES = tuple(sorted(pair_form("", "")))
 _MOST = 3.0  # standard deviations, so that no rare measure outweighs all others
-_MOST_BYTES = 1 << 30  # of a file's arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +135,7 @@ class BankForm:
         if not path.is_file():
             return None
         try:
-            with ZipFile(path) as whole:
-                if sum(part.file_size for part in whole.infolist()) > _MOST_BYTES:
-                    raise ValueError("it unpacks to too much")
-            with np.load(path, allow_pickle=False) as file:
+            with opened_arrays(path) as file:
                 if tuple(file["names"].tolist()) != _NAMES:
                     raise ValueError("other measures")
                 if str(file["prompts"]) != fingerprint(list(prompts)):
@@ -154,7 +150,7 @@ class BankForm:
                 raise ValueError("no measures")
             if not 0 <= weight <= 1e6:
                 raise ValueError("another weight")
-        except (OSError, EOFError, BadZipFile, *MALFORMED) as error:
+        except UNREADABLE as error:
             raise PromptRecoveryError(
                 f"{path}: is damaged or of other prompts ({type(error).__name__}); copy the "
                 "retriever folder again, or delete this file to do without it"

@@ -184,10 +184,6 @@ class Retriever:
         """The same retriever with another bank."""
         return replace(self, bank=bank)
 
-    def with_encoder(self, encoder: PairEncoder) -> "Retriever":
-        """The same retriever with another model."""
-        return replace(self, encoder=encoder)
-
     def with_temperature(self, temperature: float) -> "Retriever":
         """The same retriever with another temperature, > 0."""
         return replace(self, temperature=temperature)
