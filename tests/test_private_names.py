@@ -66,7 +66,19 @@ def hydras_source_of_files():
     assert list(inspect.signature(source.load_config).parameters) == ["config_path"]
 
 
-@used_in("_save_config", "prompt_recovery/commands/entry.py")
+@used_in("hydra._internal.hydra", "prompt_recovery/commands/composing.py")
+def hydras_mode_of_running():
+    from hydra._internal import utils
+
+    from prompt_recovery.commands.composing import _composed_mode
+
+    given = list(inspect.signature(_composed_mode).parameters)
+    assert given == ["self", "config_name", "overrides"]
+    told = inspect.getsource(utils._run_app)
+    assert "if mode is None:" in told, "None means that no file says it"
+
+
+@used_in("_save_config", "prompt_recovery/commands/composing.py")
 def hydras_way_to_write_its_files():
     from hydra.core import utils
 

@@ -1,22 +1,15 @@
 """The command line as a user meets it."""
 
 import csv
-import errno
 import json
-import os
 import sys
 import time
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
-from hydra.types import RunMode
 
 from prompt_recovery.backbones.tiny import tiny_backbone
-from prompt_recovery.commands import entry
-from prompt_recovery.runs.folder import RunFolder
 from tests import command_line
 from tests.command_line import assert_one_line
 from tests.conftest import ROOT
@@ -74,41 +67,6 @@ def test_a_backbone_without_the_hub_is_one_quick_line(tmp_path):
 def test_mistakes_are_one_line(arguments, parts, tmp_path):
     assert_one_line(run("model=tiny", "logger=none", *arguments, cwd=tmp_path), *parts)
     assert not list(tmp_path.rglob("retriever_stage")), "it fails before the retriever is trained"
-
-
-def test_an_interrupted_run_is_gone_on_with_from_its_checkpoint_if_it_has_one(
-    tmp_path, monkeypatch, capsys
-):
-    here = SimpleNamespace(mode=RunMode.RUN, runtime=SimpleNamespace(output_dir=str(tmp_path)))
-    monkeypatch.setattr(entry.HydraConfig, "get", lambda: here)
-
-    def train(config):
-        raise KeyboardInterrupt
-
-    for advice in ("give the same command again", "go on with ckpt_path=last"):
-        with pytest.raises(SystemExit):
-            entry.one_line_errors(train)(None)
-        assert advice in capsys.readouterr().err
-        file = RunFolder(tmp_path).checkpoint
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(b"")
-
-
-def test_relative_paths_are_those_of_the_folder_where_the_command_was_given(tmp_path, monkeypatch):
-    (tmp_path / "run").mkdir()
-    monkeypatch.chdir(tmp_path / "run")  # as Hydra does with hydra.job.chdir=true
-    runtime = SimpleNamespace(output_dir=str(tmp_path / "run"), cwd=str(tmp_path))
-    here = SimpleNamespace(mode=RunMode.RUN, runtime=runtime)
-    monkeypatch.setattr(entry.HydraConfig, "get", lambda: here)
-    assert entry._where_it_was_given(lambda _: Path.cwd())(None) == tmp_path
-
-
-def test_a_full_disk_or_a_read_only_folder_is_one_line():
-    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES):
-        error = OSError(number, os.strerror(number), "runs/x")
-        assert "cannot read or write runs/x (" in str(entry._unwritable(error))
-    with pytest.raises(ConnectionError):
-        entry._unwritable(ConnectionError(errno.ECONNRESET, "reset"))
 
 
 def test_unknown_option_lists_the_known_ones():

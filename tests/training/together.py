@@ -14,7 +14,7 @@ import torch
 
 from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.low_rank import Adapter, AllWeights
-from prompt_recovery.commands.entry import one_line_errors
+from prompt_recovery.commands.failures import one_line_errors
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder

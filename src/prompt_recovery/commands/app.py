@@ -8,9 +8,9 @@ from annotated_types import Ge, Le
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.commands.help import Help
 from prompt_recovery.commands.recover import AnswererSettings
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.settings.help import Help
 from prompt_recovery.terminal import importing
 
 

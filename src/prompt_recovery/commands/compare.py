@@ -9,9 +9,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.commands.help import Help
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.settings.help import Help
 from prompt_recovery.terminal import importing
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.commands.help import Help
 from prompt_recovery.detection.job import DetectionJob, DetectionOptions, run_detection
 from prompt_recovery.recovery.recipe import Recipe, RunNames
 from prompt_recovery.runs.folder import named_runs
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.settings.help import Help
 
 
 @dataclass(kw_only=True, frozen=True)

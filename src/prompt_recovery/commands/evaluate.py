@@ -8,10 +8,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.commands.help import Help
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, prediction_entries
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.settings.entries import option
+from prompt_recovery.settings.help import Help
 from prompt_recovery.terminal import importing
 
 _HELP = Help(

@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.commands.help import Help
 from prompt_recovery.generation.cluster import Cluster
 from prompt_recovery.generation.job import GenerationJob, GenerationOptions, Guessing
 from prompt_recovery.generation.originals import CreatedOriginals, Originals
@@ -17,6 +16,7 @@ from prompt_recovery.preferences import Preferences
 from prompt_recovery.rewriters import Rewriter
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.settings.help import Help
 from prompt_recovery.templates import Template
 from prompt_recovery.terminal import importing
 

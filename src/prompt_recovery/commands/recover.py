@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.commands.help import Help
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.pairs import RecoveryOptions
 from prompt_recovery.recovery.recipe import Recipe, RecipeOptions, RunNames
 from prompt_recovery.runs.folder import named_runs
 from prompt_recovery.settings import Positive
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.settings.help import Help
 from prompt_recovery.terminal import importing
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.commands.help import Help
 from prompt_recovery.runs.sweep import sweep as run_sweep
 from prompt_recovery.settings import AtLeastOne, Count, LocalPath
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.settings.help import Help
 
 
 @dataclass(kw_only=True)

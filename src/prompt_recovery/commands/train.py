@@ -8,13 +8,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from prompt_recovery.commands.entry import command, in_multirun
-from prompt_recovery.commands.help import Help
+from prompt_recovery.commands.entry import command
+from prompt_recovery.commands.failures import in_multirun
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.multirun import run_trial
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.runs.trials import end_with_parent, is_trial
 from prompt_recovery.settings.checking import check
+from prompt_recovery.settings.help import Help
 from prompt_recovery.training.job import TrainSettings
 from prompt_recovery.training.stages import train_stages
 

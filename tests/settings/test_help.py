@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from prompt_recovery.commands.help import command_lines, help_text
 from prompt_recovery.commands.main import COMMANDS, main
 from prompt_recovery.settings.described import description
+from prompt_recovery.settings.help import command_lines, help_text
 from tests.conftest import ROOT
 from tests.settings.composing import composed
 

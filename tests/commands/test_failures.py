@@ -1,0 +1,35 @@
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+from hydra.types import RunMode
+
+from prompt_recovery.commands import failures
+from prompt_recovery.runs.folder import RunFolder
+
+
+def test_an_interrupted_run_is_gone_on_with_from_its_checkpoint_if_it_has_one(
+    tmp_path, monkeypatch, capsys
+):
+    here = SimpleNamespace(mode=RunMode.RUN, runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    monkeypatch.setattr(failures.HydraConfig, "get", lambda: here)
+
+    def train(config):
+        raise KeyboardInterrupt
+
+    for advice in ("give the same command again", "go on with ckpt_path=last"):
+        with pytest.raises(SystemExit):
+            failures.one_line_errors(train)(None)
+        assert advice in capsys.readouterr().err
+        file = RunFolder(tmp_path).checkpoint
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+
+
+def test_a_full_disk_or_a_read_only_folder_is_one_line():
+    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+        error = OSError(number, os.strerror(number), "runs/x")
+        assert "cannot read or write runs/x (" in str(failures.unwritable(error))
+    with pytest.raises(ConnectionError):
+        failures.unwritable(ConnectionError(errno.ECONNRESET, "reset"))
