@@ -12,6 +12,7 @@ _CACHE = os.environ.get("PROMPT_RECOVERY_TEST_CACHE") or tempfile.mkdtemp(prefix
 os.environ["PROMPT_RECOVERY_TEST_CACHE"] = os.environ["PROMPT_RECOVERY_CACHE"] = _CACHE
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB__SAVE_REQUIREMENTS"] = "false"  # else each run reads all installed packages
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Several tests run at once, on models for which one thread is the fastest.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -83,6 +83,8 @@ QUICK = [
     "preferences.mix.sampled=2",
     "preferences.mix.max_new_tokens=4",
 ]
+# W&B starts a process for each run. Sweeps and commands that name a logger keep theirs.
+UNTRACKED = ["logger=csv"]
 # The starter dataset has a thousand long texts, all of which are tokenised.
 FEW = ["data=file", "data.path=pairs.csv", "split.val=0.1", "split.test=0.1"]
 FEW_OF_STARTER = ["split.train_share=0.1"]
@@ -235,7 +237,7 @@ def test_commands_run(needs, line, laptop, request):
     if name == "train" and "--cfg" not in overrides:
         own = [] if any(o.startswith("model.path") for o in overrides) else ["model=tiny"]
         given = {o.partition("=")[0] for o in overrides}
-        quick = [q for q in QUICK if q.partition("=")[0] not in given]
+        quick = [q for q in [*QUICK, *UNTRACKED] if q.partition("=")[0] not in given]
         # What follows a run goes on with its data; others have the starter's preferences.
         others = {"data", "objective", "+experiment"}
         own_data = "recover" in needs or "preferences=sample" in overrides or not given & others
