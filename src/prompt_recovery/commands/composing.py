@@ -20,8 +20,7 @@ _OF_MODES = re.compile(r"^\s*(?:hydra\.)?mode\s*:|searchpath", re.MULTILINE)
 def adapt_hydra() -> None:
     """Makes Hydra write its files without secrets, and compose each command once."""
     hydra.core.utils._save_config = _write_redacted
-    if Hydra.get_mode is not _mode:
-        Hydra.get_mode = _mode
+    Hydra.get_mode = _mode  # type: ignore[method-assign]
 
 
 def _write_redacted(cfg: Any, filename: str, output_dir: Path) -> None:
