@@ -33,7 +33,7 @@ class Answering:
         return [Prediction(p.id, EVIL, False, candidates, 0.31) for p in pairs]
 
 
-READY = Assembled(Answering(), "f", "i")
+READY = Assembled(Answering(), "f", "i", ["2026_<run>"])
 
 
 def test_texts_are_escaped():
@@ -249,6 +249,8 @@ def test_the_page_answers_through_its_interface():
     client = pytest.importorskip("gradio_client")
     assert gradio.__version__.split(".")[0] >= "6"
     page = app.page(READY)
+    shown = [part["props"].get("value") for part in page.config["components"]]
+    assert '<p class="pr-quiet">Run: 2026_&lt;run&gt; (answering &lt;b&gt;)</p>' in shown
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
     try:
         caller = client.Client(url, verbose=False)

@@ -313,7 +313,7 @@ def serve(recipe: Recipe, host: str, port: int, names: Sequence[str] = ()) -> No
         ) from error
     except (ImportError, ValueError, RuntimeError) as error:
         raise refused_by_environment(f"the page on {host}", error) from error
-    print(f"{printable(ready.recoverer.name)}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"{printable(_described(ready))}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
     blocks.block_thread()
 
 
@@ -438,7 +438,7 @@ def page(ready: Assembled) -> Any:
             link = gr.Textbox(label="Link", interactive=False, buttons=["copy"])
             defaults = json.dumps({name: setting.value for name, setting in shared.items()})
             button.click(None, list(shared.values()), link, js=_LINK_JS % defaults)
-        gr.HTML(f'<p class="pr-quiet">Recoverer: {escape(ready.recoverer.name)}</p>')
+        gr.HTML(f'<p class="pr-quiet">{escape(_described(ready))}</p>')
 
         def of_link(request: Any) -> list[Any]:
             return from_link(dict(request.query_params), shared)
@@ -446,6 +446,11 @@ def page(ready: Assembled) -> Any:
         of_link.__annotations__["request"] = gr.Request
         blocks.load(of_link, None, list(shared.values()), api_visibility="private")
     return blocks
+
+
+def _described(ready: Assembled) -> str:
+    """The runs that answer, and the recoverer that they make."""
+    return f"Run: {', '.join(ready.runs)} ({ready.recoverer.name})"
 
 
 def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from prompt_recovery.runs.folder import (
     adapter_folder,
     named_runs,
     require_adapter_folder,
+    run_name,
     runs_in,
     weights_digest,
 )
@@ -147,6 +148,16 @@ def test_an_adapter_is_that_of_a_run_or_itself(tmp_path):
     assert run.recoverer() == {"data": {"name": "d"}}
     assert RunFolder.of_adapter(run.adapter) == run
     assert weights_digest(run.adapter) == ""
+
+
+def test_a_run_has_the_name_of_its_folder_whichever_way_it_is_given(tmp_path):
+    run = RunFolder(tmp_path / "runs" / "train" / "2026-11-29_10-00-00_tiny_sft")
+    run.adapter.mkdir(parents=True)
+    run.point_latest()
+    assert {run_name(p) for p in (run.path, run.adapter, tmp_path / "runs" / "latest")} == {
+        "2026-11-29_10-00-00_tiny_sft"
+    }
+    assert run_name(tmp_path / "moved_adapter") == "moved_adapter"
 
 
 def test_latest_is_the_run_that_was_pointed_at_last(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
-from prompt_recovery.runs.folder import is_retriever, recoverer_folders
+from prompt_recovery.runs.folder import is_retriever, recoverer_folders, run_name
 from prompt_recovery.settings import Precision
 from prompt_recovery.storage import fingerprint
 
@@ -48,11 +48,13 @@ class Assembled:
         fallback: The recoverer's fallback, which is the mean prompt of its first run's training
             split.
         identity: A fingerprint of everything that its predictions depend on.
+        runs: The names of the runs that it answers from.
     """
 
     recoverer: CalibratedRecoverer
     fallback: str
     identity: str
+    runs: Sequence[str] = ()
 
 
 def require_backbones(recipe: Recipe) -> None:
@@ -122,7 +124,7 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
         fitted.applied_to(recoverer, recipe.confidence)
     said = [str(v) for v in (recoverer.joining, recoverer.choice) if v is not None]
     identity = fingerprint(key, str(recoverer.calibration), None, *said)
-    return Assembled(recoverer, recoverer.fallback, identity)
+    return Assembled(recoverer, recoverer.fallback, identity, [run_name(r) for r in recipe.runs])
 
 
 def _add_channel(

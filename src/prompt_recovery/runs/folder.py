@@ -452,6 +452,16 @@ def run_path(run: str | Path) -> Path:
     return shipped_run(str(run)) if str(run) in shipped_names() else Path(run).expanduser()
 
 
+def run_name(folder: str | Path) -> str:
+    """Returns the name of a run's folder, also for the adapter or the retriever in it.
+
+    A link such as `runs/latest` has the name of the run that it points to.
+    """
+    folder = Path(folder).expanduser().resolve()
+    run = RunFolder.of_adapter(folder)
+    return (run.path if folder in (run.adapter, run.retriever) else folder).name
+
+
 def runs_in(path: Path) -> Iterator[RunFolder]:
     """Yields the run in a folder or, if the folder is not a run, all runs below it by name."""
     if RunFolder(path)._config.is_file():

@@ -22,10 +22,10 @@ from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.load import decoding_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.runs.folder import (
-    RunFolder,
     is_retriever,
     recoverer_file,
     recoverer_folders,
+    run_name,
     weights_digest,
 )
 from prompt_recovery.storage import fingerprint
@@ -103,7 +103,7 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     if not decoding.uses_metric or any(map(is_retriever, folders)):
         recipe = replace(recipe, retrieval=None)  # `assemble` has no use for it
     if name is None:
-        name = " + ".join(_run_name(Path(run)) for run in recipe.runs)
+        name = " + ".join(_undated_name(run) for run in recipe.runs)
         name += f", {recipe.decoding.name}" if recipe.decoding else ""
         name += f", {recipe.retrieval.name}" if recipe.retrieval else ""
         name += ", bank" if recipe.bank else ""
@@ -153,11 +153,9 @@ def _assembled(recipe: Recipe) -> Recoverer:
         return assemble(recipe, show).recoverer
 
 
-def _run_name(folder: Path) -> str:
+def _undated_name(folder: Path) -> str:
     """Returns a run's name without its date, also for an adapter or a retriever in its folder."""
-    folder = folder.expanduser().resolve()
-    run = RunFolder.of_adapter(folder)
-    name = (run.path if folder in (run.adapter, run.retriever) else folder).name
+    name = run_name(folder)
     return re.sub(r"^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_", "", name) or name
 
 
