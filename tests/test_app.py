@@ -224,14 +224,14 @@ def test_the_page_in_a_browser(width, dark, tmp_path):
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(PromptRecoveryError, match=r"pip install 'prompt-recovery\[app\]'"):
+    with pytest.raises(PromptRecoveryError, match=r"pip install -e .*\[app\]'"):
         app.require_gradio()
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "https_proxy"])
 def test_a_proxy_that_keeps_gradio_from_its_work_is_named(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)  # importing it fails
-    monkeypatch.setattr(app, "find_spec", lambda _: object())  # but it is installed
+    monkeypatch.setattr(app, "require_extra", lambda *_: None)  # but it is installed
     monkeypatch.setenv(name, "socks5://127.0.0.1:1080")
     with pytest.raises(PromptRecoveryError, match=f"{name}=socks5://127.0.0.1:1080: .*NO_PROXY"):
         app.require_gradio()

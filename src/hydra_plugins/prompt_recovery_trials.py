@@ -40,6 +40,7 @@ class Trials(BasicSweeper):
     ) -> None:
         """Names the multirun and prepares its launcher."""
         from prompt_recovery.runs.multirun import group_of
+        from prompt_recovery.settings.extras import installation
 
         arguments = list(config.hydra.overrides.task)
         parser = OverridesParser.create(config_loader=hydra_context.config_loader)
@@ -60,7 +61,7 @@ class Trials(BasicSweeper):
             if extra is None:
                 raise
             name = {"submitit": "slurm", "ray": "hydra_ray"}.get(extra, extra)
-            _mend(f"hydra/launcher: is not installed; pip install 'prompt-recovery[{name}]'")
+            _mend(f"hydra/launcher: is not installed: {installation(name)}")
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the trials and prints a table of their results."""

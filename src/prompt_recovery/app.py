@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,10 +31,11 @@ from prompt_recovery.recovery.job import recover_file, single_pair, steps
 from prompt_recovery.recovery.pairs import PairColumns, read_pairs
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.reporting.html import evidence_css, evidence_html
+from prompt_recovery.settings.extras import require_extra
 from prompt_recovery.settings.network import exempt_from_proxies, refused_by_environment
 from prompt_recovery.tables import counted
 from prompt_recovery.templates import word_changes
-from prompt_recovery.terminal import progress_bar
+from prompt_recovery.terminal import announced, progress_bar
 
 _SHOWN_WORDS = 1500  # number of words of each text to show in the difference
 _ALTERNATIVES = 7
@@ -366,15 +366,13 @@ def require_gradio() -> Any:
     Raises:
         PromptRecoveryError: If it is not installed.
     """
+    require_extra("app", "the web page")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
-        import gradio
-    except (ImportError, ValueError) as error:
-        if find_spec("gradio") is not None:  # it makes an HTTP client
-            raise refused_by_environment("the web page", error) from error
-        raise PromptRecoveryError(
-            "the web page needs gradio: pip install 'prompt-recovery[app]'"
-        ) from error
+        with announced("importing Gradio"):
+            import gradio
+    except (ImportError, ValueError) as error:  # it makes an HTTP client
+        raise refused_by_environment("the web page", error) from error
     return gradio
 
 

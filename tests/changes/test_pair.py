@@ -1,11 +1,11 @@
 import math
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prompt_recovery as pr
-from prompt_recovery.changes import text
 from prompt_recovery.changes.pair import measures, words_kept
 from prompt_recovery.changes.shown import measures_html, measures_table
 from prompt_recovery.changes.text import measure_text
@@ -82,6 +82,6 @@ def test_the_table_has_formatting_only_where_a_text_has_some():
 
 
 def test_without_its_libraries_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setattr(text, "LIBRARIES", ("emoji", "no_such_library_at_all"))
-    with pytest.raises(PromptRecoveryError, match=r"prompt-recovery\[measures\]"):
+    monkeypatch.setitem(sys.modules, "textstat", None)
+    with pytest.raises(PromptRecoveryError, match=r"texts needs textstat: pip .*\[measures\]'"):
         pr.measures("a", "b")

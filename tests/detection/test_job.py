@@ -1,11 +1,11 @@
 import json
+import sys
 from dataclasses import asdict, replace
 
 import pyarrow.parquet as pq
 import pytest
 
 import prompt_recovery as pr
-from prompt_recovery.changes import text as texts
 from prompt_recovery.data.sources import starter
 from prompt_recovery.data.splits import split
 from prompt_recovery.detection.detector import Detector, shipped_detector
@@ -214,8 +214,8 @@ def test_a_certainty_out_of_its_range_is_one_line(certainty):
 
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
-    monkeypatch.setattr(texts, "LIBRARIES", ("no_such_library_at_all",))
-    with pytest.raises(PromptRecoveryError, match=r"prompt-recovery\[measures\]"):
+    monkeypatch.setitem(sys.modules, "textstat", None)
+    with pytest.raises(PromptRecoveryError, match=r"\[measures\]'"):
         run_detection(DetectionJob(text="a"))
 
 

@@ -120,7 +120,7 @@ def test_missing_files_and_folders(tmp_path):
 
 def test_hub_errors_are_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(PromptRecoveryError, match=r"pip install 'prompt-recovery\[hub\]'"):
+    with pytest.raises(PromptRecoveryError, match=r"pip install -e .*\[hub\]'"):
         hub_originals("owner/name")
 
 

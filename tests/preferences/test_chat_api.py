@@ -111,7 +111,7 @@ def test_what_is_missing_is_named(server, monkeypatch):
     with pytest.raises(PromptRecoveryError, match="needs OPENAI_API_KEY in the environment"):
         source(server, base_url=None).propose(EXAMPLES)
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(PromptRecoveryError, match=r"pip install 'prompt-recovery\[api\]'"):
+    with pytest.raises(PromptRecoveryError, match=r"pip install -e .*\[api\]'"):
         source(server).propose(EXAMPLES)
     assert server.asked == []
 

@@ -144,7 +144,7 @@ def wait_for_server(server, url):
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(PromptRecoveryError, match=r"pip install 'prompt-recovery\[llama_cpp\]'"):
+    with pytest.raises(PromptRecoveryError, match=r"pip install -e .*\[llama_cpp\]'"):
         in_order(rewriter(), chats(1), [0])
 
 

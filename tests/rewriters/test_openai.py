@@ -514,7 +514,7 @@ def test_what_is_missing_is_named(server, monkeypatch):
     with pytest.raises(PromptRecoveryError, match="needs OPENAI_API_KEY in the environment"):
         in_order(rewriter(server, base_url=None), chats(1), [0])
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(PromptRecoveryError, match=r"pip install 'prompt-recovery\[api\]'"):
+    with pytest.raises(PromptRecoveryError, match=r"pip install -e .*\[api\]'"):
         in_order(rewriter(server), chats(1), [0])
     assert server.asked == []
 

@@ -107,5 +107,5 @@ def test_what_cannot_work_is_one_message(vllm, monkeypatch):
     with pytest.raises(PromptRecoveryError, match=r"rewriter\.backend\.chunk=0: must be"):
         rewriter(chunk=0)
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(PromptRecoveryError, match=r"pip install 'prompt-recovery\[vllm\]'"):
+    with pytest.raises(PromptRecoveryError, match=r"pip install -e .*\[vllm\]'"):
         in_order(rewriter(), chats(1), [0])

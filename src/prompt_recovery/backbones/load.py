@@ -1,6 +1,5 @@
 """Loads the weights and the tokenizer of a backbone."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from prompt_recovery.kernels.linear import ACTIVATION_DTYPE, pack_linears
 from prompt_recovery.kernels.memory import keep_freed_memory
 from prompt_recovery.kernels.norms import fuse_norms
 from prompt_recovery.metrics.plain import require_plain_config
+from prompt_recovery.settings.extras import has_extra, installation
 from prompt_recovery.storage import read_json
 from prompt_recovery.terminal import announced, quiet
 
@@ -204,9 +204,9 @@ def four_bit_obstacle() -> str | None:
     """The reason why 4-bit weights cannot be used here, and what to do; None if they can."""
     if not torch.cuda.is_available():
         return "adapter=qlora needs a CUDA GPU and there is none: use adapter=lora"
-    if find_spec("bitsandbytes") is None:
-        return "adapter=qlora needs bitsandbytes: pip install 'prompt-recovery[qlora]'"
-    return None
+    return (
+        None if has_extra("qlora") else f"adapter=qlora needs bitsandbytes: {installation('qlora')}"
+    )
 
 
 def require_four_bit() -> None:

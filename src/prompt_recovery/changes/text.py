@@ -9,17 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Literal
 
 from prompt_recovery.changes.language import language_of
-from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.extras import has_extra, require_extra
 
 Person = Literal["first", "second", "third", "none"]
 Tense = Literal["past", "present", "future", "none"]
-
-LIBRARIES = ("emoji", "markdown_it", "textblob", "textstat")
-"""The modules that the extra `measures` installs."""
 
 _READ = 20_000  # characters of a text
 _HIGHEST_GRADE = 30.0  # of a text without full stops, which would count as one long sentence
@@ -75,15 +71,12 @@ def require_measures() -> None:
     Raises:
         PromptRecoveryError: If one of them is not.
     """
-    if not has_measures():
-        raise PromptRecoveryError(
-            "measures of texts need further libraries: pip install 'prompt-recovery[measures]'"
-        )
+    require_extra("measures", "the measurement of texts")
 
 
 def has_measures() -> bool:
     """Returns whether the libraries of the extra `measures` are installed."""
-    return all(find_spec(name) is not None for name in LIBRARIES)
+    return has_extra("measures")
 
 
 def measure_text(text: str) -> TextMeasures:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from prompt_recovery.commands.entry import command
 from prompt_recovery.commands.recover import AnswererSettings
 from prompt_recovery.settings.checking import check, make
+from prompt_recovery.settings.extras import require_extra
 from prompt_recovery.settings.help import Help
 from prompt_recovery.terminal import importing
 
@@ -33,8 +34,7 @@ class AppSettings(AnswererSettings):
 _HELP = Help(
     title="a web page to try a recoverer",
     about="""Loads a trained run and serves a page on this machine: paste two texts, see the prompt
-        behind them, its alternatives, and what changed word by word. It needs the extra [app]:
-        pip install 'prompt-recovery[app]'.""",
+        behind them, its alternatives, and what changed word by word. It needs the extra [app].""",
     examples=[
         ("With the run that was started last, or with the recoverer that comes with the package, "
          "on http://127.0.0.1:7860:", ["run=latest", "run=shipped"]),
@@ -53,6 +53,7 @@ _HELP = Help(
 def app(config: DictConfig) -> None:
     """Serves a web page until Ctrl-C."""
     given: AppSettings = make(check(config, AppSettings), AppSettings)
+    require_extra("app", "the web page")
     recipe = given.recipe()
 
     with importing():

@@ -15,6 +15,7 @@ from prompt_recovery.data.examples import ColumnNames, Dataset, Row, validate
 from prompt_recovery.data.files import SUFFIXES, data_files, read_rows
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.settings import AnyPath
+from prompt_recovery.settings.extras import require_extra
 
 log = logging.getLogger(__name__)
 
@@ -166,12 +167,9 @@ def hub_rows(repo: str, split: str, revision: str | None, group: str) -> Iterato
     Raises:
         PromptRecoveryError: If the extra is not installed or the dataset cannot be loaded.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise PromptRecoveryError(
-            f"{group}=hub needs the package `datasets`: pip install 'prompt-recovery[hub]'"
-        ) from error
+    require_extra("hub", f"{group}=hub")
+    import datasets
+
     try:
         table = datasets.load_dataset(repo, split=split, revision=revision)
     except Exception as error:  # the library raises a dozen types for what is one problem to a user

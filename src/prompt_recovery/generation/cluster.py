@@ -6,11 +6,12 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.rewriters.base import Answer, Chat, Rewriter
 from prompt_recovery.settings import AtLeastOne, NotNegative, Positive, checked
+from prompt_recovery.settings.extras import require_extra
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -100,6 +101,8 @@ class RayCluster:
     block: AtLeastOne = 64
     chunk: AtLeastOne = 50_000
 
+    EXTRA: ClassVar = ("ray", "cluster=ray")
+
     def rewriter(self, make: Callable[[], Rewriter]) -> Rewriter:
         """Returns a rewriter that distributes its requests over the workers."""
         return _ClusterRewriter(self, make)
@@ -136,13 +139,10 @@ class RayCluster:
                 raise PromptRecoveryError(row["error"])
 
     def _connected(self) -> Any:
-        try:
-            import ray
-            import ray.data
-        except ImportError as error:
-            raise PromptRecoveryError(
-                "cluster=ray needs the package `ray`: pip install 'prompt-recovery[ray]'"
-            ) from error
+        require_extra(*self.EXTRA)
+        import ray
+        import ray.data
+
         if not ray.is_initialized():
             try:
                 _reach(self.address)

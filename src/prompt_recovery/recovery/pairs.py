@@ -11,7 +11,7 @@ from prompt_recovery.data.files import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.predictions import format_of
-from prompt_recovery.recovery.spans import Explain, method_of
+from prompt_recovery.recovery.spans import Explain, method_of, require_method
 from prompt_recovery.settings import AnyPath, Cosine
 from prompt_recovery.storage import fingerprint, same_file
 
@@ -68,7 +68,7 @@ class RecoveryOptions:
             PromptRecoveryError: If neither a file nor a pair is given, or both; if a text is blank;
                 if `threshold` has nothing to compare with; or if the output's format is unknown or
                 the output is the input; if `measures` or `explain` are asked for where a CSV file
-                has no column for them; or if `measures` are without their extra.
+                has no column for them; or if their extra is not installed.
         """
         one = (self.original is not None, self.rewritten is not None)
         if (self.input is not None) == any(one) or any(one) != all(one):
@@ -84,6 +84,7 @@ class RecoveryOptions:
             )
         if self.measures:
             require_measures()
+        require_method(method_of(self.explain))
         if self.input is not None:
             csv = format_of(Path(self.output)) == ".csv"
             if csv and self.measures:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from prompt_recovery.settings.extras import require_extra
+
 TextName = Literal["original", "rewritten"]
 """One of the two texts of a pair."""
 Method = Literal["occlusion", "integrated_gradients"]
@@ -58,6 +60,16 @@ def method_of(explain: Explain) -> Method | None:
     if isinstance(explain, bool):
         return "occlusion" if explain else None
     return explain
+
+
+def require_method(method: Method | None) -> None:
+    """Checks that the library that measures evidence in this way is installed.
+
+    Raises:
+        PromptRecoveryError: If it isn't.
+    """
+    if method == "integrated_gradients":
+        require_extra("explain", "explain=integrated_gradients", "use explain=occlusion")
 
 
 def evidence_of(values: Mapping[str, Any]) -> Evidence:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.rewriters.base import OF_ONE_REQUEST, Answer
 from prompt_recovery.settings import AtLeastOne, Count, NotNegative, Positive
+from prompt_recovery.settings.extras import require_extra
 from prompt_recovery.settings.network import PROXIES, refused_by_environment
 from prompt_recovery.settings.secrets import redacted
 
@@ -128,14 +129,7 @@ class Endpoint:
             PromptRecoveryError: If the extra is not installed, the key is missing or cannot be one,
                 or the model has no name.
         """
-        try:
-            import openai  # noqa: F401
-            import tenacity  # noqa: F401
-        except ImportError as error:
-            raise PromptRecoveryError(
-                f"{self.SETTING} needs the packages `openai` and `tenacity`: "
-                "pip install 'prompt-recovery[api]'"
-            ) from error
+        require_extra("api", self.SETTING)
         key = _from_environment("OPENAI_API_KEY") or ("none" if self.url else "")
         for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):  # headers, too
             _from_environment(name)

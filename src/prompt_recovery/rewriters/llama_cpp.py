@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge
@@ -25,6 +25,7 @@ from prompt_recovery.rewriters.model import (
     within_limit,
 )
 from prompt_recovery.settings import AtLeastOne, checked
+from prompt_recovery.settings.extras import require_extra
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import SpecialTokens, pieces
 
@@ -50,6 +51,8 @@ class LlamaCppRewriter:
     sampling: Sampling
     rows: AtLeastOne = 16
     gpu_layers: Annotated[int, Ge(-1)] = -1
+
+    EXTRA: ClassVar = ("llama_cpp", "rewriter/backend=llama_cpp (which is compiled for minutes)")
 
     @property
     def identity(self) -> str:
@@ -174,13 +177,9 @@ class LlamaCppRewriter:
 
 
 def _llama_cpp() -> Any:
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise PromptRecoveryError(
-            "rewriter/backend=llama_cpp needs llama-cpp-python: "
-            "pip install 'prompt-recovery[llama_cpp]' (it compiles llama.cpp: minutes)"
-        ) from error
+    require_extra(*LlamaCppRewriter.EXTRA)
+    import llama_cpp
+
     return llama_cpp
 
 

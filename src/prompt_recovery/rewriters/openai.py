@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from prompt_recovery.rewriters.base import Answer, Chat
 from prompt_recovery.rewriters.endpoint import Endpoint
@@ -26,6 +27,8 @@ class OpenAIRewriter(Endpoint):
     model: Model
     sampling: Sampling
     timeout_s: Positive = 120.0
+
+    EXTRA: ClassVar = ("api", Endpoint.SETTING)
 
     @property
     def identity(self) -> str:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.rewriters.base import Answer, Chat
 from prompt_recovery.rewriters.model import TokenizingRewriter
 from prompt_recovery.settings import AtLeastOne, checked
+from prompt_recovery.settings.extras import require_extra
 
 
 @checked("rewriter.backend")
@@ -26,6 +27,8 @@ class VllmRewriter(TokenizingRewriter):
 
     chunk: AtLeastOne = 512
     engine: Mapping[str, Any] = field(default_factory=dict)
+
+    EXTRA: ClassVar = ("vllm", "rewriter/backend=vllm (on Linux, with NVIDIA GPUs)")
 
     @property
     def identity(self) -> str:
@@ -97,11 +100,7 @@ class VllmRewriter(TokenizingRewriter):
 
 
 def _vllm() -> Any:
-    try:
-        import vllm
-    except ImportError as error:
-        raise PromptRecoveryError(
-            "rewriter/backend=vllm needs vLLM, on Linux with NVIDIA GPUs: "
-            "pip install 'prompt-recovery[vllm]'"
-        ) from error
+    require_extra(*VllmRewriter.EXTRA)
+    import vllm
+
     return vllm

@@ -24,7 +24,7 @@ DEFAULT = "shipped"
 MANIFEST = "manifest.json"
 FOLDER = Path(__file__).parents[1] / "shipped"
 """Where the folders of shipped recoverers lie."""
-_REINSTALL = "install this package again (pip install --force-reinstall --no-deps prompt-recovery)"
+_REINSTALL = "install this package again, or restore the file in its clone (git checkout -- src)"
 
 
 @dataclass(frozen=True)

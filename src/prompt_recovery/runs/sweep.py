@@ -29,6 +29,7 @@ from prompt_recovery.runs.trials import (
     threads_each,
 )
 from prompt_recovery.settings.arguments import override_value, quoted
+from prompt_recovery.settings.extras import require_extra
 from prompt_recovery.settings.secrets import redacted
 from prompt_recovery.storage import Journal, atomic_write, fingerprint, locked
 from prompt_recovery.tables import counted
@@ -119,16 +120,12 @@ def _load_yaml(path: Path) -> Any:
 def _engine() -> Any:
     import warnings
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydantic warns about names of settings
-            import sweeps.config
+    require_extra("sweeps", "W&B's sweep engine")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic warns about names of settings
+        import sweeps.config
 
-            import sweeps
-    except ImportError as error:
-        raise PromptRecoveryError(
-            "W&B's sweep engine is not installed: pip install 'prompt-recovery[sweeps]'"
-        ) from error
+        import sweeps
     return sweeps
 
 

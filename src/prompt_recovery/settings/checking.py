@@ -21,6 +21,7 @@ from prompt_recovery.settings.declared import (
     settings_of,
     target_of,
 )
+from prompt_recovery.settings.extras import require_extra
 from prompt_recovery.settings.filling import OURS
 
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
@@ -134,7 +135,9 @@ def unknown(key: str, known: Iterable[str], prefix: str) -> PromptRecoveryError:
 def make(value: Any, declared: Any = None, late: Sequence[str] = ()) -> Any:
     """Makes objects from checked settings: calls each `_target_` and constructs dataclasses.
 
-    Calling a target may read files: those of `conf/data` and `conf/originals` return the data.
+    Calling a target may read files: those of `conf/data` and `conf/originals` return the data. A
+    class that needs an extra names it, and what a user calls the class, in `EXTRA`; without the
+    extra, it is refused here, before work begins.
 
     Args:
         value: Plain values, as `check` returns them.
@@ -151,6 +154,8 @@ def make(value: Any, declared: Any = None, late: Sequence[str] = ()) -> Any:
     kind = target_of(value["_target_"]) if "_target_" in value else dataclass_in(declared)
     if kind is None:
         return {key: make(v) for key, v in value.items()}
+    if hasattr(kind, "EXTRA"):
+        require_extra(*kind.EXTRA)
     types = {s.name: s.type for s in settings_of(kind).values()}
     arguments = {
         k: partial(make, v, types.get(k)) if k in late else make(v, types.get(k))

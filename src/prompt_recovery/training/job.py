@@ -33,6 +33,7 @@ from prompt_recovery.settings import (
     checked,
 )
 from prompt_recovery.settings.checking import make
+from prompt_recovery.settings.extras import require_extra
 from prompt_recovery.templates import Template
 from prompt_recovery.training.tracking import require_loggable
 
@@ -445,6 +446,8 @@ def job_of(config: dict[str, Any], run: RunFolder, **stage: Any) -> TrainingJob:
     given: TrainSettings = make(config, TrainSettings)
     require_fitting(given.model, given.adapter, given.objective)
     # What can fail fails here, before torch and its friends are imported.
+    if isinstance(given.adapter, Adapter) and given.adapter.four_bit:
+        require_extra("qlora", "adapter=qlora", "use adapter=lora, which also works without a GPU")
     if isinstance(given.model, EncoderBackbone):
         locate_encoder(given.model)
     else:

@@ -17,6 +17,7 @@ from prompt_recovery.metrics.e5 import second_opinion
 from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.folder import RunFolder, recorded_config
 from prompt_recovery.runs.processes import agreed, is_first, local_rank, together
+from prompt_recovery.settings.extras import installation
 from prompt_recovery.terminal import quiet
 from prompt_recovery.training.checkpoints import (
     BestWeights,
@@ -250,9 +251,7 @@ def _watch(job: TrainingJob, ready: Prepared) -> HackingWatch | None:
         return None
     second = second_opinion(job.scs)
     if second is None:
-        log.warning(
-            "no second encoder watches for metric hacking: pip install 'prompt-recovery[second]'"
-        )
+        log.warning("no second encoder watches for metric hacking: %s", installation("second"))
     ready.module.watch(job.scs, second)
     return HackingWatch(job.hacking)
 

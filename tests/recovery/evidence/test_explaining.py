@@ -223,8 +223,8 @@ def test_a_template_that_shows_other_words_has_no_gradients(both, writer):
 
 
 def test_without_captum_one_line_says_what_to_install(both, monkeypatch):
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(PromptRecoveryError, match=r"pip install 'prompt-recovery\[explain\]'"):
+    monkeypatch.setitem(sys.modules, "captum", None)
+    with pytest.raises(PromptRecoveryError, match=r"pip install -e .*\[explain\]'"):
         require_explainable(both, "integrated_gradients")
     require_explainable(both, "occlusion")
 

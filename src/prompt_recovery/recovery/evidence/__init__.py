@@ -18,6 +18,5 @@ from prompt_recovery.recovery.evidence.explaining import (
     require_explainable,
     with_evidence,
 )
-from prompt_recovery.recovery.evidence.gradients import require_captum
 
-__all__ = ["explain", "explainable", "require_captum", "require_explainable", "with_evidence"]
+__all__ = ["explain", "explainable", "require_explainable", "with_evidence"]

@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.recovery.evidence.gradients import integrated_gradients, require_captum
+from prompt_recovery.recovery.evidence.gradients import integrated_gradients
 from prompt_recovery.recovery.evidence.pieces import pieces, within
 from prompt_recovery.recovery.evidence.reading import Reading, RetrieverReading, WriterReading
 from prompt_recovery.recovery.interface import Pair, Prediction, is_usable
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import WriterSource
-from prompt_recovery.recovery.spans import Evidence, Method, Span
+from prompt_recovery.recovery.spans import Evidence, Method, Span, require_method
 
 
 def explainable(recoverer: Any) -> bool:
@@ -33,8 +33,7 @@ def require_explainable(recoverer: Any, method: Method) -> None:
             f"explain: {recoverer.name} has no language model and no dense retriever that reads "
             "the texts; set explain=false"
         )
-    if method == "integrated_gradients":
-        require_captum()
+    require_method(method)
 
 
 def readings(recoverer: Any, pair: Pair, prompt: str) -> Iterator[tuple[str, Reading]]:

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 
-from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.evidence.pieces import words
 from prompt_recovery.recovery.evidence.reading import Reading
-from prompt_recovery.recovery.spans import Span, TextName
+from prompt_recovery.recovery.spans import Span, TextName, require_method
 
 STEPS = 12
 """The number of points on the path from the neutral to the actual embeddings."""
@@ -20,13 +19,9 @@ def require_captum() -> Any:
     Raises:
         PromptRecoveryError: If it isn't installed.
     """
-    try:
-        import captum.attr
-    except ImportError as error:
-        raise PromptRecoveryError(
-            "explain=integrated_gradients needs captum: pip install 'prompt-recovery[explain]', or "
-            "use explain=occlusion"
-        ) from error
+    require_method("integrated_gradients")
+    import captum.attr
+
     return captum.attr
 
 

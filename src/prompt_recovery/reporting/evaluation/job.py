@@ -15,13 +15,12 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.evidence import (
     explainable,
-    require_captum,
     require_explainable,
     with_evidence,
 )
 from prompt_recovery.recovery.interface import Prediction, pairs_of
 from prompt_recovery.recovery.predictions import PredictionStore, checked_prediction
-from prompt_recovery.recovery.spans import Evidence, Method
+from prompt_recovery.recovery.spans import Evidence, Method, require_method
 from prompt_recovery.reporting.evaluation.contenders import Contender
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
 from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
@@ -154,8 +153,7 @@ def run_evaluation(job: EvaluationJob) -> Report:
     for contender in job.contenders:
         if _kept(contender, job) is None:
             contender.check()
-    if job.explain == "integrated_gradients":
-        require_captum()
+    require_method(job.explain)
     unwritten: list[PromptRecoveryError] = []
     evaluations = [_evaluated(contender, job, unwritten) for contender in job.contenders]
     evaluations.sort(key=lambda e: -e.mean)

@@ -13,7 +13,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines import FewShot
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.recipe import RunNames
-from prompt_recovery.recovery.spans import Explain
+from prompt_recovery.recovery.spans import Explain, method_of, require_method
 from prompt_recovery.settings import AtLeastOne, LocalPath, Positive, Precision
 from prompt_recovery.settings.checking import checked_value
 from prompt_recovery.templates import Template
@@ -124,6 +124,9 @@ class EvaluateSettings:
     max_prompt_tokens: AtLeastOne = FewShot.max_prompt_tokens
     split: SplitSettings = field(default_factory=SplitSettings)
     explain: Explain = True
+
+    def __post_init__(self) -> None:
+        require_method(method_of(self.explain))
 
     def recoverer_entries(self) -> list[RecovererEntry]:
         """Returns `recoverers` as entries."""
