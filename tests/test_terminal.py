@@ -2,6 +2,7 @@ import gc
 import io
 import logging
 import logging.config
+import subprocess
 import sys
 import time
 
@@ -107,6 +108,27 @@ def test_what_takes_long_is_announced_and_what_is_quick_is_not(caplog, monkeypat
             while not caplog.messages and time.monotonic() < ends:
                 time.sleep(0.01)
     assert caplog.messages == ["loading …", "loading took 0 s"]
+
+
+def test_slow_work_is_announced_in_python_too_where_nobody_has_set_up_logging():
+    code = """
+import logging, time
+from prompt_recovery import terminal
+terminal.SILENT_S = 0.01
+def work():
+    with terminal.announced("loading \x1b[2J100 %"):
+        time.sleep(0.1)
+work()
+logging.basicConfig(level=logging.WARNING)
+work()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stderr == "loading [2J100 % …\nloading [2J100 % took 0 s\n", (
+        "and then it is quiet"
+    )
+    assert result.stdout == ""
 
 
 def test_a_bar_that_is_disabled_or_drawn_says_nothing(caplog, monkeypatch):

@@ -131,7 +131,11 @@ def __getattr__(name: str) -> "Any":
         return import_module(f"{__name__}.objectives")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    from prompt_recovery.terminal import IMPORTING, announced
+
+    with announced(IMPORTING):
+        module = import_module(f"{__name__}.{_MODULE_OF[name]}")
+    value = globals()[name] = getattr(module, name)
     return value
 
 

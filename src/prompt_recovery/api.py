@@ -44,7 +44,7 @@ from prompt_recovery.settings.declared import name_of
 from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.settings.words import in_one_line
 from prompt_recovery.storage import fingerprint
-from prompt_recovery.terminal import progress_bar
+from prompt_recovery.terminal import announced, progress_bar
 from prompt_recovery.training.job import TrainSettings
 from prompt_recovery.training.stages import train_stages
 
@@ -174,7 +174,8 @@ def recover_pairs(
     method = method_of(explain)
     if method is not None:
         require_explainable(ready.recoverer, method)
-    with progress_bar(disable=len(pairs) == 1) as progress:
+    one = len(pairs) == 1
+    with progress_bar(disable=one) as progress, announced("recovering") if one else nullcontext():
         task = progress.add_task(f"recovering: {ready.recoverer.name}", total=len(pairs))
         predictions = ready.recoverer.recover(pairs, lambda n: progress.advance(task, n))
         if method is not None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,25 +68,42 @@ class PrintableFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+def tell(message: str, *values: object) -> None:
+    """Logs a line about slow work.
+
+    Where nobody has set up logging, as in a Python session, it goes to standard error instead.
+    """
+    if log.hasHandlers():
+        log.info(message, *values)
+    else:
+        print(printable(message % values), file=sys.stderr, flush=True)
+
+
+def when_silent(said: Callable[..., object], *values: object) -> threading.Timer:
+    """Calls a function after `SILENT_S`, unless the returned timer is cancelled before."""
+    timer = threading.Timer(SILENT_S, said, values)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 @contextmanager
 def announced(what: str) -> Iterator[None]:
     """Says what takes longer than `SILENT_S`, and in the end how long it took.
 
-    The lines go to the log, so that they are on terminals and in log files alike.
+    The lines go to the log, so that they are on terminals and in log files alike; see `tell`.
 
     Args:
         what: What is done, such as "loading the backbone smollm2".
     """
     begun = time.monotonic()
-    timer = threading.Timer(SILENT_S, log.info, ("%s …", what))
-    timer.daemon = True
-    timer.start()
+    timer = when_silent(tell, "%s …", what)
     try:
         yield
     finally:
         timer.cancel()
         if time.monotonic() - begun >= SILENT_S:
-            log.info("%s took %s", what, duration(time.monotonic() - begun))
+            tell("%s took %s", what, duration(time.monotonic() - begun))
 
 
 @contextmanager
@@ -158,9 +175,7 @@ class _PlainOrDrawn(Progress):
         self._before = self._by_id(task).completed
         self._cancel()
         if self.tells:
-            self._timer = threading.Timer(SILENT_S, self._say, (task,))  # of a long first step
-            self._timer.daemon = True
-            self._timer.start()
+            self._timer = when_silent(self._say, task)  # of a long first step
         return task
 
     def stop(self) -> None:
@@ -193,7 +208,7 @@ class _PlainOrDrawn(Progress):
             left = self._due.left(task.completed, task.total, self._before)
             done += f" of {task.total:,.0f}, {left}"
         told = [str(value) for value in task.fields.values() if value]
-        log.info("%s: %s", task.description, ", ".join([done, *told]))
+        tell("%s: %s", task.description, ", ".join([done, *told]))
 
 
 def progress_bar(

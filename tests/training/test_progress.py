@@ -1,5 +1,6 @@
 import logging
 import math
+import time
 from types import SimpleNamespace
 
 from prompt_recovery import terminal
@@ -27,10 +28,33 @@ def test_training_is_told_to_a_log_now_and_then(caplog, monkeypatch):
         trainer.estimated_stepping_batches = math.inf
         now[0] += 60
         callback.on_train_batch_end(trainer, None, None, None, 0)
+        callback.teardown(trainer, None, "fit")
     assert caplog.messages == [
         "training: step 120 of 400, about 5 min left, loss 1.250",
         "training: step 160 of 400, about 4 min left, loss 1.250",
         "training: step 200 of 400, about 3 min left, loss 1.250",
         "validation: batch 3 of 7",
         "training: step 200, loss 1.250",
+    ]
+
+
+def test_a_long_first_step_and_a_long_validation_are_announced(caplog, monkeypatch):
+    monkeypatch.setattr(terminal, "SILENT_S", 0.01)
+    trainer = SimpleNamespace(
+        global_step=0, estimated_stepping_batches=9, is_global_zero=True, callback_metrics={}
+    )
+    callback = PlainProgress()
+    with caplog.at_level(logging.INFO):
+        callback.on_train_start(trainer, None)
+        callback._timer.join(10)
+        callback.on_validation_start(trainer, None)
+        ends = time.monotonic() + 10
+        while len(caplog.messages) < 2 and time.monotonic() < ends:
+            time.sleep(0.01)
+        callback.on_validation_end(trainer, None)
+        callback.teardown(trainer, None, "fit")
+    assert caplog.messages == [
+        "training: step 0 of 9, just begun",
+        "validation …",
+        "validation took 0 s",
     ]

@@ -36,7 +36,9 @@ from prompt_recovery.storage import fingerprint
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with the title of a step, the number of pairs just done, and the number of all pairs."""
+"""Called with the title of a step, the number of pairs just done, and the number of all pairs.
+
+With 0 pairs done, the step begins."""
 
 
 @dataclass
@@ -246,6 +248,7 @@ def _fitted(
         return Fitted(choice=recoverer.choice)
     log.info("fitting the confidence on %d examples, once for this run and decoding", len(examples))
     total = len(examples)
+    progress("fitting the confidence", 0, total)  # even one batch may take long
     found = fit_recoverer(
         recoverer,
         examples,

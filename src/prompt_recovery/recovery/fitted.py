@@ -28,6 +28,7 @@ from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
 from prompt_recovery.recovery.sources import WriterSource
 from prompt_recovery.runs.folder import weights_digest
 from prompt_recovery.storage import fingerprint
+from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +94,21 @@ def fit_recoverer(
         rescoring: Called with the number of examples whose candidates were just scored for the
             choice, if there is one.
     """
+    said = recoverer.said(pairs_of(examples), progress=progress)
+    with announced(f"fitting weights and confidence of {recoverer.name}"):
+        return _fitted(recoverer, examples, said, fixed_weights, rescoring)
+
+
+def _fitted(
+    recoverer: PosteriorRecoverer,
+    examples: Sequence[RewriteExample],
+    said: Said,
+    fixed_weights: bool,
+    rescoring: Callable[[int], None],
+) -> Fitted:
+    """Fits what `fit_recoverer` does to what the sources said about the examples."""
     assert recoverer.scs is not None
     pairs = pairs_of(examples)
-    said = recoverer.said(pairs, progress=progress)
     joining = None
     retrievers = [n for n, (s, _) in enumerate(recoverer.sources) if isinstance(s, Retriever)]
     if retrievers and not fixed_weights and recoverer.decoding.uses_metric and said:

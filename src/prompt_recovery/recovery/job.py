@@ -68,9 +68,11 @@ def recover(job: RecoveryJob) -> list[Prediction]:
         require_explainable(ready.recoverer, method)
     if job.original is not None and job.rewritten is not None:
         one = [single_pair(job.original, job.rewritten)]
-        [prediction] = ready.recoverer.recover(one)
+        with announced("recovering the prompt"):
+            [prediction] = ready.recoverer.recover(one)
         if method is not None:
-            [prediction] = with_evidence(ready.recoverer, one, [prediction], method)
+            with announced("measuring the evidence"):
+                [prediction] = with_evidence(ready.recoverer, one, [prediction], method)
         if job.threshold is not None:
             [prediction] = with_fallback([prediction], job.threshold, ready.fallback)
         print_prediction(prediction, Console())

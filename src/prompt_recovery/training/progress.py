@@ -1,15 +1,14 @@
 """The progress of training on terminals and, as plain lines, in log files."""
 
-import logging
 import math
+import threading
+from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console
 
-from prompt_recovery.terminal import NowAndThen
-
-log = logging.getLogger(__name__)
+from prompt_recovery.terminal import NowAndThen, announced, tell, when_silent
 
 
 def progress_callback() -> Callback:
@@ -23,15 +22,37 @@ class PlainProgress(Callback):
     def __init__(self) -> None:
         self._due = NowAndThen()
         self._before = 0
+        self._timer: threading.Timer | None = None
+        self._validating = ExitStack()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts the clock."""
         self._due, self._before = NowAndThen(), trainer.global_step
+        if trainer.is_global_zero:
+            self._timer = when_silent(self._say, trainer)  # of a long first step
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Stops the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._validating.close()
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Announces the validation, which may take long after the last step."""
+        if trainer.is_global_zero:
+            self._validating.enter_context(announced("validation"))
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Says how long the validation took, if that was long."""
+        self._validating.close()
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs the step, the time left and the loss."""
+        self._say(trainer)
+
+    def _say(self, trainer: Any) -> None:
         if not self._due.is_due() or not trainer.is_global_zero:
             return
         step, total = trainer.global_step, trainer.estimated_stepping_batches
@@ -39,7 +60,7 @@ class PlainProgress(Callback):
         if math.isfinite(total):
             said += f" of {int(total):,}, {self._due.left(step, total, self._before)}"
         loss = trainer.callback_metrics.get("train/loss")
-        log.info("training: %s%s", said, "" if loss is None else f", loss {float(loss):.3f}")
+        tell("training: %s%s", said, "" if loss is None else f", loss {float(loss):.3f}")
 
     def on_validation_batch_end(
         self,
@@ -53,4 +74,4 @@ class PlainProgress(Callback):
         """Logs the batch of the validation."""
         if self._due.is_due() and trainer.is_global_zero:
             count = sum(n for n in trainer.num_val_batches if math.isfinite(n))
-            log.info("validation: batch %d of %d", batch_idx + 1, count)
+            tell("validation: batch %d of %d", batch_idx + 1, count)

@@ -23,7 +23,7 @@ from prompt_recovery.reporting.evaluation.tables import (
 from prompt_recovery.runs.environment import environment
 from prompt_recovery.storage import read_json
 from prompt_recovery.tables import Table, counted, print_tables
-from prompt_recovery.terminal import progress_bar
+from prompt_recovery.terminal import announced, progress_bar
 from prompt_recovery.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,8 @@ def leave_behind(
         )
         job.run.write_predictions(prediction_rows(test, evaluations))
         points = [(int(p["step"]), p["val/scs"]) for p in curve]
-        result_chart(evaluations.all, points, job.run.chart)
+        with announced("drawing the chart of the results"):
+            result_chart(evaluations.all, points, job.run.chart)
     job.run.write_environment(environment())
     job.run.write_metrics(metrics)
     if "test/gain" in metrics:

@@ -43,6 +43,7 @@ from prompt_recovery.runs.folder import (
     write_bank,
 )
 from prompt_recovery.storage import fingerprint
+from prompt_recovery.terminal import announced
 from prompt_recovery.training.cards import retriever_card
 from prompt_recovery.training.checkpoints import whole_folder, write_card, write_record
 from prompt_recovery.training.job import TrainingJob
@@ -124,18 +125,20 @@ class PreparedRetriever(Prepared):
         if not self.job.splits.val:
             return {}
         trained = self._trained(weights)
-        predicted = trained.encoder.embed(pairs_of(self.job.splits.val))
         truths = [e.rewrite_prompt for e in self.job.splits.val]
-        temperature = fit_temperature(trained, predicted, truths, self.job.scs)
+        with announced("fitting the temperature of the posterior"):
+            predicted = trained.encoder.embed(pairs_of(self.job.splits.val))
+            temperature = fit_temperature(trained, predicted, truths, self.job.scs)
         log.info("temperature of the posterior: %g", temperature)
         found = {"retriever/temperature": temperature}
         fitted = self.retriever.with_temperature(temperature)
         objective = self.job.objective
         if isinstance(objective, Contrastive) and objective.form:
-            form = BankForm.of(self.job.splits.train)
             sharpened = trained.with_temperature(temperature)
             pairs = pairs_of(self.job.splits.val)
-            weight = fit_form(sharpened, form, predicted, pairs, truths, self.job.scs)
+            with announced("fitting the weight of the form of a pair"):
+                form = BankForm.of(self.job.splits.train)
+                weight = fit_form(sharpened, form, predicted, pairs, truths, self.job.scs)
             log.info("weight of the form of a pair: %g", weight)
             found["retriever/form_weight"] = weight
             fitted = replace(fitted, form=form.with_weight(weight) if weight else None)

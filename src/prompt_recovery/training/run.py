@@ -18,7 +18,7 @@ from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.folder import RunFolder, recorded_config
 from prompt_recovery.runs.processes import agreed, is_first, local_rank, together
 from prompt_recovery.settings.extras import installation
-from prompt_recovery.terminal import quiet
+from prompt_recovery.terminal import announced, quiet
 from prompt_recovery.training.checkpoints import (
     BestWeights,
     WholeCheckpointIO,
@@ -139,7 +139,7 @@ def train(job: TrainingJob) -> dict[str, float]:
     if job.weights_folder.is_dir():
         write_card(job.weights_folder, ready.card(metrics))
     if logger:
-        with forgiven("the results"):
+        with forgiven("the results"), announced("logging the results"):
             log_results(logger, job, metrics, evaluations)
     return metrics
 

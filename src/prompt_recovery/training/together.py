@@ -12,6 +12,7 @@ from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import Source, WriterSource
 from prompt_recovery.recovery.writer import Writer
+from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.prepared import Hardware
 
@@ -50,7 +51,9 @@ def fit_and_keep(job: TrainingJob, recoverer: PosteriorRecoverer, folders: Seque
     if not examples or recoverer.scs is None:
         return
     log.info("fitting the confidence on %d validation examples", len(examples))
-    fitted = fit_recoverer(recoverer, examples)
+    with progress_bar() as progress:
+        task = progress.add_task("fitting the confidence", total=len(examples))
+        fitted = fit_recoverer(recoverer, examples, progress=lambda n: progress.advance(task, n))
     fitted.applied_to(recoverer)
     sources = [s for s, _ in recoverer.sources if isinstance(s, WriterSource | Retriever)]
     records = [read_record(folder) for folder in folders]

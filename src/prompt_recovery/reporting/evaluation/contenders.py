@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from rich.progress import TaskID
-
 from prompt_recovery.backbones.locate import locate
 from prompt_recovery.data.examples import Dataset, id_of_cell, optional_cell
 from prompt_recovery.data.files import SUFFIXES, read_rows
@@ -19,6 +17,7 @@ from prompt_recovery.recovery.baselines import FewShot, ZeroShot
 from prompt_recovery.recovery.baselines.base import Baseline
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
+from prompt_recovery.recovery.job import steps
 from prompt_recovery.recovery.load import decoding_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.runs.folder import (
@@ -142,15 +141,8 @@ def _how_it_answers(recipe: Recipe, decoding: Decoding) -> str:
 
 
 def _assembled(recipe: Recipe) -> Recoverer:
-    with progress_bar() as bars:
-        bar: dict[str, TaskID] = {}
-
-        def show(title: str, done: int, total: int) -> None:
-            if title not in bar:
-                bar[title] = bars.add_task(title, total=total)
-            bars.advance(bar[title], done)
-
-        return assemble(recipe, show).recoverer
+    with progress_bar() as progress:
+        return assemble(recipe, steps(progress)).recoverer
 
 
 def _undated_name(folder: Path) -> str:
