@@ -212,8 +212,13 @@ def write_csv(path, rows):
         writer.writerows(rows)
 
 
-# What tests/runs/test_multirun.py runs with joblib takes minutes of new interpreters.
-RUN = [c for c in COMMANDS if "run" in c.values[0] and "launcher=joblib" not in c.values[1]]
+# A command that several pages show runs once. What tests/runs/test_multirun.py runs with joblib
+# takes minutes of new interpreters.
+RUN = {
+    (frozenset(needs), *words_of(line)): pytest.param(needs, line, id=shown)
+    for needs, line, shown in ((*c.values, c.id) for c in COMMANDS)
+    if "run" in needs and "launcher=joblib" not in line
+}.values()
 
 
 @pytest.mark.parametrize(("needs", "line"), RUN)
