@@ -194,8 +194,8 @@ def fit_temperature(
 ) -> float:
     """The temperature whose answers by MBR have the highest mean SCS.
 
-    The retriever's own temperature stays unless another one is better by more than one standard
-    error of the difference, since a maximum over a grid promises too much.
+    The retriever's own temperature stays unless another one gains at least a standard error, since
+    a maximum over a grid promises too much.
 
     Args:
         retriever: The retriever.
@@ -204,16 +204,15 @@ def fit_temperature(
         scs: The metric.
     """
 
-    def scores(temperature: float) -> NDArray[np.float32]:
-        posteriors = retriever.with_temperature(temperature).posteriors_of(predicted)
-        return scs([row[0].text for row in MBR().choose(posteriors, scs)], truths)
+    def scores(temperature: float) -> NDArray[np.float64]:
+        return _mbr_scores(
+            retriever.with_temperature(temperature).posteriors_of(predicted), truths, scs
+        )
 
     own = scores(retriever.temperature)
     found = {temperature: scores(temperature) for temperature in _TEMPERATURES}
     best = max(found, key=lambda temperature: float(found[temperature].mean()))
-    gain = (found[best] - own).astype(np.float64)
-    error = float(gain.std()) / max(len(gain), 1) ** 0.5
-    return best if float(gain.mean()) > error else retriever.temperature
+    return best if gains_an_error(found[best] - own) else retriever.temperature
 
 
 def fit_form(
@@ -240,11 +239,18 @@ def fit_form(
 
     def scores(weight: float) -> NDArray[np.float64]:
         own = form.with_weight(weight).all_reweighted(posteriors, pairs, near)
-        return np.asarray(scs([row[0].text for row in MBR().choose(own, scs)], truths), np.float64)
+        return _mbr_scores(own, truths, scs)
 
     found = {weight: scores(weight) for weight in _FORM_WEIGHTS}
     best = max(found, key=lambda weight: float(found[weight].mean()))
     return best if gains_an_error(found[best] - found[FORM_WEIGHT]) else FORM_WEIGHT
+
+
+def _mbr_scores(
+    posteriors: Sequence[Posterior], truths: Sequence[str], scs: SCS
+) -> NDArray[np.float64]:
+    answers = [candidates[0].text for candidates in MBR().choose(posteriors, scs)]
+    return scs(answers, truths).astype(np.float64)
 
 
 def softmax(values: NDArray[np.float32]) -> NDArray[np.float64]:
