@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,26 +120,26 @@ def test_the_words_that_speak_for_an_answer_are_marked_and_escaped(monkeypatch):
     assert found.count("<mark ") == 1
     assert 'title="+0.250"' in found
     assert "<img" not in found
-    component = SimpleNamespace(value=False)
-    assert app.from_link({"explain": "true"}, {"explain": component}) == [True]
-    assert app.from_link({"explain": "<b>"}, {"explain": component}) == [False]
 
 
-def test_a_link_holds_settings_and_values_that_are_not_allowed_are_ignored():
-    shared = {
-        name: SimpleNamespace(value=value)
-        for name, value in {
-            "threshold": None,
-            "alternatives": 7,
-            "id": "id",
-            "format": ".csv",
-        }.items()
-    }
+def test_a_link_holds_settings_and_values_that_are_not_allowed_are_left_out():
+    shared = dict.fromkeys(["threshold", "alternatives", "explain", "id", "format"])
     good = {"threshold": "0.05", "alternatives": "3", "id": "key", "format": ".jsonl"}
-    assert app.from_link(good, shared) == [0.05, 3, "key", ".jsonl"]
+    known = {"threshold": 0.05, "alternatives": 3, "id": "key", "format": ".jsonl"}
+    assert app.from_link(good, shared) == known
     bad = {"threshold": "2", "alternatives": "x", "format": ".exe", "other": "1"}
-    assert app.from_link(bad, shared) == [None, 7, "id", ".csv"]
-    assert app.from_link({"threshold": "nan"}, shared)[0] is None
+    assert app.from_link(bad, shared) == {}
+    assert app.from_link({"threshold": "nan"}, shared) == {}
+    assert app.from_link({"explain": "true"}, shared) == {"explain": True}
+    assert app.from_link({"explain": "<b>"}, shared) == {"explain": False}
+
+
+def test_opening_the_page_changes_only_the_settings_that_are_in_the_link():
+    gradio = pytest.importorskip("gradio")
+    blocks = app.page(READY)
+    [load] = [f.fn for f in blocks.fns.values() if (blocks._id, "load") in f.targets]
+    values = load(SimpleNamespace(query_params={"alternatives": "3"}))
+    assert [value for value in values if value != gradio.skip()] == [3]
 
 
 def test_a_file_is_answered_as_recover_does(tmp_path):
@@ -168,11 +169,25 @@ def test_a_file_that_cannot_be_read_is_one_line_on_the_page(tmp_path):
     assert "Choose a file" in app.answer_file(READY, None, PairColumns(), ".csv", None, tmp_path)[0]
 
 
+def waiting_links(monkeypatch):
+    """Lets a page wait for what is in its link: events that it asks for it, and may go on."""
+    asked, released, from_link = threading.Event(), threading.Event(), app.from_link
+
+    def slow_from_link(*given):
+        asked.set()
+        released.wait(120)
+        return from_link(*given)
+
+    monkeypatch.setattr(app, "from_link", slow_from_link)
+    return asked, released
+
+
 @needs_chromium
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_the_page_in_a_browser(width, dark, tmp_path):
+def test_the_page_in_a_browser(width, dark, tmp_path, monkeypatch):
     pytest.importorskip("gradio")
     pytest.importorskip("aiohttp")
+    asked, released = waiting_links(monkeypatch)
     blocks = app.page(READY)
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app._look())
     settings = (
@@ -186,9 +201,15 @@ def test_the_page_in_a_browser(width, dark, tmp_path):
             browser.open(f"{url}?threshold=0.01&id=key")
             browser.wait("document.getElementById('pr-recover')")
             browser.wait(settings)
+            assert asked.wait(120)  # only now the page hears clicks
             before = browser.run(place)
             browser.run(f"{settings}.click()")  # what is folded up is not in the page
+            browser.wait("document.querySelector('input[max=\"50\"]')")
+            browser.type("Alternatives", "3")
+            released.set()  # only now the page knows what is in the link
             browser.wait("[...document.querySelectorAll('input')].some((e) => e.value === '0.01')")
+            kept = browser.run("document.querySelector('input[max=\"50\"]').value")
+            assert kept == "3", "a setting that is not in the link is left alone"
             assert browser.low_contrast() == []
             browser.type("Original text", "One text.")
             browser.type("Rewritten text", "Another text. " * 300)
@@ -211,7 +232,7 @@ def test_the_page_in_a_browser(width, dark, tmp_path):
                 "[...document.querySelectorAll('button')]"
                 ".find((e) => e.textContent.includes('Make a link')).click()"
             )
-            link = "?threshold=0.01&id=key"  # and nothing that is usual
+            link = "?threshold=0.01&id=key&alternatives=3"  # and nothing that is usual
             browser.wait(
                 "[...document.querySelectorAll('textarea, input')]"
                 f".some((e) => e.value.endsWith('/{link}'))"
@@ -219,6 +240,7 @@ def test_the_page_in_a_browser(width, dark, tmp_path):
             browser.picture(tmp_path / "page.png")
             assert (tmp_path / "page.png").stat().st_size > 10_000
     finally:
+        released.set()
         blocks.close()
 
 

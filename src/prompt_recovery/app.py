@@ -182,7 +182,7 @@ def answer(
         rewritten_text: What a model made of it.
         threshold: The mean prompt answers where the expected SCS is lower. None: nowhere.
         alternatives: Number of further candidates to show.
-        explain: Mark the words of both texts that speak for the prompt.
+        explain: Mark the words of both texts that support the prompt.
     """
     hints = {}
     for box, name, text in (
@@ -439,7 +439,9 @@ def page(ready: Assembled) -> Any:
         gr.HTML(f'<p class="pr-quiet">{escape(_described(ready))}</p>')
 
         def of_link(request: Any) -> list[Any]:
-            return from_link(dict(request.query_params), shared)
+            # The other settings are left alone: users may have changed them in the meantime.
+            given = from_link(dict(request.query_params), shared)
+            return [given.get(name, gr.skip()) for name in shared]
 
         of_link.__annotations__["request"] = gr.Request
         blocks.load(of_link, None, list(shared.values()), api_visibility="private")
@@ -480,7 +482,7 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
         "explain": gr.Checkbox(
             False,
             label="Show why",
-            info="Marks the words of both texts that speak for the prompt, which takes longer."
+            info="Marks the words of both texts that support the prompt. This takes longer."
             if explainable(ready.recoverer)
             else "This recoverer has no model that reads the texts.",
             interactive=explainable(ready.recoverer),
@@ -518,14 +520,14 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
     }
 
 
-def from_link(given: Mapping[str, str], shared: Mapping[str, Any]) -> list[Any]:
-    """The values of the settings, where the query parameters of a link give others.
+def from_link(given: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the query parameters of a link give, by their names.
 
-    Values that a setting does not allow are ignored.
+    Values that a setting does not allow are left out.
     """
-    values = {name: component.value for name, component in shared.items()}
+    values: dict[str, Any] = {}
     numbers = {"threshold": (-1.0, 1.0, float), "alternatives": (0, _MOST_ALTERNATIVES, int)}
-    for name in given.keys() & values.keys():
+    for name in shared.keys() & given.keys():
         text = given[name][:200]
         if name in numbers:
             low, high, kind = numbers[name]
@@ -533,12 +535,13 @@ def from_link(given: Mapping[str, str], shared: Mapping[str, Any]) -> list[Any]:
                 number = kind(text)
             except ValueError:
                 continue
-            values[name] = number if low <= number <= high else values[name]
+            if low <= number <= high:
+                values[name] = number
         elif name == "explain":
             values[name] = text == "true"
         elif name != "format" or text in _FORMATS:
             values[name] = text
-    return list(values.values())
+    return values
 
 
 def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
