@@ -92,7 +92,7 @@ def recover(
         bank: A file with prompts that a dense retriever can also answer with.
         confidence: Whether the prediction has a confidence, the SCS that can be expected of it.
         threshold: The mean prompt is the answer where the confidence is lower, in [-1, 1].
-        explain: Whether the prediction has evidence, the words of both texts that speak for it;
+        explain: Whether the prediction has evidence, the words of both texts that support it;
             `True` or "occlusion", or "integrated_gradients" (extra `explain`).
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         precision: auto, bf16 or fp32.

@@ -44,11 +44,13 @@ def test_it_cannot_tell_of_short_and_of_strange_texts():
     short = pr.detect("It rained.")
     assert short.answer == "cannot tell"
     assert short.probability is None
-    assert short.reason == "2 words: a verdict needs at least 30"
-    assert pr.detect("word " * 50, "One word.").answer == "cannot tell"
+    assert short.reason == "the text has 2 words, and a verdict needs at least 30"
+    pair = pr.detect("word " * 50, "One word.")
+    assert pair.answer == "cannot tell"
+    assert pair.reason == "the shorter text has 2 words, and a verdict needs at least 30"
     strange = pr.detect("{{((!!?? 12,34;;" * 3 + " 😀 - * 9 \n" * 400)
     assert strange.answer == "cannot tell"
-    assert strange.reason.startswith("unlike the texts that the detector was trained on (")
+    assert strange.reason.startswith("it is unlike the texts that the detector was trained on: ")
 
 
 def test_more_certainty_gives_fewer_verdicts(rows):

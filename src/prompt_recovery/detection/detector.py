@@ -26,7 +26,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings.checking import checked_value
 from prompt_recovery.storage import MALFORMED, atomic_write, read_json
 
-_ORIGINALS = "original texts do, whoever wrote them"
+_ORIGINALS = "original texts, whoever wrote them"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Detector:
         """
         shorter = min(len(t.split()) for t in (rewritten, original) if t is not None)
         if shorter < MIN_WORDS:
-            return too_short(shorter)
+            return too_short(shorter, "the text" if original is None else "the shorter text")
         if original is None:
             features = text_features(rewritten, measure_text(rewritten))
             return judge(self.text, features, certainty, _ORIGINALS)

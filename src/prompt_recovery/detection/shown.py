@@ -26,7 +26,8 @@ def verdict_tables(verdict: Verdict) -> list[Table]:
     tables = []
     if verdict.parts:
         rows = [[part.name, f"{part.value:.3g}", _side(part.log_odds)] for part in verdict.parts]
-        tables.append(Table(["feature", "value", "speaks for"], rows, "What counts most"))
+        headings = ["measure", "value", "suggests (log-odds)"]
+        tables.append(Table(headings, rows, "What counts most"))
     if verdict.prompts:
         prompts = [[c.text, f"{c.score:.3f}"] for c in verdict.prompts[:_PROMPTS]]
         tables.append(Table(["prompt", "score"], prompts, "The likeliest prompts", wide=[0]))

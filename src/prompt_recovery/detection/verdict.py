@@ -9,6 +9,7 @@ from annotated_types import Ge, Lt
 from prompt_recovery.detection.classifier import Scorecard
 from prompt_recovery.detection.features import Features
 from prompt_recovery.recovery.interface import Candidate
+from prompt_recovery.tables import counted
 
 Answer = Literal["rewritten", "not rewritten", "cannot tell"]
 Certainty = Annotated[float, Ge(0.5), Lt(1)]
@@ -27,7 +28,7 @@ class Part:
     Attributes:
         name: The feature, in words.
         value: Its value.
-        log_odds: What it adds to the log-odds: above 0 it speaks for an LLM's rewrite.
+        log_odds: What it adds to the log-odds of an LLM's rewrite.
     """
 
     name: str
@@ -89,10 +90,14 @@ def verdict_of(values: Mapping[str, Any]) -> Verdict:
     return Verdict(answer, None if p is None else float(p), reason, parts, prompts)
 
 
-def too_short(words: int) -> Verdict:
-    """The verdict on a text, or a pair whose shorter text, has fewer words than `MIN_WORDS`."""
-    counted = f"{words} word{'' if words == 1 else 's'}"
-    reason = f"{counted}: a verdict needs at least {MIN_WORDS}"
+def too_short(words: int, text: str) -> Verdict:
+    """The verdict on a text, or on a pair, with fewer words than `MIN_WORDS`.
+
+    Args:
+        words: The number of words of the text, or of the shorter text of the pair.
+        text: What this text is called, such as "the text".
+    """
+    reason = f"{text} has {counted(words, 'word')}, and a verdict needs at least {MIN_WORDS}"
     return Verdict("cannot tell", None, reason)
 
 
@@ -100,7 +105,7 @@ def judge(
     card: Scorecard,
     features: Features,
     certainty: float = CERTAINTY,
-    others: str = "pairs do that are no rewrites",
+    others: str = "pairs that are not rewrites",
 ) -> Verdict:
     """The verdict of a scorecard.
 
@@ -108,7 +113,7 @@ def judge(
         card: The scorecard.
         features: The features of a text or a pair that is long enough.
         certainty: The probability from which a verdict is given, in [0.5, 1).
-        others: What the texts that are no rewrites have in common, in words.
+        others: What the items that are not rewrites are called.
     """
     p = card.probability(features)
     shares = card.parts(features)
@@ -119,12 +124,14 @@ def judge(
     strange = card.unfamiliar(features)
     if len(strange) > card.most_unfamiliar:
         names = ", ".join(name.replace("_", " ") for name in strange[:3])
-        reason = f"unlike the texts that the detector was trained on ({names}, …)"
+        reason = f"it is unlike the texts that the detector was trained on: {names}, …"
         return Verdict("cannot tell", p, reason, parts)
     if max(p, 1 - p) < certainty:
-        return Verdict("cannot tell", p, f"neither answer has a probability of {certainty}", parts)
+        return Verdict(
+            "cannot tell", p, f"neither answer has a probability of {certainty} or more", parts
+        )
     if p > 0.5:
         return Verdict(
-            "rewritten", p, "it reads as the rewrites do that the detector was trained on", parts
+            "rewritten", p, "it reads like the rewrites that the detector was trained on", parts
         )
-    return Verdict("not rewritten", p, f"it reads as {others}", parts)
+    return Verdict("not rewritten", p, f"it reads like {others}", parts)

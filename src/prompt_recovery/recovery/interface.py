@@ -47,7 +47,7 @@ class Prediction:
         candidates: All candidates, the best first; empty if there was nothing to choose from.
         confidence: The SCS that the recoverer's own answer can be expected to have, in [-1, 1]: its
             score, calibrated on validation. None without a calibration.
-        evidence: Which words of the texts speak for the answer, by each model; empty unless it was
+        evidence: Which words of the texts support the answer, by each model; empty unless it was
             asked for, and for fallbacks.
     """
 

@@ -217,7 +217,7 @@ def print_evidence(
     console: Console,
     count: int = 6,
 ) -> None:
-    """Prints the words that speak the most for an answer, and against it, for each model.
+    """Prints the words that support an answer or count against it the most, for each model.
 
     Markup in the texts is not interpreted.
 

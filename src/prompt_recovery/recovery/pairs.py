@@ -43,7 +43,7 @@ class RecoveryOptions:
         threshold: The mean prompt answers where the expected SCS is lower; None: nowhere.
         measures: Length, reading level, tone and the like of both texts: a table for one pair, a
             column of .jsonl and .parquet. None: for one pair, with the extra [measures].
-        explain: Whether answers come with evidence, the words of both texts that speak for them.
+        explain: Whether answers come with evidence, the words of both texts that support them.
             true or occlusion: by how much the answer loses without them; integrated_gradients:
             their part in the answer, by Captum (extra `explain`). It takes about as long as the
             answer, or several times as long. Not for .csv outputs.

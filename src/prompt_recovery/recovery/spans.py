@@ -1,4 +1,4 @@
-"""Evidence as data: which words of the two texts speak for a recovered prompt, and how much."""
+"""Evidence as data: which words of the two texts support a recovered prompt, and how much."""
 
 import math
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ class Span:
         text: The text.
         start: The index of its first character in the text.
         end: The index after its last character, > `start`.
-        weight: What it contributes to the quantity of its `Evidence`: it speaks for the prompt if
-            this is positive, and against it if this is negative.
+        weight: What it contributes to the quantity of its `Evidence`: the words support the
+            prompt if this is positive, and count against it if this is negative.
     """
 
     text: TextName

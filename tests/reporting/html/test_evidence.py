@@ -72,7 +72,7 @@ def test_weak_spans_have_their_number_on_hover_only(html):
 def test_words_that_were_not_read_say_so(html):
     assert html.count('class="unread" title="not read by this model"') >= 2
     assert "The end." in html
-    assert "italics: not read" in html
+    assert "Words in italics were not read." in html
 
 
 def test_italics_are_explained_where_there_are_any():

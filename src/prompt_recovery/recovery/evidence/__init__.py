@@ -1,4 +1,4 @@
-"""Evidence: which words of the two texts speak for a recovered prompt.
+"""Evidence: which words of the two texts support a recovered prompt.
 
 There are two methods, for language models and for dense retrievers:
 

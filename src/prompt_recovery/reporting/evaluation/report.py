@@ -51,7 +51,7 @@ class Report:
         second: Checks with a second encoder, if there is one.
         kinds: Kind of each recoverer by name: recoverer, baseline or predictions.
         about: Other facts about the evaluation by name.
-        evidence: What speaks for the best recoverer's answers to some examples, by their indices.
+        evidence: The evidence for the best recoverer's answers to some examples, by their indices.
     """
 
     dataset: str

@@ -102,7 +102,7 @@ class EvaluateSettings:
         precision: auto, bf16 or fp32.
         max_prompt_tokens: Limit of the zero-shot and few-shot baselines, for each example.
         split: How the datasets are split.
-        explain: Whether the report shows which words of the texts speak for the best and the worst
+        explain: Whether the report shows which words of the texts support the best and the worst
             answers, if a trained recoverer is the best. true or occlusion: what is lost without
             them; integrated_gradients: by Captum (extra `explain`). It takes seconds for each.
     """

@@ -1,4 +1,4 @@
-"""Evidence as HTML: both texts, in which the words that speak for a prompt are marked."""
+"""Evidence as HTML: both texts, in which the words that support a prompt are marked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,13 @@ _NUMBERED = 5  # spans whose number is always visible, in each view
 _LONGEST = 3000  # maximum number of characters shown of a text
 _UNREAD = 200  # maximum number of characters shown of what a model has not read between two spans
 
-_WITHOUT: dict[Quantity, str] = {
-    "log_probability": "log p(prompt | texts) falls without the words",
-    "cosine": "the cosine to the prompt falls without the words",
+_QUANTITIES: dict[Quantity, str] = {
+    "log_probability": "the log-probability of the prompt",
+    "cosine": "the cosine similarity of the predicted embedding to that of the prompt",
 }
-_PART: dict[Quantity, str] = {
-    "log_probability": "the words contribute to log p(prompt | texts)",
-    "cosine": "the words contribute to the cosine to the prompt",
-}
-_HOW: dict[Method, dict[Quantity, str]] = {
-    "occlusion": _WITHOUT,
-    "integrated_gradients": _PART,
+_HOW: dict[Method, str] = {
+    "occlusion": "A number says by how much {} falls when the words are left out",
+    "integrated_gradients": "A number is what the words contribute to {}",
 }
 
 
@@ -47,9 +43,9 @@ def evidence_css() -> str:
 
 
 def evidence_html(evidence: Sequence[Evidence], original_text: str, rewritten_text: str) -> Markup:
-    """Renders both texts once for each model, with the words that speak for the prompt marked.
+    """Renders both texts once for each model, with the words that support the prompt marked.
 
-    Words that speak for it have a solid line below them and words that speak against it a dotted
+    Words that support it have a solid line below them and words that count against it a dotted
     one, thicker and with a stronger background for higher weights. All weights are shown on hover,
     and the highest ones beside the words. Words that the model didn't read are in italics.
 
@@ -68,11 +64,12 @@ def evidence_html(evidence: Sequence[Evidence], original_text: str, rewritten_te
 
 
 def _caption(evidence: Evidence, unread: bool) -> str:
-    how = _HOW[evidence.method][evidence.quantity]
+    how = _HOW[evidence.method].format(_QUANTITIES[evidence.quantity])
+    value = _number(evidence, evidence.value, signed=False)
     return (
-        f"{evidence.source}: by how much {how} ({_number(evidence, evidence.value, signed=False)} "
-        "with all words). Solid line: the words speak for the prompt; dotted line: against it"
-        f"{'; italics: not read' if unread else ''}."
+        f"{evidence.source}. {how} ({value} with all words). Words with a solid line support the "
+        "prompt, and words with a dotted line count against it."
+        f"{' Words in italics were not read.' if unread else ''}"
     )
 
 
