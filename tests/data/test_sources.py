@@ -104,10 +104,17 @@ def test_bad_rows_can_be_left_out_and_are_counted(tmp_path):
     assert dataset.dropped == {"column 'original_text' is empty": 1}
 
 
-def test_missing_column_names_what_is_there_and_the_mend(tmp_path):
-    path = write(tmp_path / "a.csv", [{"id": "1", "before": "a", "after": "b", "prompt": "c"}])
-    with pytest.raises(PromptRecoveryError, match=r"columns here: id, before.*data\.columns\.orig"):
+def test_all_missing_columns_are_named_with_what_is_there_and_the_settings(tmp_path):
+    path = write(tmp_path / "a.csv", [{"before": "a", "after": "b", "rewrite_prompt": "c"}])
+    with pytest.raises(PromptRecoveryError) as caught:
         file(path)
+    assert str(caught.value) == (
+        "a.csv, row 1: columns 'id', 'original_text' and 'rewritten_text' are missing (columns "
+        "here: before, after, rewrite_prompt); map them with data.columns.id=<your column> "
+        "data.columns.original_text=<your column> data.columns.rewritten_text=<your column>, or "
+        "derive ids from the texts with data.columns.id=null"
+    )
+    path = write(tmp_path / "a.csv", [{"id": "1", "before": "a", "after": "b", "prompt": "c"}])
     names = ColumnNames(original_text="before", rewritten_text="after", rewrite_prompt="prompt")
     assert file(path, names).examples[0].original_text == "a"
 

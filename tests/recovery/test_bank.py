@@ -83,7 +83,7 @@ def test_unusable_banks_say_what_to_do(tmp_path):
         "none.txt": "no such file",
         "empty.txt": "holds no prompts",
         "bad.txt": "cannot be read as UTF-8",
-        "a.csv": r"row 1.*no column 'rewrite_prompt' \(columns here: id, words\).*bank_column",
+        "a.csv": r"row 1.*'rewrite_prompt' is missing \(columns here: id, words\).*bank_column",
         "a.doc": "one prompt on each line",
     }.items():
         with pytest.raises(PromptRecoveryError, match=said):

@@ -51,7 +51,12 @@ def test_every_format_is_read(tmp_path):
     [
         ([], "holds no rows"),
         ([{"id": 1, "original_text": "a"}], "row 1: column 'rewritten_text' is missing"),
-        ([{"original_text": "a", "rewritten_text": "b"}], "columns.id=null"),
+        ([{"original_text": "a", "rewritten_text": "b"}], "number the rows with columns.id=null"),
+        (
+            [{"a": "b"}],
+            "columns 'id', 'original_text' and 'rewritten_text' are missing .columns here: a.; map "
+            "them with columns.id=<your column> columns.original_text=<your column> columns.rew",
+        ),
         ([{"id": " ", "original_text": "a", "rewritten_text": "b"}], "row 1: column 'id' is empty"),
         ([{"id": "\ud83d", "original_text": "a", "rewritten_text": "b"}], "not a text"),
         (

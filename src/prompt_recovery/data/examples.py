@@ -15,6 +15,7 @@ COLUMNS = ("id", *TEXT_COLUMNS, *OPTIONAL_COLUMNS)
 
 
 _REPEATED = "repeats an earlier row"
+_WITHOUT_IDS = "derive ids from the texts"
 _LONGEST_PROMPT = 50_000  # characters: a completion is never cut, and must fit into memory
 
 
@@ -150,6 +151,50 @@ def id_of_cell(row: Row, column: str, otherwise: str) -> str:
     return id_
 
 
+def require_columns(row: Row, names: Iterable[str], advice: str) -> None:
+    """Checks that a row has columns.
+
+    Args:
+        row: The row.
+        names: The names of the columns in the file.
+        advice: What a user can do, for the message.
+
+    Raises:
+        PromptRecoveryError: If it lacks some. The message names all of them, and those that it has.
+    """
+    missing = [name for name in names if name not in row.values]
+    if missing:
+        *first, last = (f"'{name}'" for name in missing)
+        said = f"columns {', '.join(first)} and {last} are" if first else f"column {last} is"
+        present = ", ".join(map(str, row.values)) or "none"
+        raise PromptRecoveryError(
+            f"{row.place}: {said} missing (columns here: {present}); {advice}"
+        )
+
+
+def require_mapped(
+    row: Row, names: Mapping[str, str | None], setting: str, without_ids: str
+) -> None:
+    """Checks that a row has the columns that ours are mapped to.
+
+    Args:
+        row: The row.
+        names: Our columns, each with its name in the file; None is one that the file lacks.
+        setting: The setting that maps them, such as "data.columns".
+        without_ids: What `<setting>.id=null` does, such as "number the rows".
+
+    Raises:
+        PromptRecoveryError: As for `require_columns`. The message gives the settings.
+    """
+    wanted = {theirs: ours for ours, theirs in names.items() if theirs is not None}
+    missing = [ours for theirs, ours in wanted.items() if theirs not in row.values]
+    mapped = " ".join(f"{setting}.{ours}=<your column>" for ours in missing)
+    advice = f"map {'them' if len(missing) > 1 else 'it'} with {mapped}"
+    if "id" in missing:
+        advice += f", or {without_ids} with {setting}.id=null"
+    require_columns(row, wanted, advice)
+
+
 def validate(
     rows: Iterable[Row],
     name: str,
@@ -177,7 +222,8 @@ def validate(
     seen: dict[str, str] = {}
     further: dict[str, dict[str, str]] = {column: {} for column in also}
     for row in rows:
-        _require_columns(row, columns)
+        wanted = {ours: getattr(columns, ours) for ours in ("id", *TEXT_COLUMNS)}
+        require_mapped(row, wanted, "data.columns", _WITHOUT_IDS)
         problem = _problem_with_row(row, columns)
         if problem is not None:
             if not drop_invalid:
@@ -199,8 +245,8 @@ def validate(
         if id_ in seen:
             raise PromptRecoveryError(
                 f"{row.place}: id '{id_}' was already used at {seen[id_]}; make ids unique, or "
-                "derive them from the texts with data.columns.id=null, which leaves out rows that "
-                "repeat an earlier one"
+                f"{_WITHOUT_IDS} with data.columns.id=null, which leaves out rows that repeat an "
+                "earlier one"
             )
         seen[id_] = row.place
         examples.append(RewriteExample(id=id_, **texts, **others))
@@ -210,17 +256,6 @@ def validate(
         reason = f" (left out: {dropped})" if dropped else ""
         raise PromptRecoveryError(f"{name}: holds no usable rows{reason}; check the file")
     return Dataset(name, examples, dropped, further)
-
-
-def _require_columns(row: Row, columns: ColumnNames) -> None:
-    for ours in ("id", *TEXT_COLUMNS):
-        theirs = getattr(columns, ours)
-        if theirs is not None and theirs not in row.values:
-            present = ", ".join(map(str, row.values)) or "none"
-            raise PromptRecoveryError(
-                f"{row.place}: column '{theirs}' is missing (columns here: {present}); "
-                f"map it with data.columns.{ours}=<your column>"
-            )
 
 
 def _problem_with_row(row: Row, columns: ColumnNames) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prompt_recovery.data.examples import Row, problem_with_text
+from prompt_recovery.data.examples import Row, problem_with_text, require_columns
 from prompt_recovery.data.files import read_rows
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
@@ -70,11 +70,7 @@ def bank_texts() -> list[str]:
 def _instructions(rows: Iterable[Row], source: str) -> list[Instruction]:
     found = []
     for row in rows:
-        if "text" not in row.values:
-            raise PromptRecoveryError(
-                f"{row.place}: column 'text' is missing (columns here: "
-                f"{', '.join(map(str, row.values))}); name the column of the instructions 'text'"
-            )
+        require_columns(row, ["text"], "name the column of the instructions 'text'")
         problem = problem_with_text(row.values["text"])
         if problem is not None:
             raise PromptRecoveryError(

@@ -13,7 +13,13 @@ from typing import Annotated
 
 from annotated_types import Ge, MinLen
 
-from prompt_recovery.data.examples import Row, id_of_cell, optional_cell, problem_with_text
+from prompt_recovery.data.examples import (
+    Row,
+    id_of_cell,
+    optional_cell,
+    problem_with_text,
+    require_mapped,
+)
 from prompt_recovery.data.files import SUFFIXES, data_files, read_rows
 from prompt_recovery.data.sources import hub_rows, starter
 from prompt_recovery.data.splits import normalise
@@ -189,14 +195,8 @@ def _validated(
     places: dict[str, str] = {}
     texts: set[bytes] = set()
     for row in rows:
-        for ours in ("text", "id"):
-            theirs = getattr(columns, ours)
-            if theirs is not None and theirs not in row.values:
-                raise PromptRecoveryError(
-                    f"{row.place}: column '{theirs}' is missing (columns here: "
-                    f"{', '.join(map(str, row.values)) or 'none'}); map it with "
-                    f"originals.columns.{ours}=<your column>"
-                )
+        wanted = {"id": columns.id, "text": columns.text}
+        require_mapped(row, wanted, "originals.columns", "derive ids from the texts")
         text = row.values[columns.text]
         problem = problem_with_text(text)
         if problem is not None:

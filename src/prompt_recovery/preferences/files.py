@@ -17,6 +17,7 @@ from prompt_recovery.data.examples import (
     optional_cell,
     problem_with_prompt,
     problem_with_text,
+    require_columns,
 )
 from prompt_recovery.data.files import read_rows
 from prompt_recovery.errors import PromptRecoveryError, printable
@@ -104,13 +105,8 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
     examples: list[PreferenceExample] = []
     dropped: Counter[str] = Counter()
     for row in read_rows(path):
-        for column in ("chosen", "rejected"):
-            if column not in row.values:
-                raise PromptRecoveryError(
-                    f"{row.place}: column '{column}' is missing (columns here: "
-                    f"{', '.join(map(str, row.values))}); preference files have TRL's columns "
-                    "prompt, chosen, rejected"
-                )
+        advice = "preference files have TRL's columns prompt, chosen, rejected"
+        require_columns(row, ("chosen", "rejected"), advice)
         example = _parsed(row)
         ordered = _ordered(example, in_group=bool(row.values.get("completions")))
         if isinstance(ordered, str):

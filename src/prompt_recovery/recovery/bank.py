@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prompt_recovery.data.examples import problem_with_text
+from prompt_recovery.data.examples import problem_with_text, require_columns
 from prompt_recovery.data.files import SUFFIXES, is_data_file, read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import Encoder
@@ -195,13 +195,8 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
 
 def _column(path: Path, column: str | None) -> Iterable[str]:
     for row in read_rows(path):
-        name = column or next((c for c in _COLUMNS if c in row.values), None)
-        if name is None or name not in row.values:
-            raise PromptRecoveryError(
-                f"{row.place}: has no column '{column or _COLUMNS[0]}' (columns here: "
-                f"{', '.join(map(str, row.values))}); name that of the prompts with "
-                "bank_column=<name>"
-            )
+        name = column or next((c for c in _COLUMNS if c in row.values), _COLUMNS[0])
+        require_columns(row, [name], "name that of the prompts with bank_column=<name>")
         value = row.values[name]
         if value is None or (isinstance(value, str) and not value.strip()):
             continue

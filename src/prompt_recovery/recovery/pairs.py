@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prompt_recovery.changes.text import require_measures
-from prompt_recovery.data.examples import Row, id_of_cell, text_of_cell
+from prompt_recovery.data.examples import Row, id_of_cell, require_mapped, text_of_cell
 from prompt_recovery.data.files import read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.interface import Pair
@@ -18,6 +18,7 @@ from prompt_recovery.storage import fingerprint, same_file
 log = logging.getLogger(__name__)
 
 _BATCH = 32  # pairs whose results are saved together
+_WITHOUT_IDS = "number the rows"
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,18 @@ class RecoveryOptions:
                 )
 
 
-def read_pairs(path: Path, columns: PairColumns) -> list[Pair]:
+def read_pairs(
+    path: Path, columns: PairColumns, file: str = "input", setting: str = "columns"
+) -> list[Pair]:
     """Reads pairs from a CSV, JSONL or Parquet file, in order. Blank texts are allowed.
 
     A row that repeats an earlier one is left out. A warning gives their number.
+
+    Args:
+        path: The file.
+        columns: What it calls its columns.
+        file: The setting that names the file, for messages.
+        setting: The setting that maps the columns, for messages.
 
     Raises:
         PromptRecoveryError: If the file does not exist, lacks a column, has a row without an id, or
@@ -115,16 +124,16 @@ def read_pairs(path: Path, columns: PairColumns) -> list[Pair]:
             row.
     """
     if not path.exists():
-        raise PromptRecoveryError(f"input={path}: no such file")
+        raise PromptRecoveryError(f"{file}={path}: no such file")
     seen: dict[str, tuple[Pair, str]] = {}
     repeated = 0
     for number, row in enumerate(read_rows(path)):
-        pair = _pair(row, columns, number)
+        pair = _pair(row, columns, number, setting)
         known, place = seen.setdefault(pair.id, (pair, row.place))
         if known != pair:
             raise PromptRecoveryError(
                 f"{row.place}: id '{pair.id}' was already used at {place}, with other texts; make "
-                "ids unique, or number the rows with columns.id=null"
+                f"ids unique, or {_WITHOUT_IDS} with {setting}.id=null"
             )
         repeated += place != row.place
     if not seen:
@@ -149,17 +158,9 @@ def digest(pair: Pair) -> str:
     return fingerprint(pair.id, ascii(pair.original_text), ascii(pair.rewritten_text))
 
 
-def _pair(row: Row, columns: PairColumns, number: int) -> Pair:
-    for name in ("id", "original_text", "rewritten_text"):
-        theirs = getattr(columns, name)
-        if theirs is not None and theirs not in row.values:
-            present = ", ".join(map(str, row.values)) or "none"
-            or_number = ", or number the rows with columns.id=null" if name == "id" else ""
-            raise PromptRecoveryError(
-                f"{row.place}: column '{theirs}' is missing (columns here: {present}); map it with "
-                f"columns.{name}=<your column>{or_number}"
-            )
-    otherwise = "number the rows with columns.id=null"
+def _pair(row: Row, columns: PairColumns, number: int, setting: str) -> Pair:
+    require_mapped(row, vars(columns), setting, _WITHOUT_IDS)
+    otherwise = f"{_WITHOUT_IDS} with {setting}.id=null"
     id_ = str(number) if columns.id is None else id_of_cell(row, columns.id, otherwise)
     texts = (_text(row, columns.original_text), _text(row, columns.rewritten_text))
     return Pair(id_, *texts)

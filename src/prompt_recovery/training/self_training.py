@@ -55,7 +55,7 @@ def self_training(
         return SelfTraining()
     assert retriever is not None, "`train_stages` refuses a run without one"
     path = Path(settings.path).expanduser()
-    pairs = read_pairs(path, settings.columns)
+    pairs = read_pairs(path, settings.columns, "unlabelled.path", "unlabelled.columns")
     usable = [Pair(f"unlabelled/{p.id}", p.original_text, p.rewritten_text)
               for p in pairs if is_usable(p)]  # fmt: skip
     if not usable:

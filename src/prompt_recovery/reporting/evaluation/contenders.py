@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from prompt_recovery.backbones.locate import locate
-from prompt_recovery.data.examples import Dataset, id_of_cell, optional_cell
+from prompt_recovery.data.examples import Dataset, id_of_cell, optional_cell, require_columns
 from prompt_recovery.data.files import SUFFIXES, read_rows
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
@@ -203,13 +203,8 @@ def from_file(
     answers: dict[str, str] = {}
     for row in read_rows(path, "predictions"):
         wanted = column or ("prediction" if "prediction" in row.values else "rewrite_prompt")
-        for needed in (id_column, wanted):
-            if needed not in row.values:
-                raise PromptRecoveryError(
-                    f"{row.place}: column '{needed}' is missing (columns here: "
-                    f"{', '.join(map(str, row.values))}); name it with "
-                    "predictions=[{path: …, column: …, id: …}]"
-                )
+        advice = "name your columns with predictions=[{path: …, column: …, id: …}]"
+        require_columns(row, (id_column, wanted), advice)
         id_ = id_of_cell(row, id_column, "name its column with predictions=[{path: …, id: …}]")
         if id_ in answers:
             raise PromptRecoveryError(f"{row.place}: id '{id_}' comes twice; remove one")
