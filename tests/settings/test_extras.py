@@ -1,7 +1,6 @@
 """Optional libraries: how they are found and installed, and that they are asked for in time."""
 
 import re
-import subprocess
 import sys
 import tomllib
 
@@ -13,7 +12,6 @@ from prompt_recovery.settings import extras
 from prompt_recovery.settings.checking import make
 from prompt_recovery.settings.declared import name_of
 from prompt_recovery.settings.extras import MODULES, has_extra, installation, require_extra
-from tests.command_line import assert_one_line
 from tests.conftest import ROOT
 
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -71,31 +69,3 @@ def test_a_class_that_needs_an_extra_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PromptRecoveryError, match=r"cluster=ray needs ray: pip install"):
         make({"_target_": name_of(RayCluster)})
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["app", "run=shipped"], ["the web page needs gradio", "[app]"]),
-        (["recover", "original=a", "rewritten=b", "explain=integrated_gradients"],
-         ["explain=integrated_gradients needs captum", "[explain]", "explain=occlusion"]),
-        (["evaluate", "explain=integrated_gradients"], ["needs captum"]),
-        (["generate", "rewriter/backend=vllm"], ["rewriter/backend=vllm", "needs vllm"]),
-        (["train", "adapter=qlora"], ["adapter=qlora needs bitsandbytes", "adapter=lora"]),
-    ],
-)  # fmt: skip
-def test_commands_miss_an_extra_before_they_import_what_is_heavy(words, told, tmp_path):
-    code = """
-import atexit, sys
-heavy = ("torch", "transformers", "lightning")
-atexit.register(lambda: print("heavy:", [n for n in heavy if n in sys.modules], file=sys.stderr))
-sys.modules |= dict.fromkeys(("gradio", "captum", "vllm", "bitsandbytes"))
-from prompt_recovery.commands.main import main
-main()
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert_one_line(result, *told)
-    assert "heavy: []" in result.stderr

@@ -68,7 +68,10 @@ def job_of(config: dict[str, Any], line: str = "") -> Any:
     given = make(config, EvaluateSettings, late=("second_metric",))
     second = given.second_metric if config["second_metric"] is not None else None
 
+    make_option = partial(option, "evaluate")
+    recipes = [e.recipe(make_option, given.precision) for e in given.recoverer_entries()]
+
     with importing():
         from prompt_recovery.reporting.evaluation.assembling import job_of as evaluation_of
 
-    return evaluation_of(given, second, partial(option, "evaluate"), same, line)
+    return evaluation_of(given, recipes, second, make_option, same, line)

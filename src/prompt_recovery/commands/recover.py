@@ -36,9 +36,16 @@ class AnswererSettings(RecipeOptions):
     weights: Sequence[Positive] | None = None
 
     def recipe(self) -> Recipe:
-        """Returns the recipe of these settings, with the run folders found."""
+        """Returns the recipe of these settings, with the run folders found.
+
+        Raises:
+            PromptRecoveryError: If the runs cannot answer in this way.
+        """
         options = {f.name: getattr(self, f.name) for f in fields(RecipeOptions)}
-        return Recipe(named_runs(self.run), self.decoding, list(self.weights or []), **options)
+        runs = named_runs(self.run)
+        recipe = Recipe(runs, self.decoding, list(self.weights or []), **options)
+        recipe.require_answers()
+        return recipe
 
 
 @dataclass(kw_only=True, frozen=True)

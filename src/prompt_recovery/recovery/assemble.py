@@ -19,13 +19,12 @@ from prompt_recovery.recovery.fitted import Fitted, fit_key, fit_recoverer, keep
 from prompt_recovery.recovery.likelihood import load_likelihood
 from prompt_recovery.recovery.load import (
     choosing_metric,
-    decoding_of,
     load_source,
     located_backbone,
     splits_of,
 )
 from prompt_recovery.recovery.recipe import Recipe
-from prompt_recovery.recovery.records import read_record
+from prompt_recovery.recovery.records import decoding_of, read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
@@ -83,20 +82,11 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
             candidate to choose from, or the exponents of a channel have to be fitted and there is
             no validation split.
     """
-    members = [recoverer_folders(run) for run in recipe.runs]  # check all paths before loading
+    recipe.require_answers()  # before anything is loaded
+    members = [recoverer_folders(run) for run in recipe.runs]
     folders = [folder for run in members for folder in run]
     records = [read_record(folder) for folder in folders]
     decoding = recipe.decoding or decoding_of(folders)
-    if len(folders) > 1 and not decoding.uses_metric:
-        raise PromptRecoveryError(
-            f"run={recipe.runs[0]}: its {' and '.join(f.name for f in folders)} choose together by "
-            f"decoding=mbr, not {decoding.name}; or give one of them, such as run={folders[0]}"
-        )
-    if recipe.channel is not None and not decoding.uses_metric:
-        raise PromptRecoveryError(
-            f"a channel weighs candidates by their SCS, which decoding={decoding.name} does not "
-            "know: take decoding=mbr, or leave the channel out"
-        )
     scs = recorded_metric(records[0]["metric"])
     require_backbones(recipe)
     own = [
@@ -151,11 +141,6 @@ def _with_bank(
     """The sources, with the prompts of `bank` in the banks of the retrievers."""
     if recipe.bank is None:
         return list(sources)
-    if not any(isinstance(source, Retriever) for source in sources):
-        raise PromptRecoveryError(
-            f"bank={recipe.bank}: is for a dense retriever, and the runs have none; train one with "
-            "model=minilm objective=contrastive"
-        )
     title = "embedding the bank"
     prompts = read_prompts(recipe.bank, recipe.bank_column)
     bank = PromptBank.of(prompts, scs.encoder, lambda n, total: progress(title, n, total))

@@ -34,11 +34,11 @@ from prompt_recovery.metrics.bert import load_reader
 from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
-from prompt_recovery.recovery.decoding import MBR, Decoding, from_record
+from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.fitted import fit_key, kept_fit
 from prompt_recovery.recovery.form import BankForm
-from prompt_recovery.recovery.records import read_record, recorded_backbone
+from prompt_recovery.recovery.records import decoding_of, read_record, recorded_backbone
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder, Retriever
 from prompt_recovery.recovery.sources import Source, WriterSource
@@ -107,11 +107,6 @@ def load_recoverer(
     if fitted is not None:
         fitted.applied_to(recoverer)
     return recoverer
-
-
-def decoding_of(folders: Sequence[Path]) -> Decoding:
-    """The decoding of a recorded recoverer; that of several together is MBR."""
-    return MBR() if len(folders) > 1 else from_record(read_record(folders[0])["decoding"])
 
 
 def choosing_metric(scs: SCS, sources: Sequence[Source]) -> SCS:

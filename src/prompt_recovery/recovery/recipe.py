@@ -7,7 +7,9 @@ from pathlib import Path
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.records import decoding_of
 from prompt_recovery.recovery.sources import SourceSettings
+from prompt_recovery.runs.folder import is_retriever, recoverer_folders
 from prompt_recovery.settings import LocalPath, Precision
 
 RunNames = LocalPath | Sequence[LocalPath]
@@ -73,3 +75,29 @@ class Recipe(RecipeOptions):
             )
         if len(self.runs) > 1 and self.backbone_path is not None:
             raise PromptRecoveryError("backbone_path= is for one run")
+
+    def require_answers(self) -> None:
+        """Checks that the runs can answer in this way, without loading them.
+
+        Raises:
+            PromptRecoveryError: If a run is not there or holds no recoverer, or its parts cannot
+                answer with the decoding, the channel or the bank.
+        """
+        folders = [folder for run in self.runs for folder in recoverer_folders(run)]
+        decoding = self.decoding or decoding_of(folders)
+        if len(folders) > 1 and not decoding.uses_metric:
+            raise PromptRecoveryError(
+                f"run={self.runs[0]}: its {' and '.join(f.name for f in folders)} choose together, "
+                f"which decoding={decoding.name} cannot: take decoding=mbr or decoding=choice, or "
+                f"one of them alone, such as run={folders[0]}"
+            )
+        if self.channel is not None and not decoding.uses_metric:
+            raise PromptRecoveryError(
+                f"a channel weighs candidates by their SCS, which decoding={decoding.name} does "
+                "not know: take decoding=mbr, or leave the channel out"
+            )
+        if self.bank is not None and not any(map(is_retriever, folders)):
+            raise PromptRecoveryError(
+                f"bank={self.bank}: is for a dense retriever, and the runs have none; train one "
+                "with model=minilm objective=contrastive"
+            )

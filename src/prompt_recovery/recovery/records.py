@@ -5,7 +5,7 @@ no package but those that this project's own configuration names.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource
-from prompt_recovery.recovery.decoding import from_record
+from prompt_recovery.recovery.decoding import MBR, Decoding, from_record
 from prompt_recovery.runs.folder import is_retriever, recoverer_file
 from prompt_recovery.settings.checking import check
 from prompt_recovery.settings.packages import known_packages
@@ -145,3 +145,8 @@ def recorded_backbone(
         )
     install = None if package is None else known_packages()[package]
     return replace(recorded, install=install, trust_remote_code=trust_remote_code)
+
+
+def decoding_of(folders: Sequence[Path]) -> Decoding:
+    """The decoding of a recorded recoverer; that of several together is MBR."""
+    return MBR() if len(folders) > 1 else from_record(read_record(folders[0])["decoding"])

@@ -1,9 +1,8 @@
 """Makes the job of an evaluation from its settings: contenders, examples and metrics."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from prompt_recovery.data.examples import Dataset
 from prompt_recovery.errors import PromptRecoveryError
@@ -19,27 +18,21 @@ from prompt_recovery.reporting.evaluation.contenders import (
     from_recipe,
 )
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples
-from prompt_recovery.reporting.evaluation.settings import (
-    DEFAULT,
-    EvaluateSettings,
-    RecovererEntry,
-)
+from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, MakeOption
 from prompt_recovery.reporting.origin import origin
-from prompt_recovery.runs.folder import named_runs, recoverer_folders
+from prompt_recovery.runs.folder import recoverer_folders
 from prompt_recovery.tables import counted
 
 log = logging.getLogger(__name__)
 
 _PARTS = {"test": "test split", "all": "all of it"}
 
-Option = Callable[[str, Any], Any]
-"""Makes an option of a group, given arguments such as `("decoding", "mbr")`."""
-
 
 def job_of(
     given: EvaluateSettings,
+    recipes: Sequence[Recipe],
     second: Callable[[], SCS] | None,
-    option: Option,
+    option: MakeOption,
     same: bool,
     command: str = "",
 ) -> EvaluationJob:
@@ -47,6 +40,7 @@ def job_of(
 
     Args:
         given: The settings.
+        recipes: The recipes of its recoverers.
         second: Makes the second metric. None if none was asked for.
         option: Makes options of groups.
         same: Whether `data` and `training` are the same dataset.
@@ -58,9 +52,9 @@ def job_of(
     part = ("test" if same else "all") if given.part == "auto" else given.part
     examples, training = choose_examples(given.data, given.training, part, vars(given.split))
     opinion, said = _second_opinion(given.metric, second)
-    contenders = _contenders(given, training, option)
+    contenders = _contenders(given, recipes, training, option)
     if part == "all":
-        _warn_of_training_rows(given)
+        _warn_of_training_rows(given, recipes)
     folder = Path(given.output).expanduser()
     return EvaluationJob(
         name=given.data.name,
@@ -82,11 +76,11 @@ def job_of(
     )
 
 
-def _warn_of_training_rows(given: EvaluateSettings) -> None:
+def _warn_of_training_rows(given: EvaluateSettings, recipes: Sequence[Recipe]) -> None:
     """Says which runs were trained on rows of the dataset, all of which is evaluated."""
     evaluated = given.data.fingerprint()
-    for entry in given.recoverer_entries():
-        folders = [f for run in named_runs(entry.run) for f in recoverer_folders(run)]
+    for recipe, entry in zip(recipes, given.recoverer_entries(), strict=True):
+        folders = [f for run in recipe.runs for f in recoverer_folders(run)]
         sources = [read_record(folder).get("data") or {} for folder in folders]
         if any(source.get("fingerprint") == evaluated for source in sources):
             log.warning(
@@ -114,10 +108,12 @@ def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | Non
     return second, second.encoder.name
 
 
-def _contenders(given: EvaluateSettings, training: Dataset, option: Option) -> list[Contender]:
+def _contenders(
+    given: EvaluateSettings, recipes: Sequence[Recipe], training: Dataset, option: MakeOption
+) -> list[Contender]:
     contenders = [
-        from_recipe(_recipe(entry, given, option), entry.name)
-        for entry in given.recoverer_entries()
+        from_recipe(recipe, entry.name)
+        for recipe, entry in zip(recipes, given.recoverer_entries(), strict=True)
     ]
     contenders += [
         from_baseline(option("baseline", entry), training, given.metric)
@@ -129,20 +125,3 @@ def _contenders(given: EvaluateSettings, training: Dataset, option: Option) -> l
         else:
             contenders.append(from_column(given.data, str(entry.column), entry.name))
     return contenders
-
-
-def _recipe(entry: RecovererEntry, given: EvaluateSettings, option: Option) -> Recipe:
-    wanted = {group: getattr(entry, group) for group in ("decoding", "channel", "retrieval")}
-    if entry.decoding == DEFAULT:  # what conf/recover.yaml chooses
-        wanted["decoding"] = "mbr"
-        wanted["retrieval"] = entry.retrieval or "neighbours"
-    chosen = {group: option(group, name) for group, name in wanted.items()}
-    return Recipe(
-        runs=named_runs(entry.run),
-        weights=list(entry.weights or []),
-        precision=given.precision,
-        backbone_path=entry.backbone_path,
-        bank=entry.bank,
-        bank_column=entry.bank_column,
-        **chosen,
-    )

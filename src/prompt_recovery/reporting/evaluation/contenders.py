@@ -18,8 +18,8 @@ from prompt_recovery.recovery.baselines.base import Baseline
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.job import steps
-from prompt_recovery.recovery.load import decoding_of
 from prompt_recovery.recovery.recipe import Recipe
+from prompt_recovery.recovery.records import decoding_of
 from prompt_recovery.runs.folder import (
     is_retriever,
     recoverer_file,

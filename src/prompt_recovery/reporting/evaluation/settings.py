@@ -1,6 +1,6 @@
 """The settings of an evaluation, read before anything is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,14 +12,17 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines import FewShot
 from prompt_recovery.recovery.decoding import Decoding
-from prompt_recovery.recovery.recipe import RunNames
+from prompt_recovery.recovery.recipe import Recipe, RunNames
 from prompt_recovery.recovery.spans import Explain, method_of, require_method
+from prompt_recovery.runs.folder import named_runs
 from prompt_recovery.settings import AtLeastOne, LocalPath, Positive, Precision
 from prompt_recovery.settings.checking import checked_value
 from prompt_recovery.templates import Template
 
 Option = str | Mapping[str, Any]
 """An option's name, or `{name: {what: to change}}`."""
+MakeOption = Callable[[str, Any], Any]
+"""Makes an option of a group, given arguments such as `("decoding", "mbr")`."""
 DEFAULT = "default"
 """The decoding and the retrieval that `recover` answers with unless it is told otherwise."""
 
@@ -53,6 +56,28 @@ class RecovererEntry:
     bank: LocalPath | None = None
     bank_column: str | None = None
     name: str | None = None
+
+    def recipe(self, option: MakeOption, precision: Precision) -> Recipe:
+        """Makes the recipe of the entry, whose runs can answer as it says.
+
+        Raises:
+            PromptRecoveryError: If they cannot, or there is no such option.
+        """
+        wanted = {group: getattr(self, group) for group in ("decoding", "channel", "retrieval")}
+        if self.decoding == DEFAULT:  # what conf/recover.yaml chooses
+            wanted["decoding"] = "mbr"
+            wanted["retrieval"] = self.retrieval or "neighbours"
+        recipe = Recipe(
+            runs=named_runs(self.run),
+            weights=list(self.weights or []),
+            precision=precision,
+            backbone_path=self.backbone_path,
+            bank=self.bank,
+            bank_column=self.bank_column,
+            **{group: option(group, name) for group, name in wanted.items()},
+        )
+        recipe.require_answers()
+        return recipe
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -89,7 +114,8 @@ class EvaluateSettings:
         model: Backbone of the zero-shot and few-shot baselines.
         template: Recovery template of the zero-shot and few-shot baselines.
         decoding: Decoding of the zero-shot and few-shot baselines.
-        name: Name of the evaluation.
+        name: Name of the report's folder: by default the option of `data`, such as starter, or
+            what is evaluated, such as pairs.csv.
         output: Folder of the report. Finished predictions in it are used again.
         part: Whether to evaluate on the test split or on all of `data`. auto uses the test split if
             `data` and `training` are the same dataset, and all of it otherwise.
