@@ -1,8 +1,11 @@
 """Resolvers for `${…:}` in the configuration, registered in every process that reads it."""
 
+import os
+import re
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -10,6 +13,9 @@ from omegaconf import OmegaConf
 from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.runs.multirun import resolved_trial_id
 from prompt_recovery.runs.processes import agreed, is_first
+from prompt_recovery.storage import fingerprint
+
+_LONGEST_NAME = 100  # characters of a folder that is named after a file
 
 
 @cache
@@ -28,6 +34,24 @@ def _new_run_folder(parent: str, name: str) -> str:
     return agreed("RUN_FOLDER", create)
 
 
+def _evaluated(config: Any) -> str:
+    """Returns a name of the dataset in a configuration, for the folder of its evaluation.
+
+    A file is named by its path from here, so that no two share a folder.
+    """
+    path, repo, part = (OmegaConf.select(config, f"data.{k}") for k in ("path", "repo", "split"))
+    if path is not None:
+        here, absolute = Path.cwd(), Path(os.path.normpath(Path(path).expanduser().absolute()))
+        inside = absolute.is_relative_to(here)
+        named = absolute.relative_to(here).parts if inside else absolute.parts[1:]
+    else:
+        named = () if repo is None else (*str(repo).split("/"), str(part))
+    name = re.sub(r"[^\w.-]+", "_", "_".join(named)).strip("_.")
+    if len(name) > _LONGEST_NAME:
+        name = f"{fingerprint(name)[:8]}_{name[-_LONGEST_NAME + 9 :]}"
+    return name or str(HydraConfig.get().runtime.choices["data"])
+
+
 OmegaConf.register_new_resolver("run_folder", _new_run_folder, replace=True)
 OmegaConf.register_new_resolver("start_time", _start_time, replace=True)
 OmegaConf.register_new_resolver(
@@ -36,4 +60,7 @@ OmegaConf.register_new_resolver(
 OmegaConf.register_new_resolver("trial", lambda *, _root_: resolved_trial_id(_root_), replace=True)
 OmegaConf.register_new_resolver(
     "experiment", lambda: HydraConfig.get().runtime.choices.get("experiment"), replace=True
+)
+OmegaConf.register_new_resolver(
+    "evaluated", lambda *, _root_: _evaluated(_root_), replace=True, use_cache=False
 )
