@@ -21,10 +21,12 @@ from prompt_recovery.reporting.evaluation.tables import (
     sample_table,
 )
 from prompt_recovery.runs.environment import environment
+from prompt_recovery.runs.trials import is_trial
 from prompt_recovery.storage import read_json
 from prompt_recovery.tables import Table, counted, print_tables
 from prompt_recovery.terminal import announced, progress_bar
 from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.training.next_commands import answering, evaluating
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +173,11 @@ def leave_behind(
         metrics["peak_memory_bytes"] / 2**30,
         job.folder,
     )
+    if job.evaluate and not is_trial():
+        log.info("to answer a pair with it: %s", answering(job.folder))
+        command = evaluating(job.folder, job.config) if job.config and test else None
+        if command is not None:
+            log.info("to compare it with all baselines: %s", command)
 
 
 def watch_table(curve: Sequence[Mapping[str, float]]) -> Table:
