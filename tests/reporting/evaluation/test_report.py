@@ -109,6 +109,30 @@ def test_the_page_is_whole_and_texts_are_data(report):
     assert "lucrarea" in html
 
 
+def test_few_rows_are_called_so_and_have_no_chart_of_the_calibration(report):
+    few = replace(
+        report,
+        examples=report.examples[:12],
+        second=None,
+        evaluations=[
+            replace(e, predictions=e.predictions[:12], scs=e.scs[:12], cosine=e.cosine[:12],
+                    exact=e.exact[:12], rouge_l=e.rouge_l[:12])
+            for e in report.evaluations
+        ],
+    )  # fmt: skip
+    [name] = report.calibrations
+    said = (
+        f"Too few rows to compare the expected with the actual SCS of {name}: 12 answers with an "
+        "expected SCS, and it takes 30."
+    )
+    assert "perfect calibration" not in report_page(few)
+    for text in (report_page(few), report_markdown(few)):
+        assert said in text and "With only 12 rows, other rows may well give other numbers." in text
+    assert all("calibration" not in r for r in report_record(few)["recoverers"])
+    for text in (report_page(report), report_markdown(report)):
+        assert "Too few rows" not in text and "With only" not in text
+
+
 def test_the_best_and_worst_answers_show_what_speaks_for_them(report):
     best, _ = report.samples()
     example = report.examples[best[0]]

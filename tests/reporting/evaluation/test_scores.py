@@ -53,8 +53,10 @@ def test_calibration_in_groups_of_similar_confidence(examples, scs):
     assert [b.count for b in bins] == [10] * 4, "ten answers or more in each"
     assert [b.expected for b in bins] == pytest.approx([(10 * n + 4.5) / 40 for n in range(4)])
     assert [b.actual for b in bins] == pytest.approx([1.0] * 4, abs=1e-5)
-    few = replace(sure, predictions=sure.predictions[:9], scs=sure.scs[:9])
-    assert [b.count for b in calibration(few)] == [9]
+    few = replace(sure, predictions=sure.predictions[:30], scs=sure.scs[:30])
+    assert [b.count for b in calibration(few)] == [10] * 3
+    too_few = replace(sure, predictions=sure.predictions[:29], scs=sure.scs[:29])
+    assert calibration(too_few) == [], "it would be a line through two points"
     assert calibration_error(bins) == pytest.approx(1 - 19.5 / 40, abs=1e-5)
     alike = replace(
         right,

@@ -61,4 +61,6 @@ def _calibration(report: Report) -> list[str]:
             f"Mean distance of expected and actual SCS: {score(calibration_error(bins))}.",
             to_markdown(calibration_table(bins)),
         ]
+    if report.uncalibrated:
+        parts += ["## Calibration", escape_markdown(report.uncalibrated)]
     return parts

@@ -41,7 +41,7 @@ def report_page(report: Report) -> str:
     sections = [Section("Results", _results(report))]
     if report.second is not None:
         sections.append(Section("Two encoders", _two_encoders(report, report.second)))
-    if report.calibrations:
+    if report.calibrations or report.uncalibrated:
         sections.append(Section("Calibration", _calibration(report)))
     if report.categories():
         sections.append(Section("By category", _categories(report)))
@@ -151,6 +151,9 @@ def _odd_answers(report: Report, second: SecondOpinion) -> Markup:
 
 
 def _calibration(report: Report) -> Markup:
+    few = paragraph(report.uncalibrated, "quiet") if report.uncalibrated else Markup("")
+    if not report.calibrations:
+        return few
     lines = [
         Line(name,
              [(b.expected, b.actual) for b in bins], marks=True)
@@ -159,13 +162,17 @@ def _calibration(report: Report) -> Markup:
     said = "; ".join(
         f"{name}: {score(calibration_error(bins))}" for name, bins in report.calibrations.items()
     )
-    return line_chart(
-        lines,
-        "expected SCS",
-        "actual SCS",
-        "Groups of answers with similar confidence; the dashed line is perfect calibration",
-        diagonal=True,
-    ) + paragraph(f"Mean distance of expected and actual SCS over groups. {said}.", "quiet")
+    return (
+        line_chart(
+            lines,
+            "expected SCS",
+            "actual SCS",
+            "Groups of answers with similar confidence; the dashed line is perfect calibration",
+            diagonal=True,
+        )
+        + paragraph(f"Mean distance of expected and actual SCS over groups. {said}.", "quiet")
+        + few
+    )
 
 
 def _categories(report: Report) -> Markup:

@@ -12,13 +12,17 @@ from prompt_recovery.metrics.statistics import PairedGain, holm, paired_gain
 from prompt_recovery.recovery.spans import Evidence
 from prompt_recovery.reporting.evaluation.metric_hacking import MetricHackingCheck
 from prompt_recovery.reporting.evaluation.scores import (
+    FEWEST_CALIBRATED,
     CalibrationBin,
     Evaluation,
     calibration,
     calibration_error,
 )
+from prompt_recovery.tables import counted
 
 LEVEL = 0.05  # significance level
+FEW = 30
+"""The number of rows below which the report warns that there are few."""
 CATEGORIES = 20  # number of rows shown; smaller categories share the last one
 _SAMPLES = 4
 
@@ -98,6 +102,24 @@ class Report:
         """Expected and actual SCS in groups of similar confidence, by recoverer that has one."""
         found = {e.name: calibration(e) for e in self.evaluations}
         return {name: bins for name, bins in found.items() if bins}
+
+    @property
+    def uncalibrated(self) -> str:
+        """Says which recoverers have an expected SCS, but on too few rows to see its calibration.
+
+        Empty if there are none.
+        """
+        known = {
+            e.name: sum(p.confidence is not None for p in e.predictions) for e in self.evaluations
+        }
+        few = [name for name, count in known.items() if count and name not in self.calibrations]
+        if not few:
+            return ""
+        most = counted(max(known[name] for name in few), "answer")
+        return (
+            f"Too few rows to compare the expected with the actual SCS of {' and '.join(few)}: "
+            f"{most} with an expected SCS, and it takes {FEWEST_CALIBRATED}."
+        )
 
     def categories(self) -> list[tuple[str, int, list[float]]]:
         """Returns (category, number of examples, mean SCS of each recoverer), largest first.
@@ -250,9 +272,12 @@ def _finite(value: float) -> float | None:
 def verdict(report: Report) -> str:
     """Says in words which recoverer is best, by how much, and whether that is significant."""
     best, others = report.best, report.evaluations[1:]
+    rows = counted(len(report.examples), "row")
+    few = f" With only {rows}, other rows may well give other numbers."
+    few = few if len(report.examples) < FEW else ""
     said = f"{best.name} comes first with a mean SCS of {score(best.mean)}"
     if not others:
-        return f"{best.name} has a mean SCS of {score(best.mean)}."
+        return f"{best.name} has a mean SCS of {score(best.mean)}.{few}"
     said += f", {report.gains[0].mean:+.3f} against {others[0].name}. "
     if not report.tied:
         said += "It is significantly better than every other."
@@ -264,7 +289,7 @@ def verdict(report: Report) -> str:
         said += f"It is significantly better than all but {_some(report, tied=True)}."
     if best.name in report.suspicious:
         said += f" But its score does not hold under {report.second.encoder}: see the two encoders."  # type: ignore[union-attr]
-    return said
+    return said + few
 
 
 def _some(report: Report, tied: bool) -> str:

@@ -15,6 +15,8 @@ from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.terminal import progress_bar
 
 _PER_BIN = 10  # the fewest predictions whose mean says something about their confidence
+FEWEST_CALIBRATED = 3 * _PER_BIN
+"""The number of predictions with a confidence from which their calibration can be seen."""
 
 
 @dataclass(frozen=True)
@@ -148,14 +150,14 @@ def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin
             Fewer are made if a bin would have fewer than ten predictions.
 
     Returns:
-        The bins, or an empty list if no prediction has a confidence.
+        The bins, or an empty list if fewer than `FEWEST_CALIBRATED` predictions have a confidence.
     """
     known = [
         (p.confidence, float(score))
         for p, score in zip(evaluation.predictions, evaluation.scs, strict=True)
         if p.confidence is not None
     ]
-    if not known:
+    if len(known) < FEWEST_CALIBRATED:
         return []
     # The sort is stable, so that the scores do not decide the order of equal confidences.
     values = np.array(sorted(known, key=lambda pair: pair[0]), np.float64)
@@ -166,7 +168,7 @@ def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin
             bootstrap_interval(part[:, 1]),
             len(part),
         )
-        for part in np.array_split(values, min(groups, max(len(values) // _PER_BIN, 1)))
+        for part in np.array_split(values, min(groups, len(values) // _PER_BIN))
     ]
 
 
