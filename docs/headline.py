@@ -23,7 +23,11 @@ ROWS = [
     ("together.metrics", "test/model_scs", "SmolLM2-135M alone, SFT, MBR"),
     ("mbr.report", "greedy", "SmolLM2-135M, SFT, greedy"),
     ("starter_test.report", "neighbours by difference", "prompts of similar examples, untrained"),
-    ("starter_test.report", "mean prompt", "best constant that a search finds (a string of words)"),
+    (
+        "starter_test.report",
+        "mean prompt",
+        "mean prompt, searched: the best constant that a search finds (a string of words)",
+    ),
     (
         "starter_sft.metrics",
         "baseline/mean_prompt_scs",

@@ -88,7 +88,7 @@ def test_the_search_climbs_and_only_climbs(scs):
 
 def test_a_mean_prompt_has_the_name_that_it_is_given():
     names = [MeanPrompt(name="mine").name, MeanPrompt().name, MeanPrompt(rounds=0).name]
-    assert names == ["mine", "searched constant", "mean prompt"]
+    assert names == ["mine", "mean prompt, searched", "mean prompt"]
 
 
 def test_the_regressor_answers_from_its_bank(three_kinds, scs):

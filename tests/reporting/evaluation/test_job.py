@@ -305,7 +305,7 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     record = json.loads((folder / "report.json").read_text())
     names = [r["name"] for r in record["recoverers"]]
     assert names[0] == "mine", "which neighbours help, as they do in recover: it knows these rows"
-    assert {"theirs", "searched constant", "tiny 1-shot"} < set(names)
+    assert {"theirs", "mean prompt, searched", "tiny 1-shot"} < set(names)
     assert any(n.endswith(", mbr") for n in names)
     about = record["about"]
     assert about["mine"].startswith(f"{trained_run}; decoding mbr (samples 16, temperature 0.7, ")

@@ -1,4 +1,8 @@
-"""The mean prompt: the one text that scores best on average."""
+"""The mean prompt: the one text that scores best on average.
+
+It is the best training prompt, or, *searched*, the best text that a search finds from there. The
+latter is mostly a string of words and no prompt.
+"""
 
 import logging
 import random
@@ -129,12 +133,11 @@ class MeanPrompt:
     """Answers with the constant text of highest mean SCS on the training prompts; see `search`.
 
     Attributes:
-        rounds: Maximum number of rounds; 0 takes the best training prompt itself, which is the mean
-            prompt.
+        rounds: Maximum number of rounds; 0 takes the best training prompt itself.
         proposals: Number of changed texts per round, ≥ 1.
         seed: Seed of the changes.
-        name: Name shown in tables. If it is empty, "mean prompt" without a search and "searched
-            constant" with one, whose result is mostly a string of words and no prompt.
+        name: Name shown in tables. If it is empty, "mean prompt" without a search and "mean prompt,
+            searched" with one.
     """
 
     rounds: Count = 40
@@ -144,7 +147,7 @@ class MeanPrompt:
 
     def __post_init__(self) -> None:
         if not self.name:
-            found = "searched constant" if self.rounds else "mean prompt"
+            found = "mean prompt, searched" if self.rounds else "mean prompt"
             object.__setattr__(self, "name", found)
 
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> ConstantRecoverer:
