@@ -26,7 +26,7 @@ ROWS = [
     (
         "starter_test.report",
         "mean prompt",
-        "mean prompt, searched: the best constant that a search finds (a string of words)",
+        "mean prompt, searched: the best constant of a search (a string of words)",
     ),
     (
         "starter_sft.metrics",
