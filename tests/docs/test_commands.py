@@ -131,7 +131,7 @@ def known_elsewhere(words):
         for path in words[2:]:
             if path.endswith(".yaml"):
                 assert (ROOT / path).is_file()
-    elif words[:2] == ["pip", "install"]:
+    elif words[:2] in (["pip", "install"], ["pip", "download"]):
         for flag, path in pairwise(words):
             assert flag not in ("-r", "-c") or (ROOT / path).is_file()
     elif words in (["source", ".venv/bin/activate"], ["python3", "-m", "venv", ".venv"]):
