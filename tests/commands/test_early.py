@@ -32,6 +32,8 @@ main()
           "take decoding=mbr or decoding=choice, or one of them alone, such as run=both/adapter"]),
         ("evaluate baselines=[] 'recoverers=[{run: both, decoding: greedy}]'",
          ["run=both: its adapter and retriever choose together, which decoding=greedy cannot"]),
+        ("recover run=both input=other.csv", ["columns 'id', 'original_text' and 'rewritten_"]),
+        ("evaluate data=file data.path=few.csv part=test", ["split is empty (1 rows"]),
         ("recover run=none original=a rewritten=b", ["run=none: no such folder"]),
     ],
 )  # fmt: skip
@@ -39,6 +41,10 @@ def test_a_command_that_cannot_succeed_fails_before_heavy_imports(words, told, t
     for part in ("adapter", "retriever"):
         (tmp_path / "both" / part).mkdir(parents=True)
         (tmp_path / "both" / part / "recoverer.yaml").touch()
+    (tmp_path / "other.csv").write_text("before,after\na,b\n")
+    (tmp_path / "few.csv").write_text(
+        "id,original_text,rewritten_text,rewrite_prompt\n1,It rained.,Arr!,Be a pirate.\n"
+    )
     result = subprocess.run(
         [sys.executable, "-c", CODE, *shlex.split(words)],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,

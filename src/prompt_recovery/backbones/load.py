@@ -27,10 +27,11 @@ _LARGE = 1 << 30  # bytes of bf16 weights
 
 def load_tokenizer(backbone: Backbone, location: Location) -> Any:
     """The backbone's `transformers` tokenizer; its padding token may be the end-of-text token."""
-    from transformers import AutoTokenizer
-
     folder = converted(location)
-    tokenizer = _loaded(AutoTokenizer, folder, trust_remote_code=backbone.trust_remote_code)
+    with announced(f"loading the tokenizer of {backbone.name}"):
+        from transformers import AutoTokenizer
+
+        tokenizer = _loaded(AutoTokenizer, folder, trust_remote_code=backbone.trust_remote_code)
     _require_usable(tokenizer, folder, backbone.name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -1,5 +1,6 @@
 """`prompt-recovery evaluate`: compare recoverers, baselines and predictions."""
 
+import logging
 import shlex
 import sys
 from functools import partial
@@ -8,11 +9,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
+from prompt_recovery.reporting.evaluation.examples import Part, choose_examples
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, prediction_entries
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.settings.entries import option
 from prompt_recovery.settings.help import Help
 from prompt_recovery.terminal import importing
+
+log = logging.getLogger(__name__)
 
 _HELP = Help(
     title="compare recoverers, baselines and predictions",
@@ -68,10 +72,15 @@ def job_of(config: dict[str, Any], line: str = "") -> Any:
     given = make(config, EvaluateSettings, late=("second_metric",))
     second = given.second_metric if config["second_metric"] is not None else None
 
+    for dataset in (given.data,) if same else (given.data, given.training):
+        for told in dataset.dropped_rows():
+            log.warning("%s", told)
+    part: Part = ("test" if same else "all") if given.part == "auto" else given.part
+    examples, training = choose_examples(given.data, given.training, part, vars(given.split))
     make_option = partial(option, "evaluate")
     recipes = [e.recipe(make_option, given.precision) for e in given.recoverer_entries()]
 
     with importing():
         from prompt_recovery.reporting.evaluation.assembling import job_of as evaluation_of
 
-    return evaluation_of(given, recipes, second, make_option, same, line)
+    return evaluation_of(given, recipes, part, examples, training, second, make_option, line)

@@ -92,7 +92,7 @@ _HELP = Help(
 def recover(config: DictConfig) -> None:
     """Recovers the prompts of a file of pairs, or of one pair."""
     given: RecoverSettings = make(check(config, RecoverSettings), RecoverSettings)
-    recipe = given.recipe()
+    recipe, pairs = given.recipe(), given.pairs()
     log.info("loading %s", " and ".join(map(str, recipe.runs)))
 
     with importing():
@@ -100,4 +100,4 @@ def recover(config: DictConfig) -> None:
         from prompt_recovery.recovery.job import recover as recover_prompts
 
     options = {f.name: getattr(given, f.name) for f in fields(RecoveryOptions)}
-    recover_prompts(RecoveryJob(recipe, **options))
+    recover_prompts(RecoveryJob(recipe, **options), pairs)

@@ -19,7 +19,7 @@ from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.evidence import require_explainable, with_evidence
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
-from prompt_recovery.recovery.pairs import RecoveryOptions, batches, digest, read_pairs
+from prompt_recovery.recovery.pairs import RecoveryOptions, batches, digest
 from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.spans import Evidence, Method, method_of
@@ -51,15 +51,18 @@ class RecoveryJob(RecoveryOptions):
             )
 
 
-def recover(job: RecoveryJob) -> list[Prediction]:
+def recover(job: RecoveryJob, pairs: Sequence[Pair] | None = None) -> list[Prediction]:
     """Recovers the prompts of a file of pairs, or of a single pair, whose prompt is printed.
+
+    Args:
+        job: The job.
+        pairs: The pairs of its file, if they have been read already.
 
     Raises:
         PromptRecoveryError: If the recoverer cannot be loaded, or a file cannot be read or written.
     """
-    pairs: list[Pair] = []
+    pairs = job.pairs() if pairs is None else pairs
     if job.input is not None:
-        pairs = read_pairs(Path(job.input).expanduser(), job.columns)
         require_writable(Path(job.output).expanduser().parent)
     with progress_bar() as progress:
         ready = assemble(job.recipe, steps(progress))

@@ -104,6 +104,16 @@ class RecoveryOptions:
                     "file"
                 )
 
+    def pairs(self) -> list[Pair]:
+        """Returns the pairs of the file; none if there is no file.
+
+        Raises:
+            PromptRecoveryError: As for `read_pairs`.
+        """
+        if self.input is None:
+            return []
+        return read_pairs(Path(self.input).expanduser(), self.columns)
+
 
 def read_pairs(
     path: Path, columns: PairColumns, file: str = "input", setting: str = "columns"

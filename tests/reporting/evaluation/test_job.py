@@ -26,7 +26,8 @@ from prompt_recovery.reporting.evaluation.contenders import (
     from_column,
     from_file,
 )
-from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples, run_evaluation
+from prompt_recovery.reporting.evaluation.examples import choose_examples
+from prompt_recovery.reporting.evaluation.job import EvaluationJob, run_evaluation
 from prompt_recovery.reporting.evaluation.settings import prediction_entries
 from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.templates import Template

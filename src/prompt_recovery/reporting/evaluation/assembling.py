@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prompt_recovery.data.examples import Dataset
+from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.recipe import Recipe
@@ -17,7 +17,8 @@ from prompt_recovery.reporting.evaluation.contenders import (
     from_file,
     from_recipe,
 )
-from prompt_recovery.reporting.evaluation.job import EvaluationJob, choose_examples
+from prompt_recovery.reporting.evaluation.examples import Part
+from prompt_recovery.reporting.evaluation.job import EvaluationJob
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, MakeOption
 from prompt_recovery.reporting.origin import origin
 from prompt_recovery.runs.folder import recoverer_folders
@@ -31,9 +32,11 @@ _PARTS = {"test": "test split", "all": "all of it"}
 def job_of(
     given: EvaluateSettings,
     recipes: Sequence[Recipe],
+    part: Part,
+    examples: Sequence[RewriteExample],
+    training: Dataset,
     second: Callable[[], SCS] | None,
     option: MakeOption,
-    same: bool,
     command: str = "",
 ) -> EvaluationJob:
     """Makes the job that the settings ask for.
@@ -41,16 +44,13 @@ def job_of(
     Args:
         given: The settings.
         recipes: The recipes of its recoverers.
+        part: Which part of the data is evaluated.
+        examples: The examples of this part.
+        training: What baselines are fitted to.
         second: Makes the second metric. None if none was asked for.
         option: Makes options of groups.
-        same: Whether `data` and `training` are the same dataset.
         command: The command line, for the report.
     """
-    for dataset in (given.data,) if same else (given.data, given.training):
-        for told in dataset.dropped_rows():
-            log.warning("%s", told)
-    part = ("test" if same else "all") if given.part == "auto" else given.part
-    examples, training = choose_examples(given.data, given.training, part, vars(given.split))
     opinion, said = _second_opinion(given.metric, second)
     contenders = _contenders(given, recipes, training, option)
     if part == "all":

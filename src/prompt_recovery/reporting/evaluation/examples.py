@@ -1,0 +1,59 @@
+"""The examples of an evaluation, chosen before anything heavy is imported."""
+
+import logging
+from typing import Any, Literal
+
+from prompt_recovery.data.examples import Dataset, RewriteExample
+from prompt_recovery.data.splits import normalise, split
+from prompt_recovery.errors import PromptRecoveryError
+
+log = logging.getLogger(__name__)
+
+Part = Literal["test", "all"]
+
+
+def choose_examples(
+    data: Dataset, training: Dataset, part: Part, settings: dict[str, Any]
+) -> tuple[list[RewriteExample], Dataset]:
+    """Chooses the examples to evaluate on, and disjoint training data for the baselines.
+
+    Args:
+        data: The dataset to evaluate on.
+        training: If all of `data` is evaluated, baselines are fitted to the training split of this
+            dataset.
+        part: Evaluate on the test split of `data` and fit baselines to its training split ("test"),
+            or evaluate on all of it ("all").
+        settings: The arguments of `data.splits.split`.
+
+    Raises:
+        PromptRecoveryError: If the part is unknown, a split is empty, or no training data is left.
+    """
+    if part not in ("test", "all"):
+        raise PromptRecoveryError(f"part={part}: must be test, all or auto")
+    if part == "test":
+        splits = split(data, **settings)
+        if not splits.test:
+            raise PromptRecoveryError(
+                f"split.test=0 leaves no row of {data.name} to evaluate on: give a larger "
+                "split.test, or part=all"
+            )
+        return splits.test, Dataset(data.name, splits.train)
+
+    def texts(example: RewriteExample) -> tuple[str, str]:
+        return normalise(example.original_text), normalise(example.rewritten_text)
+
+    evaluated = {texts(e) for e in data.examples}
+    learned = split(training, **settings).train
+    apart = [e for e in learned if texts(e) not in evaluated]
+    if len(apart) < len(learned):
+        log.warning(
+            "baselines don't learn from %d rows of %s: they are evaluated",
+            len(learned) - len(apart),
+            training.name,
+        )
+    if not apart:
+        raise PromptRecoveryError(
+            f"{training.name}: all of its training rows are evaluated too, so that baselines have "
+            "nothing to learn from; use part=test, or another dataset as training"
+        )
+    return data.examples, Dataset(training.name, apart)
