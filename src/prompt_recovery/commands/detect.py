@@ -54,5 +54,7 @@ def detect(config: DictConfig) -> None:
     """Judges a text, a pair or a file of them."""
     given: DetectSettings = make(check(config, DetectSettings), DetectSettings)
     recipe = None if given.run is None else Recipe(named_runs(given.run), confidence=False)
+    if recipe is not None:
+        recipe.require_answers()
     options = {f.name: getattr(given, f.name) for f in fields(DetectionOptions)}
     run_detection(DetectionJob(**options, recipe=recipe))

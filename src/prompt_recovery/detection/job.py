@@ -36,7 +36,7 @@ from prompt_recovery.storage import (
     same_file,
 )
 from prompt_recovery.tables import print_tables
-from prompt_recovery.terminal import progress_bar
+from prompt_recovery.terminal import importing, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -254,8 +254,9 @@ def _pairs(job: DetectionJob) -> tuple[list[Pair], bool]:
 
 def _assembled(recipe: Recipe) -> tuple[Recoverer, str]:
     """The recoverer of a recipe, and its identity."""
-    from prompt_recovery.recovery.assemble import assemble  # imports torch
-    from prompt_recovery.recovery.job import steps
+    with importing():
+        from prompt_recovery.recovery.assemble import assemble  # imports torch
+        from prompt_recovery.recovery.job import steps
 
     with progress_bar() as progress:
         ready = assemble(recipe, steps(progress))
