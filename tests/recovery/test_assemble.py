@@ -41,6 +41,7 @@ def test_what_is_fitted_is_fitted_once(run, few_examples, decoding, channel):
     recipe = Recipe([run], decoding=decoding, channel=channel, precision="fp32")
     steps = []
     first = assemble(recipe, lambda *step: steps.append(step))
+    assert steps[0][:2] == ("fitting the confidence", 0), "it is said before the first batch"
     titles = {title for title, _, _ in steps}
     assert len(titles) == (1 if (decoding, channel) == (DECODING, None) else 2)
     for title in titles:

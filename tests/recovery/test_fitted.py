@@ -1,10 +1,12 @@
 import json
+import logging
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from prompt_recovery import terminal
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.recovery import fitted as fitting
 from prompt_recovery.recovery.bank import PromptBank
@@ -92,10 +94,15 @@ def recoverer(scs, every=4, noise=0.3):
     return PosteriorRecoverer([(Writes(every), 1.0), (found, 1.0)], MBR(), "Do it", scs)
 
 
-def test_each_source_is_asked_once_and_the_better_one_gets_the_weight(scs, examples):
+def test_each_source_is_asked_once_and_the_better_one_gets_the_weight(
+    scs, examples, monkeypatch, caplog
+):
     both = recoverer(scs)
     done = []
-    fitted = fit_recoverer(both, examples, progress=done.append)
+    monkeypatch.setattr(terminal, "SILENT_S", 0.0)
+    with caplog.at_level(logging.INFO):
+        fitted = fit_recoverer(both, examples, progress=done.append)
+    assert f"fitting weights and confidence of {both.name} took" in caplog.text
     writer, retriever = (source for source, _ in both.sources)
     assert writer.asked == retriever.encoder.asked == sum(done) == len(examples)
     assert both.joining is None and both.calibration is None, "the recoverer stays as it is"

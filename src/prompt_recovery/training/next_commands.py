@@ -16,6 +16,7 @@ from prompt_recovery.settings.declared import (
     settings_of,
     target_of,
 )
+from prompt_recovery.settings.secrets import redacted
 
 _STARTER = name_of(sources.starter)
 _OPTIONS = {name_of(source): source.__name__ for source in
@@ -67,4 +68,4 @@ def _argument(key: str, value: Any) -> str:
         said = str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
     else:
         said = override_value(value)
-    return shlex.quote(f"{key}={said}")
+    return shlex.quote(redacted(f"{key}={said}"))
