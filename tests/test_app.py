@@ -101,6 +101,10 @@ def test_the_settings_of_the_page_change_the_answer():
     low = app.answer(READY, "a", "b", threshold=0.5)
     assert '<div class="pr-answer">f</div>' in low.found
     assert "mean prompt" in low.found
+    assert "0.31" not in low.found, "this is expected of the answer that it replaces"
+    assert "&lt;img" in low.found, "which is an alternative now"
+    assert "threshold is 5" in app.answer(READY, "a", "b", threshold=5).found
+    assert "threshold is -2" in app.answer_file(READY, "f", PairColumns(), "", -2, Path())[0]
     assert "<td>another</td>" in app.answer(READY, "a", "b", alternatives=1).found
     assert "<td>another</td>" not in app.answer(READY, "a", "b", alternatives=0).found
 
@@ -165,7 +169,7 @@ def test_a_file_that_cannot_be_read_is_one_line_on_the_page(tmp_path):
     assert output is None
     assert "pairs.csv" in shown
     assert str(tmp_path) not in shown, "where the server keeps uploads is of no use to a reader"
-    assert "columns.id=null" in shown
+    assert "give its name above, or leave the column of ids empty" in shown
     assert "Choose a file" in app.answer_file(READY, None, PairColumns(), ".csv", None, tmp_path)[0]
 
 
@@ -188,12 +192,15 @@ def test_the_page_in_a_browser(width, dark, tmp_path, monkeypatch):
     pytest.importorskip("gradio")
     pytest.importorskip("aiohttp")
     asked, released = waiting_links(monkeypatch)
+    monkeypatch.setattr(app, "explainable", lambda _: True)
+    monkeypatch.setattr(app, "with_evidence", lambda _, pairs, predictions, method: predictions)
     blocks = app.page(READY)
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app._look())
     settings = (
         "[...document.querySelectorAll('button.label-wrap')]"
         ".find((e) => e.textContent.includes('Settings'))"
     )
+    why = "document.querySelector('input[type=checkbox]')"
     place = "document.getElementById('pr-recover').getBoundingClientRect().width"
     boxes = "[...document.querySelectorAll('textarea')].map((e) => e.getBoundingClientRect().top)"
     try:
@@ -204,12 +211,10 @@ def test_the_page_in_a_browser(width, dark, tmp_path, monkeypatch):
             assert asked.wait(120)  # only now the page hears clicks
             before = browser.run(place)
             browser.run(f"{settings}.click()")  # what is folded up is not in the page
-            browser.wait("document.querySelector('input[max=\"50\"]')")
-            browser.type("Alternatives", "3")
+            browser.run(f"{why}.click()")
             released.set()  # only now the page knows what is in the link
             browser.wait("[...document.querySelectorAll('input')].some((e) => e.value === '0.01')")
-            kept = browser.run("document.querySelector('input[max=\"50\"]').value")
-            assert kept == "3", "a setting that is not in the link is left alone"
+            assert browser.run(f"{why}.checked"), "what is not in the link is left alone"
             assert browser.low_contrast() == []
             browser.type("Original text", "One text.")
             browser.type("Rewritten text", "Another text. " * 300)
@@ -232,7 +237,7 @@ def test_the_page_in_a_browser(width, dark, tmp_path, monkeypatch):
                 "[...document.querySelectorAll('button')]"
                 ".find((e) => e.textContent.includes('Make a link')).click()"
             )
-            link = "?threshold=0.01&id=key&alternatives=3"  # and nothing that is usual
+            link = "?threshold=0.01&id=key&explain=true"  # and nothing that is usual
             browser.wait(
                 "[...document.querySelectorAll('textarea, input')]"
                 f".some((e) => e.value.endsWith('/{link}'))"

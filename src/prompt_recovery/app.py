@@ -7,6 +7,7 @@ The page has a tab for one pair and a tab for a file of pairs. A further tab is 
 import ipaddress
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,11 @@ _EXPECTED = (
     "average on the validation examples of the run."
 )
 _AGREEMENT = "How similar this prompt is, on average, to all others that the recoverer considers."
+_ON_THE_PAGE = {
+    r"map it with columns\.\w+=<your column>": "give its name above",
+    r"number the rows with columns\.id=null": "leave the column of ids empty to number the rows",
+}
+"""What messages advise users of the command line to do, and what users of the page can do."""
 _CSS = """
 .gradio-container > .main, .gradio-container .fillable { max-width: 64rem !important;
   width: 100% !important; margin: 0 auto !important; }
@@ -71,6 +77,9 @@ footer .divider { display: none; }
 #pr-examples th, #pr-examples td { text-align: left !important; }
 #pr-examples td > * { text-align: left !important; justify-content: flex-start !important; }
 .pr-problem { border-left: 4px solid #d1242f; padding: .35rem .75rem; overflow-wrap: anywhere; }
+/* A former answer is hidden while another one is computed, and beside an error. */
+.pr-found:has(.wrap:not(.hide)) .prose, .pr-found:has(.wrap:not(.hide)) ~ .pr-more {
+  visibility: hidden; }
 .pr-note { border-left: 4px solid #bf8700; padding: .35rem .75rem; margin-top: .5rem; }
 .pr-missing textarea { border-color: #d1242f !important; }
 .pr-missing span[data-testid="block-info"] ~ * { color: #d1242f; }
@@ -101,6 +110,7 @@ footer .divider { display: none; }
   .pr-measures :is(th, td), .pr-verdict :is(th, td) { padding: .3rem .25rem !important; }
 }
 .pr-summary:has(.progress-level) { min-height: 7rem; }
+.pr-summary .meta-text-center { transform: none; top: auto; bottom: 0; left: 0; }
 .pr-others td + td, .pr-others th + th { text-align: right; white-space: nowrap; width: 1%; }
 """
 _HELP = {"original": "The text as it was.", "rewritten": "What a language model made of it."}
@@ -198,6 +208,8 @@ def answer(
             )
     if hints:
         return Answer(hints=hints)
+    if problem := _threshold_problem(threshold):
+        return Answer(problem)
     try:
         pair = single_pair(original_text, rewritten_text)
         [prediction] = ready.recoverer.recover([pair])
@@ -239,6 +251,8 @@ def answer_file(
     Returns:
         A summary as HTML, and the file of answers; None if the pairs cannot be read.
     """
+    if problem := _threshold_problem(threshold):
+        return problem, None
     if not path:
         return problem_html("Choose a file of pairs first."), None
     source = Path(path)
@@ -251,7 +265,10 @@ def answer_file(
             threshold = None
         predictions = recover_file(told, ready.identity, pairs, output, ready.fallback, threshold)
     except PromptRecoveryError as error:
-        return problem_html(str(error).replace(f"{source.parent}{os.sep}", "")), None
+        message = str(error).replace(f"{source.parent}{os.sep}", "")
+        for command, here in _ON_THE_PAGE.items():
+            message = re.sub(command, here, message)
+        return problem_html(message), None
     return summary_html(predictions), str(output)
 
 
@@ -459,13 +476,11 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
     columns = PairColumns()
     return {
         "threshold": gr.Number(
-            None,
+            0,  # Gradio shows no number as 0
             label="Threshold",
-            info="The mean prompt replaces answers with a lower expected SCS."
+            info="The mean prompt replaces answers with a lower expected SCS; 0 replaces none."
             if calibrated
             else "This recoverer has no expected SCS.",
-            minimum=-1,
-            maximum=1,
             step=0.01,
             interactive=calibrated,
             render=False,
@@ -475,8 +490,6 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
             label="Alternatives",
             info="How many further candidates are shown.",
             precision=0,
-            minimum=0,
-            maximum=_MOST_ALTERNATIVES,
             render=False,
         ),
         "explain": gr.Checkbox(
@@ -526,7 +539,7 @@ def from_link(given: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, 
     Values that a setting does not allow are left out.
     """
     values: dict[str, Any] = {}
-    numbers = {"threshold": (-1.0, 1.0, float), "alternatives": (0, _MOST_ALTERNATIVES, int)}
+    numbers = {"threshold": (0.0, 1.0, float), "alternatives": (0, _MOST_ALTERNATIVES, int)}
     for name in shared.keys() & given.keys():
         text = given[name][:200]
         if name in numbers:
@@ -558,10 +571,11 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
         )
     shared["explain"].render()
     button = gr.Button("Recover the prompt", variant="primary", elem_id="pr-recover")
-    found = gr.HTML()
-    with gr.Accordion("What changed, word by word", visible=False) as accordion:
+    found = gr.HTML(elem_classes=["pr-found"])
+    more = {"visible": False, "elem_classes": ["pr-more"]}
+    with gr.Accordion("What changed, word by word", **more) as accordion:
         changes = gr.HTML()
-    with gr.Accordion("What the rewriter did", open=False, visible=False) as measured_accordion:
+    with gr.Accordion("What the rewriter did", open=False, **more) as measured_accordion:
         measured = gr.HTML()
     gr.Examples(_EXAMPLES, [original, rewritten], label="Try one of these", elem_id="pr-examples")
 
@@ -573,7 +587,12 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
         explain: bool = False,
     ) -> tuple[Any, ...]:
         said = answer(
-            ready, original_text, rewritten_text, threshold, int(alternatives or 0), explain
+            ready,
+            original_text,
+            rewritten_text,
+            threshold or None,
+            int(alternatives or 0),
+            explain,
         )
         boxes = [
             gr.update(
@@ -590,6 +609,7 @@ def _pair_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
         [original, rewritten, *(shared[n] for n in ("threshold", "alternatives", "explain"))],
         [found, changes, measured, original, rewritten, accordion, measured_accordion],
         api_name="answer",
+        show_progress_on=found,  # the texts stay readable
         concurrency_id="recoverer",
         concurrency_limit=1,
     )
@@ -625,7 +645,7 @@ def _file_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
             path,
             columns,
             suffix,
-            threshold,
+            threshold or None,
             Path(folder.name),
             lambda done, total: progress((done, total), unit="pairs"),
         )
@@ -655,6 +675,16 @@ def _file_tab(gr: Any, ready: Assembled, shared: Mapping[str, Any]) -> None:
 def problem_html(message: str) -> str:
     """Renders what keeps the recoverer from answering."""
     return f'<div class="pr-problem" role="alert">{escape(printable(message))}</div>'
+
+
+def _threshold_problem(threshold: float | None) -> str:
+    """What is wrong with a threshold, as HTML. Empty if nothing is.
+
+    Gradio's own check would cover both texts with an error.
+    """
+    if threshold is None or 0 <= threshold <= 1:
+        return ""
+    return problem_html(f"The threshold is {threshold:g}, but it has to be between 0 and 1.")
 
 
 def notes_html(ready: Assembled, pair: Pair) -> str:
@@ -706,15 +736,16 @@ def answer_html(prediction: Prediction, ready: Assembled, alternatives: int = _A
 
     Without a calibration, the score is shown instead: for MBR, how much the samples agree with it.
     """
-    notes = []
-    if prediction.confidence is not None:
-        notes.append(f"{_explained('expected SCS', _EXPECTED)} {prediction.confidence:.2f}")
-    if prediction.fallback:
-        notes.append("this is the mean prompt: the recoverer has no better answer")
     parts = [f'<div class="pr-answer">{escape(prediction.rewrite_prompt)}</div>']
-    if notes:
-        parts.append(f'<div class="pr-quiet">{"; ".join(notes)}</div>')
-    others = prediction.candidates[1 : 1 + alternatives]
+    note = ""
+    if prediction.fallback:  # the expected SCS is that of the candidate that it replaces
+        note = "This is the mean prompt: the recoverer has no better answer."
+    elif prediction.confidence is not None:
+        note = f"{_explained('expected SCS', _EXPECTED)} {prediction.confidence:.2f}"
+    if note:
+        parts.append(f'<div class="pr-quiet">{note}</div>')
+    first = 0 if prediction.fallback else 1
+    others = prediction.candidates[first : first + min(max(alternatives, 0), _MOST_ALTERNATIVES)]
     if others:
         calibrated = ready.recoverer.calibration is not None
         heading = (

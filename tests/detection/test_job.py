@@ -8,14 +8,16 @@ import pytest
 import prompt_recovery as pr
 from prompt_recovery.data.sources import starter
 from prompt_recovery.data.splits import split
+from prompt_recovery.detection import shown
 from prompt_recovery.detection.detector import Detector, shipped_detector
+from prompt_recovery.detection.features import PAIR_FEATURES, TEXT_FEATURES
 from prompt_recovery.detection.job import (
     DetectionJob,
     TextColumns,
     run_detection,
     train_detector,
 )
-from prompt_recovery.detection.shown import headline, verdict_html
+from prompt_recovery.detection.shown import headline, term, verdict_html
 from prompt_recovery.detection.verdict import Part, Verdict, verdict_of
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery import MBR
@@ -51,6 +53,14 @@ def test_it_cannot_tell_of_short_and_of_strange_texts():
     strange = pr.detect("{{((!!?? 12,34;;" * 3 + " 😀 - * 9 \n" * 400)
     assert strange.answer == "cannot tell"
     assert strange.reason.startswith("it is unlike the texts that the detector was trained on: ")
+
+
+def test_features_are_named_in_words_that_a_reader_understands():
+    assert term("rewritten digits") == "numbers per word (rewritten text)"
+    assert term("change of reading level") == "change of the reading level (school grade)"
+    assert term("words per sentence") == "words per sentence"
+    features = {name.replace("_", " ") for name in TEXT_FEATURES | PAIR_FEATURES}
+    assert {*shown._TERMS, *shown._PER_WORD} <= features
 
 
 def test_more_certainty_gives_fewer_verdicts(rows):

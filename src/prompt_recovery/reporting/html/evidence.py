@@ -59,7 +59,7 @@ def evidence_html(evidence: Sequence[Evidence], original_text: str, rewritten_te
     for one in evidence:
         marked = _marked(one, texts)
         unread = any(part.unread for _, parts in marked for part in parts)
-        views.append({"caption": _caption(one, unread), "texts": marked})
+        views.append({"name": one.source, "caption": _caption(one, unread), "texts": marked})
     return render("evidence.html.jinja", views=views)
 
 
@@ -67,7 +67,7 @@ def _caption(evidence: Evidence, unread: bool) -> str:
     how = _HOW[evidence.method].format(_QUANTITIES[evidence.quantity])
     value = _number(evidence, evidence.value, signed=False)
     return (
-        f"{evidence.source}. {how} ({value} with all words). Words with a solid line support the "
+        f"{how} ({value} with all words). Words with a solid line support the "
         "prompt, and words with a dotted line count against it."
         f"{' Words in italics were not read.' if unread else ''}"
     )
