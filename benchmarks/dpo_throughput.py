@@ -1,15 +1,16 @@
 """DPO throughput: ours against `trl.DPOTrainer`, in one run on the same work.
 
-    [BATCH=8] python benchmarks/dpo_throughput.py [pairs] [model]     smollm2 or gemma3_270m
-    python benchmarks/dpo_throughput.py cuda [shape]        mistral-7b (default) or tiny, random
+    [BATCH=8] [DTYPE=float32] python benchmarks/dpo_throughput.py [pairs] [smollm2 | gemma3_270m]
+    python benchmarks/dpo_throughput.py cuda [mistral-7b | tiny]
 
-Both sides train three epochs of the same pairs in the same order, in bf16, with the same LoRA on
-every linear layer, the same first weights, batch size (4, or `BATCH`; TRL's default is 8), learning
-rate and clipping. The reference pass counts: TRL runs with `precompute_ref_log_probs`, and for one
-epoch also without, and its faster way counts. With K = 4, our listwise objective trains on four
-completions of each prompt, TRL on four pairs of the same ones (the best against the others, the
-second against the third). Every side is a process of its own. Writes
-`benchmarks/results/dpo_throughput_<model>_batch<size>.json`.
+Both sides train three epochs of the same pairs in the same order, in bf16, or in fp32 where the
+processor multiplies no bf16, with the same LoRA on every linear layer, the same first weights,
+batch size (4, or `BATCH`; TRL's default is 8), learning rate and clipping. The reference pass
+counts: TRL runs with `precompute_ref_log_probs`, and for one epoch also without, and its faster way
+counts. With K = 4, our listwise objective trains on four completions of each prompt, TRL on four
+pairs of the same ones (the best against the others, the second against the third). Every side is a
+process of its own. Writes `benchmarks/results/dpo_throughput_<model>_batch<size>.json`, or
+`…_fp32.json`.
 """
 
 import json
@@ -24,11 +25,13 @@ from typing import Any
 from work import (
     ALPHA,
     RANK,
+    dtype_here,
     equal_start,
     frozen_products,
     matmul_peak,
     prepared,
     side,
+    suffix,
     warm_up,
     write_report,
 )
@@ -61,7 +64,7 @@ def ours(count: int, model_name: str, dtype: str, completions: int) -> dict[str,
     targets = sum(len(c) for t in trees for c in t.completions)
     # forward: 2 a weight and token; with gradients to activations, not to frozen weights: 4
     work = (2 + 4 * EPOCHS) * (layers * tokens + head * targets)
-    peak = matmul_peak()
+    peak = matmul_peak(dtype=dtype)
     return result | {
         "matmul_peak_flops": peak,
         "share_of_peak": work / result["epoch_end_seconds"][-1] / peak,
@@ -144,7 +147,7 @@ def trl(
     count: int, model_name: str, precompute: bool, epochs: int, completions: int
 ) -> dict[str, Any]:
     """The same of `trl.DPOTrainer`, the pairs of each prompt one after another."""
-    model, tokenizer, rows = prepared(count, model_name)
+    model, tokenizer, rows = prepared(count, model_name, dtype_here())
     model.set_attn_implementation("sdpa")
     order = [(0, 1)] if completions == 2 else [(0, 1), (0, 2), (0, 3), (1, 2)]
     triples = [
@@ -158,7 +161,7 @@ def trl(
 def train_trl(
     model: Any, tokenizer: Any, triples: list[Any], precompute: bool, epochs: int
 ) -> dict[str, Any]:
-    """Trains TRL on (prompt, chosen, rejected) token ids, with a bf16 adapter."""
+    """Trains TRL on (prompt, chosen, rejected) token ids, with an adapter in the model's dtype."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
@@ -172,7 +175,7 @@ def train_trl(
     )  # fmt: skip
     lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type="CAUSAL_LM")
     # An adapter in fp32 (PEFT's default) is slower still, and so is autocast.
-    model = get_peft_model(model, lora, autocast_adapter_dtype=False).to(torch.bfloat16)
+    model = get_peft_model(model, lora, autocast_adapter_dtype=False).to(model.dtype)
     equal_start(model)
     ends: list[float] = []
 
@@ -212,7 +215,7 @@ def train_trl(
             gradient_checkpointing=False,
             train_sampling_strategy="sequential",
             use_cpu=not on_gpu,
-            bf16=False,  # the weights are bf16 already; autocast would only add casts
+            bf16=False,  # the weights are in that dtype already; autocast would only add casts
             precompute_ref_log_probs=precompute,
             precompute_ref_batch_size=BATCH if precompute else None,
             save_strategy="no",
@@ -324,9 +327,10 @@ def main() -> None:
     count = int(arguments[0]) if arguments else 16
     model = arguments[1] if len(arguments) > 1 else "smollm2"
     script, quarter = str(Path(__file__).resolve()), max(count // 4, BATCH)
-    mine = side(script, "ours", count, model, "bfloat16", 2)
-    exact = side(script, "ours", count, model, "float32", 2)
-    group = side(script, "ours", quarter, model, "bfloat16", 4)
+    dtype = dtype_here()
+    mine = side(script, "ours", count, model, dtype, 2)
+    exact = mine if dtype == "float32" else side(script, "ours", count, model, "float32", 2)
+    group = side(script, "ours", quarter, model, dtype, 4)
     theirs = side(script, "trl", count, model, "precompute", EPOCHS, 2)
     online = side(script, "trl", count, model, "online", 1, 2)
     four = side(script, "trl", quarter, model, "precompute", 1, 4)
@@ -339,6 +343,7 @@ def main() -> None:
 
     report = {
         "model": model,
+        "dtype": dtype,
         "pairs": count,
         "batch": BATCH,
         "ratio_one_epoch": best / _total(mine, 1),
@@ -359,7 +364,7 @@ def main() -> None:
         "trl_online": online,
         "trl_four_pairs": four,
     }
-    write_report(f"dpo_throughput_{model}_batch{BATCH}", report)
+    write_report(f"dpo_throughput_{model}_batch{BATCH}{suffix(dtype)}", report)
     print(
         f"{model}, {count} pairs in batches of {BATCH}, ours / TRL: "
         f"one epoch {report['ratio_one_epoch']:.1f}×, three "

@@ -4,11 +4,11 @@
 
 All sides answer the same chats with the same model (SmolLM2-135M-Instruct), temperature and most
 tokens: the instructions and texts of the starter dataset, through the rewrite template. The loop
-takes one chat after another, in bf16 and in fp32, and its faster one counts; llama.cpp runs the
-GGUF file as it is (Q4_1), the others the same weights dequantised. Loading isn't counted, nor is a
-first short answer. Answers are sampled, so their lengths differ between sides: tokens/s is what is
-compared, rewrites/s is shown beside it. Every side is a process of its own. Writes
-`benchmarks/results/generation_throughput.json`.
+takes one chat after another, in fp32 and, if the processor multiplies it, in bf16, and its faster
+one counts; llama.cpp runs the GGUF file as it is (Q4_1), the others the same weights dequantised.
+Loading isn't counted, nor is a first short answer. Answers are sampled, so their lengths differ
+between sides: tokens/s is what is compared, rewrites/s is shown beside it. Every side is a process
+of its own. Writes `benchmarks/results/generation_throughput.json`.
 """
 
 import json
@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from work import ROOT, side, write_report
+from work import ROOT, dtype_here, side, suffix, write_report
 
 MAX_NEW_TOKENS = 192
 TEMPERATURE = 0.7
@@ -134,7 +134,10 @@ def main() -> None:
     else:
         print("llama_cpp is left out: pip install -e '.[llama_cpp]'")
     sides = {backend: side(script, "ours", backend, count) for backend in backends}
-    loops = {dtype: side(script, "loop", dtype, count) for dtype in ("bfloat16", "float32")}
+    loops = {
+        dtype: side(script, "loop", dtype, count)
+        for dtype in dict.fromkeys([dtype_here(), "float32"])
+    }
     best = max(loops.values(), key=lambda r: r["tokens_per_second"])
     ratios = {
         backend: {
@@ -152,7 +155,7 @@ def main() -> None:
         **sides,
         **{f"loop_{dtype}": result for dtype, result in loops.items()},
     }
-    write_report("generation_throughput", report)
+    write_report(f"generation_throughput{suffix(dtype_here())}", report)
     for name, result in [*sides.items(), ("loop", best)]:
         ratio = result["tokens_per_second"] / best["tokens_per_second"]
         print(

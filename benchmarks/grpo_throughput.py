@@ -1,6 +1,6 @@
 """GRPO throughput: ours against `trl.GRPOTrainer`, in one run on the same work.
 
-    [DTYPE=bfloat16] python benchmarks/grpo_throughput.py [prompts] [steps]
+    [DTYPE=float32] python benchmarks/grpo_throughput.py [prompts] [steps]
 
 A step samples 8 completions of at most 24 tokens for each of 16 different prompts from SmolLM2-135M
 with a LoRA on every linear layer, rewards them with their SCS, and makes one update. Both sides
@@ -8,11 +8,11 @@ have the same prompts, first weights, temperature, rewards, learning rate and cl
 reference model. TRL runs with all completions in one micro-batch and in four, and its faster way
 counts. Every side is a process of its own, and its first step, which warms it up, does not count.
 Besides wall-clock time, the processor time of each side is compared, which other work on the
-machine disturbs less. Writes `benchmarks/results/grpo_throughput.json`.
+machine disturbs less. Writes `benchmarks/results/grpo_throughput.json`, or `…_fp32.json` where the
+processor multiplies no bf16.
 """
 
 import json
-import os
 import resource
 import sys
 import tempfile
@@ -21,10 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from work import ALPHA, RANK, ROOT, TEMPLATES, equal_start, side, write_report
+from work import ALPHA, RANK, ROOT, TEMPLATES, dtype_here, equal_start, side, suffix, write_report
 
 MODEL = "smollm2"
-DTYPE = os.environ.get("DTYPE", "bfloat16")
 SAMPLES = 8
 LENGTH = 24  # tokens
 LEARNING_RATE = 1e-4
@@ -53,7 +52,7 @@ def _parts(count: int) -> tuple[Any, Any, Any, list[Any]]:
     location = locate(backbone)
     tokenizer = load_tokenizer(backbone, location)
     template = instantiate(OmegaConf.load(ROOT / f"conf/template/{TEMPLATES[MODEL]}.yaml"))
-    model = load_model(backbone, location, getattr(torch, DTYPE))
+    model = load_model(backbone, location, getattr(torch, dtype_here()))
     return model, tokenizer, template, _examples(count)
 
 
@@ -90,7 +89,8 @@ def ours(count: int, steps: int) -> dict[str, Any]:
     from prompt_recovery.trees import Tree, causal_lm_of, pack, score_completions, trees_share_rows
 
     model, tokenizer, template, examples = _parts(count)
-    model = equal_start(add_adapter(model, Adapter(rank=RANK, alpha=ALPHA), getattr(torch, DTYPE)))
+    adapter = Adapter(rank=RANK, alpha=ALPHA)
+    model = equal_start(add_adapter(model, adapter, model.dtype))
     rows = tokenise(examples, template, tokenizer, 1024)
     writer = Writer(model, tokenizer, template, max_prompt_tokens=1024, name=MODEL)
     objective = GRPO(samples=SAMPLES)
@@ -144,7 +144,7 @@ def trl(count: int, steps: int, parts: int) -> dict[str, Any]:
     layers = model.get_decoder().named_modules()
     targets = sorted({n.rsplit(".", 1)[-1] for n, m in layers if isinstance(m, torch.nn.Linear)})
     lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type="CAUSAL_LM")
-    model = get_peft_model(model, lora, autocast_adapter_dtype=False).to(getattr(torch, DTYPE))
+    model = get_peft_model(model, lora, autocast_adapter_dtype=False).to(model.dtype)
     equal_start(model)
     scs, starts, tokens_written = SCS(), [_now()], []
 
@@ -219,7 +219,7 @@ def main() -> None:
     parts, theirs = min(sides.items(), key=lambda item: _mean(item[1], "processor_seconds"))
     report = {
         "model": MODEL,
-        "dtype": DTYPE,
+        "dtype": dtype_here(),
         "prompts": count,
         "samples": SAMPLES,
         "most_tokens": LENGTH,
@@ -230,7 +230,7 @@ def main() -> None:
         / _mean(mine, "processor_seconds"),
         "memory_ratio": mine["peak_memory_bytes"] / theirs["peak_memory_bytes"],
     }
-    path = write_report("grpo_throughput", report)
+    path = write_report(f"grpo_throughput{suffix(dtype_here())}", report)
     print(
         f"{count} prompts × {SAMPLES} samples: {report['ratio']:.1f}× (processor time "
         f"{report['ratio_processor_time']:.1f}×) TRL with {parts} micro-batches, memory "

@@ -4,10 +4,10 @@
 
 Both sides draw 16 samples at temperature 0.7 for each of the same pairs (of the starter dataset,
 spread over its texts) with the same model, and choose the answer by the same MBR. The loop takes
-one pair after another with `num_return_sequences=16`, as in a model card's example, in bf16 and in
-fp32, and its faster way counts. Without a run, the model is the untrained SmolLM2, whose answers
-are as long as they may be. Loading isn't counted. Each side is a process of its own. Writes
-`benchmarks/results/recovery_throughput.json`.
+one pair after another with `num_return_sequences=16`, as in a model card's example, in fp32 and, if
+the processor multiplies it, in bf16, and its faster way counts. Without a run, the model is the
+untrained SmolLM2, whose answers are as long as they may be. Loading isn't counted. Each side is a
+process of its own. Writes `benchmarks/results/recovery_throughput.json`.
 """
 
 import json
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from work import ROOT, side, write_report
+from work import ROOT, dtype_here, side, suffix, write_report
 
 SAMPLES = 16
 TEMPERATURE = 0.7
@@ -159,12 +159,12 @@ def main() -> None:
     run = next((a for a in arguments if not a.isdigit()), "")
     count = next((int(a) for a in arguments if a.isdigit()), 64)
     script = str(Path(__file__).resolve())
-    sides = {
-        f"{kind}_{dtype}": side(script, kind, run, dtype, count)
-        for kind, dtype in (("ours", "bfloat16"), ("loop", "bfloat16"), ("loop", "float32"))
-    }
-    best = max(sides["loop_bfloat16"], sides["loop_float32"], key=lambda r: r["pairs_per_second"])
-    ratio = sides["ours_bfloat16"]["pairs_per_second"] / best["pairs_per_second"]
+    dtype = dtype_here()
+    loops = dict.fromkeys([dtype, "float32"])
+    asked = [("ours", dtype), *(("loop", each) for each in loops)]
+    sides = {f"{kind}_{each}": side(script, kind, run, each, count) for kind, each in asked}
+    best = max((sides[f"loop_{each}"] for each in loops), key=lambda r: r["pairs_per_second"])
+    ratio = sides[f"ours_{dtype}"]["pairs_per_second"] / best["pairs_per_second"]
     report = {
         "model": "SmolLM2-135M-Instruct" + (", trained adapter" if run else ", untrained"),
         "pairs": count,
@@ -174,7 +174,7 @@ def main() -> None:
         "ratio": ratio,
         **sides,
     }
-    write_report("recovery_throughput", report)
+    write_report(f"recovery_throughput{suffix(dtype)}", report)
     for name, result in sides.items():
         print(f"{name:>14}: {result['pairs_per_second']:.2f} pairs/s, "
               f"{result['mean_words']:.1f} words a sample")  # fmt: skip

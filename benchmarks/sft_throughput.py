@@ -1,11 +1,12 @@
 """SFT throughput: ours against `trl.SFTTrainer`, in one run on the same work.
 
-    python benchmarks/sft_throughput.py [examples]
+    [DTYPE=float32] python benchmarks/sft_throughput.py [examples]
 
 Both sides train one epoch of SmolLM2-135M with the same LoRA on every linear layer, the same token
-ids in the same batches, in bf16. TRL runs with its defaults for PEFT (fp32 adapter) and with a bf16
-adapter, and its faster way counts. Each side is a process of its own; what counts is the time
-inside its training loop. Writes `benchmarks/results/sft_throughput.json`.
+ids in the same batches, in bf16, or in fp32 where the processor multiplies no bf16. TRL runs with
+its defaults for PEFT (fp32 adapter) and with an adapter in the same dtype, and its faster way
+counts. Each side is a process of its own; what counts is the time inside its training loop. Writes
+`benchmarks/results/sft_throughput.json`, or `sft_throughput_fp32.json`.
 """
 
 import json
@@ -18,11 +19,13 @@ from typing import Any
 from work import (
     ALPHA,
     RANK,
+    dtype_here,
     equal_start,
     frozen_products,
     matmul_peak,
     prepared,
     side,
+    suffix,
     warm_up,
     write_report,
 )
@@ -39,12 +42,14 @@ def ours(count: int) -> dict[str, float]:
     from prompt_recovery.training.optimizer import MasterAdamW
     from prompt_recovery.trees import Tree, causal_lm_of, pack, score_completions, trees_share_rows
 
-    model, tokenizer, rows = prepared(count)
+    dtype = dtype_here()
+    model, tokenizer, rows = prepared(count, "smollm2", dtype)
     layers, head = frozen_products(model)
     tokens, targets = sum(map(len, rows)), sum(len(r.completions[0]) for r in rows)
     work = 4.0 * (layers * tokens + head * targets)  # forward, and gradients to activations
-    peak = matmul_peak()
-    model = equal_start(add_adapter(model, Adapter(rank=RANK, alpha=ALPHA), torch.bfloat16))
+    peak = matmul_peak(dtype=dtype)
+    adapter = Adapter(rank=RANK, alpha=ALPHA)
+    model = equal_start(add_adapter(model, adapter, getattr(torch, dtype)))
     optimizer = MasterAdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     objective = SFT(length_power=0.0)
     losses = []
@@ -79,11 +84,12 @@ def trl(count: int, adapter: str) -> dict[str, float]:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer, rows = prepared(count)
+    dtype = dtype_here()
+    model, tokenizer, rows = prepared(count, "smollm2", dtype)
     model.set_attn_implementation("sdpa")
     lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-    if adapter == "bf16":
-        model = get_peft_model(model, lora, autocast_adapter_dtype=False).to(torch.bfloat16)
+    if adapter == "same":
+        model = get_peft_model(model, lora, autocast_adapter_dtype=False).to(getattr(torch, dtype))
     data = Dataset.from_dict(
         {
             "input_ids": [[*r.prompt, *r.completions[0]] for r in rows],
@@ -110,7 +116,7 @@ def trl(count: int, adapter: str) -> dict[str, float]:
             gradient_checkpointing=False,
             train_sampling_strategy="sequential",
             use_cpu=True,
-            bf16=False,  # the weights are bf16 already; autocast would only add casts
+            bf16=False,  # the weights are in that dtype already; autocast would only add casts
             save_strategy="no",
             logging_steps=1,
             report_to=[],
@@ -121,7 +127,7 @@ def trl(count: int, adapter: str) -> dict[str, float]:
             args=options,
             train_dataset=data,
             processing_class=tokenizer,
-            peft_config=None if adapter == "bf16" else lora,
+            peft_config=None if adapter == "same" else lora,
             callbacks=[Clock()],
         )
         warm_up(model, BATCH)
@@ -138,22 +144,25 @@ def main() -> None:
         return
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 64
     results: dict[str, Any] = {}
-    for name in ("ours", "trl_fp32", "trl_bf16"):
+    dtype = dtype_here()
+    theirs = ["trl_same"] if dtype == "float32" else ["trl_fp32", "trl_same"]
+    for name in ("ours", *theirs):
         results[name] = side(str(Path(__file__).resolve()), name, count)
         results[name]["examples_per_second"] = count / results[name]["seconds"]
         print(f"{name:9} {results[name]['examples_per_second']:.2f} examples/s", flush=True)
-    best = max(results[s]["examples_per_second"] for s in ("trl_fp32", "trl_bf16"))
+    best = max(results[s]["examples_per_second"] for s in theirs)
     report = {
         "model": "smollm2",
+        "dtype": dtype,
         "examples": count,
         "batch": BATCH,
         "ratio": results["ours"]["examples_per_second"] / best,
         **results,
     }
-    write_report("sft_throughput", report)
+    write_report(f"sft_throughput{suffix(dtype)}", report)
     print(
         f"ours / best of TRL: {report['ratio']:.2f}×; first loss {results['ours']['loss']:.3f} "
-        f"against {results['trl_fp32']['loss']:.3f}; "
+        f"against {results['trl_same']['loss']:.3f}; "
         f"{results['ours']['share_of_peak']:.0%} of the measured matmul peak"
     )
 

@@ -1,6 +1,7 @@
 """What the benchmarks share: the work, its floating-point operations, and processes for sides."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -14,7 +15,19 @@ RANK = 16
 ALPHA = 32
 
 
-def prepared(count: int, model: str = "smollm2", dtype: str = "bfloat16") -> tuple[Any, Any, Any]:
+def dtype_here() -> str:
+    """What all sides compute in: `DTYPE`, or bf16 where the processor multiplies it, or fp32."""
+    from prompt_recovery.kernels.linear import bf16_is_native
+
+    return os.environ.get("DTYPE") or ("bfloat16" if bf16_is_native() else "float32")
+
+
+def suffix(dtype: str) -> str:
+    """What the name of a record in another dtype than bf16 ends with."""
+    return "_fp32" if dtype == "float32" else ""
+
+
+def prepared(count: int, model: str, dtype: str) -> tuple[Any, Any, Any]:
     """The frozen backbone, its tokenizer and `count` tokenised examples, the same for all sides."""
     import torch
     from hydra.utils import instantiate
@@ -65,12 +78,12 @@ def frozen_products(model: Any) -> tuple[int, int]:
     return layers, model.get_output_embeddings().weight.numel()
 
 
-def matmul_peak(device: str = "cpu") -> float:
-    """bf16 FLOP/s of a large product on this device, measured."""
+def matmul_peak(device: str = "cpu", dtype: str = "bfloat16") -> float:
+    """FLOP/s of a large product on this device, measured."""
     import torch
 
     size = 2048 if device == "cpu" else 8192
-    a, b = (torch.ones(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    a, b = (torch.ones(size, size, dtype=getattr(torch, dtype), device=device) for _ in range(2))
     return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
 
 
