@@ -62,6 +62,7 @@ train decoding.max_new_tokens=0 => decoding.max_new_tokens=0: must be ≥ 1
 train decoding.samples=3 => decoding.samples: there is no such setting
 train data=file => data.path is missing: give data.path=<value>
 train data=file data.path=true => data.path=true: must be a path
+train data=file data.path=x columns.id=null => did you mean data.columns or unlabelled.columns?
 train data.path=x => data.path: there is no such setting
 train logger.kind=tensorboard => logger.kind=tensorboard: must be wandb, csv or none
 train trainer.max_steps=1.5 => trainer.max_steps=1.5: must be a whole number ≥ -1
@@ -93,6 +94,7 @@ recover threshold=2 => threshold=2: must be in [-1, 1] or null
 recover channel=rewriter channel.exponent=-1 => channel.exponent=-1: must be ≥ 0 or null
 recover decoding=choice decoding.candidates=0 => decoding.candidates=0: must be ≥ 1
 recover retrieval.k=0 => retrieval.k=0: must be ≥ 1
+recover input=a.csv data.columns.id=null => data: there is no such setting; did you mean columns.id?
 recover columns.text=a => columns.text: there is no such setting
 evaluate part=some => part=some: must be auto, test or all
 evaluate recoverers=[{rn:a}] => recoverers[0].rn: there is no such setting; did you mean recoverers[0].run?

@@ -120,11 +120,21 @@ def _missing(key: str) -> PromptRecoveryError:
     return PromptRecoveryError(f"{key} is missing: give {key}=<value>")
 
 
-def unknown(key: str, known: Iterable[str], prefix: str) -> PromptRecoveryError:
-    """Returns the error for a setting that does not exist, with the most similar known one."""
+def unknown(
+    key: str, known: Iterable[str], prefix: str, elsewhere: Sequence[str] = ()
+) -> PromptRecoveryError:
+    """Returns the error for a setting that does not exist, with the most similar known one.
+
+    Args:
+        key: The setting.
+        known: The settings that there are in its place.
+        prefix: What comes before their names.
+        elsewhere: Settings of this name in other places, which are more likely meant.
+    """
     known = [k for k in known if k not in _HYDRAS]
     near = difflib.get_close_matches(key.removeprefix(prefix), known, 1, 0.6)
-    meant = f"; did you mean {prefix}{near[0]}?" if near else ""
+    near = list(elsewhere) or [f"{prefix}{name}" for name in near]
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
     names = ", ".join(known) or "no settings"
     return PromptRecoveryError(
         f"{key}: there is no such setting{meant} "

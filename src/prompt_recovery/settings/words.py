@@ -1,10 +1,11 @@
 """Messages for errors of Hydra and OmegaConf, in one line each."""
 
 import difflib
+import re
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 from prompt_recovery.settings.checking import unknown
@@ -28,8 +29,22 @@ def in_one_line(error: Exception) -> str:
         if key is not None and isinstance(parent, DictConfig) and "not in struct" in str(cause):
             known = [str(k) for k in parent if k != "hydra"]
             prefix = _prefix(parent)
-            return str(unknown(f"{prefix}{key}", known, prefix))
+            return str(unknown(f"{prefix}{key}", known, prefix, _elsewhere(error, key, parent)))
     return _first_line(str(error))
+
+
+def _elsewhere(error: Exception, key: Any, parent: DictConfig) -> list[str]:
+    """Other places of a setting: inside a known one, or without the first part of its name."""
+    inside = sorted(
+        f"{name!s}.{key}"
+        for name, node in OmegaConf.to_container(parent, resolve=False).items()  # type: ignore[union-attr]
+        if name != "hydra" and isinstance(node, dict) and key in node
+    )
+    given = re.search(r"Could not override '([^']+)'", str(error))
+    first, _, rest = (given[1] if given else "").partition(".")
+    if first == key and rest.partition(".")[0] in parent:
+        inside.append(rest)
+    return inside
 
 
 def _no_option(error: MissingConfigException) -> str:
