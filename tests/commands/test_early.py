@@ -34,6 +34,7 @@ main()
          ["run=both: its adapter and retriever choose together, which decoding=greedy cannot"]),
         ("recover run=both input=other.csv", ["columns 'id', 'original_text' and 'rewritten_"]),
         ("evaluate data=file data.path=few.csv part=test", ["split is empty (1 rows"]),
+        ("evaluate baselines=[guess]", ["baseline 'guess' is unknown", "mean_prompt"]),
         ("recover run=none original=a rewritten=b", ["run=none: no such folder"]),
     ],
 )  # fmt: skip

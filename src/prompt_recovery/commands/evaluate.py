@@ -79,8 +79,9 @@ def job_of(config: dict[str, Any], line: str = "") -> Any:
     examples, training = choose_examples(given.data, given.training, part, vars(given.split))
     make_option = partial(option, "evaluate")
     recipes = [e.recipe(make_option, given.precision) for e in given.recoverer_entries()]
+    baselines = [make_option("baseline", entry) for entry in given.baselines]
 
     with importing():
         from prompt_recovery.reporting.evaluation.assembling import job_of as evaluation_of
 
-    return evaluation_of(given, recipes, part, examples, training, second, make_option, line)
+    return evaluation_of(given, recipes, baselines, part, examples, training, second, line)

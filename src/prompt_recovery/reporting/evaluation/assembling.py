@@ -7,6 +7,7 @@ from pathlib import Path
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.recovery.baselines.base import Baseline
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.spans import method_of
@@ -19,7 +20,7 @@ from prompt_recovery.reporting.evaluation.contenders import (
 )
 from prompt_recovery.reporting.evaluation.examples import Part
 from prompt_recovery.reporting.evaluation.job import EvaluationJob
-from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, MakeOption
+from prompt_recovery.reporting.evaluation.settings import EvaluateSettings
 from prompt_recovery.reporting.origin import origin
 from prompt_recovery.runs.folder import recoverer_folders
 from prompt_recovery.tables import counted
@@ -32,11 +33,11 @@ _PARTS = {"test": "test split", "all": "all of it"}
 def job_of(
     given: EvaluateSettings,
     recipes: Sequence[Recipe],
+    baselines: Sequence[Baseline],
     part: Part,
     examples: Sequence[RewriteExample],
     training: Dataset,
     second: Callable[[], SCS] | None,
-    option: MakeOption,
     command: str = "",
 ) -> EvaluationJob:
     """Makes the job that the settings ask for.
@@ -44,15 +45,15 @@ def job_of(
     Args:
         given: The settings.
         recipes: The recipes of its recoverers.
+        baselines: Its baselines.
         part: Which part of the data is evaluated.
         examples: The examples of this part.
         training: What baselines are fitted to.
         second: Makes the second metric. None if none was asked for.
-        option: Makes options of groups.
         command: The command line, for the report.
     """
     opinion, said = _second_opinion(given.metric, second)
-    contenders = _contenders(given, recipes, training, option)
+    contenders = _contenders(given, recipes, baselines, training)
     if part == "all":
         _warn_of_training_rows(given, recipes)
     folder = Path(given.output).expanduser()
@@ -109,16 +110,16 @@ def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | Non
 
 
 def _contenders(
-    given: EvaluateSettings, recipes: Sequence[Recipe], training: Dataset, option: MakeOption
+    given: EvaluateSettings,
+    recipes: Sequence[Recipe],
+    baselines: Sequence[Baseline],
+    training: Dataset,
 ) -> list[Contender]:
     contenders = [
         from_recipe(recipe, entry.name)
         for recipe, entry in zip(recipes, given.recoverer_entries(), strict=True)
     ]
-    contenders += [
-        from_baseline(option("baseline", entry), training, given.metric)
-        for entry in given.baselines
-    ]
+    contenders += [from_baseline(baseline, training, given.metric) for baseline in baselines]
     for entry in given.prediction_entries():
         if entry.path is not None:
             contenders.append(from_file(entry.path, entry.column, entry.id, entry.name))
