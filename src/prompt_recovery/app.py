@@ -109,8 +109,9 @@ footer .divider { display: none; }
   .pr-measures table, .pr-verdict table { font-size: .8rem; }
   .pr-measures :is(th, td), .pr-verdict :is(th, td) { padding: .3rem .25rem !important; }
 }
-.pr-summary:has(.progress-level) { min-height: 7rem; }
-.pr-summary .meta-text-center { transform: none; top: auto; bottom: 0; left: 0; }
+:is(.pr-found, .pr-summary):has(.wrap:not(.hide)) { min-height: 7rem; }
+:is(.pr-found, .pr-summary) .wrap { overflow: visible !important; }
+:is(.pr-found, .pr-summary) .meta-text-center { transform: translateY(4.25rem); left: 0; }
 .pr-others td + td, .pr-others th + th { text-align: right; white-space: nowrap; width: 1%; }
 """
 _HELP = {"original": "The text as it was.", "rewritten": "What a language model made of it."}
