@@ -78,7 +78,9 @@ def test_a_verdict_is_escaped_wherever_it_is_shown():
     assert "<script" not in html and "<b>" not in html and "<i>" not in html
     assert "&lt;script&gt;" in html
     verdict = Verdict("rewritten", 0.912, "so it reads")
-    assert headline(verdict) == "Probably rewritten by an LLM: probability 0.91 (so it reads)"
+    assert headline(verdict) == (
+        "Probably rewritten by an LLM (so it reads). Probability of a rewrite: 0.91"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

@@ -182,10 +182,20 @@ def test_an_explained_pair_is_printed_with_its_words(trained_run, capsys):
     [found] = prediction.evidence
     assert {span.text for span in found.spans} == {"original", "rewritten"}
     said = capsys.readouterr().out
-    assert "its words left out" in said
+    assert "falls without the words" in said
     assert "[red]ferry[/]" in said
     strongest = max(found.spans, key=lambda span: abs(span.weight))
     assert f"{strongest.weight:+.2f}" in said
+
+
+def test_words_that_are_cut_are_printed_with_an_ellipsis(capsys):
+    spans = (Span("rewritten", 1, 8, 0.5), Span("rewritten", 9, 11, 0.25))
+    prediction = Prediction("1", "x", evidence=(Evidence("m", "occlusion", "cosine", 0.5, spans),))
+    recovery_job.print_evidence(prediction, "", "Deliver  us!", Console())
+    said = capsys.readouterr().out
+    assert "the cosine (0.50) falls without the words" in said
+    assert "…eliver " in said
+    assert " us… " in said
 
 
 def test_explained_predictions_resume_pair_by_pair(trained_run, tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def headline(verdict: Verdict) -> str:
     answer = _ANSWERS[verdict.answer]
     if verdict.probability is None:
         return f"{answer} ({verdict.reason})"
-    return f"{answer}: probability {verdict.probability:.2f} ({verdict.reason})"
+    return f"{answer} ({verdict.reason}). Probability of a rewrite: {verdict.probability:.2f}"
 
 
 def verdict_tables(verdict: Verdict) -> list[Table]:

@@ -22,7 +22,7 @@ from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.pairs import RecoveryOptions, batches, digest
 from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
-from prompt_recovery.recovery.spans import Evidence, Method, method_of
+from prompt_recovery.recovery.spans import Evidence, Method, Span, method_of
 from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked, require_writable, same_file
 from prompt_recovery.tables import counted, print_tables
@@ -208,8 +208,8 @@ def print_prediction(prediction: Prediction, console: Console, count: int = 8) -
 
 
 _METHODS: dict[Method, str] = {
-    "occlusion": "its words left out",
-    "integrated_gradients": "integrated gradients",
+    "occlusion": "how much {} falls without the words",
+    "integrated_gradients": "how much the words contribute to {}",
 }
 
 
@@ -233,22 +233,30 @@ def print_evidence(
     """
     texts = {"original": original_text, "rewritten": rewritten_text}
     for evidence in prediction.evidence:
-        title = Text(f"Why, by {printable(evidence.source)} ({_METHODS[evidence.method]})")
-        table = Table(title=title, title_justify="left")
+        measured = _METHODS[evidence.method].format(_quantity(evidence))
+        console.print(Text(f"Why, by {printable(evidence.source)}: {measured}", "table.title"))
+        table = Table()
         table.add_column("words", ratio=1)
         table.add_column("text")
-        table.add_column(_quantity(evidence), justify="right")
+        table.add_column("weight", justify="right")
         strongest = sorted(evidence.spans, key=lambda span: -abs(span.weight))[:count]
         for span in sorted(strongest, key=lambda span: -span.weight):
-            shown = " ".join(printable(texts[span.text][span.start : span.end]).split())
+            shown = _cut_out(texts[span.text], span)
             style = "bold" if span.weight > 0 else ""
             table.add_row(Text(shown, style=style), span.text, f"{span.weight:+.2f}")
         console.print(table)
 
 
 def _quantity(evidence: Evidence) -> str:
-    name = "log p" if evidence.quantity == "log_probability" else "cosine"
-    return f"{name} {evidence.value:.2f}"
+    name = "log p(prompt)" if evidence.quantity == "log_probability" else "the cosine"
+    return f"{name} ({evidence.value:.2f})"
+
+
+def _cut_out(text: str, span: Span) -> str:
+    """The words of a span in one line, with an ellipsis where it begins or ends within a word."""
+    before = "…" if text[: span.start][-1:].strip() else ""
+    after = "…" if text[span.end :][:1].strip() else ""
+    return before + " ".join(printable(text[span.start : span.end]).split()) + after
 
 
 def steps(progress: Progress) -> Callable[[str, int, int], None]:
