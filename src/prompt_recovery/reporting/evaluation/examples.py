@@ -47,7 +47,7 @@ def choose_examples(
     apart = [e for e in learned if texts(e) not in evaluated]
     if len(apart) < len(learned):
         log.warning(
-            "baselines don't learn from %d rows of %s: they are evaluated",
+            "the baselines do not learn from %d rows of %s, because these rows are evaluated",
             len(learned) - len(apart),
             training.name,
         )
