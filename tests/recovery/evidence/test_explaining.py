@@ -150,6 +150,23 @@ def test_integrated_gradients_are_complete(both):
             assert not any(c.isspace() for c in TEXTS[span.text][span.start : span.end])
 
 
+def test_a_change_in_the_middle_of_the_path_is_attributed_completely():
+    pytest.importorskip("captum")
+
+    class Given:
+        places = (TokenPlace("rewritten", 0, 4), TokenPlace("rewritten", 5, 7))
+        rows, embeddings, neutral = 99, torch.ones(1, 2, 1), torch.zeros(1, 2, 1)
+        context = nullcontext
+
+        def __call__(self, embeddings):
+            return torch.tanh(25 * (embeddings.mean((1, 2)) - 0.47))
+
+    reading = SimpleNamespace(inputs=Given)
+    spans, _, error = integrated_gradients(reading, {"rewritten": "Make it"})
+    assert abs(error) < 0.01
+    assert [span.weight for span in spans] == pytest.approx([1, 1], abs=0.01)
+
+
 def test_a_token_counts_for_its_word_also_with_the_space_before_it(monkeypatch):
     ends = [(0, 2), (2, 4), (4, 7), (7, 10), (10, 12), (12, 15)]
 
