@@ -9,7 +9,7 @@ from prompt_recovery.recovery.evidence.pieces import words
 from prompt_recovery.recovery.evidence.reading import Reading
 from prompt_recovery.recovery.spans import Span, TextName, require_method
 
-STEPS = 24
+STEPS = 36
 """The number of points on the path from the neutral to the actual embeddings."""
 _RULE = "riemann_middle"
 
