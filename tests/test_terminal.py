@@ -17,6 +17,8 @@ from prompt_recovery.tables import Table, print_tables
 from prompt_recovery.terminal import (
     PrintableFormatter,
     announced,
+    counting,
+    covered,
     duration,
     forgive_characters,
     importing,
@@ -141,6 +143,88 @@ def test_a_bar_that_is_disabled_or_drawn_says_nothing(caplog, monkeypatch):
         with caplog.at_level(logging.INFO), progress_bar(**options) as bar:
             bar.advance(bar.add_task("x", total=2))
     assert not caplog.messages
+
+
+def test_steps_are_counted_now_and_then(caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with caplog.at_level(logging.INFO), counting("embedding 1,249 texts", 1249) as advance:
+        for _ in range(9):
+            now[0] += 10
+            advance(128)
+        advance(97)
+    assert caplog.messages == [
+        "embedding 1,249 texts: 128 of 1,249, about 88 s left",
+        "embedding 1,249 texts: 512 of 1,249, about 58 s left",
+        "embedding 1,249 texts: 896 of 1,249, about 28 s left",
+        "embedding 1,249 texts took 2 min",
+    ]
+
+
+def test_a_long_first_step_is_counted_too(caplog, monkeypatch):
+    monkeypatch.setattr(terminal, "SILENT_S", 0.01)
+    with caplog.at_level(logging.INFO), counting("writing 16 answers", 32, "tokens at most"):
+        ends = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < ends:
+            time.sleep(0.01)
+    assert caplog.messages[0] == "writing 16 answers: 0 of 32 tokens at most, just begun"
+
+
+@pytest.mark.parametrize("outer", ["bar", "covered"])
+def test_work_inside_what_is_counted_speaks_only_if_it_is_long(caplog, monkeypatch, outer):
+    now = [0.0]
+    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    bar = progress_bar(console=Console(file=io.StringIO()))
+    with caplog.at_level(logging.INFO), bar if outer == "bar" else covered():
+        if outer == "bar":
+            monkeypatch.setattr(terminal, "EVERY_S", 1e9)
+            task = bar.add_task("search", total=40)
+            now[0] += 4
+            bar.update(task, completed=0)
+            caplog.clear()
+        for _ in range(9):
+            with announced("loading"), counting("embedding 128 texts", 128) as advance:
+                now[0] += 8
+                advance(100)
+        assert not caplog.messages
+        with counting("embedding 9,000 texts", 9000) as advance:
+            now[0] += 18
+            advance(1000)
+        assert caplog.messages == ["embedding 9,000 texts: 1,000 of 9,000, about 2 min left"]
+        with announced("validation", anyway=True):
+            now[0] += 4
+        assert caplog.messages[1:] == ["validation took 4 s"]
+    with caplog.at_level(logging.INFO), announced("something else"):
+        now[0] += 4
+    assert caplog.messages[2:] == ["something else took 4 s"]
+
+
+def test_training_in_python_is_shown_and_written_to_a_file(tmp_path):
+    code = """
+import logging, sys
+from pathlib import Path
+from prompt_recovery.terminal import logged_to
+log = logging.getLogger("prompt_recovery.training")
+with logged_to(Path("train.log")):
+    log.info("precision \x1b[2Jfp32")
+log.info("nothing")
+logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
+with logged_to(Path("train.log")):
+    log.info("step 2")
+    log.warning("no validation")
+log.info("nothing")
+print(logging.getLogger("prompt_recovery").handlers)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert result.stderr == "precision [2Jfp32\n"
+    assert result.stdout == "no validation\n[]\n", "what is shown stays as it is"
+    lines = (tmp_path / "train.log").read_text("utf-8").splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["precision [2Jfp32", "step 2",
+                                                       "no validation"]  # fmt: skip
 
 
 def test_durations_in_words():

@@ -6,7 +6,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from prompt_recovery.settings.declared import name_of
 from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.settings.words import in_one_line
 from prompt_recovery.storage import fingerprint
-from prompt_recovery.terminal import announced, progress_bar
+from prompt_recovery.terminal import announced, logged_to, progress_bar
 from prompt_recovery.training.job import TrainSettings
 from prompt_recovery.training.stages import train_stages
 
@@ -248,9 +248,13 @@ def train(
         path = agreed("RUN_FOLDER", lambda: _new_folder(given["name"]))
     run = RunFolder(Path(path).expanduser())
     run.path.mkdir(parents=True, exist_ok=True)
-    with run.held() if is_first() else nullcontext():
+    with run.held() if is_first() else nullcontext(), _logged(run):
         train_stages(given, run)
     return run
+
+
+def _logged(run: RunFolder) -> AbstractContextManager[None]:
+    return logged_to(run.log) if is_first() else nullcontext()
 
 
 _kept: dict[str, tuple[Recipe, Assembled]] = {}  # the last recoverer, by its weights and folder

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +31,8 @@ EVERY_S = 30.0
 """Seconds between two lines about progress where no bar can be drawn."""
 SILENT_S = 3.0
 """Seconds after which work says what it does. Shorter work needs no line."""
+COVERED_S = 15.0
+"""The same for work within other work whose steps are counted already; see `covered`."""
 IMPORTING = "importing PyTorch and other libraries"
 """What commands announce before they import what is heavy."""
 
@@ -68,6 +71,49 @@ class PrintableFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _Passing(logging.Handler):
+    """Passes records of a level on to the handlers that a logger had before."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__(logger.getEffectiveLevel())
+        self._handlers = [*logger.handlers]
+        self._parent = logger.parent if logger.propagate else None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in self._handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)
+        if self._parent is not None:
+            self._parent.callHandlers(record)
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Writes what the package logs to a file, too, with times.
+
+    Where nobody has set up logging, as in a Python session, it is also shown on standard error, as
+    the commands do. Otherwise, what is shown stays as it is.
+    """
+    logger = logging.getLogger(__package__)
+    before = (logger.handlers, logger.level, logger.propagate)
+    written = logging.FileHandler(file, encoding="utf-8", delay=True)
+    written.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    shown: logging.Handler
+    if logger.hasHandlers():
+        shown = _Passing(logger)
+    else:
+        shown = logging.StreamHandler()
+        shown.setFormatter(PrintableFormatter("%(message)s"))
+    logger.handlers, logger.propagate = [written, shown], False
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])
+        written.close()
+
+
 def tell(message: str, *values: object) -> None:
     """Logs a line about slow work.
 
@@ -79,31 +125,114 @@ def tell(message: str, *values: object) -> None:
         print(printable(message % values), file=sys.stderr, flush=True)
 
 
-def when_silent(said: Callable[..., object], *values: object) -> threading.Timer:
-    """Calls a function after `SILENT_S`, unless the returned timer is cancelled before."""
-    timer = threading.Timer(SILENT_S, said, values)
+def when_silent(
+    said: Callable[..., object], *values: object, after: float | None = None
+) -> threading.Timer:
+    """Calls a function after some seconds, unless the returned timer is cancelled before.
+
+    Args:
+        said: The function.
+        values: Its arguments.
+        after: The seconds; by default `SILENT_S`.
+    """
+    timer = threading.Timer(SILENT_S if after is None else after, said, values)
     timer.daemon = True
     timer.start()
     return timer
 
 
 @contextmanager
-def announced(what: str) -> Iterator[None]:
+def announced(what: str, anyway: bool = False) -> Iterator[None]:
     """Says what takes longer than `SILENT_S`, and in the end how long it took.
 
     The lines go to the log, so that they are on terminals and in log files alike; see `tell`.
+    Within work that is counted, there is one line, and only after `COVERED_S`.
 
     Args:
         what: What is done, such as "loading the backbone smollm2".
+        anyway: Whether to say it like this also within work that is counted.
     """
+    inside = _is_covered() and not anyway
     begun = time.monotonic()
-    timer = when_silent(tell, "%s …", what)
+    timer = when_silent(tell, "%s …", what, after=_patience(inside))
     try:
         yield
     finally:
         timer.cancel()
-        if time.monotonic() - begun >= SILENT_S:
-            tell("%s took %s", what, duration(time.monotonic() - begun))
+        _tell_end(what, begun, inside)
+
+
+@contextmanager
+def counting(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """Does the same as `announced` for work with steps, and says now and then how far it is.
+
+    Unlike `progress_bar`, it also draws nothing on a terminal, so that it can be used anywhere
+    inside other work.
+
+    Args:
+        what: What is done, such as "embedding 1,249 texts".
+        total: The number of its steps.
+        unit: What the steps are, such as "tokens". Empty if `what` says it.
+
+    Yields:
+        A function to call with the number of steps that have just been done.
+    """
+    inside = _is_covered()
+    due, done = NowAndThen(_patience(inside)), 0
+    begun = time.monotonic()
+
+    def say() -> None:
+        if due.is_due():
+            units = f" {unit}" if unit else ""
+            tell("%s: %s of %s%s, %s", what, f"{done:,}", f"{total:,}", units,
+                 due.left(done, total))  # fmt: skip
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if done < total:
+            say()
+
+    timer = when_silent(say, after=_patience(inside))  # of a long first step
+    try:
+        yield advance
+    finally:
+        timer.cancel()
+        _tell_end(what, begun, inside)
+
+
+def _patience(inside: bool) -> float:
+    return COVERED_S if inside else SILENT_S
+
+
+def _tell_end(what: str, begun: float, inside: bool) -> None:
+    took = time.monotonic() - begun
+    if not inside and took >= SILENT_S:
+        tell("%s took %s", what, duration(took))
+
+
+_covers: list[object] = []  # one for each `covered` that has not ended
+_bars: "list[_PlainOrDrawn]" = []  # those that have begun and not ended
+
+
+def _is_covered() -> bool:
+    """Whether steps of other work are counted at the moment, by a bar or within `covered`."""
+    return bool(_covers) or any(not task.finished for bar in [*_bars] for task in bar.tasks)
+
+
+@contextmanager
+def covered() -> Iterator[None]:
+    """Marks work whose steps are counted by something else than a `progress_bar`.
+
+    What it does in each step is announced only if it takes long, so that a few lines about the
+    whole are not lost among many about its parts. The steps of a bar are covered without it.
+    """
+    mark = object()
+    _covers.append(mark)
+    try:
+        yield
+    finally:
+        _covers.remove(mark)
 
 
 @contextmanager
@@ -128,11 +257,14 @@ class NowAndThen:
     """Decides when it is time for another line about progress.
 
     The first one is due `SILENT_S` after the beginning, and the others every `EVERY_S`.
+
+    Args:
+        first: The seconds until the first one, if they are others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: float | None = None) -> None:
         self._begun = time.monotonic()
-        self._next = self._begun + SILENT_S
+        self._next = self._begun + (SILENT_S if first is None else first)
 
     def is_due(self) -> bool:
         """Returns whether a line is due. If it is, the next one is due `EVERY_S` later."""
@@ -178,8 +310,15 @@ class _PlainOrDrawn(Progress):
             self._timer = when_silent(self._say, task)  # of a long first step
         return task
 
+    def start(self) -> None:
+        if self.tells or not self.disable:
+            _bars.append(self)
+        super().start()
+
     def stop(self) -> None:
         self._cancel()
+        if self in _bars:
+            _bars.remove(self)
         super().stop()
 
     def _cancel(self) -> None:

@@ -18,7 +18,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.storage import KeyValueStore, fingerprint, local_path
 from prompt_recovery.tables import counted
-from prompt_recovery.terminal import announced
+from prompt_recovery.terminal import announced, counting
 
 _BATCH = 128
 _OFFLINE = {"metric.encoder": "metric=scs_minilm", "model": "model=minilm"}
@@ -116,15 +116,27 @@ class Encoder(ABC):
                 known[key] = vector
                 del unknown[key]
         if unknown:
-            with announced(f"embedding {counted(len(unknown), 'text')} with {self.name}"):
-                vectors = self._compute(list(unknown.values()))
+            vectors = self._computed(list(unknown.values()))
             known.update(zip(unknown, vectors, strict=True))
             self._store.write({k: v.tobytes() for k, v in zip(unknown, vectors, strict=True)})
             if any(len(known[key]) != vectors.shape[1] for key in keys):  # damaged in the cache
                 again = [k for k in dict.fromkeys(keys) if len(known[k]) != vectors.shape[1]]
                 given = dict(zip(keys, texts, strict=True))
-                known.update(zip(again, self._compute([given[k] for k in again]), strict=True))
+                known.update(zip(again, self._computed([given[k] for k in again]), strict=True))
         return np.stack([known[key] for key in keys])
+
+    def _computed(self, texts: list[str]) -> NDArray[np.float32]:
+        """Computes embeddings in batches of similar length, and counts them if it takes long."""
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        what = f"embedding {counted(len(texts), 'text')} with {self.name}"
+        parts = []
+        with counting(what, len(texts)) as advance:
+            for start in range(0, len(order), _BATCH):
+                batch = [texts[i] for i in order[start : start + _BATCH]]
+                parts.append(self._compute(batch))
+                advance(len(batch))
+        vectors: NDArray[np.float32] = np.concatenate(parts)[np.argsort(order)]
+        return vectors
 
     def knowing(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> "Encoder":
         """The same encoder, which need not compute the embeddings of n texts.

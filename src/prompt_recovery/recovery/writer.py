@@ -15,7 +15,9 @@ from prompt_recovery.data.tokens import completion_tokens, prompt_tokens
 from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.interface import Pair, is_usable
 from prompt_recovery.recovery.posterior import Completion
+from prompt_recovery.tables import counted
 from prompt_recovery.templates import Template
+from prompt_recovery.terminal import announced, counting
 from prompt_recovery.trees import Sample, Tree, sample_completions
 from prompt_recovery.trees.cached import cached_log_probabilities
 
@@ -189,7 +191,8 @@ class Writer:
         if self.whole is not None:
             return self._with_whole_model().write_beams(prompts, beams, max_new_tokens)
         device = self.model.device
-        with self.ready(), torch.inference_mode():
+        what = f"{_writing(len(prompts), beams)} by beam search"
+        with self.ready(), torch.inference_mode(), announced(what):
             found = self.model.generate(
                 input_ids=torch.tensor(filled, device=device),
                 attention_mask=torch.tensor(seen, device=device),
@@ -219,7 +222,13 @@ class Writer:
         all_done: Callable[[bool], bool] = bool,
     ) -> list[list[Sample]]:
         """The answers as tokens; takes the arguments of `write`."""
-        with self.ready():
+        what = _writing(len(prompts), len(temperatures))
+        with self.ready(), counting(what, max_new_tokens, "tokens at most") as advance:
+
+            def counted_step(done: bool) -> bool:
+                advance(1)
+                return all_done(done)
+
             return sample_completions(
                 self.model,
                 prompts,
@@ -228,7 +237,7 @@ class Writer:
                 max_new_tokens,
                 end_token_ids(self.model, self.tokenizer),
                 int(self.tokenizer.pad_token_id),
-                all_done,
+                counted_step,
             )
 
     def mean_log_probabilities(self, pair: Pair, texts: Sequence[str]) -> list[float]:
@@ -275,6 +284,13 @@ class Writer:
                 yield
         finally:
             self.model.train(was_training)
+
+
+def _writing(prompts: int, answers: int) -> str:
+    """What a writer does, for a reader of the log."""
+    if prompts == 1 or answers == 1:
+        return f"writing {counted(prompts * answers, 'answer')}"
+    return f"writing {counted(answers, 'answer')} for each of {counted(prompts, 'pair')}"
 
 
 def batches(lengths: Mapping[int, int], limit: int) -> Iterator[list[int]]:

@@ -2,7 +2,7 @@
 
 | file | who writes it | when |
 |---|---|---|
-| `.hydra/`, `train.log` | Hydra | from the start of the command |
+| `.hydra/`, `train.log` | Hydra, or `api.train` the latter | from the start of the command |
 | `.run.lock` | `RunFolder.held` | while a process trains |
 | `trial.lock` | `RunFolder.held_for_trial` | while a multirun has this trial run |
 | `output.log` | `runs.trials.Trial` | while a trial runs: what its process prints |
@@ -155,6 +155,11 @@ class RunFolder:
     def chart(self) -> Path:
         """The chart of the results."""
         return self.path / "results.png"
+
+    @property
+    def log(self) -> Path:
+        """The log of the training."""
+        return self.path / "train.log"
 
     @property
     def output(self) -> Path:

@@ -40,7 +40,7 @@ class PlainProgress(Callback):
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Announces the validation, which may take long after the last step."""
         if trainer.is_global_zero:
-            self._validating.enter_context(announced("validation"))
+            self._validating.enter_context(announced("validation", anyway=True))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Says how long the validation took, if that was long."""

@@ -18,7 +18,7 @@ from prompt_recovery.runs.environment import peak_memory_bytes
 from prompt_recovery.runs.folder import RunFolder, recorded_config
 from prompt_recovery.runs.processes import agreed, is_first, local_rank, together
 from prompt_recovery.settings.extras import installation
-from prompt_recovery.terminal import announced, quiet
+from prompt_recovery.terminal import announced, covered, quiet
 from prompt_recovery.training.checkpoints import (
     BestWeights,
     WholeCheckpointIO,
@@ -149,12 +149,12 @@ def _fit(job: TrainingJob, ready: Prepared, trainer: Any, best: BestWeights) -> 
     trainable, total = ready.parameters
     ready.module.model.train()  # it was loaded in evaluation mode, without dropout
     started = time.perf_counter()
-    with together(trainer):
+    with together(trainer), covered():
         trainer.fit(ready.module, ready.data, ckpt_path=job.ckpt_path, weights_only=True)
     seconds = time.perf_counter() - started + ready.module.progress.seconds
     said = ready.module.progress.metrics | train_metrics(trainer)
     if not best.weights:  # stopped before the first validation
-        with together(trainer):
+        with together(trainer), covered():
             trainer.validate(ready.module, ready.data, verbose=False)
     trainer.strategy.barrier()  # wait until the weights are written
     if job.evaluate and torch.distributed.is_initialized():

@@ -153,7 +153,8 @@ class MeanPrompt:
     def fit(self, examples: Sequence[RewriteExample], scs: SCS) -> ConstantRecoverer:
         """Searches for the text and shows the progress."""
         with progress_bar() as bars:
-            bar = bars.add_task(f"{self.name}: embedding the prompts", total=self.rounds)
+            rounds = f"{self.name}: rounds of the search" if self.rounds else self.name
+            bar = bars.add_task(rounds, total=self.rounds)
 
             def show(number: int, best: Step) -> None:
                 said = f"{self.name}: {best.mean_scs:.4f} on training prompts"
@@ -162,7 +163,7 @@ class MeanPrompt:
             prompts = [e.rewrite_prompt for e in examples]
             steps = search(scs, prompts, self.rounds, self.proposals, self.seed, show)
         for step in steps[:: max(len(steps) // 4, 1)]:
-            log.info(
+            log.debug(
                 "%s after %d rounds of the search: SCS %.3f on the training prompts, by %r",
                 self.name,
                 step.round,
