@@ -170,6 +170,10 @@ def test_a_file_that_cannot_be_read_is_one_line_on_the_page(tmp_path):
     assert "pairs.csv" in shown
     assert str(tmp_path) not in shown, "where the server keeps uploads is of no use to a reader"
     assert "give its name above, or leave the column of ids empty" in shown
+    pairs.write_text("id,before,after\n1,a,b\n")
+    shown, _ = app.answer_file(READY, str(pairs), PairColumns(), ".csv", None, tmp_path)
+    assert "give their names above" in shown
+    assert "columns." not in shown
     assert "Choose a file" in app.answer_file(READY, None, PairColumns(), ".csv", None, tmp_path)[0]
 
 

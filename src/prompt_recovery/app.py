@@ -52,6 +52,9 @@ _EXPECTED = (
 _AGREEMENT = "How similar this prompt is, on average, to all others that the recoverer considers."
 _ON_THE_PAGE = {
     r"map it with columns\.\w+=<your column>": "give its name above",
+    r"map them with columns\.\w+=<your column>(,? columns\.\w+=<your column>)+": (
+        "give their names above"
+    ),
     r"number the rows with columns\.id=null": "leave the column of ids empty to number the rows",
 }
 """What messages advise users of the command line to do, and what users of the page can do."""
@@ -462,7 +465,13 @@ def page(ready: Assembled) -> Any:
             return [given.get(name, gr.skip()) for name in shared]
 
         of_link.__annotations__["request"] = gr.Request
-        blocks.load(of_link, None, list(shared.values()), api_visibility="private")
+        blocks.load(
+            of_link,
+            None,
+            list(shared.values()),
+            api_visibility="private",
+            show_progress="hidden",  # it would cover the settings, which can be used already
+        )
     return blocks
 
 
