@@ -1,4 +1,4 @@
-"""A hook of MkDocs that makes `experiments/` a part of the site.
+"""A hook of MkDocs that makes `experiments/` and `CONTRIBUTING.md` parts of the site.
 
 The Markdown files become pages, and so does each YAML file: its header, then its settings.
 Links between them and to the records work, and so do links from other pages, which are written as
@@ -30,6 +30,7 @@ from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"\]\(([\w./-]+)\.yaml\)")
 _OUT_OF_DOCS = re.compile(r"\]\(\.\./((?:\.\./)*experiments/)")
+_CONTRIBUTING = re.compile(r"\]\(\.\./((?:\.\./)*)CONTRIBUTING\.md")
 _CODE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", re.DOTALL)
 _BOOST = {"troubleshooting.md": 4, "experiments": 0.5, "reference": 0.3}
 _SHORT_CODE = re.compile(r"\A<code>([^<]{1,34})</code>\Z")  # fits a line of a phone
@@ -39,6 +40,8 @@ _TOGETHER = re.compile(r"(?<=\d) (?=%|…|s\b|GB\b|GiB\b|MiB\b)|(?<=…) (?=[-+]
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages and the records to the files of the site."""
+    contributing = FOLDER.with_name("CONTRIBUTING.md").read_text(encoding="utf-8")
+    files.append(File.generated(config, "contributing.md", content=contributing))
     for path in sorted(FOLDER.iterdir()):
         name = f"experiments/{path.name}"
         if path.name == LEARNT:  # a part of README.md
@@ -54,13 +57,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Links from pages in docs/ to experiments/, which is beside docs/ in the repository.
+    """Links from pages in docs/ to what is beside docs/ in the repository.
 
     It also ranks a page in the search box: those that explain come before those that list.
     """
     folder = page.file.src_uri.partition("/")[0]
     page.meta.setdefault("search", {"boost": _BOOST.get(folder, 2)})
-    return _LINK.sub(r"](\1.md)", _OUT_OF_DOCS.sub(r"](\1", markdown))
+    inside = _CONTRIBUTING.sub(r"](\1contributing.md", _OUT_OF_DOCS.sub(r"](\1", markdown))
+    return _LINK.sub(r"](\1.md)", inside)
 
 
 def on_page_content(html: str, **_: object) -> str:

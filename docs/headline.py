@@ -29,11 +29,11 @@ ROWS = [
         "mean prompt, searched: the best constant of a search (a string of words)",
     ),
     (
-        "starter_sft.metrics",
+        "together.metrics",
         "baseline/mean_prompt_scs",
         "mean prompt: the best constant training prompt",
     ),
-    ("starter_sft.metrics", "baseline/zero_shot_scs", "SmolLM2-135M, zero-shot"),
+    ("together.metrics", "baseline/zero_shot_scs", "SmolLM2-135M, zero-shot"),
 ]
 _SEED = re.compile(r"seed \d+ (.*)")
 
@@ -56,7 +56,7 @@ def headline() -> str:
     for record, name, said in ROWS:
         values = found(record, name)
         if values:
-            spread = f"{min(values):.3f} … {max(values):.3f}" if len(values) > 1 else "–"
+            spread = f"{min(values):.3f} … {max(values):.3f}" if len(set(values)) > 1 else "–"
             mean = sum(values) / len(values)
             rows.append((mean, [said, f"{mean:.3f}", spread, len(values), f"`{record}.json`"]))
     ordered = [cells for _, cells in sorted(rows, key=lambda row: -row[0])]

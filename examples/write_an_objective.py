@@ -2,6 +2,10 @@
 
 python examples/write_an_objective.py [key=value ...]
 
+Without settings, it trains on the whole starter dataset, for hours on a CPU. To see it work:
+
+python examples/write_an_objective.py model=tiny retriever=none trainer.max_steps=3
+
 Objectives work on the log-probabilities of whole completions. Preference pairs and reference
 log-probabilities are made for the objectives that need them.
 """

