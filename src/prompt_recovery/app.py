@@ -488,7 +488,7 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
         "threshold": gr.Number(
             0,  # Gradio shows no number as 0
             label="Threshold",
-            info="The mean prompt replaces answers with a lower expected SCS; 0 replaces none."
+            info="Below this expected SCS, the mean prompt answers; 0: never."
             if calibrated
             else "This recoverer has no expected SCS.",
             step=0.01,
