@@ -30,6 +30,7 @@ from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"\]\(([\w./-]+)\.yaml\)")
 _OUT_OF_DOCS = re.compile(r"\]\(\.\./((?:\.\./)*experiments/)")
+_INTO_DOCS = re.compile(r"\]\(\.\./docs/")
 _CONTRIBUTING = re.compile(r"\]\(\.\./((?:\.\./)*)CONTRIBUTING\.md")
 _CODE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", re.DOTALL)
 _BOOST = {"troubleshooting.md": 4, "experiments": 0.5, "reference": 0.3}
@@ -57,14 +58,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Links from pages in docs/ to what is beside docs/ in the repository.
+    """Links between pages in docs/ and what is beside docs/ in the repository.
 
     It also ranks a page in the search box: those that explain come before those that list.
     """
     folder = page.file.src_uri.partition("/")[0]
     page.meta.setdefault("search", {"boost": _BOOST.get(folder, 2)})
     inside = _CONTRIBUTING.sub(r"](\1contributing.md", _OUT_OF_DOCS.sub(r"](\1", markdown))
-    return _LINK.sub(r"](\1.md)", inside)
+    return _LINK.sub(r"](\1.md)", _INTO_DOCS.sub("](../", inside))
 
 
 def on_page_content(html: str, **_: object) -> str:

@@ -196,6 +196,10 @@ def test_the_reference_says_what_is_returned_in_one_piece(site):
         ("concepts/scs", "What is SCS?"),
         ("limitations", "How good it is"),
         ("", "License"),
+        ("", "How to cite"),
+        ("contributing", "Adding a data source"),
+        ("howto/data", "Few pairs"),
+        ("howto/wandb", "Online"),
     ],
 )
 def test_the_search_box_finds_what_newcomers_ask(site, page, title):
