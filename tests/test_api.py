@@ -1,6 +1,7 @@
 """`import prompt_recovery as pr`, the scripts in `examples/`, and the page about both."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -182,3 +183,16 @@ def test_importing_the_package_imports_nothing_else():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == ["prompt_recovery"]
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_that_wait_leave_the_cores_to_others(given, spins):
+    code = "import prompt_recovery, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    own = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=own | given, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == spins

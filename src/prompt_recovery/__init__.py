@@ -30,6 +30,14 @@ each of these in `examples/`. Errors that a user can fix are `PromptRecoveryErro
 Everything here is imported when it is first used.
 """
 
+import os as _os
+
+# Threads of OpenMP that wait for work spin 300,000 times by default, and so take a core away from
+# other processes: an answer took up to ten times as long on cores that were shared. With 3,000, it
+# takes as long as before on cores that nothing else uses.
+if "OMP_WAIT_POLICY" not in _os.environ:
+    _os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 TYPE_CHECKING = False  # as in `typing`, whose import would take longer than this package's
 if TYPE_CHECKING:
     from typing import Any
