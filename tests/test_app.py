@@ -8,7 +8,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -256,6 +256,12 @@ def test_the_page_in_a_browser(width, dark, tmp_path, monkeypatch):
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(PromptRecoveryError, match=r"pip install -e .*\[app\]'"):
+        app.require_gradio()
+
+
+def test_a_part_of_gradio_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio"))
+    with pytest.raises(PromptRecoveryError, match="only a part is installed: pip install --force"):
         app.require_gradio()
 
 

@@ -248,7 +248,7 @@ def train(
         path = agreed("RUN_FOLDER", lambda: _new_folder(given["name"]))
     run = RunFolder(Path(path).expanduser())
     run.path.mkdir(parents=True, exist_ok=True)
-    with run.held() if is_first() else nullcontext(), _logged(run):
+    with run.begun() if is_first() else nullcontext(), _logged(run):
         train_stages(given, run)
     return run
 

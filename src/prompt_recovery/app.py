@@ -394,6 +394,11 @@ def require_gradio() -> Any:
             import gradio
     except (ImportError, ValueError) as error:  # it makes an HTTP client
         raise refused_by_environment("the web page", error) from error
+    if not hasattr(gradio, "Blocks"):  # what an interrupted uninstallation leaves
+        raise PromptRecoveryError(
+            "the web page needs gradio, of which only a part is installed: "
+            "pip install --force-reinstall gradio"
+        )
     return gradio
 
 

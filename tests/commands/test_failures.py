@@ -18,7 +18,11 @@ def test_an_interrupted_run_is_gone_on_with_from_its_checkpoint_if_it_has_one(
     def train(config):
         raise KeyboardInterrupt
 
-    for advice in ("give the same command again", "go on with ckpt_path=last"):
+    monkeypatch.setattr(
+        failures.sys, "argv", ["train.py", "name=a b", "+ckpt_path=x", "ckpt_path=last"]
+    )
+    again = "go on with: python train.py 'name=a b' ckpt_path=last\n"
+    for advice in ("give the same command again", again):
         with pytest.raises(SystemExit):
             failures.one_line_errors(train)(None)
         assert advice in capsys.readouterr().err
@@ -33,3 +37,10 @@ def test_a_full_disk_or_a_read_only_folder_is_one_line():
         assert "cannot read or write runs/x (" in str(failures.unwritable(error))
     with pytest.raises(ConnectionError):
         failures.unwritable(ConnectionError(errno.ECONNRESET, "reset"))
+
+
+@pytest.mark.parametrize("script", ["/usr/bin/prompt-recovery", "/src/prompt_recovery/__main__.py"])
+def test_a_command_is_given_again_as_it_was_begun(script, monkeypatch):
+    monkeypatch.setattr(failures.sys, "argv", [script, "model=tiny"])
+    said = failures.command_again("train", "ckpt_path=last")
+    assert said == "prompt-recovery train model=tiny ckpt_path=last"

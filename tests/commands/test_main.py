@@ -24,14 +24,24 @@ def test_the_version_is_that_of_the_package(monkeypatch, capsys):
     assert capsys.readouterr().out == f"prompt-recovery {declared}\n"
 
 
-@pytest.mark.parametrize(("arguments", "status"), [([], 0), (["--help"], 0), (["learn"], 2)])
-def test_help_lists_every_command(arguments, status, monkeypatch, capsys):
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_lists_every_command(arguments, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         run(monkeypatch, *arguments)
-    assert end.value.code == status
+    assert end.value.code == 0
     said = capsys.readouterr().out
-    assert said.startswith("error: unknown command 'learn'" if status else "usage:")
+    assert said.startswith("usage:")
     assert all(f"\n  {command} " in said for command in module.COMMANDS)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("recove", "did you mean recover? "), ("x", "")])
+def test_an_unknown_command_is_one_line(given, meant, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, given)
+    assert end.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: '{given}' is no command; {meant}known are train, generate")
+    assert (said.err.count("\n"), said.out) == (1, "")
 
 
 def imported_by(code):

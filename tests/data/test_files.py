@@ -193,3 +193,12 @@ def test_a_prompt_that_fits_no_memory_is_refused(tmp_path):
     path.write_bytes(jsonl([{"id": 1, **PAIR, "rewrite_prompt": "x " * 100_000}]))
     with pytest.raises(PromptRecoveryError, match="row 1: column 'rewrite_prompt' has 200,000 cha"):
         file(path)
+
+
+def test_a_folder_and_an_empty_file_are_called_what_they_are(tmp_path):
+    with pytest.raises(PromptRecoveryError, match=r"is a folder; use data=folder data\.path="):
+        list(read_rows(tmp_path))
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(PromptRecoveryError, match=f"{name}: is empty"):
+            list(read_rows(tmp_path / name))

@@ -49,7 +49,7 @@ def test_every_format_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "holds no rows"),
+        ([], "p.jsonl: is empty"),
         ([{"id": 1, "original_text": "a"}], "row 1: column 'rewritten_text' is missing"),
         ([{"original_text": "a", "rewritten_text": "b"}], "number the rows with columns.id=null"),
         (
@@ -93,3 +93,10 @@ def test_ids_from_a_table_with_gaps_and_texts_as_bytes(tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(PromptRecoveryError, match=r"input=.*none.csv: no such file"):
         read_pairs(tmp_path / "none.csv", PairColumns())
+
+
+def test_a_folder_is_no_file_of_pairs(tmp_path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    with pytest.raises(PromptRecoveryError, match=r"pairs: is a folder; give input=<file>$"):
+        read_pairs(folder, PairColumns())

@@ -323,3 +323,62 @@ def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path, monkeyp
     name = "runs/train/2026-01-31_12-00-00_tiny_sft"
     assert made == [name, f"{name}_2"]
     assert all((tmp_path / path).is_dir() for path in made)
+
+
+def unfinished(path, *settings):
+    run = RunFolder.create(path.parent, path.name)
+    run.write_config({"seed": 1})
+    (run.path / ".hydra").mkdir()
+    (run.path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(settings)))
+    run.point_latest()
+    return run
+
+
+def test_an_unfinished_latest_run_is_named_with_what_may_be_used_instead(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    train = tmp_path / "runs" / "train"
+    run = unfinished(train / "new", "model=tiny", "name=a b", "ckpt_path=last")
+    begun = (
+        r"run=runs/latest \(which is runs/train/new\): is unfinished and holds no adapter/.*, "
+        r"because it has not been validated yet; "
+    )
+    again = "prompt-recovery train model=tiny 'name=a b'"
+    with pytest.raises(PromptRecoveryError, match=f"{begun}train again, .*: {again}$"):
+        require_adapter_folder("runs/latest")
+    with_checkpoint(run)
+    for name in ("older", "old"):
+        finished = RunFolder.create(train, name)
+        finished.adapter.mkdir()
+        (finished.adapter / "recoverer.yaml").write_text("{}")
+        finished.write_metrics({})
+        os.utime(finished.path / "metrics.json", (len(name),) * 2)
+    said = (
+        f"use run=runs/train/older, the newest finished run, or go on .*: {again} ckpt_path=last$"
+    )
+    with pytest.raises(PromptRecoveryError, match=begun + said):
+        require_adapter_folder("runs/latest")
+    with pytest.raises(PromptRecoveryError, match="did you mean run=runs/train/older"):
+        require_adapter_folder("runs/train/oldr")
+    with pytest.raises(PromptRecoveryError, match=r"did you mean run=shipped\?"):
+        require_adapter_folder("shiped")
+    assert not caplog.messages
+    run.adapter.mkdir()
+    (run.adapter / "recoverer.yaml").write_text("{}")
+    named_runs("latest")
+    assert "runs/latest is runs/train/new, which is unfinished: its best weights" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [None, "config.yaml"])
+def test_no_folder_is_left_in_which_no_training_began(tmp_path, kept):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match="x"), run.begun():
+        assert run.path.is_dir()
+        if kept is not None:
+            (run.path / kept).write_text("{}")
+        raise ValueError("x")
+    assert run.path.exists() == (kept is not None)
+    with run.begun():
+        pass
+    assert run.path.is_dir()

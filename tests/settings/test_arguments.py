@@ -124,3 +124,22 @@ def test_lists_quotes_and_sweeps_remain_hydras():
     assert prepared("train", ["-m", "start=a b"]) == ["-m", "start='a b'"]
     assert prepared("train", ["seed=1,2", "tags=[a b]"]) == ["seed=1,2", "tags=[a b]"]
     assert prepared("recover", ["channel=null"]) == ["~channel"]
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (["--original", "a b"], "original='a b'"),
+        (["--original=a"], "original=a"),
+        (["--backbone-path", "x=1"], "backbone_path=<value>"),
+        (["--input"], "input=<value>"),
+    ],
+)
+def test_settings_with_dashes_are_one_line(given, advice):
+    with pytest.raises(PromptRecoveryError, match=f"have no dashes .*: give {advice}$"):
+        prepared("recover", given)
+
+
+def test_options_of_hydra_keep_their_dashes():
+    given = ["--cfg", "job", "--multirun", "--config-dir=x", "--", "model=tiny", "--info"]
+    assert prepared("train", given) == given

@@ -70,3 +70,12 @@ def test_commands_but_train_leave_no_files_of_hydra(command):
     if command != "train":
         assert hydra.run.dir == "."
         assert hydra.output_subdir is None
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [([], 1.5e-3), (["start=old"], 3e-4), (["start=old", "optim.learning_rate=1.5e-3"], 1.5e-3),
+     (["start=old", "model=minilm", "objective=contrastive", "retriever=none"], 1e-4)],
+)  # fmt: skip
+def test_weights_that_have_been_trained_take_smaller_steps(given, rate):
+    assert composed("train", *given)["optim"]["learning_rate"] == rate

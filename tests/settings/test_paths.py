@@ -3,9 +3,17 @@
 from pathlib import Path
 
 from prompt_recovery.settings.checking import check
-from prompt_recovery.settings.paths import with_absolute_paths
+from prompt_recovery.settings.paths import with_absolute_paths, without_detours
 from prompt_recovery.training.job import TrainSettings
 from tests.settings.composing import composed
+
+
+def test_detours_are_left_out_unless_they_lead_elsewhere(tmp_path):
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(inside)
+    assert without_detours(tmp_path / "a" / ".." / "c") == tmp_path / "c"
+    assert without_detours(tmp_path / "link" / ".." / "c") == tmp_path / "link" / ".." / "c"
 
 
 def test_every_path_of_a_run_is_absolute_and_words_stay(tmp_path, monkeypatch):

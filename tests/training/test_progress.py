@@ -4,7 +4,8 @@ import time
 from types import SimpleNamespace
 
 from prompt_recovery import terminal
-from prompt_recovery.training.progress import PlainProgress, progress_callback
+from prompt_recovery.training.progress import GoingOn, PlainProgress, progress_callback
+from prompt_recovery.training.results import lowered
 
 
 def test_training_is_told_to_a_log_now_and_then(caplog, monkeypatch):
@@ -58,3 +59,22 @@ def test_a_long_first_step_and_a_long_validation_are_announced(caplog, monkeypat
         "validation …",
         "validation took 0 s",
     ]
+
+
+def test_a_resumed_training_says_where_it_goes_on(caplog, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = SimpleNamespace(
+        global_step=1200, estimated_stepping_batches=4000, is_global_zero=True
+    )
+    file = str(tmp_path / "runs" / "a" / "checkpoints" / "last.ckpt")
+    with caplog.at_level(logging.INFO):
+        GoingOn(file).on_train_start(trainer, None)
+        GoingOn(None).on_train_start(trainer, None)
+    where = "with runs/a/checkpoints/last.ckpt"
+    assert caplog.messages == [f"going on from step 1,200 of 4,000, {where}"]
+
+
+def test_a_run_that_got_worse_says_what_to_try():
+    said = lowered({"test/start_scs": 0.201, "test/gain": -0.107}, 1.5e-3)
+    assert said.startswith("training lowered the SCS on the test split from 0.201 to 0.094: try a")
+    assert "(this was 0.0015)" in said

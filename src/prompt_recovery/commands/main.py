@@ -1,5 +1,6 @@
 """The command `prompt-recovery`."""
 
+import difflib
 import sys
 from importlib import import_module
 
@@ -38,8 +39,16 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         asked = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help")
         forgive_characters()
-        unknown = "" if asked else f"error: unknown command '{printable(sys.argv[1])}'\n\n"
-        print(f"{unknown}{_HELP}", end="")
-        raise SystemExit(0 if asked else 2)
+        if asked:
+            print(_HELP, end="")
+            raise SystemExit(0)
+        near = difflib.get_close_matches(sys.argv[1], COMMANDS, 1, 0.6)
+        meant = f"did you mean {near[0]}? " if near else ""
+        print(
+            f"error: '{printable(sys.argv[1])}' is no command; {meant}known are "
+            f"{', '.join(COMMANDS)} (prompt-recovery --help)",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     command = sys.argv.pop(1)
     getattr(import_module(f"prompt_recovery.commands.{command}"), command)()

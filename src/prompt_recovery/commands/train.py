@@ -61,5 +61,5 @@ def train(config: DictConfig) -> Any:
     given = check(config, TrainSettings)
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     # If a multirun was killed, its trial may still hold the lock, but is about to end: wait for it.
-    with run.held(wait=is_trial()) if is_first() else nullcontext():
+    with run.begun(wait=is_trial()) if is_first() else nullcontext():
         return train_stages(given, run)

@@ -8,6 +8,7 @@ from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.storage import fingerprint
+from prompt_recovery.tables import counted
 
 TEXT_COLUMNS = ("original_text", "rewritten_text", "rewrite_prompt")
 OPTIONAL_COLUMNS = ("category", "rewriter", "source")
@@ -71,7 +72,10 @@ class Dataset:
 
     def dropped_rows(self) -> list[str]:
         """A sentence for each reason why rows were left out."""
-        return [f"data {self.name}: left out {n} rows: {why}" for why, n in self.dropped.items()]
+        return [
+            f"data {self.name}: left out {counted(n, 'row')}: {why}"
+            for why, n in self.dropped.items()
+        ]
 
     def fingerprint(self) -> str:
         """A hash that changes with any text or id, but not with the order of the rows."""

@@ -81,6 +81,13 @@ def read_rows(path: Path, setting: str = "data.path") -> Iterator[Row]:
             corrupt. The message names the file and the row or the line, and says what to do.
     """
     name = path.name.lower()
+    if path.is_dir():
+        kept = (
+            "; use data=folder data.path=…"
+            if setting == "data.path"
+            else f"; give {setting}=<file>"
+        )
+        raise PromptRecoveryError(f"{path}: is a folder{kept}")
     if not is_data_file(name):
         raise PromptRecoveryError(f"{path}: unknown format; known are {', '.join(SUFFIXES)}")
     suffix = Path(name.removesuffix(".gz")).suffix
@@ -99,8 +106,6 @@ def read_rows(path: Path, setting: str = "data.path") -> Iterator[Row]:
         raise PromptRecoveryError(
             f"{path}: no permission to read it; `chmod +r` it or copy it elsewhere"
         ) from error
-    except IsADirectoryError as error:
-        raise PromptRecoveryError(f"{path}: is a folder; use data=folder data.path=…") from error
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from error
     except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
@@ -148,6 +153,8 @@ def _require_text(path: Path, content: bytes) -> None:
 
 def _refuse(path: Path, content: bytes, formats: Mapping[bytes, str]) -> None:
     """Refuses a file that begins as one of other formats does."""
+    if not content:
+        raise PromptRecoveryError(f"{path}: is empty; give a file with rows")
     first = content[:64]
     for signature, said in formats.items():
         if first.startswith(signature) or first.lstrip().lower().startswith(signature):

@@ -37,6 +37,7 @@ from prompt_recovery.preferences.scoring import score_candidates
 from prompt_recovery.runs.folder import dense_retriever, weights_digest
 from prompt_recovery.settings import AtLeastOne, Count, IsPath, LocalPath, checked
 from prompt_recovery.storage import cache_dir, fingerprint
+from prompt_recovery.tables import counted
 from prompt_recovery.templates import chat_messages, chat_prompt, word_difference
 from prompt_recovery.terminal import progress_bar
 
@@ -159,8 +160,8 @@ def prepare_preferences(
         examples = _given(path, settings.pairing, splits)
     counts = Counter(len(e.completions) for e in examples)
     log.info(
-        "preferences: %d rows of %s completions",
-        len(examples),
+        "preferences: %s of %s completions",
+        counted(len(examples), "row"),
         " or ".join(map(str, sorted(counts))),
     )
     return examples
@@ -204,7 +205,7 @@ def _given(path: str, pairing: Pairing, splits: Splits) -> list[PreferenceExampl
             "preferences.pairing.margin"
         )
     if len(examples) < count:
-        log.info("preferences %s: %d rows gave none", path, count - len(examples))
+        log.info("preferences %s: %s gave none", path, counted(count - len(examples), "row"))
     return examples
 
 
@@ -250,9 +251,9 @@ def _of_training(
     kept = [e for e in examples if e.id not in held_out]
     if len(kept) < len(examples):
         log.info(
-            "preferences %s: left out %d rows of the validation and test splits",
+            "preferences %s: left out %s of the validation and test splits",
             path,
-            len(examples) - len(kept),
+            counted(len(examples) - len(kept), "row"),
         )
     if not kept:
         raise PromptRecoveryError(

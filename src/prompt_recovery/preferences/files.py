@@ -22,7 +22,7 @@ from prompt_recovery.data.examples import (
 from prompt_recovery.data.files import read_rows
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.storage import atomic_write
-from prompt_recovery.tables import Table, to_markdown
+from prompt_recovery.tables import Table, counted, to_markdown
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def read_preferences(path: Path) -> list[PreferenceExample]:
         else:
             examples.append(ordered)
     for reason, count in dropped.items():
-        log.warning("preferences %s: left out %d rows: %s", path, count, reason)
+        log.warning("preferences %s: left out %s: %s", path, counted(count, "row"), reason)
     if not examples:
         reasons = f" (left out: {', '.join(dropped)})" if dropped else ""
         raise PromptRecoveryError(
@@ -231,7 +231,7 @@ def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str
                     ("rows", len(examples)),
                     (
                         "completions a row",
-                        ", ".join(f"{k}: {n} rows" for k, n in counts),
+                        ", ".join(f"{k}: {counted(n, 'row')}" for k, n in counts),
                     ),
                     ("mean score, chosen", f"{chosen.mean():.3f}"),
                     ("mean score, rejected", f"{rejected.mean():.3f}"),

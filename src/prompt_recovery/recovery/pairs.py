@@ -137,7 +137,7 @@ def read_pairs(
         raise PromptRecoveryError(f"{file}={path}: no such file")
     seen: dict[str, tuple[Pair, str]] = {}
     repeated = 0
-    for number, row in enumerate(read_rows(path)):
+    for number, row in enumerate(read_rows(path, file)):
         pair = _pair(row, columns, number, setting)
         known, place = seen.setdefault(pair.id, (pair, row.place))
         if known != pair:
@@ -149,7 +149,8 @@ def read_pairs(
     if not seen:
         raise PromptRecoveryError(f"{path}: holds no rows")
     if repeated:
-        log.warning("%s: left out %d rows that repeat an earlier one", path.name, repeated)
+        repeat = "row that repeats" if repeated == 1 else "rows that repeat"
+        log.warning("%s: left out %s %s an earlier one", path.name, f"{repeated:,}", repeat)
     return [pair for pair, _ in seen.values()]
 
 

@@ -23,14 +23,16 @@
 """
 
 import csv
+import difflib
 import hashlib
 import inspect
 import logging
 import math
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -231,6 +233,14 @@ class RunFolder:
         )
         return metrics if whole else None
 
+    def given(self) -> list[str] | None:
+        """Returns the settings of the command that began the run, or None if none is recorded."""
+        try:
+            given = yaml.safe_load((self.path / ".hydra" / "overrides.yaml").read_text("utf-8"))
+            return [redacted(str(s)) for s in given if not str(s).startswith("ckpt_path=")]
+        except (OSError, *MALFORMED):
+            return None
+
     def curve(self) -> list[dict[str, float]]:
         """Returns the results of each validation so far (`step` and the metrics), in order."""
         try:
@@ -385,6 +395,21 @@ class RunFolder:
         )
         return locked(self.path / ".run", None if wait else busy)
 
+    @contextmanager
+    def begun(self, wait: bool = False) -> Iterator[None]:
+        """Does the same as `held`, and leaves no folder behind in which no training began.
+
+        Raises:
+            PromptRecoveryError: If another process trains in this folder.
+        """
+        with self.held(wait):
+            try:
+                yield
+            except Exception:
+                if {p.name for p in self.path.glob("*")} <= {".run.lock", ".hydra", "train.log"}:
+                    shutil.rmtree(self.path, ignore_errors=True)
+                raise
+
     def held_for_trial(self) -> AbstractContextManager[None]:
         """Locks the folder, with `trial.lock`, for the process that starts a trial in it.
 
@@ -508,18 +533,63 @@ def recoverer_folders(path: str | Path) -> list[Path]:
     path = run_path(path)
     if not path.is_dir():
         raise PromptRecoveryError(
-            f"run={path}: no such folder; give a run or an adapter folder{_or_shipped()}, or train "
-            "one first (prompt-recovery train)"
+            f"run={path}: no such folder; {_meant(path)}give a run or an adapter folder"
+            f"{_or_shipped()}, or train one first (prompt-recovery train)"
         )
     if recoverer_file(path).is_file():
         return [path]
     folders = RunFolder(path).recoverers
     if not folders:
-        raise PromptRecoveryError(
-            f"run={path}: holds no adapter/recoverer.yaml or retriever/recoverer.yaml; the run may "
-            "have been stopped before its first validation"
-        )
+        raise PromptRecoveryError(_without_recoverer(path))
     return folders
+
+
+def _meant(path: Path) -> str:
+    """Asks whether a name or a folder like that of a missing run was meant."""
+    beside = [p.name for p in path.parent.glob("*") if p.is_dir()] if path.parent.is_dir() else []
+    words = [*shipped_names(), _LATEST] if len(path.parts) == 1 else []
+    near = difflib.get_close_matches(path.name, [*words, *beside], 1, 0.6)
+    if not near:
+        return ""
+    return f"did you mean run={near[0] if near[0] in words else path.with_name(near[0])}? "
+
+
+def _without_recoverer(path: Path) -> str:
+    """Says that a folder has no recoverer, and what to do if it is an unfinished run's."""
+    missing = "holds no adapter/recoverer.yaml or retriever/recoverer.yaml"
+    run = RunFolder(path.resolve())
+    if run.is_finished or not run.has_config:
+        return f"run={path}: {missing}; give the folder of a run, an adapter or a retriever"
+    named = f" (which is {shown_path(run.path)})" if path.is_symlink() else ""
+    finished = newest_finished(run.path.parent)
+    advice = "" if finished is None else f"use run={shown_path(finished.path)}, the newest finished"
+    advice += "" if finished is None else " run, or "
+    return (
+        f"run={path}{named}: is unfinished and {missing}, because it has not been validated yet; "
+        f"{advice}{_how_it_ends(run)}"
+    )
+
+
+def _how_it_ends(run: RunFolder) -> str:
+    given = run.given()
+    settings = "<the same settings>" if given is None else shlex.join(given)
+    if not run.has_checkpoint:
+        return f"train again, unless it is under way: prompt-recovery train {settings}".rstrip()
+    said = " ".join(filter(None, ["prompt-recovery train", settings, "ckpt_path=last"]))
+    return f"go on with it, unless it is under way: {said}"
+
+
+def newest_finished(folder: Path) -> RunFolder | None:
+    """Returns the run in a folder that finished last and has a recoverer, or None."""
+    found = [run for run in map(RunFolder, folder.glob("*"))
+             if not run.path.is_symlink() and run.is_finished and run.recoverers]  # fmt: skip
+    return max(found, key=lambda run: run._metrics.stat().st_mtime, default=None)
+
+
+def shown_path(path: Path) -> Path:
+    """Returns a path as it is printed: as seen from here, if it is inside this folder."""
+    here, whole = Path.cwd(), path.absolute()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def require_adapter_folder(path: str | Path) -> Path:
@@ -637,6 +707,10 @@ def _named_run(run: str) -> Path:
             "run=latest: there is no runs/latest here; give run=<run or adapter folder>"
             f"{_or_shipped()}, or train a recoverer first (prompt-recovery train)"
         )
+    latest = RunFolder(folder.resolve())
+    if latest.recoverers and latest.has_config and not latest.is_finished:
+        log.warning("runs/latest is %s, which is unfinished: its best weights so far answer",
+                    shown_path(latest.path))  # fmt: skip
     return folder
 
 

@@ -59,6 +59,11 @@ OmegaConf.register_new_resolver(
 )
 OmegaConf.register_new_resolver("trial", lambda *, _root_: resolved_trial_id(_root_), replace=True)
 OmegaConf.register_new_resolver(
+    "if_started",
+    lambda started, new, *, _root_: new if OmegaConf.select(_root_, "start") is None else started,
+    replace=True,
+)
+OmegaConf.register_new_resolver(
     "experiment", lambda: HydraConfig.get().runtime.choices.get("experiment"), replace=True
 )
 OmegaConf.register_new_resolver(

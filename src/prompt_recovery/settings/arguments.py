@@ -9,6 +9,7 @@ a comma must be quoted).
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,10 @@ TEXTS = ("original", "rewritten", "text")
 _STAGE = "first_stage"  # has the settings of `train` again
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 _NO_OPTION = re.compile(r"\[?[-+\d.,\se]*\d[-+\d.,\se]*\]?|true|false", re.I)
+_OPTIONS = (
+    "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "info",
+    "shell-completion", "config-path", "config-name", "config-dir", "experimental-rerun",
+)  # fmt: skip
 _SIMPLE = re.compile(r"[\w./~:@%-]*", re.A)
 _URL = re.compile(r"https?://\S*", re.IGNORECASE)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.S)
@@ -44,10 +49,26 @@ def prepared(command: str, arguments: list[str]) -> list[str]:
         arguments: Its arguments as the shell passes them.
 
     Raises:
-        PromptRecoveryError: If a number is given for a group.
+        PromptRecoveryError: If a number is given for a group, or a setting begins with dashes.
     """
+    _refuse_dashes(arguments)
     sweeps = "-m" in arguments or "--multirun" in arguments
     return [_without_group(_verbatim(command, argument, sweeps)) for argument in arguments]
+
+
+def _refuse_dashes(arguments: list[str]) -> None:
+    """Refuses `--key value`, which only options of Hydra have."""
+    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        known = any(option.startswith(name) for option in _OPTIONS)  # which may be shortened
+        if argument[:2] != "--" or not re.fullmatch(r"\w[\w.-]*", name) or known:
+            continue
+        if not equals:
+            value = "<value>" if after[:1] == "-" or "=" in after else after
+        raise PromptRecoveryError(
+            f"{argument}: settings have no dashes and an equals sign: give "
+            f"{name.replace('-', '_')}={value if value == '<value>' else shlex.quote(value)}"
+        )
 
 
 def _without_group(argument: str) -> str:

@@ -144,6 +144,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_shown, value))}]"
     text = re.sub(r"\$\{hydra:runtime\.choices\.(\w+)\}", r"<\1>", str(value))
+    text = re.sub(r"\$\{if_started:[^,}]*,([^}]*)\}", r"\1", text)
     return re.sub(r"\$\{(\w+)\}", r"<\1>", text)
 
 

@@ -1,5 +1,6 @@
 """Makes the paths in settings independent of the folder in which a command was given."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,15 @@ def _absolute(value: Any, declared: Any) -> Any:
         [inner, *_] = [*_inner(declared), Any]
         return [_absolute(v, inner) for v in value]
     if isinstance(value, str) and is_path(declared) and not is_word(declared, value):
-        return str(Path(value).expanduser().absolute())
+        return str(without_detours(Path(value).expanduser().absolute()))
     return value
+
+
+def without_detours(path: Path) -> Path:
+    """Returns a path without the `folder/..` in it, unless it would then lead elsewhere, as it may
+    where the folder is a link."""
+    short = Path(os.path.normpath(path))
+    return short if short.resolve() == path.resolve() else path
 
 
 def _inner(declared: Any) -> list[Any]:

@@ -74,7 +74,8 @@ class Optimisation:
     """AdamW with linear warm-up and cosine decay to zero.
 
     Attributes:
-        learning_rate: The peak learning rate.
+        learning_rate: The peak learning rate. With start=…, a language model's default is a fifth
+            of it, because weights that have been trained lose what they know by large steps.
         warmup: Share of warm-up steps in all steps, in [0, 1).
         weight_decay: Decoupled weight decay.
         beta1: Decay rate of AdamW's first moment.

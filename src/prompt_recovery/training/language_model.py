@@ -149,7 +149,8 @@ class PreparedLanguageModel(Prepared):
                 for name, parameter in writer.model.named_parameters():
                     if name in self.start_weights:
                         parameter.copy_(self.start_weights[name])
-            start = evaluated(replace(writer, name="before " + job.objective.name))
+            without = "" if self.together is None else ", without retriever"
+            start = evaluated(replace(writer, name=f"before {job.objective.name}{without}"))
         zero_shot = replace(writer, adapter=False, name=f"{job.backbone.name} zero-shot")
         return RunEvaluations(
             trained,

@@ -1,19 +1,47 @@
 """The progress of training on terminals and, as plain lines, in log files."""
 
+import logging
 import math
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console
 
+from prompt_recovery.runs.folder import shown_path
 from prompt_recovery.terminal import NowAndThen, announced, tell, when_silent
+
+log = logging.getLogger(__name__)
 
 
 def progress_callback() -> Callback:
     """Returns a callback that draws a bar on a terminal, and otherwise logs a line now and then."""
     return RichProgressBar(leave=False) if Console().is_terminal else PlainProgress()
+
+
+class GoingOn(Callback):
+    """Says from which step a resumed training goes on, and with which checkpoint.
+
+    Args:
+        checkpoint: The file. None if the training begins anew, of which nothing is said.
+    """
+
+    def __init__(self, checkpoint: str | None) -> None:
+        self._checkpoint = checkpoint
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Logs the line. The checkpoint has been loaded by now."""
+        if self._checkpoint is None or not trainer.is_global_zero:
+            return
+        total = trainer.estimated_stepping_batches
+        log.info(
+            "going on from step %s%s, with %s",
+            f"{trainer.global_step:,}",
+            f" of {int(total):,}" if math.isfinite(total) else "",
+            shown_path(Path(self._checkpoint)),
+        )
 
 
 class PlainProgress(Callback):

@@ -167,6 +167,8 @@ def leave_behind(
             metrics["test/gain_ci_low"],
             metrics["test/gain_ci_high"],
         )
+        if metrics["test/gain"] < 0:
+            log.warning("%s", lowered(metrics, job.optim.learning_rate))
     log.info(
         "%.0f s in total, %.1f GiB at most; run folder %s",
         metrics["seconds"],
@@ -178,6 +180,16 @@ def leave_behind(
         command = evaluating(job.folder, job.config) if job.config and test else None
         if command is not None:
             log.info("to compare it with all baselines: %s", command)
+
+
+def lowered(metrics: Mapping[str, float], learning_rate: float) -> str:
+    """Says what to try after a run whose answers are worse than those of what it started from."""
+    before = metrics["test/start_scs"]
+    return (
+        f"training lowered the SCS on the test split from {before:.3f} to "
+        f"{before + metrics['test/gain']:.3f}: try a smaller optim.learning_rate (this was "
+        f"{learning_rate:g}), fewer epochs (trainer.max_epochs), or more rows"
+    )
 
 
 def watch_table(curve: Sequence[Mapping[str, float]]) -> Table:

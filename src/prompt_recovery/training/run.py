@@ -30,7 +30,7 @@ from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.language_model import prepare_language_model
 from prompt_recovery.training.module import WriterModule, train_metrics
 from prompt_recovery.training.prepared import Hardware, Prepared
-from prompt_recovery.training.progress import progress_callback
+from prompt_recovery.training.progress import GoingOn, progress_callback
 from prompt_recovery.training.results import (
     RunEvaluations,
     leave_behind,
@@ -102,7 +102,8 @@ def train(job: TrainingJob) -> dict[str, float]:
     # The watch looks at a validation before its weights are kept.
     watched: list[Callback] = [] if watch is None else [watch]
     callbacks: list[Callback] = [
-        Divergence(), *watched, best, curve, checkpoints, ValidationInEachEpoch()
+        Divergence(), GoingOn(job.ckpt_path), *watched, best, curve, checkpoints,
+        ValidationInEachEpoch(),
     ]  # fmt: skip
     if options.get("enable_progress_bar", True):
         callbacks.append(progress_callback())

@@ -18,6 +18,7 @@ from prompt_recovery.runs.folder import (
     dense_retriever,
     recorded_config,
     run_path,
+    shown_path,
 )
 from prompt_recovery.runs.processes import is_first, wait_for_first
 from prompt_recovery.runs.resuming import checkpoint_file, resumed_run
@@ -47,6 +48,8 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     given = _independent(given)
     stage = None if given["first_stage"] is None else first_stage_settings(given)
     stopped = resumed_run(given["ckpt_path"], run, given)
+    if stopped is not None and is_first():
+        log.info("ckpt_path=last: going on from the run in %s", shown_path(stopped.path))
     start = None if given["start"] is None else Path(given["start"]).expanduser()
     # What can fail because of the main stage fails here, before others are trained.
     job = job_of(given, run, ckpt_path=checkpoint_file(given["ckpt_path"], stopped))
@@ -239,6 +242,8 @@ def finished_stage(
         The finished stage, or None.
     """
     if stopped is not None and stopped.is_finished:
+        if is_first():
+            log.info("%s is already trained: %s", stage["name"], shown_path(stopped.path))
         return stopped
     if not is_trial():
         return None

@@ -1,6 +1,8 @@
 """`prompt-recovery evaluate`, as a library and as a user meets it."""
 
 import json
+import logging
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -398,3 +400,14 @@ def test_the_help_says_how():
     assert result.returncode == 0
     for word in ("recoverers=", "baselines=", "predictions=", "report.html"):
         assert word in result.stdout
+
+
+def test_baselines_come_last_and_each_score_is_said_at_once(job, caplog):
+    made = []
+    contenders = [constant("Fix it", made), replace(constant("Sum up", made), kind="recoverer")]
+    with caplog.at_level(logging.INFO):
+        run_evaluation(replace(job, contenders=contenders))
+    assert made == ["Sum up", "Fix it"]
+    scores = [m for m in caplog.messages if "mean SCS" in m]
+    assert [s.partition(":")[0] for s in scores] == made
+    assert re.search(r": mean SCS -?0\.\d{3} \(95 % interval ", scores[0])

@@ -34,7 +34,7 @@ def answers(comparison: Comparison) -> list[Answer]:
             "What did it cost?",
             f"{duration(best.cost('seconds'))}, {memory(best.cost('peak_memory_bytes'))}",
             f"a run of {best.label}, at {number(best.cost('train/tokens_per_second'), 0)} "
-            f"tokens / s; all {runs} runs: {duration(total)}",
+            "tokens / s" + (f"; all {runs} runs: {duration(total)}" if runs > 1 else ""),
         ),
     ]
 

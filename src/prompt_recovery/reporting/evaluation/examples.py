@@ -6,6 +6,7 @@ from typing import Any, Literal
 from prompt_recovery.data.examples import Dataset, RewriteExample
 from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.tables import counted
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ def choose_examples(
     apart = [e for e in learned if texts(e) not in evaluated]
     if len(apart) < len(learned):
         log.warning(
-            "the baselines do not learn from %d rows of %s, because these rows are evaluated",
-            len(learned) - len(apart),
+            "the baselines do not learn from %s of %s, because they are evaluated, too",
+            counted(len(learned) - len(apart), "row"),
             training.name,
         )
     if not apart:

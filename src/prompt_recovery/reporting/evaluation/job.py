@@ -40,6 +40,8 @@ from prompt_recovery.terminal import announced, progress_bar
 
 log = logging.getLogger(__name__)
 
+_ORDER = ("predictions", "recoverer", "baseline")  # in which contenders are evaluated
+
 
 @dataclass(frozen=True)
 class EvaluationJob:
@@ -104,7 +106,13 @@ def run_evaluation(job: EvaluationJob) -> Report:
             contender.check()
     require_method(job.explain)
     unwritten: list[PromptRecoveryError] = []
-    evaluations = [_evaluated(contender, job, unwritten) for contender in job.contenders]
+    found: dict[str, Evaluation] = {}
+    # Baselines come last: some take minutes to fit, and few people wait for them most.
+    for contender in sorted(job.contenders, key=lambda c: _ORDER.index(c.kind)):
+        found[contender.name] = one = _evaluated(contender, job, unwritten)
+        log.info("%s: mean SCS %.3f (95 %% interval %.3f … %.3f)", one.name, one.mean,
+                 *one.interval)  # fmt: skip
+    evaluations = [found[contender.name] for contender in job.contenders]
     evaluations.sort(key=lambda e: -e.mean)
     report = Report(
         dataset=job.name,
@@ -184,6 +192,11 @@ def _evidence(job: EvaluationJob, report: Report) -> dict[int, tuple[Evidence, .
         return {}
     missing = [i for i, prediction in chosen.items() if prediction.id not in store.done]
     if missing:
+        log.info(
+            "the scores are final; the report will also show which words support the best and the "
+            "worst answers of %s, which may take minutes (explain=false leaves it out)",
+            contender.name,
+        )
         try:
             recoverer = contender.make()
         except PromptRecoveryError as error:
