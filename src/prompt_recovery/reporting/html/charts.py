@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 from prompt_recovery.reporting.html.page import render
 
 COLOURS = 6  # number of line colours in page.css
-_WIDTH, _HEIGHT = 360, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 348, 10, 190
+_WIDTH, _HEIGHT = 360, 246
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 348, 26, 206
 _CHARACTER = 7.5  # width of a character of a tick's label, with the space between labels
 
 
