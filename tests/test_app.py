@@ -39,12 +39,12 @@ READY = Assembled(Answering(), "f", "i", ["2026_<run>"])
 
 def test_texts_are_escaped():
     [prediction] = Answering().recover([Pair("1", "a", "b")])
-    shown = app.answer_html(prediction, READY) + app.difference_html(EVIL, EVIL + " </div>")
+    shown = app.answer_html(prediction) + app.difference_html(EVIL, EVIL + " </div>")
     assert "<img" not in shown
     assert "&lt;img" in shown
     assert "<ins>&lt;/div&gt;</ins>" in shown
     assert ">expected SCS</abbr> 0.31" in shown
-    assert "<td>0.10</td>" in shown  # the alternative's score, calibrated
+    assert ">score</abbr>" in shown and "<td>0.250</td>" in shown, "as on the command line"
 
 
 def test_the_difference_marks_words_and_bounds_the_work():

@@ -49,7 +49,10 @@ _EXPECTED = (
     "same, and unrelated prompts have about 0. This is what answers with such a score had on "
     "average on the validation examples of the run."
 )
-_AGREEMENT = "How similar this prompt is, on average, to all others that the recoverer considers."
+_SCORE = (
+    "What candidates are ranked by. By default, it says how similar this prompt is, on average, to "
+    "all others that the recoverer considers, before this is calibrated to the expected SCS."
+)
 _ON_THE_PAGE = {
     r"map it with columns\.\w+=<your column>": "give its name above",
     r"map them with columns\.\w+=<your column>(,? columns\.\w+=<your column>)+": (
@@ -224,7 +227,7 @@ def answer(
     except PromptRecoveryError as error:
         return Answer(problem_html(str(error)))
     notes = notes_html(ready, Pair("", original_text, rewritten_text))
-    found = answer_html(prediction, ready, alternatives) + notes
+    found = answer_html(prediction, alternatives) + notes
     if prediction.evidence:
         found += '<h3 class="pr-why">Why this prompt</h3>'
         found += str(evidence_html(prediction.evidence, original_text, rewritten_text))
@@ -746,11 +749,8 @@ def summary_html(predictions: Sequence[Prediction]) -> str:
     )
 
 
-def answer_html(prediction: Prediction, ready: Assembled, alternatives: int = _ALTERNATIVES) -> str:
-    """Renders the recovered prompt and its alternatives with their expected SCS.
-
-    Without a calibration, the score is shown instead: for MBR, how much the samples agree with it.
-    """
+def answer_html(prediction: Prediction, alternatives: int = _ALTERNATIVES) -> str:
+    """Renders the recovered prompt and its alternatives with their scores."""
     parts = [f'<div class="pr-answer">{escape(prediction.rewrite_prompt)}</div>']
     note = ""
     if prediction.fallback:  # the expected SCS is that of the candidate that it replaces
@@ -762,29 +762,16 @@ def answer_html(prediction: Prediction, ready: Assembled, alternatives: int = _A
     first = 0 if prediction.fallback else 1
     others = prediction.candidates[first : first + min(max(alternatives, 0), _MOST_ALTERNATIVES)]
     if others:
-        calibrated = ready.recoverer.calibration is not None
-        heading = (
-            _explained("expected SCS", _EXPECTED)
-            if calibrated
-            else _explained("agreement", _AGREEMENT)
-        )
-        rows = "".join(
-            f"<tr><td>{escape(c.text)}</td><td>{_value(c.score, ready):.2f}</td></tr>"
-            for c in others
-        )
+        rows = "".join(f"<tr><td>{escape(c.text)}</td><td>{c.score:.3f}</td></tr>" for c in others)
         parts.append(
-            f'<table class="pr-others"><thead><tr><th>Alternatives</th><th>{heading}</th></tr>'
-            f"</thead><tbody>{rows}</tbody></table>"
+            '<table class="pr-others"><thead><tr><th>Alternatives</th>'
+            f"<th>{_explained('score', _SCORE)}</th></tr></thead><tbody>{rows}</tbody></table>"
         )
     return "".join(parts)
 
 
 def _explained(term: str, meaning: str) -> str:
     return f'<abbr title="{escape(meaning)}" tabindex="0">{escape(term)}</abbr>'
-
-
-def _value(score: float, ready: Assembled) -> float:
-    return score if ready.recoverer.calibration is None else ready.recoverer.calibration(score)
 
 
 def difference_html(original_text: str, rewritten_text: str) -> str:
