@@ -70,7 +70,7 @@ def test_the_examples_run(folder):
              "preferences.mix.max_new_tokens=4"]  # fmt: skip
     assert "SCS on the test split" in run(folder, "write_an_objective.py", *given)
     newest = folder / "runs" / "latest"
-    assert "precision fp32" in (newest / "train.log").read_text("utf-8")
+    assert "training.run: precision " in (newest / "train.log").read_text("utf-8")
     assert "__main__.Exponential" in (newest / "config.yaml").read_text()
     assert "exponential" in (newest / "adapter" / "recoverer.yaml").read_text()
 

@@ -155,7 +155,7 @@ def test_steps_are_counted_now_and_then(caplog, monkeypatch):
             advance(128)
         advance(97)
     assert caplog.messages == [
-        "embedding 1,249 texts: 128 of 1,249, about 88 s left",
+        "embedding 1,249 texts: 128 of 1,249, just begun",
         "embedding 1,249 texts: 512 of 1,249, about 58 s left",
         "embedding 1,249 texts: 896 of 1,249, about 28 s left",
         "embedding 1,249 texts took 2 min",
@@ -190,9 +190,10 @@ def test_work_inside_what_is_counted_speaks_only_if_it_is_long(caplog, monkeypat
                 advance(100)
         assert not caplog.messages
         with counting("embedding 9,000 texts", 9000) as advance:
+            advance(500)
             now[0] += 18
-            advance(1000)
-        assert caplog.messages == ["embedding 9,000 texts: 1,000 of 9,000, about 2 min left"]
+            advance(500)
+        assert caplog.messages == ["embedding 9,000 texts: 1,000 of 9,000, about 5 min left"]
         with announced("validation", anyway=True):
             now[0] += 4
         assert caplog.messages[1:] == ["validation took 4 s"]

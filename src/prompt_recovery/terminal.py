@@ -178,18 +178,21 @@ def counting(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], 
         A function to call with the number of steps that have just been done.
     """
     inside = _is_covered()
-    due, done = NowAndThen(_patience(inside)), 0
+    due, done, before = NowAndThen(_patience(inside)), 0, 0
     begun = time.monotonic()
 
     def say() -> None:
         if due.is_due():
             units = f" {unit}" if unit else ""
-            tell("%s: %s of %s%s, %s", what, f"{done:,}", f"{total:,}", units,
-                 due.left(done, total))  # fmt: skip
+            left = due.left(done, total, before)
+            tell("%s: %s of %s%s, %s", what, f"{done:,}", f"{total:,}", units, left)
 
     def advance(count: int) -> None:
-        nonlocal done
+        nonlocal done, before
         done += count
+        if not before:  # what is loaded or read first says little about the rest
+            before = done
+            due.begin()
         if done < total:
             say()
 
@@ -263,8 +266,12 @@ class NowAndThen:
     """
 
     def __init__(self, first: float | None = None) -> None:
-        self._begun = time.monotonic()
+        self.begin()
         self._next = self._begun + (SILENT_S if first is None else first)
+
+    def begin(self) -> None:
+        """Lets the time that `left` reckons with begin now."""
+        self._begun = time.monotonic()
 
     def is_due(self) -> bool:
         """Returns whether a line is due. If it is, the next one is due `EVERY_S` later."""
