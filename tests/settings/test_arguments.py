@@ -136,7 +136,7 @@ def test_lists_quotes_and_sweeps_remain_hydras():
     ],
 )
 def test_settings_with_dashes_are_one_line(given, advice):
-    with pytest.raises(PromptRecoveryError, match=f"have no dashes .*: give {advice}$"):
+    with pytest.raises(PromptRecoveryError, match=f"without dashes .*: give {advice}$"):
         prepared("recover", given)
 
 

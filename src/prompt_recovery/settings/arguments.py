@@ -66,7 +66,7 @@ def _refuse_dashes(arguments: list[str]) -> None:
         if not equals:
             value = "<value>" if after[:1] == "-" or "=" in after else after
         raise PromptRecoveryError(
-            f"{argument}: settings have no dashes and an equals sign: give "
+            f"{argument}: settings are written without dashes and with an equals sign: give "
             f"{name.replace('-', '_')}={value if value == '<value>' else shlex.quote(value)}"
         )
 
