@@ -78,3 +78,5 @@ def test_a_run_that_got_worse_says_what_to_try():
     said = lowered({"test/start_scs": 0.201, "test/gain": -0.107}, 1.5e-3)
     assert said.startswith("training lowered the SCS on the test split from 0.201 to 0.094: try a")
     assert "(this was 0.0015)" in said
+    assert lowered({"test/start_scs": 0.0012, "test/gain": -0.0006}, 1.5e-3) is None
+    assert lowered({"test/start_scs": 0.1, "test/gain": 0.1}, 1.5e-3) is None

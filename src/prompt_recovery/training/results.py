@@ -167,8 +167,9 @@ def leave_behind(
             metrics["test/gain_ci_low"],
             metrics["test/gain_ci_high"],
         )
-        if metrics["test/gain"] < 0:
-            log.warning("%s", lowered(metrics, job.optim.learning_rate))
+        worse = lowered(metrics, job.optim.learning_rate)
+        if worse is not None:
+            log.warning("%s", worse)
     log.info(
         "%.0f s in total, %.1f GiB at most; run folder %s",
         metrics["seconds"],
@@ -182,13 +183,19 @@ def leave_behind(
             log.info("to compare it with all baselines: %s", command)
 
 
-def lowered(metrics: Mapping[str, float], learning_rate: float) -> str:
-    """Says what to try after a run whose answers are worse than those of what it started from."""
-    before = metrics["test/start_scs"]
+def lowered(metrics: Mapping[str, float], learning_rate: float) -> str | None:
+    """Says what to try after a run whose answers are worse than those of what it started from.
+
+    Returns:
+        A line, or None if they are not worse in the third decimal.
+    """
+    before, after = metrics["test/start_scs"], metrics["test/start_scs"] + metrics["test/gain"]
+    if round(after, 3) >= round(before, 3):
+        return None
     return (
-        f"training lowered the SCS on the test split from {before:.3f} to "
-        f"{before + metrics['test/gain']:.3f}: try a smaller optim.learning_rate (this was "
-        f"{learning_rate:g}), fewer epochs (trainer.max_epochs), or more rows"
+        f"training lowered the SCS on the test split from {before:.3f} to {after:.3f}: try a "
+        f"smaller optim.learning_rate (this was {learning_rate:g}), fewer epochs "
+        "(trainer.max_epochs), or more rows"
     )
 
 
