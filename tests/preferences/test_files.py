@@ -81,7 +81,7 @@ def test_columns_card_and_plot(tmp_path):
     assert second["chosen"][0]["content"] == "Über\nzwei Zeilen"
     card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
     assert "| rows | 2 |" in card
-    assert "| completions a row | 2: 1 rows, 3: 1 rows |" in card
+    assert "| completions a row | 2: 1 row, 3: 1 row |" in card
     assert "| made \\| by | a\\|b c |" in card
     assert "| seed | 3 |" in card
     assert (tmp_path / "new" / "scores.png").read_bytes().startswith(b"\x89PNG")
@@ -155,7 +155,7 @@ def test_rows_that_prefer_nothing_are_left_out_and_counted(tmp_path, caplog):
     [kept] = read_preferences(path)
     assert kept.completions == ("good", "bad")
     assert "left out 3 rows: its completions are equal" in caplog.text
-    assert "left out 1 rows: chosen has a lower score than rejected" in caplog.text
+    assert "left out 1 row: chosen has a lower score than rejected" in caplog.text
     with pytest.raises(PromptRecoveryError, match="holds no preferences .*completions are equal"):
         read_preferences(jsonl(tmp_path / "none.jsonl", same_text, same_text))
 
@@ -254,7 +254,7 @@ def test_an_empty_system_message_says_nothing(content, tmp_path):
 
 
 def test_no_rows_and_no_file(tmp_path):
-    with pytest.raises(PromptRecoveryError, match="holds no preferences; make some with prefer"):
+    with pytest.raises(PromptRecoveryError, match="empty.jsonl: is empty"):
         read_preferences(jsonl(tmp_path / "empty.jsonl"))
     with pytest.raises(PromptRecoveryError, match="no such file; give preferences.path=<file>"):
         read_preferences(tmp_path / "none.jsonl")
