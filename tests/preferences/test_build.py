@@ -265,7 +265,7 @@ def test_a_file_whose_rows_differ_too_little_is_an_error(examples, prepare, tmp_
     with caplog.at_level(logging.INFO):
         [made] = prepare(Preferences(path, pairing=Pairing("best_worst", margin=0.3)))
     assert made.completions == ("a", "c")
-    assert "1 rows gave none" in caplog.text
+    assert "1 row gave none" in caplog.text
     with pytest.raises(PromptRecoveryError, match=r"lower preferences\.pairing\.margin"):
         prepare(Preferences(path, pairing=Pairing("best_worst", margin=0.6)))
 
