@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import prompt_recovery  # noqa: F401  # before torch, so that all sides' threads wait alike
+
 ROOT = Path(__file__).parents[1]
 TEMPLATES = {"smollm2": "chat", "gemma3_270m": "plain"}  # model → recovery template
 RANK = 16
