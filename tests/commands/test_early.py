@@ -26,7 +26,7 @@ main()
          ["explain=integrated_gradients needs captum", "[explain]", "use explain=occlusion"]),
         ("evaluate explain=integrated_gradients", ["needs captum"]),
         ("generate rewriter/backend=vllm", ["rewriter/backend=vllm", "needs vllm"]),
-        ("train adapter=qlora", ["adapter=qlora needs bitsandbytes", "use adapter=lora"]),
+        ("train adapter=qlora", ["is for CUDA GPUs, needs bitsandbytes", "use adapter=lora"]),
         ("recover run=both original=a rewritten=b decoding=greedy",
          ["run=both: its adapter and retriever choose together, which decoding=greedy cannot",
           "take decoding=mbr or decoding=choice, or one of them alone, such as run=both/adapter"]),

@@ -448,7 +448,7 @@ def job_of(config: dict[str, Any], run: RunFolder, **stage: Any) -> TrainingJob:
     require_fitting(given.model, given.adapter, given.objective)
     # What can fail fails here, before torch and its friends are imported.
     if isinstance(given.adapter, Adapter) and given.adapter.four_bit:
-        require_extra("qlora", "adapter=qlora", "use adapter=lora, which also works without a GPU")
+        require_extra("qlora", "adapter=qlora, which is for CUDA GPUs,", "use adapter=lora")
     if isinstance(given.model, EncoderBackbone):
         locate_encoder(given.model)
     else:
