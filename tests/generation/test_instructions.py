@@ -61,7 +61,7 @@ def test_instructions_from_a_file(tmp_path):
     [
         ('{"prompt": "a"}', r"a\.jsonl, row 1: column 'text' is missing \(columns here: prompt\)"),
         ('{"text": " "}', r"a\.jsonl, row 1: column 'text' is empty; correct or remove the row"),
-        ("", r"a\.jsonl: holds no instructions; give it the column 'text'"),
+        ("", r"a\.jsonl: is empty; give a file with rows"),
     ],
 )
 def test_bad_files_of_instructions(tmp_path, content, message):

@@ -140,6 +140,10 @@ def test_settings_with_dashes_are_one_line(given, advice):
         prepared("recover", given)
 
 
+def test_no_arguments_are_fine():
+    assert prepared("train", []) == []
+
+
 def test_options_of_hydra_keep_their_dashes():
     given = ["--cfg", "job", "--multirun", "--config-dir=x", "--", "model=tiny", "--info"]
     assert prepared("train", given) == given

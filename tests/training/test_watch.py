@@ -77,7 +77,7 @@ def test_the_second_opinion_is_of_another_family(scs, monkeypatch):
     second = second_opinion(scs)
     assert isinstance(second.encoder, E5Encoder) and second.exponent == scs.exponent
     assert not isinstance(second_opinion(second).encoder, E5Encoder)
-    monkeypatch.setattr("prompt_recovery.metrics.e5.find_spec", lambda _: None)
+    monkeypatch.setattr("prompt_recovery.settings.extras._is_there", lambda _: False)
     assert second_opinion(scs) is None
 
 

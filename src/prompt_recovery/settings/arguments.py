@@ -58,7 +58,7 @@ def prepared(command: str, arguments: list[str]) -> list[str]:
 
 def _refuse_dashes(arguments: list[str]) -> None:
     """Refuses `--key value`, which only options of Hydra have."""
-    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, after in zip(arguments, [*arguments, "-"][1:], strict=True):
         name, equals, value = argument.removeprefix("--").partition("=")
         known = any(option.startswith(name) for option in _OPTIONS)  # which may be shortened
         if argument[:2] != "--" or not re.fullmatch(r"\w[\w.-]*", name) or known:
