@@ -140,10 +140,24 @@ def test_settings_with_dashes_are_one_line(given, advice):
         prepared("recover", given)
 
 
+@pytest.mark.parametrize(
+    ("command", "given", "told"),
+    [
+        ("train", ["-m", "seed=1,2", "--cfg", "job"], "--cfg shows the settings of one run"),
+        ("train", ["retriever.model=mpnet"], "retriever.model=mpnet: give model@retriever.model="),
+        ("recover", ["orginal=It rains, a lot (yes); 'no'"], "orginal: .* did you mean original?"),
+        ("train", ["sead=1, 2 (3)"], "sead: there is no such setting; did you mean seed?"),
+    ],
+)
+def test_what_hydra_would_say_unclearly_is_said_before(command, given, told):
+    with pytest.raises(PromptRecoveryError, match=told):
+        prepared(command, given)
+
+
 def test_no_arguments_are_fine():
     assert prepared("train", []) == []
 
 
 def test_options_of_hydra_keep_their_dashes():
-    given = ["--cfg", "job", "--multirun", "--config-dir=x", "--", "model=tiny", "--info"]
+    given = ["--cfg", "job", "--resolve", "--config-dir=x", "--", "model=tiny", "--info"]
     assert prepared("train", given) == given

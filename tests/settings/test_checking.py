@@ -71,7 +71,7 @@ train trainer.accelerator=quantum => trainer.accelerator=quantum: must be auto, 
 train +trainer.limit_val_batchs=2 => did you mean trainer.limit_val_batches?
 train +trainer.logger=x => trainer.logger: there is no such setting
 train +foo=1 => foo: there is no such setting
-train x=[ => x=[: cannot be read as a setting
+train seed=[ => seed=[: cannot be read as a setting
 train model=null => model is missing
 train preferences=sample preferences.mix.sampled=-1 => preferences.mix.sampled=-1: must be ≥ 0
 train preferences=sample preferences.mix.temperatures=[] => preferences.mix.temperatures=[]: must be a list

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.checking import unknown
 from prompt_recovery.settings.declared import (
     dataclass_in,
     is_path,
@@ -49,11 +50,25 @@ def prepared(command: str, arguments: list[str]) -> list[str]:
         arguments: Its arguments as the shell passes them.
 
     Raises:
-        PromptRecoveryError: If a number is given for a group, or a setting begins with dashes.
+        PromptRecoveryError: If a number is given for a group, a setting begins with dashes, a text
+            is given to a setting that does not exist, an option is given to a group as if it were
+            a setting, or the settings of a multirun are asked for.
     """
     _refuse_dashes(arguments)
     sweeps = "-m" in arguments or "--multirun" in arguments
+    if sweeps and any(argument in ("-c", "--cfg") for argument in arguments):
+        raise PromptRecoveryError("--cfg shows the settings of one run: give it without -m")
+    for argument in arguments:
+        _refuse_inner_group(argument)
     return [_without_group(_verbatim(command, argument, sweeps)) for argument in arguments]
+
+
+def _refuse_inner_group(argument: str) -> None:
+    """Refuses `retriever.model=minilm`: options of a group inside another are given with an @."""
+    place, equals, option = argument.lstrip("+").partition("=")
+    group = place.rpartition(".")[2]
+    if equals and "." in place and (config_folder() / group / f"{option}.yaml").is_file():
+        raise PromptRecoveryError(f"{argument}: give {group}@{place}={option}")
 
 
 def _refuse_dashes(arguments: list[str]) -> None:
@@ -100,6 +115,8 @@ def _verbatim(command: str, argument: str, sweeps: bool) -> str:
     if name in _FOLDERS:
         return argument if "${" in value else f"{key}={quoted(value)}"
     declared = _declared(command, name.split("."))
+    if declared is None and key.isidentifier():
+        _require_known(command, key)  # Hydra would rather complain about the characters of a text
     if declared is None or not is_path(declared):
         return argument
     several = value.startswith("[") and value.endswith("]") and takes_list(declared)
@@ -128,6 +145,15 @@ def override_value(value: Any) -> str:
         return f"[{','.join(map(override_value, value))}]"
     text = str(value)
     return text if _SIMPLE.fullmatch(text) and text else quoted(text)
+
+
+def _require_known(command: str, key: str) -> None:
+    text = (config_folder() / f"{command}.yaml").read_text(encoding="utf-8")
+    schema = schema_of(text)
+    known = set(yaml.safe_load(text)) - {"defaults"}
+    known |= set(settings_of(target_of(schema))) if schema else set()
+    if key not in known:
+        raise unknown(key, sorted(known), "")
 
 
 def _declared(command: str, path: list[str]) -> Any:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import textwrap
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -16,9 +17,11 @@ def in_one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_option(error)
     if isinstance(error, OverrideParseException):
+        why = _first_line(str(error.message).partition("\nSee https://")[0])
+        shown = textwrap.shorten(str(error.override), 80, placeholder=" …")
         return (
-            f"{error.override}: cannot be read as a setting ({_first_line(error.message)}); write "
-            "key=value, and texts with special characters as key=\"'a text'\""
+            f"{shown}: cannot be read as a setting ({textwrap.shorten(why, 160, placeholder=' …')})"
+            "; write key=value, and texts with special characters as key=\"'a text'\""
         )
     if isinstance(error, InterpolationToMissingValueError):
         missing = str(error).split("Missing mandatory value: ")[-1].split()[0]

@@ -13,6 +13,7 @@ import torch
 from prompt_recovery.backbones.locate import Location
 from prompt_recovery.backbones.precision import Precision
 from prompt_recovery.metrics.recorded import metric_record
+from prompt_recovery.tables import counted
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import TrainedModule
 from prompt_recovery.training.results import RunEvaluations
@@ -113,8 +114,12 @@ def own_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def describe_data(job: TrainingJob) -> None:
     """Logs the sizes of the splits and the rows that were left out."""
-    sizes = {name: len(getattr(job.splits, name)) for name in ("train", "val", "test")}
-    log.info("data %s: %s", job.dataset.name, ", ".join(f"{n} {k}" for k, n in sizes.items()))
+    sizes = []
+    for name in ("train", "val", "test"):
+        rows = getattr(job.splits, name)
+        prompts = counted(len({row.rewrite_prompt for row in rows}), "prompt")
+        sizes.append(f"{len(rows):,} {name} ({prompts})" if rows else f"no {name}")
+    log.info("data %s: %s", job.dataset.name, ", ".join(sizes))
     for said in job.dataset.dropped_rows():
         log.warning("%s", said)
 
