@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from prompt_recovery import app  # noqa: E402
-from prompt_recovery.recovery.assemble import assemble  # noqa: E402
+from prompt_recovery.recovery.assemble import Assembled, assemble  # noqa: E402
 from prompt_recovery.recovery.decoding import MBR  # noqa: E402
 from prompt_recovery.recovery.recipe import Recipe  # noqa: E402
 from prompt_recovery.recovery.retrieval import Retrieval  # noqa: E402
@@ -28,16 +28,20 @@ PICTURES = {
 }
 
 
-def main(folder: Path = ROOT / "docs" / "images") -> None:
+def shipped() -> Assembled:
+    """The recoverer that answers on the pictures of the documentation."""
+    return assemble(Recipe(named_runs("shipped"), MBR(), retrieval=Retrieval()))
+
+
+def take(ready: Assembled, folder: Path, pictures: dict[str, tuple[int, bool, bool]]) -> None:
     """Answers the first example of the page, and writes a picture for each size and scheme."""
-    recipe = Recipe(named_runs("shipped"), MBR(), retrieval=Retrieval())
-    blocks = app.page(assemble(recipe))
+    blocks = app.page(ready)
     _, url, _ = blocks.launch(
         prevent_thread_lock=True, quiet=True, footer_links=["api"], **app._look()
     )
     folder.mkdir(parents=True, exist_ok=True)
     original, rewritten = app._EXAMPLES[0]
-    for name, (width, dark, why) in PICTURES.items():
+    for name, (width, dark, why) in pictures.items():
         with Browser(width, dark) as browser:
             browser.open(f"{url}?explain=true" if why else url)
             browser.wait("document.getElementById('pr-recover')")
@@ -53,4 +57,4 @@ def main(folder: Path = ROOT / "docs" / "images") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    take(shipped(), ROOT / "docs" / "images", PICTURES)

@@ -159,5 +159,7 @@ def test_no_arguments_are_fine():
 
 
 def test_options_of_hydra_keep_their_dashes():
+    inner = ["model@retriever.model=mpnet", "hydra/launcher=joblib"]
+    assert prepared("train", inner) == inner
     given = ["--cfg", "job", "--resolve", "--config-dir=x", "--", "model=tiny", "--info"]
     assert prepared("train", given) == given

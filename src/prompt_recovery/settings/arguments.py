@@ -67,7 +67,11 @@ def _refuse_inner_group(argument: str) -> None:
     """Refuses `retriever.model=minilm`: options of a group inside another are given with an @."""
     place, equals, option = argument.lstrip("+").partition("=")
     group = place.rpartition(".")[2]
-    if equals and "." in place and (config_folder() / group / f"{option}.yaml").is_file():
+    if (
+        equals
+        and re.fullmatch(r"[\w.]+\.\w+", place)
+        and (config_folder() / group / f"{option}.yaml").is_file()
+    ):
         raise PromptRecoveryError(f"{argument}: give {group}@{place}={option}")
 
 
