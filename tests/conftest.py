@@ -53,6 +53,18 @@ def unhurried(monkeypatch):
     monkeypatch.setattr(terminal, "SILENT_S", 1e6)
 
 
+@pytest.fixture
+def clock(monkeypatch, unhurried):
+    """A clock that the test sets, with the usual time after which slow work is announced."""
+    from prompt_recovery import terminal
+    from tests.clock import Clock
+
+    clock = Clock()
+    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock.now)
+    return clock
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """The tiny models' tokenizer."""

@@ -4,7 +4,6 @@ import logging
 import logging.config
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -24,6 +23,7 @@ from prompt_recovery.terminal import (
     importing,
     progress_bar,
 )
+from tests.clock import wait_for_messages
 
 HOSTILE = "\x1b[2J\x1b]0;pwned\x07 [bold]x[/nope]\u202e\r\n\u2028 é 🐈 \ud83d"
 SAFE = "[2J]0;pwned [bold]x[/nope] é 🐈 \ufffd"
@@ -70,17 +70,14 @@ def test_characters_that_the_output_lacks_are_replaced(monkeypatch):
     assert "0.5" in shown
 
 
-def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(caplog, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(caplog, clock):
     with (
         caplog.at_level(logging.INFO),
         progress_bar(console=Console(file=io.StringIO())) as bar,
     ):
         task = bar.add_task("recovering: mine", total=4000)
         for _ in range(10):
-            now[0] += 10
+            clock.now += 10
             bar.advance(task, 100)
     assert caplog.messages == [
         "recovering: mine: 100 of 4,000, about 6 min left",
@@ -106,9 +103,7 @@ def test_what_takes_long_is_announced_and_what_is_quick_is_not(caplog, monkeypat
         assert not caplog.messages
         monkeypatch.setattr(terminal, "SILENT_S", 0.01)
         with announced("loading"):
-            ends = time.monotonic() + 10
-            while not caplog.messages and time.monotonic() < ends:
-                time.sleep(0.01)
+            wait_for_messages(caplog)
     assert caplog.messages == ["loading …", "loading took 0 s"]
 
 
@@ -145,13 +140,10 @@ def test_a_bar_that_is_disabled_or_drawn_says_nothing(caplog, monkeypatch):
     assert not caplog.messages
 
 
-def test_steps_are_counted_now_and_then(caplog, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+def test_steps_are_counted_now_and_then(caplog, clock):
     with caplog.at_level(logging.INFO), counting("embedding 1,249 texts", 1249) as advance:
         for _ in range(9):
-            now[0] += 10
+            clock.now += 10
             advance(128)
         advance(97)
     assert caplog.messages == [
@@ -165,40 +157,35 @@ def test_steps_are_counted_now_and_then(caplog, monkeypatch):
 def test_a_long_first_step_is_counted_too(caplog, monkeypatch):
     monkeypatch.setattr(terminal, "SILENT_S", 0.01)
     with caplog.at_level(logging.INFO), counting("writing 16 answers", 32, "tokens at most"):
-        ends = time.monotonic() + 10
-        while not caplog.messages and time.monotonic() < ends:
-            time.sleep(0.01)
+        wait_for_messages(caplog)
     assert caplog.messages[0] == "writing 16 answers: 0 of 32 tokens at most, just begun"
 
 
 @pytest.mark.parametrize("outer", ["bar", "covered"])
-def test_work_inside_what_is_counted_speaks_only_if_it_is_long(caplog, monkeypatch, outer):
-    now = [0.0]
-    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+def test_work_inside_what_is_counted_speaks_only_if_it_is_long(caplog, monkeypatch, outer, clock):
     bar = progress_bar(console=Console(file=io.StringIO()))
     with caplog.at_level(logging.INFO), bar if outer == "bar" else covered():
         if outer == "bar":
             monkeypatch.setattr(terminal, "EVERY_S", 1e9)
             task = bar.add_task("search", total=40)
-            now[0] += 4
+            clock.now += 4
             bar.update(task, completed=0)
             caplog.clear()
         for _ in range(9):
             with announced("loading"), counting("embedding 128 texts", 128) as advance:
-                now[0] += 8
+                clock.now += 8
                 advance(100)
         assert not caplog.messages
         with counting("embedding 9,000 texts", 9000) as advance:
             advance(500)
-            now[0] += 18
+            clock.now += 18
             advance(500)
         assert caplog.messages == ["embedding 9,000 texts: 1,000 of 9,000, about 5 min left"]
         with announced("validation", anyway=True):
-            now[0] += 4
+            clock.now += 4
         assert caplog.messages[1:] == ["validation took 4 s"]
     with caplog.at_level(logging.INFO), announced("something else"):
-        now[0] += 4
+        clock.now += 4
     assert caplog.messages[2:] == ["something else took 4 s"]
 
 

@@ -1,17 +1,14 @@
 import logging
 import math
-import time
 from types import SimpleNamespace
 
 from prompt_recovery import terminal
 from prompt_recovery.training.progress import GoingOn, PlainProgress, progress_callback
 from prompt_recovery.training.results import lowered
+from tests.clock import wait_for_messages
 
 
-def test_training_is_told_to_a_log_now_and_then(caplog, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(terminal, "SILENT_S", 3.0)
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+def test_training_is_told_to_a_log_now_and_then(caplog, clock):
     trainer = SimpleNamespace(
         global_step=100, estimated_stepping_batches=400, is_global_zero=True,
         callback_metrics={"train/loss": 1.25}, num_val_batches=[7, math.inf],
@@ -21,13 +18,13 @@ def test_training_is_told_to_a_log_now_and_then(caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         callback.on_train_start(trainer, None)
         for _ in range(5):
-            now[0] += 20
+            clock.now += 20
             trainer.global_step += 20
             callback.on_train_batch_end(trainer, None, None, None, 0)
-        now[0] += 60
+        clock.now += 60
         callback.on_validation_batch_end(trainer, None, None, None, 2)
         trainer.estimated_stepping_batches = math.inf
-        now[0] += 60
+        clock.now += 60
         callback.on_train_batch_end(trainer, None, None, None, 0)
         callback.teardown(trainer, None, "fit")
     assert caplog.messages == [
@@ -49,9 +46,7 @@ def test_a_long_first_step_and_a_long_validation_are_announced(caplog, monkeypat
         callback.on_train_start(trainer, None)
         callback._timer.join(10)
         callback.on_validation_start(trainer, None)
-        ends = time.monotonic() + 10
-        while len(caplog.messages) < 2 and time.monotonic() < ends:
-            time.sleep(0.01)
+        wait_for_messages(caplog, 2)
         callback.on_validation_end(trainer, None)
         callback.teardown(trainer, None, "fit")
     assert caplog.messages == [

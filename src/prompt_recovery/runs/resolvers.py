@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.runs.folder import RunFolder, shown_path
 from prompt_recovery.runs.multirun import resolved_trial_id
 from prompt_recovery.runs.processes import agreed, is_first
 from prompt_recovery.storage import fingerprint
@@ -41,9 +41,8 @@ def _evaluated(config: Any) -> str:
     """
     path, repo, part = (OmegaConf.select(config, f"data.{k}") for k in ("path", "repo", "split"))
     if path is not None:
-        here, absolute = Path.cwd(), Path(os.path.normpath(Path(path).expanduser().absolute()))
-        inside = absolute.is_relative_to(here)
-        named = absolute.relative_to(here).parts if inside else absolute.parts[1:]
+        shown = shown_path(Path(os.path.normpath(Path(path).expanduser().absolute())))
+        named = shown.parts[1:] if shown.is_absolute() else shown.parts
     else:
         named = () if repo is None else (*str(repo).split("/"), str(part))
     name = re.sub(r"[^\w.-]+", "_", "_".join(named)).strip("_.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from prompt_recovery.data import sources
 from prompt_recovery.data.splits import SplitSettings
+from prompt_recovery.runs.folder import shown_path
 from prompt_recovery.settings.arguments import override_value
 from prompt_recovery.settings.declared import (
     dataclass_in,
@@ -63,9 +64,6 @@ def _changed(values: Mapping[str, Any], key: str, target: Any = None) -> Iterato
 
 
 def _argument(key: str, value: Any) -> str:
-    if isinstance(value, Path):  # which is taken as it is
-        here, whole = Path.cwd(), value.absolute()
-        said = str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
-    else:
-        said = override_value(value)
+    # A path is taken as it is.
+    said = str(shown_path(value)) if isinstance(value, Path) else override_value(value)
     return shlex.quote(redacted(f"{key}={said}"))

@@ -227,13 +227,12 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
     data = PairData(job.splits, model, bank.prompts, job.batching, job.seed)
     describe_model(job, *count_parameters(model))
     describe_data(job)
-    prompts = len({row.rewrite_prompt for row in job.splits.train})
-    if prompts < _FEW_PROMPTS:
+    if len(bank.prompts) < _FEW_PROMPTS:
         log.warning(
             "a retriever only answers with the prompts of its training examples, here %d: "
             "where other prompts are expected, give them with bank= when it answers, or train a "
             "language model without a retriever (retriever=none)",
-            prompts,
+            len(bank.prompts),
         )
     identity = fingerprint(
         job.dataset.fingerprint(),
