@@ -247,8 +247,10 @@ def test_the_mean_prompt_that_replaces_an_answer_has_no_evidence(tmp_path):
     ("changes", "message"),
     [
         ({"input": None}, "give input="),
-        ({"original": "a"}, "give input="),
-        ({"input": None, "original": "a"}, "give input="),
+        ({"original": "a", "rewritten": "b"}, "input= is a file of pairs, and original= and"),
+        ({"original": "a"}, "original= is one text of a pair: give rewritten= too"),
+        ({"input": None, "original": "a"}, "original= is one text of a pair: give rewritten= too"),
+        ({"input": None, "rewritten": "a"}, "rewritten= is one text of a pair: give original= too"),
         ({"input": None, "original": "a", "rewritten": " "}, "rewritten=: the text is blank"),
         ({"threshold": 0.1}, "needs confidence=true"),
         ({"output": "out.xlsx"}, "unknown format"),

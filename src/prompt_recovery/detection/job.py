@@ -23,7 +23,13 @@ from prompt_recovery.detection.training import PER_ORIGINAL, at_most, cross_fit
 from prompt_recovery.detection.verdict import CERTAINTY, Certainty, Verdict, verdict_of
 from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.interface import Pair, Recoverer
-from prompt_recovery.recovery.pairs import PairColumns, batches, digest, read_pairs
+from prompt_recovery.recovery.pairs import (
+    PairColumns,
+    batches,
+    digest,
+    read_pairs,
+    require_whole_pair,
+)
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.settings import AnyPath, checked
 from prompt_recovery.storage import (
@@ -36,7 +42,7 @@ from prompt_recovery.storage import (
     same_file,
 )
 from prompt_recovery.tables import print_tables
-from prompt_recovery.terminal import importing, progress_bar
+from prompt_recovery.terminal import announced, importing, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +97,19 @@ class DetectionOptions:
             PromptRecoveryError: If not exactly one thing is to be done, a text is blank, a run is
                 given where there is no original text, or the output's format is unknown.
         """
-        pair = (self.original is not None, self.rewritten is not None)
-        asked = [self.text is not None, any(pair), self.input is not None, self.train is not None]
-        if sum(asked) != 1 or any(pair) != all(pair):
+        pair = [name for name in ("original", "rewritten") if getattr(self, name) is not None]
+        if self.text is not None and pair:
+            raise PromptRecoveryError(
+                f"text= is judged alone, and {pair[0]}= belongs to a pair: give text=<text>, or "
+                "original=<text> and rewritten=<text>"
+            )
+        require_whole_pair(self.original, self.rewritten)
+        ways = {"text=": self.text, "original= and rewritten=": self.original,
+                "input=": self.input, "train=": self.train}  # fmt: skip
+        asked = [name for name, value in ways.items() if value is not None]
+        if len(asked) > 1:
+            raise PromptRecoveryError(f"{' and '.join(asked)}: give only one of them in a call")
+        if not asked:
             raise PromptRecoveryError(
                 "give text=<text>, or original=<text> and rewritten=<text>, or input=<file>, or "
                 "train=<file for a detector>"
@@ -157,7 +173,8 @@ def run_detection(job: DetectionJob) -> list[Verdict]:
     judging = _Judging(detector, job.certainty, single, recoverer, identity)
     if job.input is not None:
         return judge_file(judging, pairs, Path(job.output).expanduser())
-    [verdict] = judging(pairs)
+    with announced("judging the text" if single else "judging the pair"):
+        [verdict] = judging(pairs)
     Console().print(Text(printable(headline(verdict)), style="bold"))
     print_tables(*verdict_tables(verdict))
     return [verdict]
@@ -299,8 +316,10 @@ def train_detector(path: Path, examples: AnyPath | None = None) -> Detector:
     train = at_most(parts.train, PER_ORIGINAL)
     cards = {}
     for name, make in (("text", text_items), ("pair", pair_items)):
-        items, val = make(train, remembered), make(parts.val, remembered)
-        fit = cross_fit(items, val)
+        with announced(f"{name}: measuring the examples"):
+            items, val = make(train, remembered), make(parts.val, remembered)
+        with announced(f"{name}: fitting the detector"):
+            fit = cross_fit(items, val)
         cards[name] = fit.whole
         area = auroc(labels_of(val), fit.probabilities(val))
         log.info(

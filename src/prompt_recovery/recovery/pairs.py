@@ -71,10 +71,15 @@ class RecoveryOptions:
                 the output is the input; if `measures` or `explain` are asked for where a CSV file
                 has no column for them; or if their extra is not installed.
         """
-        one = (self.original is not None, self.rewritten is not None)
-        if (self.input is not None) == any(one) or any(one) != all(one):
+        if self.input is None and self.original is None and self.rewritten is None:
             raise PromptRecoveryError(
                 "give input=<file of pairs>, or original=<text> and rewritten=<text>"
+            )
+        require_whole_pair(self.original, self.rewritten)
+        if self.input is not None and self.original is not None:
+            raise PromptRecoveryError(
+                "input= is a file of pairs, and original= and rewritten= are one pair: give one or "
+                "the other"
             )
         for name, text in (("original", self.original), ("rewritten", self.rewritten)):
             if text is not None and not text.strip():
@@ -113,6 +118,20 @@ class RecoveryOptions:
         if self.input is None:
             return []
         return read_pairs(Path(self.input).expanduser(), self.columns)
+
+
+def require_whole_pair(original: str | None, rewritten: str | None) -> None:
+    """Checks that both texts of a pair are given, or neither.
+
+    Raises:
+        PromptRecoveryError: If only one of them is given.
+    """
+    if (original is None) == (rewritten is None):
+        return
+    given, missing, meant = ("original", "rewritten", "the text that a model made of it")
+    if original is None:
+        given, missing, meant = ("rewritten", "original", "the text that it was made from")
+    raise PromptRecoveryError(f"{given}= is one text of a pair: give {missing}= too, {meant}")
 
 
 def read_pairs(

@@ -76,20 +76,23 @@ class Recipe(RecipeOptions):
         if len(self.runs) > 1 and self.backbone_path is not None:
             raise PromptRecoveryError("backbone_path= is for one run")
 
-    def require_answers(self) -> None:
+    def require_answers(self, setting: str = "run") -> None:
         """Checks that the runs can answer in this way, without loading them.
+
+        Args:
+            setting: The name of the setting that gives the runs, for errors.
 
         Raises:
             PromptRecoveryError: If a run is not there or holds no recoverer, or its parts cannot
                 answer with the decoding, the channel or the bank.
         """
-        folders = [folder for run in self.runs for folder in recoverer_folders(run)]
+        folders = [folder for run in self.runs for folder in recoverer_folders(run, setting)]
         decoding = self.decoding or decoding_of(folders)
         if len(folders) > 1 and not decoding.uses_metric:
             raise PromptRecoveryError(
-                f"run={self.runs[0]}: its {' and '.join(f.name for f in folders)} choose together, "
-                f"which decoding={decoding.name} cannot: take decoding=mbr or decoding=choice, or "
-                f"one of them alone, such as run={folders[0]}"
+                f"{setting}={self.runs[0]}: its {' and '.join(f.name for f in folders)} choose "
+                f"together, which decoding={decoding.name} cannot: take decoding=mbr or "
+                f"decoding=choice, or one of them alone, such as {setting}={folders[0]}"
             )
         if self.channel is not None and not decoding.uses_metric:
             raise PromptRecoveryError(

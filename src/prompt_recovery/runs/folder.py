@@ -521,11 +521,15 @@ def is_retriever(folder: Path) -> bool:
     return (folder / "modules.json").is_file()
 
 
-def recoverer_folders(path: str | Path) -> list[Path]:
+def recoverer_folders(path: str | Path, setting: str = "run") -> list[Path]:
     """Returns the folders of the trained recoverers that `run=<path>` refers to.
 
     These are the adapter and the retriever of a run, as far as it has them, or the path itself if
     it is such a folder.
+
+    Args:
+        path: The path.
+        setting: The name of the setting that gives it, for errors.
 
     Raises:
         PromptRecoveryError: If the folder does not exist or contains no recoverer.
@@ -533,40 +537,42 @@ def recoverer_folders(path: str | Path) -> list[Path]:
     path = run_path(path)
     if not path.is_dir():
         raise PromptRecoveryError(
-            f"run={path}: no such folder; {_meant(path)}give a run or an adapter folder"
-            f"{_or_shipped()}, or train one first (prompt-recovery train)"
+            f"{setting}={path}: no such folder; {_meant(path, setting)}give a run or an adapter "
+            f"folder{_or_shipped(setting)}, or train one first (prompt-recovery train)"
         )
     if recoverer_file(path).is_file():
         return [path]
     folders = RunFolder(path).recoverers
     if not folders:
-        raise PromptRecoveryError(_without_recoverer(path))
+        raise PromptRecoveryError(_without_recoverer(path, setting))
     return folders
 
 
-def _meant(path: Path) -> str:
+def _meant(path: Path, setting: str) -> str:
     """Asks whether a name or a folder like that of a missing run was meant."""
     beside = [p.name for p in path.parent.glob("*") if p.is_dir()] if path.parent.is_dir() else []
     words = [*shipped_names(), _LATEST] if len(path.parts) == 1 else []
     near = difflib.get_close_matches(path.name, [*words, *beside], 1, 0.6)
     if not near:
         return ""
-    return f"did you mean run={near[0] if near[0] in words else path.with_name(near[0])}? "
+    name = near[0] if near[0] in words else path.with_name(near[0])
+    return f"did you mean {setting}={name}? "
 
 
-def _without_recoverer(path: Path) -> str:
+def _without_recoverer(path: Path, setting: str) -> str:
     """Says that a folder has no recoverer, and what to do if it is an unfinished run's."""
     missing = "holds no adapter/recoverer.yaml or retriever/recoverer.yaml"
     run = RunFolder(path.resolve())
     if run.is_finished or not run.has_config:
-        return f"run={path}: {missing}; give the folder of a run, an adapter or a retriever"
+        return f"{setting}={path}: {missing}; give the folder of a run, an adapter or a retriever"
     named = f" (which is {shown_path(run.path)})" if path.is_symlink() else ""
     finished = newest_finished(run.path.parent)
-    advice = "" if finished is None else f"use run={shown_path(finished.path)}, the newest finished"
-    advice += "" if finished is None else " run, or "
+    advice = ""
+    if finished is not None:
+        advice = f"use {setting}={shown_path(finished.path)}, the newest finished run, or "
     return (
-        f"run={path}{named}: is unfinished and {missing}, because it has not been validated yet; "
-        f"{advice}{_how_it_ends(run)}"
+        f"{setting}={path}{named}: is unfinished and {missing}, because it has not been validated "
+        f"yet; {advice}{_how_it_ends(run)}"
     )
 
 
@@ -616,7 +622,7 @@ def dense_retriever(run: str | Path, setting: str) -> Path:
     Raises:
         PromptRecoveryError: If it has none.
     """
-    found = [folder for folder in recoverer_folders(run) if is_retriever(folder)]
+    found = [folder for folder in recoverer_folders(run, setting) if is_retriever(folder)]
     if not found:
         raise PromptRecoveryError(
             f"{setting}={run}: holds no dense retriever; give a run of objective=contrastive, or "
@@ -682,11 +688,15 @@ def _digest(*files: tuple[Path, int, int]) -> str:
     return digest.hexdigest()
 
 
-def named_runs(runs: str | Iterable[str] | None) -> list[Path]:
+def named_runs(runs: str | Iterable[str] | None, setting: str = "run") -> list[Path]:
     """Returns the folders that `run=` refers to: one or a list.
 
     `latest` is `runs/latest`: the run that was started last, apart from trials. It may be
     unfinished. None is `latest`, too, or the recoverer in this package if there is no such run.
+
+    Args:
+        runs: The names or folders.
+        setting: The name of the setting that gives them, for errors.
     """
     if runs is None:
         if (Path("runs") / _LATEST).is_dir() or DEFAULT not in shipped_names():
@@ -695,17 +705,17 @@ def named_runs(runs: str | Iterable[str] | None) -> list[Path]:
             log.warning("no run in runs/latest: run=%s answers, which comes with the package",
                         DEFAULT)  # fmt: skip
             runs = DEFAULT
-    return [_named_run(run) for run in ([runs] if isinstance(runs, str) else runs)]
+    return [_named_run(run, setting) for run in ([runs] if isinstance(runs, str) else runs)]
 
 
-def _named_run(run: str) -> Path:
+def _named_run(run: str, setting: str) -> Path:
     if run != _LATEST:
         return run_path(run)
     folder = Path("runs") / _LATEST
     if not folder.is_dir():
         raise PromptRecoveryError(
-            "run=latest: there is no runs/latest here; give run=<run or adapter folder>"
-            f"{_or_shipped()}, or train a recoverer first (prompt-recovery train)"
+            f"{setting}=latest: there is no runs/latest here; give {setting}=<run or adapter "
+            f"folder>{_or_shipped(setting)}, or train a recoverer first (prompt-recovery train)"
         )
     latest = RunFolder(folder.resolve())
     if latest.recoverers and latest.has_config and not latest.is_finished:
@@ -714,9 +724,9 @@ def _named_run(run: str) -> Path:
     return folder
 
 
-def _or_shipped() -> str:
-    names = shipped_names()
-    return f" or one that comes with the package (run={' or run='.join(names)})" if names else ""
+def _or_shipped(setting: str) -> str:
+    given = " or ".join(f"{setting}={name}" for name in shipped_names())
+    return f" or one that comes with the package ({given})" if given else ""
 
 
 def _unwritable(path: Path, error: OSError) -> PromptRecoveryError:

@@ -25,6 +25,7 @@ MakeOption = Callable[[str, Any], Any]
 """Makes an option of a group, given arguments such as `("decoding", "mbr")`."""
 DEFAULT = "default"
 """The decoding and the retrieval that `recover` answers with unless it is told otherwise."""
+_RECOVERERS = "recoverers"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -68,7 +69,7 @@ class RecovererEntry:
             wanted["decoding"] = "mbr"
             wanted["retrieval"] = self.retrieval or "neighbours"
         recipe = Recipe(
-            runs=named_runs(self.run),
+            runs=named_runs(self.run, _RECOVERERS),
             weights=list(self.weights or []),
             precision=precision,
             backbone_path=self.backbone_path,
@@ -76,7 +77,7 @@ class RecovererEntry:
             bank_column=self.bank_column,
             **{group: option(group, name) for group, name in wanted.items()},
         )
-        recipe.require_answers()
+        recipe.require_answers(_RECOVERERS)
         return recipe
 
 
