@@ -15,11 +15,13 @@ from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.tables import Table, print_tables
 from prompt_recovery.terminal import (
     PrintableFormatter,
+    announce_start,
     announced,
     counting,
     covered,
     duration,
     forgive_characters,
+    has_started,
     importing,
     progress_bar,
 )
@@ -232,3 +234,17 @@ def test_what_is_imported_is_never_collected_again():
         assert not gc.isenabled(), "somebody has switched it off"
     finally:
         gc.enable()
+
+
+def test_a_slow_start_is_announced_until_the_command_has_started(caplog, monkeypatch):
+    with caplog.at_level(logging.INFO):
+        announce_start("recover")
+        [timer] = terminal._start
+        has_started()
+        assert timer.finished.is_set()
+        monkeypatch.setattr(terminal, "SILENT_S", 0.01)
+        announce_start("detect")
+        wait_for_messages(caplog)
+        has_started()
+    assert caplog.messages == ["starting detect …"]
+    assert not terminal._start

@@ -141,6 +141,24 @@ def when_silent(
     return timer
 
 
+_start: list[threading.Timer] = []
+
+
+def announce_start(command: str) -> None:
+    """Says that a command starts if that takes longer than `SILENT_S`, until `has_started`.
+
+    Before the first line of its own, a command imports libraries and reads its settings, which
+    takes seconds on a slow or a busy machine.
+    """
+    _start.append(when_silent(tell, "starting %s …", command))
+
+
+def has_started() -> None:
+    """Ends the wait that `announce_start` began; from here on, work announces itself."""
+    while _start:
+        _start.pop().cancel()
+
+
 @contextmanager
 def announced(what: str, anyway: bool = False) -> Iterator[None]:
     """Says what takes longer than `SILENT_S`, and in the end how long it took.

@@ -18,7 +18,7 @@ from prompt_recovery.commands.home import provide_home
 from prompt_recovery.settings.arguments import prepared
 from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.settings.help import Help, help_text
-from prompt_recovery.terminal import forgive_characters
+from prompt_recovery.terminal import forgive_characters, has_started
 
 adapt_hydra()
 
@@ -43,6 +43,7 @@ def command(shown: Help) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
         def run() -> Any:
             forgive_characters()
             if {"--help", "-h"} & set(sys.argv[1:]):
+                has_started()
                 print(help_text(task.__name__, shown), end="")
                 return None
             os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of exiting
@@ -66,6 +67,7 @@ def _where_it_was_given(task: Callable[[DictConfig], Any]) -> Callable[[DictConf
 
     @wraps(task)
     def run(config: DictConfig) -> Any:
+        has_started()
         os.chdir(HydraConfig.get().runtime.cwd)
         return task(config)
 

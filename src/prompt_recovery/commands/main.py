@@ -7,7 +7,7 @@ from importlib import import_module
 from prompt_recovery import __version__
 from prompt_recovery.errors import printable
 from prompt_recovery.runs.processes import is_first
-from prompt_recovery.terminal import forgive_characters
+from prompt_recovery.terminal import announce_start, forgive_characters
 
 COMMANDS = ("train", "generate", "evaluate", "recover", "detect", "app", "sweep", "compare")
 _HELP = """\
@@ -51,4 +51,7 @@ def main() -> None:
         )
         raise SystemExit(2)
     command = sys.argv.pop(1)
+    if is_first():
+        forgive_characters()
+        announce_start(command)
     getattr(import_module(f"prompt_recovery.commands.{command}"), command)()

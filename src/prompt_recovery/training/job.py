@@ -321,7 +321,8 @@ class TrainingJob(RunSettings):
         group: Name of a group of W&B runs.
         ckpt_path: A checkpoint to resume from.
         start: An adapter folder or a run to start from. None trains a new adapter.
-        seconds_before: Duration of an earlier stage in seconds.
+        seconds_before: How long the run had taken when the stage began, in seconds: its imports and
+            earlier stages.
         preferences: Where objectives over pairs or groups get their preferences.
         evaluate: Whether to evaluate on the test split at the end.
         retriever: A trained retriever in the run's folder that answers with the language model.

@@ -85,29 +85,28 @@ def require_rounds(job: TrainingJob, rounds: int) -> None:
 def train_rounds(
     given: dict[str, Any],
     start: Path | None,
-    train_stage: Callable[[dict[str, Any], int, Path | None, Any], tuple[RunFolder, float]],
-) -> tuple[RunFolder, list[Round], float]:
+    train_stage: Callable[[dict[str, Any], int, Path | None, Any], RunFolder],
+) -> tuple[RunFolder, list[Round]]:
     """Trains the rounds of a run that are not finished yet, until validation no longer rises.
 
     Args:
         given: Checked values of `TrainSettings`.
         start: The adapter that the first round starts from; None trains a new one.
         train_stage: Trains a round, given its checked settings, its number, the adapter that it
-            starts from and what its reference is; returns its folder and its seconds.
+            starts from and what its reference is; returns its folder.
 
     Returns:
-        The folder of the best round, what each did, and the seconds of all of them.
+        The folder of the best round, and what each did.
     """
     done: list[Round] = []
     folders: list[RunFolder] = []
-    total, current, earlier = 0.0, start, None
+    current, earlier = start, None
     reference: Any = "start"
     if given["round_reference"] == "first":
         reference = "backbone" if start is None else start
     for number in range(1, given["rounds"] + 1):
         stage = round_settings(given, number, earlier)
-        folder, seconds = train_stage(stage, number, current, reference)
-        total += seconds
+        folder = train_stage(stage, number, current, reference)
         folders.append(folder)
         done.append(_round(number, folder, stage))
         log.info("round %d: val/scs %.4f", number, done[-1].val_scs)
@@ -116,7 +115,7 @@ def train_rounds(
         if number - best >= given["round_patience"]:
             log.info("validation has not risen since round %d: no more rounds", best)
             break
-    return folders[best - 1], done, total
+    return folders[best - 1], done
 
 
 def _round(number: int, folder: RunFolder, stage: dict[str, Any]) -> Round:

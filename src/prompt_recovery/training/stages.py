@@ -6,8 +6,9 @@ as SFT before DPO, and then its main stage.
 
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,23 @@ from prompt_recovery.training.stage_settings import first_stage_settings, retrie
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class _Elapsed:
+    """How long a run has taken so far, with what earlier processes did for it.
+
+    Attributes:
+        earlier: The seconds that earlier processes trained for it.
+    """
+
+    earlier: float = 0.0
+    _begun: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds so far."""
+        return time.perf_counter() - self._begun + self.earlier
+
+
 def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     """Trains all stages of a run that are not finished yet, and returns its `val/scs`.
 
@@ -45,6 +63,7 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     Raises:
         PromptRecoveryError: If a setting or a file is wrong.
     """
+    elapsed = _Elapsed()
     given = _independent(given)
     stage = None if given["first_stage"] is None else first_stage_settings(given)
     stopped = resumed_run(given["ckpt_path"], run, given)
@@ -65,7 +84,8 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     if is_first():
         require_writable(run.path)
         run.write_config(given)
-    retriever, seconds_before = _retriever(given, job, run, stopped)
+    tell_next = _stage_lines(given)
+    retriever = _retriever(given, job, run, stopped, elapsed, tell_next)
     if retriever is not None:
         # What the run's retriever finds may become candidates, in each of its stages and rounds.
         if job.preferences.retriever is None:
@@ -74,27 +94,49 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     if stage is not None:
         stage = stage if retriever is None else _asking(stage, retriever)
         own, theirs = run.first_stage, stopped and stopped.first_stage
-        start, seconds = _stage(stage, run, own, theirs, start=start)
-        seconds_before += seconds
+        tell_next()
+        start = _stage(stage, run, own, theirs, elapsed, start=start)
     trained = None
+    tell_next()
     if given["rounds"] > 1:
 
         def train_round(
             stage: dict[str, Any], number: int, start: Path | None, reference: Any
-        ) -> tuple[RunFolder, float]:
+        ) -> RunFolder:
             own, theirs = run.round(number), stopped and stopped.round(number)
-            folder, seconds = _stage(stage, run, own, theirs, start=start, reference=reference)
-            return RunFolder(folder), seconds
+            folder = _stage(stage, run, own, theirs, elapsed, start=start, reference=reference)
+            return RunFolder(folder)
 
-        best, rounds, seconds = train_rounds(given, start, train_round)
+        best, rounds = train_rounds(given, start, train_round)
         if is_first():
             record_rounds(rounds, run)
-        seconds_before += seconds
         trained = best.adapter
+    train = _imported()
     job = replace(
-        job, start=start, seconds_before=seconds_before, retriever=retriever, trained=trained
+        job, start=start, seconds_before=elapsed.seconds, retriever=retriever, trained=trained
     )
-    return _train(job, run)
+    return _train(job, run, train).get("val/scs", math.nan)
+
+
+def _stage_lines(given: dict[str, Any]) -> Callable[[], None]:
+    """Returns what to call when each stage of a run begins. It logs the stage and its number, as in
+    "stage 1 of 2: the dense retriever", unless the run has only one."""
+    retriever, first = given["retriever"], given["first_stage"]
+    names = []
+    if retriever is not None and retriever.get("run") is None:
+        names.append("the dense retriever")
+    if first is not None:
+        names.append("the first stage of the language model")
+    main = "the language model" if first is None else "its main stage"
+    names.append(main if given["rounds"] == 1 else f"{main}, in up to {given['rounds']} rounds")
+    lines = iter([f"stage {n} of {len(names)}: {name}" for n, name in enumerate(names, 1)])
+
+    def tell_next() -> None:
+        line = next(lines)
+        if len(names) > 1 and is_first():
+            log.info(line)
+
+    return tell_next
 
 
 def _independent(given: dict[str, Any]) -> dict[str, Any]:
@@ -113,25 +155,29 @@ def _independent(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _retriever(
-    given: dict[str, Any], job: TrainingJob, run: RunFolder, stopped: RunFolder | None
-) -> tuple[Path | None, float]:
-    """Trains the retriever or takes a finished one. Returns its folder in the run, and seconds."""
+    given: dict[str, Any],
+    job: TrainingJob,
+    run: RunFolder,
+    stopped: RunFolder | None,
+    elapsed: _Elapsed,
+    tell_next: Callable[[], None],
+) -> Path | None:
+    """Trains the retriever or takes a finished one. Returns its folder in the run."""
     if given["retriever"] is None:
-        return None, 0.0
-    found, seconds = given["retriever"].get("run"), 0.0
+        return None
+    found = given["retriever"].get("run")
     if found is not None:
         trained = dense_retriever(found, "retriever.run")
         _refuse_seen(job, trained, "retriever.run")
     else:
-        stage = retriever_settings(given)
-        folder, seconds = _stage(
-            stage, run, run.retriever_stage, stopped and stopped.retriever_stage
-        )
+        tell_next()
+        stage, theirs = retriever_settings(given), stopped and stopped.retriever_stage
+        folder = _stage(stage, run, run.retriever_stage, theirs, elapsed)
         trained = RunFolder(folder).retriever
     if is_first():
         run.take_retriever(trained)
     wait_for_first("RETRIEVER")  # all processes may read it: rewards and candidates come from it
-    return run.retriever, seconds
+    return run.retriever
 
 
 def _asking(settings: dict[str, Any], retriever: Path) -> dict[str, Any]:
@@ -183,25 +229,33 @@ def _stage(
     run: RunFolder,
     own: RunFolder,
     stopped: RunFolder | None,
+    elapsed: _Elapsed,
     **job: Any,
-) -> tuple[Path, float]:
-    """Trains a stage of a run unless it is finished. Returns its folder and its seconds.
+) -> Path:
+    """Trains a stage of a run unless it is finished. Returns its folder.
 
     Args:
         stage: Configuration of the stage.
         run: The run that needs the stage.
         own: The stage's folder inside the run.
         stopped: The same stage of the run that is being resumed, if any.
+        elapsed: What counts the seconds of the run; those that earlier processes trained the stage
+            are added.
         job: Further fields of its job.
     """
     finished = finished_stage(stage, run, stopped)
-    if finished is None:
-        resume = checkpoint_file("last", stopped)
-        _train(job_of(stage, own, ckpt_path=resume, evaluate=False, **job), run)
-    elif is_first():
-        own.take_over(finished)
-    trained = finished or own
-    return trained.path, (trained.metrics() or {}).get("train/seconds", 0.0)
+    if finished is not None:
+        if is_first():
+            own.take_over(finished)
+        elapsed.earlier += (finished.metrics() or {}).get("train/seconds", 0.0)
+        return finished.path
+    resume = checkpoint_file("last", stopped)
+    train = _imported()
+    begun = time.perf_counter()
+    metrics = _train(job_of(stage, own, ckpt_path=resume, evaluate=False, **job), run, train)
+    here = time.perf_counter() - begun
+    elapsed.earlier += max(metrics.get("seconds", 0.0) - here, 0.0)
+    return own.path
 
 
 def _require_usable(job: TrainingJob) -> None:
@@ -211,18 +265,26 @@ def _require_usable(job: TrainingJob) -> None:
     require_usable(job)
 
 
-def _train(job: TrainingJob, run: RunFolder) -> float:
-    """Trains one stage of a run, whose own folder is the run's or one inside it."""
+_Train = Callable[[TrainingJob], dict[str, float]]
+
+
+def _imported() -> _Train:
+    """Returns `training.run.train`, which takes seconds to import."""
     with announced(IMPORTING):
         from prompt_recovery.training.run import train
 
+    return train
+
+
+def _train(job: TrainingJob, run: RunFolder, train: _Train) -> dict[str, float]:
+    """Trains one stage of a run, whose own folder is the run's or one inside it."""
     if is_first():
         for folder in {run, job.run}:  # a stage that is under way does not count as finished
             folder.discard_metrics()
         job.run.write_config(job.config)
         if not is_trial():
             run.point_latest()
-    return train(job).get("val/scs", math.nan)
+    return train(job)
 
 
 def finished_stage(
