@@ -22,16 +22,20 @@ ROWS = [
     ("neighbours.report", "MBR with neighbours", "SmolLM2-135M, SFT, MBR with neighbours"),
     ("together.metrics", "test/model_scs", "SmolLM2-135M alone, SFT, MBR"),
     ("mbr.report", "greedy", "SmolLM2-135M, SFT, greedy"),
-    ("starter_test.report", "neighbours by difference", "prompts of similar examples, untrained"),
+    (
+        "starter_test.report",
+        "neighbours by difference",
+        "prompts of similar training examples, no model trained",
+    ),
     (
         "starter_test.report",
         "mean prompt",
-        "mean prompt, searched: the best constant of a search (a string of words)",
+        "mean prompt, searched: the best constant answer of a search (a string of words)",
     ),
     (
         "together.metrics",
         "baseline/mean_prompt_scs",
-        "mean prompt: the best constant training prompt",
+        "mean prompt: the best training prompt as a constant answer",
     ),
     ("together.metrics", "baseline/zero_shot_scs", "SmolLM2-135M, zero-shot"),
 ]

@@ -123,7 +123,7 @@ def test_scores_of_prompts_that_mean_the_same():
     scs = SCS()([one for one, _, _ in rows], [other for _, other, _ in rows])
     assert scs == pytest.approx([float(value) for _, _, value in rows], abs=6e-3)
     front = said(ROOT / "README.md")
-    assert f'"{rows[3][0]}" and "{rows[3][1]}" have {rows[3][2]}' in front
+    assert f'"{rows[3][0]}" and "{rows[3][1]}" have an SCS of {rows[3][2]}' in front
 
 
 def read(path):
