@@ -71,11 +71,19 @@ def require_backbones(recipe: Recipe) -> None:
         locate(recipe.channel.backbone, "channel.backbone.path")
 
 
-def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
+def assemble(
+    recipe: Recipe, progress: Progress = lambda *_: None, keeps_samples: bool = False
+) -> Assembled:
     """Loads a recoverer, and fits its calibration unless one is kept from an earlier call.
 
     If the validation split of the first run isn't available, a warning says why and predictions
     have no confidence.
+
+    Args:
+        recipe: The recipe.
+        progress: Told how far steps that take long have come.
+        keeps_samples: Keep the samples of language models in the cache, where recoverers that ask
+            the same model for the same samples find them.
 
     Raises:
         PromptRecoveryError: A run cannot be loaded (see `load_recoverer`), a channel has only one
@@ -91,7 +99,13 @@ def assemble(recipe: Recipe, progress: Progress = lambda *_: None) -> Assembled:
     require_backbones(recipe)
     own = [
         load_source(
-            folder, scs, recipe.precision, recipe.backbone_path, recipe.trust_remote_code, number
+            folder,
+            scs,
+            recipe.precision,
+            recipe.backbone_path,
+            recipe.trust_remote_code,
+            number,
+            keeps_samples,
         )
         for number, folder in enumerate(folders)
     ]

@@ -50,6 +50,11 @@ class Decoding(ABC):
     def branches(self) -> int:
         """The number of answers to a prompt that are written at the same time."""
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What `ask` depends on besides the writer, the prompt, its id and the member."""
+        return record(self)
+
     @abstractmethod
     def ask(
         self,
@@ -243,6 +248,11 @@ class Choice(MBR):
 
     name: ClassVar[str] = "choice"
     candidates: AtLeastOne = 12
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The same as for MBR, which it takes the samples of."""
+        return record(MBR(**{field.name: getattr(self, field.name) for field in fields(MBR)}))
 
 
 def record(decoding: Decoding) -> dict[str, Any]:

@@ -124,6 +124,7 @@ def load_source(
     backbone_path: str | None = None,
     trust_remote_code: bool = False,
     member: int = 0,
+    keeps: bool = False,
 ) -> WriterSource | Retriever:
     """The source of posteriors in a folder: a language model with an adapter, or a retriever.
 
@@ -134,6 +135,7 @@ def load_source(
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with the backbone.
         member: The number of the model in an ensemble.
+        keeps: Keep the samples of a language model in the cache.
 
     Raises:
         PromptRecoveryError: The folder holds no recoverer or a damaged file, or the backbone isn't
@@ -141,7 +143,8 @@ def load_source(
     """
     if is_retriever(folder):
         return load_retriever(folder, scs, precision)
-    return WriterSource(load_writer(folder, precision, backbone_path, trust_remote_code), member)
+    writer = load_writer(folder, precision, backbone_path, trust_remote_code)
+    return WriterSource(writer, member, keeps)
 
 
 def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever:

@@ -7,13 +7,17 @@ new fitted source is one class with `posteriors`, the settings that `fit` it, an
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prompt_recovery import __version__
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair
+from prompt_recovery.recovery.kept import KeptPosteriors
 from prompt_recovery.recovery.posterior import Posterior
+from prompt_recovery.storage import fingerprint
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
@@ -79,10 +83,13 @@ class WriterSource:
     Attributes:
         writer: The model.
         member: The number of the writer in an ensemble.
+        keeps: Keep the posteriors in the cache, and don't sample again what is there. A writer
+            without an identity keeps nothing.
     """
 
     writer: "Writer"
     member: int = 0
+    keeps: bool = False
 
     @property
     def name(self) -> str:
@@ -104,9 +111,21 @@ class WriterSource:
         The writer makes the batches, `decoding.ask` says what to sample for one, and the writer
         samples it.
         """
+
+        def ask(prompts: Sequence[Sequence[int]], ids: Sequence[str]) -> list[Posterior]:
+            return decoding.ask(self.writer, prompts, ids, self.member)
+
+        kept = self._kept(decoding)
         return self.writer.in_batches(
             pairs,
             decoding.branches * decoding.max_new_tokens,
-            lambda prompts, ids: decoding.ask(self.writer, prompts, ids, self.member),
+            ask if kept is None else partial(kept.completed, ask=ask),
             progress,
         )
+
+    def _kept(self, decoding: Decoding) -> KeptPosteriors | None:
+        if not self.keeps or not self.writer.identity:
+            return None
+        # The version stands for the code that cleans answers.
+        how = [decoding.asked, self.member, self.writer.adapter, __version__]
+        return KeptPosteriors(fingerprint(self.writer.identity, how))

@@ -142,7 +142,7 @@ def _how_it_answers(recipe: Recipe, decoding: Decoding) -> str:
 
 def _assembled(recipe: Recipe) -> Recoverer:
     with progress_bar() as progress:
-        return assemble(recipe, steps(progress)).recoverer
+        return assemble(recipe, steps(progress), keeps_samples=True).recoverer
 
 
 def _undated_name(folder: Path) -> str:
