@@ -12,7 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from prompt_recovery import app  # noqa: E402
+from prompt_recovery.app.look import look  # noqa: E402
+from prompt_recovery.app.page import EXAMPLES, page, require_gradio  # noqa: E402
 from prompt_recovery.recovery.assemble import Assembled, assemble  # noqa: E402
 from prompt_recovery.recovery.decoding import MBR  # noqa: E402
 from prompt_recovery.recovery.recipe import Recipe  # noqa: E402
@@ -35,12 +36,12 @@ def shipped() -> Assembled:
 
 def take(ready: Assembled, folder: Path, pictures: dict[str, tuple[int, bool, bool]]) -> None:
     """Answers the first example of the page, and writes a picture for each size and scheme."""
-    blocks = app.page(ready)
+    blocks = page(ready)
     _, url, _ = blocks.launch(
-        prevent_thread_lock=True, quiet=True, footer_links=["api"], **app._look()
+        prevent_thread_lock=True, quiet=True, footer_links=["api"], **look(require_gradio())
     )
     folder.mkdir(parents=True, exist_ok=True)
-    original, rewritten = app._EXAMPLES[0]
+    original, rewritten = EXAMPLES[0]
     for name, (width, dark, why) in pictures.items():
         with Browser(width, dark) as browser:
             browser.open(f"{url}?explain=true" if why else url)

@@ -5,9 +5,9 @@ import struct
 
 import pytest
 
+from tests.app.answering import READY
 from tests.browser import needs_chromium
 from tests.conftest import ROOT
-from tests.test_app import READY
 
 
 @needs_chromium
