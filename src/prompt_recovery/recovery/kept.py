@@ -74,7 +74,7 @@ def _read(value: bytes) -> Posterior | None:
     """The posterior; None if the value is damaged."""
     try:
         size, *rows = json.loads(value)
-        columns = [tuple(column) for column in zip(*rows, strict=True)] or [()] * 5
-        return Posterior(*columns, size)
+        texts, votes, one_vote, total, mean = zip(*rows, strict=True) if rows else [()] * 5
+        return Posterior(texts, votes, one_vote, total, mean, size)
     except MALFORMED:
         return None
