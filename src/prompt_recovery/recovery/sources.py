@@ -8,9 +8,9 @@ new fitted source is one class with `posteriors`, the settings that `fit` it, an
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prompt_recovery import __version__
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.decoding import Decoding
@@ -127,5 +127,5 @@ class WriterSource:
         if not self.keeps or not self.writer.identity:
             return None
         # The version stands for the code that cleans answers.
-        how = [decoding.asked, self.member, self.writer.adapter, __version__]
+        how = [decoding.asked, self.member, self.writer.adapter, version("prompt-recovery")]
         return KeptPosteriors(fingerprint(self.writer.identity, how))
