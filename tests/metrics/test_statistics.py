@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from prompt_recovery.metrics.statistics import bootstrap_interval, holm, paired_gain, sign_flip_p
+from prompt_recovery.metrics.statistics import (
+    bootstrap_interval,
+    folds,
+    holm,
+    paired_gain,
+    sign_flip_p,
+)
 
 
 def test_sign_flips_give_scipys_p_value():
@@ -76,3 +82,9 @@ def test_one_value_is_its_own_interval():
     assert bootstrap_interval(np.array([0.25])) == (0.25, 0.25)
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval(np.array([]))
+
+
+def test_folds_keep_groups_together():
+    assert folds(["a", "b", "a", "c", "b"], most=2).tolist() == [0, 1, 0, 0, 1]
+    assert folds([str(n) for n in range(25)]).tolist() == [n % 10 for n in range(25)]
+    assert folds(["a", "a"]).tolist() == [0, 0]

@@ -30,9 +30,13 @@ def rows(count, informative, seed=0, candidates=6):
     return features, actual
 
 
+def prompts(count):
+    return [f"Make it {n}" for n in range(count)]
+
+
 def test_a_feature_that_knows_the_best_candidate_is_used():
     features, actual = rows(100, informative=True)
-    found = fit_choice(NAMES, features, actual)
+    found = fit_choice(NAMES, features, actual, prompts(100))
     assert found.scs > found.scs_plain + 0.5
     assert found.model.weights["hint"] > 0
     new, truth = rows(50, informative=True, seed=1)
@@ -45,15 +49,40 @@ def test_neither_the_unit_nor_the_zero_of_a_feature_matters():
     other = [
         replace(f, values=f.values * [1.0, 0.01] + [50.0, -7.0 * n]) for n, f in enumerate(features)
     ]
-    plain, moved = (fit_choice(NAMES, f, actual, keep=True).model for f in (features, other))
+    plain, moved = (
+        fit_choice(NAMES, f, actual, prompts(30), keep=True).model for f in (features, other)
+    )
     assert moved.weights["prior"] == pytest.approx(plain.weights["prior"], rel=1e-3)
     assert moved.weights["hint"] == pytest.approx(100 * plain.weights["hint"], rel=1e-3)
 
 
 def test_where_features_know_nothing_plain_mbr_stays():
-    kept = [fit_choice(NAMES, *rows(100, False, 100 + seed)).model for seed in range(20)]
+    kept = [
+        fit_choice(NAMES, *rows(100, False, 100 + seed), prompts(100)).model for seed in range(20)
+    ]
     assert sum(model is not None for model in kept) <= 6  # a sixth, as the standard error allows
-    assert fit_choice(NAMES, *rows(1, True)).model is None
+    assert fit_choice(NAMES, *rows(1, True), prompts(1)).model is None
+
+
+def test_cross_fitting_keeps_the_rows_of_a_prompt_together():
+    """Each feature knows the best candidate of one prompt, so that none helps with another."""
+    count, candidates = 21, 4
+    candidate = tuple(Candidate(f"c{i}", None, 0.5 - 0.01 * i) for i in range(candidates))
+    features, actual = [], []
+    for row in range(2 * count):
+        values = np.zeros((candidates, count))
+        values[2, row % count] = 1.0
+        features.append(Features(candidate, values, np.eye(candidates)))
+        actual.append(np.eye(candidates)[2])
+    names = [f"f{n}" for n in range(count)]
+    of_rows = [
+        f"{'Make it' if row < count else 'make it'} {row % count}" for row in range(2 * count)
+    ]
+    found = fit_choice(names, features, actual, of_rows, ridge=1e-4)
+    assert found.scs == found.scs_plain == 0
+    assert found.model is None
+    apart = fit_choice(names, features, actual, prompts(2 * count), ridge=1e-4)
+    assert apart.scs > 0.8, "as if the other row of each prompt had another one"
 
 
 def test_the_posterior_is_bayes_rule_with_two_exponents():

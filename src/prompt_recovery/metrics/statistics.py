@@ -79,6 +79,23 @@ def gains_an_error(gain: NDArray[np.floating]) -> bool:
     return bool(gain.mean() > 0 and gain.mean() >= standard_error(gain))
 
 
+def folds(groups: Sequence[str], most: int = 10) -> NDArray[np.int64]:
+    """The fold of each example in cross-fitting: those of one group stay in one fold.
+
+    Otherwise what is fitted would have seen the answer to an example that it is judged by, since
+    the examples of one prompt share it.
+
+    Args:
+        groups: The group of each of n ≥ 1 examples.
+        most: The largest number of folds.
+
+    Returns:
+        [n], from 0. Groups are dealt out in turn, in the order in which they first come.
+    """
+    number = {group: n for n, group in enumerate(dict.fromkeys(groups))}
+    return np.array([number[group] % min(most, len(number)) for group in groups])
+
+
 def sign_flip_p(differences: NDArray[np.floating], samples: int = 10_000, seed: int = 0) -> float:
     """The two-sided paired permutation test of a mean of zero (Fisher, 1935, §21).
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
-from prompt_recovery.metrics.statistics import gains_an_error, standard_error
+from prompt_recovery.metrics.statistics import folds, gains_an_error, standard_error
 from prompt_recovery.recovery.features import Features
 from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.storage import MALFORMED
@@ -31,7 +32,6 @@ RIDGE = 0.1
 """The weight of the ridge penalty, in units of the features' standard deviations."""
 TEMPERATURE = 0.05
 """The temperature of the softmax of the true SCS that the model is fitted to."""
-FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ChoiceFit:
     Attributes:
         model: The fitted model; None if plain MBR is as good.
         scs: The mean SCS on these examples if each is answered with weights fitted on the other
-            nine tenths of them.
+            nine tenths of them, none of which has the same prompt.
         scs_plain: The mean SCS of plain MBR.
         error: The standard error of the difference of both.
     """
@@ -105,6 +105,7 @@ def fit_choice(
     names: Sequence[str],
     features: Sequence[Features],
     actual: Sequence[NDArray[np.float64]],
+    prompts: Sequence[str],
     ridge: float = RIDGE,
     keep: bool = False,
 ) -> ChoiceFit:
@@ -114,16 +115,17 @@ def fit_choice(
         names: The names of the f features.
         features: The features of the candidates of n ≥ 1 validation examples.
         actual: fp64 [candidates], the SCS of each example's candidates against the truth.
+        prompts: The truth of each example. Cross-fitting keeps examples of one prompt together.
         ridge: The weight of the ridge penalty.
         keep: Keep the fitted weights in any case.
     """
     plain = np.array([values[0] for values in actual])
-    folds = min(FOLDS, len(features))
+    fold = folds([normalise(prompt) for prompt in prompts])
     crossed = plain.copy()
-    for fold in range(folds if len(features) > 1 else 0):
-        others = [i for i in range(len(features)) if i % folds != fold]
+    for number in range(int(fold.max()) + 1 if fold.any() else 0):
+        others = np.flatnonzero(fold != number)
         model = _fitted(names, [features[i] for i in others], [actual[i] for i in others], ridge)
-        for i in range(fold, len(features), folds):
+        for i in np.flatnonzero(fold == number):
             expected = features[i].utility @ model.posterior(features[i])
             crossed[i] = actual[i][int(expected.argmax())]
     gain = crossed - plain

@@ -151,7 +151,8 @@ def _fitted_choice(
         for i, found in features.items()
     ]
     names = recoverer.feature_names
-    found = fit_choice(names, list(features.values()), actual)
+    prompts = [examples[i].rewrite_prompt for i in features]
+    found = fit_choice(names, list(features.values()), actual, prompts)
     if found.model is None:
         log.info(
             "%s: the choice by %s is no better than plain MBR, which answers: validation SCS %.4f "

@@ -21,9 +21,10 @@ import numpy as np
 from annotated_types import Ge, Lt
 from numpy.typing import NDArray
 
+from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
-from prompt_recovery.metrics.statistics import gains_an_error, standard_error
+from prompt_recovery.metrics.statistics import folds, gains_an_error, standard_error
 from prompt_recovery.recovery.posterior import Posterior, familiarity_of, weighted_sum
 from prompt_recovery.settings import NotNegative, checked
 from prompt_recovery.storage import MALFORMED
@@ -118,7 +119,6 @@ SHARES = tuple(n / 10 for n in range(1, 10))
 """The weights of the retrievers together that are tried for familiar pairs."""
 EMBEDDING_SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7)
 """The shares of a predicted embedding that are tried."""
-FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class JoiningFit:
     Attributes:
         joining: The weights; the default unless the fitted ones gain at least a standard error.
         scs: The mean SCS on these examples if each is answered with weights fitted on the other
-            nine tenths of them: what can be expected of fitted weights on such pairs.
+            nine tenths of them, none of which has the same prompt: what can be expected of fitted
+            weights on such pairs.
         scs_default: Their mean SCS with the weights that the fit started from.
         error: The standard error of the difference of both.
     """
@@ -149,6 +150,7 @@ class Judged:
     """
 
     def __init__(self, parts: Sequence[Posterior | None], truth: str, scs: SCS) -> None:
+        self.prompt = truth
         self.familiarity = familiarity_of(parts)
         self.texts = sorted({text for part in parts if part is not None for text in part.texts})
         self._said = np.array([part is not None for part in parts])
@@ -216,11 +218,11 @@ def fit(examples: Sequence[Judged], default: Joining, retrievers: Sequence[int])
     joinings = [_with(default, retrievers, share, own) for share, own in tried]
     scores = np.array([[e.answered(joining) for e in examples] for joining in joinings])
     distances = np.array([abs(s - start) + abs(own - default.embedding) for s, own in tried])
-    folds = np.arange(len(examples)) % min(FOLDS, len(examples))
+    fold = folds([normalise(e.prompt) for e in examples])
     plain = scores[distances.argmin()]
     crossed = plain.copy()
-    for fold in range(int(folds.max()) + 1 if len(examples) > 1 else 0):
-        others = folds != fold
+    for number in range(int(fold.max()) + 1 if fold.any() else 0):
+        others = fold != number
         crossed[~others] = scores[_simplest(scores[:, others], distances)][~others]
     gain = crossed - plain
     helps = gains_an_error(gain)
