@@ -2,12 +2,14 @@
 
 import csv
 import json
+import logging
 import os
 import random
 import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -124,6 +126,16 @@ def test_other_settings_begin_anew(tmp_path):
     recover_file(ConstantRecoverer("c"), "i", pairs, tmp_path / "out.jsonl", "m")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [r["rewrite_prompt"] for r in rows] == ["c"] * 3
+
+
+def test_the_time_is_told_by_source(tmp_path, caplog):
+    class Timed(ConstantRecoverer):
+        seconds: ClassVar = {"writer": 3.0, "choice": 1.0}
+
+    pairs = [Pair(str(n), "a", "b") for n in range(50)]  # two batches
+    with caplog.at_level(logging.INFO):
+        recover_file(Timed("c"), "i", pairs, tmp_path / "out.csv", "m")
+    assert "seconds per pair: writer 0.12, choice 0.04" in caplog.text
 
 
 def test_the_mean_prompt_answers_below_the_threshold(tmp_path):

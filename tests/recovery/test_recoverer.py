@@ -1,9 +1,12 @@
+import time
 from dataclasses import dataclass
 
 import pytest
 
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines import mean_prompt
+from prompt_recovery.recovery.choice import LogLinear
 from prompt_recovery.recovery.confidence import Calibration
 from prompt_recovery.recovery.decoding import MBR, Greedy
 from prompt_recovery.recovery.interface import ConstantRecoverer, Pair, Prediction, pairs_of
@@ -116,3 +119,43 @@ def test_a_calibration_is_for_the_recoverers_own_decoding(scs):
     assert recoverer.recover(PAIRS)[0].confidence == 0.25
     assert recoverer.recover(PAIRS, decoding=MBR())[0].confidence == 0.25
     assert recoverer.recover(PAIRS, decoding=MBR(samples=4))[0].confidence is None
+
+
+def test_what_each_part_took_is_told(scs, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    @dataclass(frozen=True)
+    class Slow(Known):
+        takes: float = 0.0
+
+        def posteriors(self, pairs, decoding, progress=lambda _: None):
+            clock[0] += self.takes
+            return super().posteriors(pairs, decoding, progress)
+
+    class Embeds:
+        """Takes a second whenever something is embedded."""
+
+        def __getattr__(self, name):
+            return getattr(scs.encoder, name)
+
+        def embed(self, texts):
+            clock[0] += 1.0
+            return scs.encoder.embed(texts)
+
+    def channel(pair, texts):
+        clock[0] += 7.0
+        return [0.0] * len(texts)
+
+    recoverer = PosteriorRecoverer(
+        [(Slow("poems", POEMS.texts, 2.0), 1.0), (Slow("recipes", RECIPES.texts, 5.0), 1.0)],
+        MBR(), "Improve it", SCS(Embeds(), scs.exponent), channel=channel,
+        choice=LogLinear({"prior": 1.0, "channel": 0.1}),
+    )  # fmt: skip
+    recoverer.said(PAIRS)
+    recoverer.recover(PAIRS)
+    choice = recoverer.seconds["choice"]
+    assert recoverer.seconds == {"poems": 2.0, "recipes": 5.0, "channel": 7.0, "choice": choice}
+    assert choice >= 1.0
+    recoverer.recover(PAIRS, decoding=MBR(samples=4))
+    assert "channel" not in recoverer.seconds, "of the last call only"

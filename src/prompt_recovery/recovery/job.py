@@ -135,6 +135,17 @@ def recover_file(
     if explain is not None:
         identity = fingerprint(identity, explain)
     part = output.with_name(f".{output.name}.part.jsonl")
+    spent: dict[str, float] = {}
+    recovered = 0
+
+    def answered(batch: list[Pair], progress: Callable[[int], None]) -> list[Prediction]:
+        nonlocal recovered
+        found = recoverer.recover(batch, progress)
+        recovered += len(batch)
+        for source, seconds in getattr(recoverer, "seconds", {}).items():
+            spent[source] = spent.get(source, 0.0) + seconds
+        return found
+
     lock = cache_dir("locks") / fingerprint(str(output.resolve()))
     with locked(lock), progress_bar() as progress:
         store = PredictionStore(part, identity)
@@ -143,9 +154,9 @@ def recover_file(
             if all(pair.id in store.done for pair in batch):
                 progress.advance(task, len(batch))
             elif explain is None:
-                store.add(recoverer.recover(batch, lambda n: progress.advance(task, n)))
+                store.add(answered(batch, lambda n: progress.advance(task, n)))
             else:
-                found = dict(zip(batch, recoverer.recover(batch), strict=True))
+                found = dict(zip(batch, answered(batch, lambda _: None), strict=True))
                 missing = {pair: p for pair, p in found.items() if pair.id not in store.done}
                 progress.advance(task, len(batch) - len(missing))
                 for prediction in with_evidence(
@@ -170,6 +181,9 @@ def recover_file(
     log.info(
         "%s: %s, %d of them the mean prompt", output, counted(len(pairs), "prediction"), fallbacks
     )
+    if spent:
+        each = [f"{source} {seconds / recovered:.2g}" for source, seconds in spent.items()]
+        log.info("seconds per pair: %s", ", ".join(each))
     return predictions
 
 

@@ -1,7 +1,9 @@
 """The recoverer: it adds up the posteriors of its sources and lets a decoding choose from them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prompt_recovery.errors import PromptRecoveryError
@@ -46,6 +48,9 @@ class PosteriorRecoverer:
             `Choice`, which has a number of its own.
         choice: The posterior over the best candidates that takes the place of plain MBR's, with the
             recoverer's own decoding; None if plain MBR answers.
+        seconds: What the last call of `recover` took: by the name of each source, for the
+            "channel", and for the "choice", which is everything else, such as the embedding of the
+            candidates for MBR and their features.
     """
 
     sources: Sequence[tuple[Source, float]]
@@ -58,6 +63,7 @@ class PosteriorRecoverer:
     channel: Channel | None = None
     rescored: int = 16
     choice: LogLinear | None = None
+    seconds: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or " + ".join(source.name for source, _ in self.sources)
@@ -89,7 +95,12 @@ class PosteriorRecoverer:
                 from several sources.
         """
         self._check(decoding or self.decoding)
-        return self.answers(pairs, self.said(pairs, decoding, progress), decoding)
+        self.seconds.clear()
+        begun = time.perf_counter()
+        predictions = self.answers(pairs, self.said(pairs, decoding, progress), decoding)
+        others = sum(self.seconds.values())
+        self.seconds["choice"] = max(time.perf_counter() - begun - others, 0.0)
+        return predictions
 
     def said(
         self,
@@ -101,7 +112,8 @@ class PosteriorRecoverer:
         shared = _SharedProgress(progress, len(self.sources))
         parts: Said = {}
         for number, (source, _) in enumerate(self.sources):
-            said = source.posteriors(pairs, decoding or self.decoding, shared)
+            with self._timed(source.name):
+                said = source.posteriors(pairs, decoding or self.decoding, shared)
             for index, posterior in said.items():
                 parts.setdefault(index, [None] * len(self.sources))[number] = posterior
         return dict(sorted(parts.items()))
@@ -175,7 +187,8 @@ class PosteriorRecoverer:
         assert self.scs is not None
         count = self.decoding.candidates if isinstance(self.decoding, Choice) else self.rescored
         writers = [s.writer if isinstance(s, WriterSource) else None for s, _ in self.sources]
-        make = FeatureMaker(self.feature_names, self.scs, count, writers, self.channel)
+        channel = None if self.channel is None else self._heard
+        make = FeatureMaker(self.feature_names, self.scs, count, writers, channel)
         found, joined = {}, self.joined(said)
         for index, posterior in joined.items():
             features = make(pairs[index], said[index], posterior)
@@ -184,6 +197,17 @@ class PosteriorRecoverer:
             progress(1)
         progress(len(pairs) - len(joined))
         return found
+
+    def _heard(self, pair: Pair, texts: Sequence[str]) -> list[float]:
+        assert self.channel is not None
+        with self._timed("channel"):
+            return self.channel(pair, texts)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begun
 
     def joined(self, said: Said) -> dict[int, Posterior]:
         """The weighted sum of the posteriors of each pair about which a source says anything."""

@@ -201,6 +201,9 @@ def test_evidence_is_measured_for_the_best_recoverer_and_kept(job, trained_run, 
     again = run_evaluation(job)
     assert made == ["run", "run"], "evidence is kept, as predictions are"
     assert again.evidence == report.evidence
+    assert again.best.seconds_by_source == report.best.seconds_by_source
+    assert sum(report.best.seconds_by_source.values()) <= report.best.seconds
+    assert set(report.best.seconds_by_source) == {"tiny sft", "choice"}
     assert "<mark " in (job.folder / "report.html").read_text()
     assert run_evaluation(replace(job, explain=None)).evidence == {}
 

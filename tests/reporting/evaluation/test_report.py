@@ -20,6 +20,7 @@ from prompt_recovery.reporting.evaluation.report import (
     verdict,
 )
 from prompt_recovery.reporting.evaluation.scores import evaluate
+from prompt_recovery.reporting.evaluation.tables import cost_table
 from tests.reporting.html.test_page import ATTACK, Checked
 
 
@@ -162,6 +163,28 @@ def test_markdown_holds_no_markup_of_others(report):
     for table in tables:
         widths = {len(re.split(r"(?<!\\)\|", row)) for row in table.splitlines()}
         assert len(widths) == 1, table
+
+
+def test_the_time_is_told_by_source_where_it_is_known(report):
+    assert "Seconds per example" not in report_markdown(report) + report_page(report)
+    by_source = {"choice": 2.0, f"s {ATTACK}": 1.0}
+    fair = replace(report.evaluations[1], seconds_by_source=by_source)
+    heard = replace(
+        report.evaluations[2], seconds_by_source={"a": 1.0, "channel": 3.0, "choice": 0.004}
+    )
+    told = replace(report, evaluations=[report.best, fair, heard])
+    table = cost_table(told)
+    assert table.headings == ["recoverer", "a", f"s {ATTACK}", "channel", "choice", "together"]
+    assert table.rows == [
+        [fair.name, "–", "0.025", "–", "0.05", "0.1"],
+        [heard.name, "0.025", "–", "0.075", "< 0.001", "0.1"],
+    ]
+    assert "## Seconds per example" in report_markdown(told)
+    page = report_page(told)
+    assert "Seconds per example" in page and "<img" not in page
+    rows = report_record(told)["recoverers"]
+    assert "seconds_per_example_by_source" not in rows[0]
+    assert rows[2]["seconds_per_example_by_source"]["channel"] == pytest.approx(0.075)
 
 
 def test_json_has_every_number(report):

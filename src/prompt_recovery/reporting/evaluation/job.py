@@ -155,18 +155,19 @@ def _evaluated(
         with announced(f"preparing {contender.name}"):
             recoverer = contender.make()
         predictions, seconds = timed(recoverer, pairs_of(job.examples))
+        parts = dict(getattr(recoverer, "seconds", {}))
         del recoverer
         gc.collect()  # free the model's memory before the next one is loaded
         try:
-            _keep(path, key, contender, predictions, seconds)
+            _keep(path, key, contender, predictions, seconds, parts)
         except PromptRecoveryError as error:
             log.warning("%s: %s", contender.name, error)
             unwritten.append(error)
     else:
         log.info("%s: predictions are in %s", contender.name, path)
-        predictions, seconds = kept
+        predictions, seconds, parts = kept
     told = None if contender.kind == "predictions" else seconds
-    return evaluate(contender.name, predictions, job.examples, job.scs, told)
+    return evaluate(contender.name, predictions, job.examples, job.scs, told, parts)
 
 
 def _evidence(job: EvaluationJob, report: Report) -> dict[int, tuple[Evidence, ...]]:
@@ -222,9 +223,15 @@ def _evidence(job: EvaluationJob, report: Report) -> dict[int, tuple[Evidence, .
 
 
 def _keep(
-    path: Path, key: str, contender: Contender, predictions: Sequence[Prediction], seconds: float
+    path: Path,
+    key: str,
+    contender: Contender,
+    predictions: Sequence[Prediction],
+    seconds: float,
+    parts: dict[str, float],
 ) -> None:
-    head = {"key": key, "name": contender.name, "kind": contender.kind, "seconds": seconds}
+    head = {"key": key, "name": contender.name, "kind": contender.kind, "seconds": seconds,
+            "seconds_by_source": parts}  # fmt: skip
     write_jsonl(path, (head, *map(asdict, predictions)))
 
 
@@ -235,7 +242,9 @@ def _place(contender: Contender, job: EvaluationJob) -> tuple[str, Path]:
     return key, job.folder / "predictions" / f"{slug}-{key[:8]}.jsonl"
 
 
-def _kept(contender: Contender, job: EvaluationJob) -> tuple[list[Prediction], float] | None:
+def _kept(
+    contender: Contender, job: EvaluationJob
+) -> tuple[list[Prediction], float, dict[str, float]] | None:
     """Reads the predictions that an earlier evaluation saved, or None if there are none."""
     key, path = _place(contender, job)
     ids = [example.id for example in job.examples]
@@ -246,7 +255,8 @@ def _kept(contender: Contender, job: EvaluationJob) -> tuple[list[Prediction], f
             return None
         names = ("id", "rewrite_prompt", "fallback", "confidence")
         predictions = [checked_prediction(Prediction(**{n: row[n] for n in names})) for row in rows]
-        return predictions, float(head["seconds"])
+        parts = head.get("seconds_by_source", {})  # evaluations of older versions have none
+        return predictions, float(head["seconds"]), {str(k): float(v) for k, v in parts.items()}
     except (OSError, *MALFORMED):
         return None
 

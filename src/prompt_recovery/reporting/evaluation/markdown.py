@@ -1,10 +1,18 @@
 """An evaluation's report as Markdown."""
 
-from prompt_recovery.reporting.evaluation.report import Report, metric_name, score, verdict
+from prompt_recovery.reporting.evaluation.report import (
+    COST_NOTE,
+    COST_TITLE,
+    Report,
+    metric_name,
+    score,
+    verdict,
+)
 from prompt_recovery.reporting.evaluation.scores import calibration_error
 from prompt_recovery.reporting.evaluation.tables import (
     answer_table,
     calibration_table,
+    cost_table,
     encoder_table,
     group_table,
     ranking_table,
@@ -24,6 +32,7 @@ def report_markdown(report: Report) -> str:
         "number of comparisons (Holm).",
         *_encoders(report),
         *_calibration(report),
+        *_cost(report),
     ]
     for title, heading, groups in (
         ("By category", "category", report.categories()),
@@ -51,6 +60,11 @@ def _encoders(report: Report) -> list[str]:
         "the share of what is expected above chance; where it is surely below 50 %, the score is "
         "flagged.",
     ]
+
+
+def _cost(report: Report) -> list[str]:
+    table = cost_table(report)
+    return [] if table is None else [f"## {COST_TITLE}", to_markdown(table), COST_NOTE]
 
 
 def _calibration(report: Report) -> list[str]:

@@ -5,6 +5,8 @@ from markupsafe import Markup
 
 from prompt_recovery.reporting.evaluation.metric_hacking import UNKNOWN
 from prompt_recovery.reporting.evaluation.report import (
+    COST_NOTE,
+    COST_TITLE,
     LEVEL,
     Report,
     SecondOpinion,
@@ -16,7 +18,7 @@ from prompt_recovery.reporting.evaluation.report import (
     verdict,
 )
 from prompt_recovery.reporting.evaluation.scores import calibration_error
-from prompt_recovery.reporting.evaluation.tables import encoder_table, ranking_table
+from prompt_recovery.reporting.evaluation.tables import cost_table, encoder_table, ranking_table
 from prompt_recovery.reporting.html.charts import Interval, Line, interval_chart, line_chart
 from prompt_recovery.reporting.html.evidence import evidence_html
 from prompt_recovery.reporting.html.page import Section, page, render
@@ -46,6 +48,9 @@ def report_page(report: Report) -> str:
     if report.categories():
         sections.append(Section("By category", _categories(report)))
     sections.append(Section("By length", _lengths(report)))
+    costs = cost_table(report)
+    if costs is not None:
+        sections.append(Section(COST_TITLE, html_table(costs) + paragraph(COST_NOTE, "quiet")))
     sections.append(Section("Best and worst answers", _samples(report)))
     if report.about:
         sections.append(Section("How it was made", html_table(about_table(report.about))))

@@ -25,6 +25,11 @@ FEW = 30
 """The number of rows below which the report warns that there are few."""
 CATEGORIES = 20  # number of rows shown; smaller categories share the last one
 _SAMPLES = 4
+COST_TITLE = "Seconds per example"
+COST_NOTE = (
+    "The choice is all that follows what the sources say: embedding and comparing the candidates, "
+    "and their features apart from the channel."
+)
 
 
 @dataclass(frozen=True)
@@ -175,8 +180,12 @@ def cost(evaluation: Evaluation) -> str:
     """Formats the seconds per example, or a dash for predictions from elsewhere."""
     if evaluation.seconds is None:
         return "–"
-    each = evaluation.seconds / len(evaluation.scs)
-    return f"{each:.2g}" if each >= 0.001 else "< 0.001"
+    return duration(evaluation.seconds / len(evaluation.scs))
+
+
+def duration(seconds: float) -> str:
+    """Formats the seconds of an example."""
+    return f"{seconds:.2g}" if seconds >= 0.001 else "< 0.001"
 
 
 def metric_name(report: Report) -> str:
@@ -201,6 +210,10 @@ def report_record(report: Report) -> dict[str, Any]:
             "seconds_per_example": None if e.seconds is None else e.seconds / len(e.scs),
             "fallbacks": sum(p.fallback for p in e.predictions),
         }
+        if e.seconds_by_source:
+            row["seconds_per_example_by_source"] = {
+                source: seconds / len(e.scs) for source, seconds in e.seconds_by_source.items()
+            }
         if number:
             gain = report.gains[number - 1]
             row["behind_best"] = {

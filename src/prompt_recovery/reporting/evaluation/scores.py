@@ -1,8 +1,8 @@
 """Scores of predictions, and their calibration."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.terminal import progress_bar
 
 _PER_BIN = 10  # the fewest predictions whose mean says something about their confidence
+_UNKNOWN: Mapping[str, float] = {}
 FEWEST_CALIBRATED = 3 * _PER_BIN
 """The number of predictions with a confidence from which their calibration can be seen."""
 
@@ -33,6 +34,8 @@ class Evaluation:
         rouge_l: ROUGE-L, fp32 [n], in [0, 1].
         interval: 95 % bootstrap interval of the mean SCS.
         seconds: Seconds that all predictions took. None for predictions from elsewhere.
+        seconds_by_source: What of them each source, the channel and the choice took; empty if it is
+            not known.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Evaluation:
     rouge_l: NDArray[np.float32]
     interval: tuple[float, float]
     seconds: float | None
+    seconds_by_source: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -93,6 +97,7 @@ def evaluate(
     examples: Sequence[RewriteExample],
     scs: SCS,
     seconds: float | None,
+    seconds_by_source: Mapping[str, float] = _UNKNOWN,
 ) -> Evaluation:
     """Compares predictions with the true prompts of their examples, in order.
 
@@ -115,6 +120,7 @@ def evaluate(
         rouge_l=np.array([rouge_l(p, t) for p, t in both], np.float32),
         interval=bootstrap_interval(scores),
         seconds=seconds,
+        seconds_by_source=seconds_by_source,
     )
 
 

@@ -7,6 +7,7 @@ from prompt_recovery.reporting.evaluation.report import (
     Report,
     SecondOpinion,
     cost,
+    duration,
     p_text,
     score,
     span,
@@ -45,6 +46,24 @@ def ranking_table(report: Report) -> Table:
              f"{e.exact.mean():.1%}", score(float(e.rouge_l.mean())), cost(e)]
         )  # fmt: skip
     return Table(headings, rows, best=0)
+
+
+def cost_table(report: Report) -> Table | None:
+    """Builds a table of the seconds per example by source, channel and choice.
+
+    Returns:
+        The table, or None if they are not known of any recoverer.
+    """
+    told = [e for e in report.evaluations if e.seconds_by_source]
+    known = {source for e in told for source in e.seconds_by_source}
+    last = [part for part in ("channel", "choice") if part in known]
+    parts = [*sorted(known - set(last)), *last]
+    rows = [
+        [e.name, *(duration(by[p] / len(e.scs)) if p in by else "–" for p in parts), cost(e)]
+        for e in told
+        for by in [e.seconds_by_source]
+    ]
+    return Table(["recoverer", *parts, "together"], rows) if rows else None
 
 
 def category_tables(
