@@ -38,10 +38,11 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rows:
-    """The features of examples, and the SCS of their candidates against the truth."""
+    """The features of examples, the SCS of their candidates against the truth, and the truth."""
 
     features: list[Features]
     actual: list[Values]
+    prompts: list[str]
 
     def best(self, count: int) -> "Rows":
         """The same with fewer candidates."""
@@ -49,12 +50,12 @@ class Rows:
             Features(f.candidates[:count], f.values[:count], f.utility[:count, :count])
             for f in self.features
         ]
-        return Rows(kept, [values[:count] for values in self.actual])
+        return replace(self, features=kept, actual=[values[:count] for values in self.actual])
 
     def without(self, column: int) -> "Rows":
         """The same without one feature."""
         kept = [replace(f, values=np.delete(f.values, column, axis=1)) for f in self.features]
-        return Rows(kept, self.actual)
+        return replace(self, features=kept)
 
 
 def rows_of(recoverer: PosteriorRecoverer, examples: Sequence[RewriteExample]) -> Rows:
@@ -70,7 +71,7 @@ def rows_of(recoverer: PosteriorRecoverer, examples: Sequence[RewriteExample]) -
         recoverer.scs.matrix(f.texts, [examples[i].rewrite_prompt])[:, 0].astype(np.float64)
         for i, f in found.items()
     ]
-    return Rows(list(found.values()), actual)
+    return Rows(list(found.values()), actual, [examples[i].rewrite_prompt for i in found])
 
 
 def answered(fitted: ChoiceFit, rows: Rows) -> tuple[Values, Values]:
@@ -100,7 +101,7 @@ def study(run: str, with_test: bool) -> tuple[dict[str, Any], Values | None, Val
     count = Choice().candidates
 
     def crossed(rows: Rows, columns: Sequence[str], ridge: float = RIDGE) -> dict[str, float]:
-        found = fit_choice(columns, rows.features, rows.actual, ridge)
+        found = fit_choice(columns, rows.features, rows.actual, rows.prompts, ridge)
         gain = found.scs - found.scs_plain
         return {"scs": found.scs, "gain": gain, "standard error": found.error}
 
@@ -119,9 +120,10 @@ def study(run: str, with_test: bool) -> tuple[dict[str, Any], Values | None, Val
     }
     if not with_test:
         return report, None, None
-    fitted = fit_choice(names, rows.features, rows.actual)
+    given = names, rows.features, rows.actual, rows.prompts
+    fitted = fit_choice(*given)
     report["kept"] = fitted.model is not None
-    forced = fitted if fitted.model else fit_choice(names, rows.features, rows.actual, keep=True)
+    forced = fitted if fitted.model else fit_choice(*given, keep=True)
     assert forced.model is not None
     report["weights"] = dict(forced.model.weights)
     test = rows_of(recoverer, splits.test).best(count)

@@ -123,9 +123,9 @@ def fit_choice(
     fold = folds([normalise(prompt) for prompt in prompts])
     crossed = plain.copy()
     for number in range(int(fold.max()) + 1 if fold.any() else 0):
-        others = np.flatnonzero(fold != number)
+        others = np.flatnonzero(fold != number).tolist()
         model = _fitted(names, [features[i] for i in others], [actual[i] for i in others], ridge)
-        for i in np.flatnonzero(fold == number):
+        for i in np.flatnonzero(fold == number).tolist():
             expected = features[i].utility @ model.posterior(features[i])
             crossed[i] = actual[i][int(expected.argmax())]
     gain = crossed - plain
