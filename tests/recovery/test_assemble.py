@@ -21,7 +21,7 @@ from prompt_recovery.templates import Template
 DECODING = MBR(4, 1.0, 4)
 CHANNEL = ChannelSettings(
     Backbone("tiny", architecture="gemma"),
-    Template("t", "{{ original_text }}\n{{ rewrite_prompt }}"),
+    template=Template("t", "{{ original_text }}\n{{ rewrite_prompt }}"),
     candidates=3,
     max_text_tokens=12,
 )

@@ -27,6 +27,7 @@ from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.records import decoding_of, read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
+from prompt_recovery.recovery.rewriter import with_rewriter
 from prompt_recovery.recovery.sources import FittedSource, Source, SourceSettings, WriterSource
 from prompt_recovery.runs.folder import is_retriever, recoverer_folders, run_name
 from prompt_recovery.settings import Precision
@@ -67,7 +68,7 @@ def require_backbones(recipe: Recipe) -> None:
     for folder in (folder for run in recipe.runs for folder in recoverer_folders(run)):
         if not is_retriever(folder):
             located_backbone(folder, recipe.backbone_path, recipe.trust_remote_code)
-    if recipe.channel is not None:
+    if recipe.channel is not None and recipe.channel.backbone is not None:
         locate(recipe.channel.backbone, "channel.backbone.path")
 
 
@@ -91,6 +92,7 @@ def assemble(
             no validation split.
     """
     recipe.require_answers()  # before anything is loaded
+    recipe = with_rewriter(recipe)
     members = [recoverer_folders(run) for run in recipe.runs]
     folders = [folder for run in members for folder in run]
     records = [read_record(folder) for folder in folders]

@@ -11,7 +11,7 @@ are fitted on validation, since neither of the two is a calibrated probability (
 weighs further features of a candidate in the same way). MBR over this posterior answers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prompt_recovery.backbones.locate import Backbone
 from prompt_recovery.errors import PromptRecoveryError
@@ -25,7 +25,8 @@ class ChannelSettings:
     """The settings of a channel: which rewriter model scores candidates, and how it is weighed.
 
     Attributes:
-        backbone: The rewriter model; ideally the one that wrote the texts.
+        backbone: The rewriter model. None takes the one that rewrote the texts that the first run
+            was trained on, if its dataset names it and it can be found, and otherwise SmolLM2.
         template: The rewrite template. If the original text comes before the prompt, it is read
             only once for all candidates of a pair.
         exponent: The exponent b of the likelihood of the rewritten text, ≥ 0; None fits both
@@ -35,8 +36,8 @@ class ChannelSettings:
         max_text_tokens: The largest number of tokens of either text; the rest is cut off.
     """
 
-    backbone: Backbone
-    template: Template
+    backbone: Backbone | None = None
+    template: Template = field(kw_only=True)
     exponent: NotNegative | None = None
     prior: NotNegative = 1.0
     candidates: AtLeastOne = 16

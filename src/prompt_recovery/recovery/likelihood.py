@@ -75,9 +75,14 @@ class RewriteLikelihood:
 def load_likelihood(settings: ChannelSettings, precision: str = "auto") -> RewriteLikelihood:
     """Loads the rewriter model, on the GPU if there is one.
 
+    Args:
+        settings: The settings, which name a backbone.
+        precision: auto, bf16 or fp32.
+
     Raises:
         PromptRecoveryError: The model cannot be found or loaded.
     """
+    assert settings.backbone is not None  # see `with_rewriter`
     location = locate(settings.backbone)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = choose_precision(precision, device).dtype

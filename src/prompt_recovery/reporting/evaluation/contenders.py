@@ -20,6 +20,7 @@ from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.job import steps
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.records import decoding_of
+from prompt_recovery.recovery.rewriter import with_rewriter
 from prompt_recovery.runs.folder import (
     is_retriever,
     recoverer_file,
@@ -98,6 +99,7 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
         PromptRecoveryError: If a folder does not exist or contains no recoverer.
     """
     folders = [folder for run in recipe.runs for folder in recoverer_folders(run)]
+    recipe = with_rewriter(recipe)
     decoding = recipe.decoding or decoding_of(folders)
     if not decoding.uses_metric or any(map(is_retriever, folders)):
         recipe = replace(recipe, retrieval=None)  # `assemble` has no use for it
@@ -131,7 +133,7 @@ def _how_it_answers(recipe: Recipe, decoding: Decoding) -> str:
         if settings is not None:
             values = ", ".join(f"{name} {value}" for name, value in vars(settings).items())
             said.append(f"{group} {settings.name} ({values})")
-    if recipe.channel is not None:
+    if recipe.channel is not None and recipe.channel.backbone is not None:
         said.append(f"channel {recipe.channel.backbone.name}")
     if recipe.weights:
         said.append(f"weights {list(recipe.weights)}")
