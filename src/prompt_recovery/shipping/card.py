@@ -155,7 +155,8 @@ def _results(name: str, folder: Path, reports: Sequence[str]) -> Iterator[tuple[
         low, high = metrics["test/scs_ci_low"], metrics["test/scs_ci_high"]
         yield (
             "test split of the training data", f"{metrics['test/examples']:,.0f}",
-            f"{metrics['test/scs']:.3f}", f"{low:.3f} … {high:.3f}", "",
+            f"{metrics['test/scs']:.3f}", f"{low:.3f} … {high:.3f}",
+            _error(metrics.get("test/calibration_error")),
         )  # fmt: skip
         for part in ("model", "retriever"):
             if f"test/{part}_scs" in metrics:
@@ -167,11 +168,10 @@ def _results(name: str, folder: Path, reports: Sequence[str]) -> Iterator[tuple[
             own = [r for r in report["recoverers"] if r["name"].split(",")[0] == name]
             for one in own:
                 low, high = one["scs_ci_low"], one["scs_ci_high"]
-                error = (one.get("calibration") or {}).get("error")
                 yield (
                     str(report["dataset"]), f"{report['examples']:,}",
                     f"{one['scs']:.3f}", f"{low:.3f} … {high:.3f}",
-                    "" if error is None else f"{error:.3f}",
+                    _error((one.get("calibration") or {}).get("error")),
                 )  # fmt: skip
         except (OSError, *MALFORMED) as error:
             raise PromptRecoveryError(
@@ -181,3 +181,7 @@ def _results(name: str, folder: Path, reports: Sequence[str]) -> Iterator[tuple[
             raise PromptRecoveryError(
                 f"reports: {path}: has no recoverer '{name}'; evaluate recoverers=[{name}]"
             )
+
+
+def _error(of_expected: float | None) -> str:
+    return "" if of_expected is None else f"{of_expected:.3f}"

@@ -14,7 +14,13 @@ from prompt_recovery.metrics.statistics import bootstrap_interval
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.reporting.charts import result_chart
-from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
+from prompt_recovery.reporting.evaluation.scores import (
+    Evaluation,
+    calibration,
+    calibration_error,
+    evaluate,
+    timed,
+)
 from prompt_recovery.reporting.evaluation.tables import (
     category_tables,
     result_table,
@@ -110,6 +116,8 @@ def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
         "test/exact_match": float(trained.exact.mean()),
         "test/examples": len(trained.scs),
     }
+    if bins := calibration(trained):
+        metrics["test/calibration_error"] = calibration_error(bins)
     if evaluations.alone:
         model, retriever = evaluations.alone
         metrics["test/model_scs"] = float(model.scs.mean())
@@ -232,6 +240,8 @@ def prediction_rows(
             "fallback": trained.predictions[i].fallback,
             "scs": round(float(trained.scs[i]), 6),
         }
+        if (expected := trained.predictions[i].confidence) is not None:
+            row["confidence"] = round(expected, 6)
         if start is not None:
             row["start"] = start.predictions[i].rewrite_prompt
             row["start_scs"] = round(float(start.scs[i]), 6)
