@@ -1,5 +1,6 @@
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from prompt_recovery.recovery.decoding import MBR, Choice, Greedy
 from prompt_recovery.recovery.interface import Pair
 from prompt_recovery.recovery.kept import KeptPosteriors
 from prompt_recovery.recovery.posterior import Completion, Posterior
+from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.sources import WriterSource
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.storage import cache_dir
@@ -116,7 +118,17 @@ def test_a_damaged_value_is_sampled_again(source, sampled):
 )
 def test_a_posterior_is_read_as_it_was_written(completions, by_probability):
     posterior = Posterior.of_completions(completions, by_probability)
-    assert kept._read(kept._written(posterior)) == posterior
+    assert kept._read(kept._written(posterior, 1.5)) == (posterior, 1.5)
+
+
+def test_samples_from_the_cache_count_with_the_time_that_they_took(source, monkeypatch):
+    clock = SimpleNamespace(perf_counter=iter((10.0, 14.0)).__next__)
+    monkeypatch.setattr(kept, "time", clock)
+    recoverer = PosteriorRecoverer([(source, 1.0)], Greedy(max_new_tokens=4), "fallback")
+    recoverer.recover(PAIRS)
+    assert source.saved == 0 and recoverer.seconds["recoverer"] < 2
+    recoverer.recover(PAIRS[:1])
+    assert source.saved == 2 <= recoverer.seconds["recoverer"]
 
 
 def test_tokens_and_ids_are_not_mixed_up():

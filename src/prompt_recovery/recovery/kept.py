@@ -6,6 +6,7 @@ weights of several recoverers asks the same model for the same samples again and
 
 import hashlib
 import json
+import time
 from array import array
 from collections.abc import Callable, Sequence
 
@@ -21,10 +22,14 @@ class KeptPosteriors:
 
     Args:
         name: A fingerprint of the writer and of how it is asked.
+
+    Attributes:
+        saved: The seconds that it took to compute what was found in the cache.
     """
 
     def __init__(self, name: str) -> None:
         self._store = KeyValueStore("posteriors", name)
+        self.saved = 0.0
 
     def completed(
         self,
@@ -41,14 +46,17 @@ class KeptPosteriors:
         """
         keys = [_key(prompt, id_) for prompt, id_ in zip(prompts, ids, strict=True)]
         found = {key: _read(value) for key, value in self._store.read(keys).items()}
-        known = {key: posterior for key, posterior in found.items() if posterior is not None}
+        known = {key: value for key, value in found.items() if value is not None}
+        self.saved += sum(seconds for _, seconds in known.values())
         missing = [i for i, key in enumerate(keys) if key not in known]
         if missing:
+            begun = time.perf_counter()
             fresh = ask([prompts[i] for i in missing], [ids[i] for i in missing])
-            said = dict(zip((keys[i] for i in missing), fresh, strict=True))
-            self._store.write({key: _written(posterior) for key, posterior in said.items()})
+            each = (time.perf_counter() - begun) / len(missing)
+            said = {keys[i]: (value, each) for i, value in zip(missing, fresh, strict=True)}
+            self._store.write({key: _written(*value) for key, value in said.items()})
             known |= said
-        return [known[key] for key in keys]
+        return [known[key][0] for key in keys]
 
 
 def _key(prompt: Sequence[int], id_: str) -> bytes:
@@ -57,7 +65,7 @@ def _key(prompt: Sequence[int], id_: str) -> bytes:
     return hashlib.sha256(tokens + id_.encode("utf-8", "surrogatepass")).digest()
 
 
-def _written(posterior: Posterior) -> bytes:
+def _written(posterior: Posterior, seconds: float) -> bytes:
     """A writer's posterior, which has neither predicted embeddings nor a familiarity, as JSON."""
     rows = zip(
         posterior.texts,
@@ -67,14 +75,14 @@ def _written(posterior: Posterior) -> bytes:
         posterior.mean_log_probabilities,
         strict=True,
     )
-    return json.dumps([posterior.size, *rows]).encode()
+    return json.dumps([seconds, posterior.size, *rows]).encode()
 
 
-def _read(value: bytes) -> Posterior | None:
-    """The posterior; None if the value is damaged."""
+def _read(value: bytes) -> tuple[Posterior, float] | None:
+    """The posterior and the seconds that it took; None if the value is damaged."""
     try:
-        size, *rows = json.loads(value)
+        seconds, size, *rows = json.loads(value)
         texts, votes, one_vote, total, mean = zip(*rows, strict=True) if rows else [()] * 5
-        return Posterior(texts, votes, one_vote, total, mean, size)
+        return Posterior(texts, votes, one_vote, total, mean, float(size)), float(seconds)
     except MALFORMED:
         return None

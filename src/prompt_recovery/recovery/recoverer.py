@@ -50,7 +50,8 @@ class PosteriorRecoverer:
             recoverer's own decoding; None if plain MBR answers.
         seconds: What the last call of `recover` took: by the name of each source, for the
             "channel", and for the "choice", which is everything else, such as the embedding of the
-            candidates for MBR and their features.
+            candidates for MBR and their features. Samples that were found in the cache count with
+            the time that they took when they were drawn.
     """
 
     sources: Sequence[tuple[Source, float]]
@@ -100,6 +101,9 @@ class PosteriorRecoverer:
         predictions = self.answers(pairs, self.said(pairs, decoding, progress), decoding)
         others = sum(self.seconds.values())
         self.seconds["choice"] = max(time.perf_counter() - begun - others, 0.0)
+        for source, _ in self.sources:
+            if isinstance(source, WriterSource):
+                self.seconds[source.name] += source.saved
         return predictions
 
     def said(

@@ -6,7 +6,7 @@ new fitted source is one class with `posteriors`, the settings that `fit` it, an
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,7 +76,7 @@ class SourceSettings(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class WriterSource:
     """The answers of a writer: it makes the batches, and the decoding says what it samples.
 
@@ -85,11 +85,13 @@ class WriterSource:
         member: The number of the writer in an ensemble.
         keeps: Keep the posteriors in the cache, and don't sample again what is there. A writer
             without an identity keeps nothing.
+        saved: The seconds that it had taken to sample what the last call found in the cache.
     """
 
     writer: "Writer"
     member: int = 0
     keeps: bool = False
+    saved: float = field(default=0.0, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -116,12 +118,14 @@ class WriterSource:
             return decoding.ask(self.writer, prompts, ids, self.member)
 
         kept = self._kept(decoding)
-        return self.writer.in_batches(
+        found = self.writer.in_batches(
             pairs,
             decoding.branches * decoding.max_new_tokens,
             ask if kept is None else partial(kept.completed, ask=ask),
             progress,
         )
+        self.saved = 0.0 if kept is None else kept.saved
+        return found
 
     def _kept(self, decoding: Decoding) -> KeptPosteriors | None:
         if not self.keeps or not self.writer.identity:

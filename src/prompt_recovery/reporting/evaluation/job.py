@@ -156,6 +156,7 @@ def _evaluated(
             recoverer = contender.make()
         predictions, seconds = timed(recoverer, pairs_of(job.examples))
         parts = dict(getattr(recoverer, "seconds", {}))
+        seconds = sum(parts.values()) or seconds  # with the time of samples from the cache
         del recoverer
         gc.collect()  # free the model's memory before the next one is loaded
         try:
