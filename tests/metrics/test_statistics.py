@@ -8,6 +8,7 @@ from prompt_recovery.metrics.statistics import (
     holm,
     paired_gain,
     sign_flip_p,
+    smallest_p,
 )
 
 
@@ -88,3 +89,43 @@ def test_folds_keep_groups_together():
     assert folds(["a", "b", "a", "c", "b"], most=2).tolist() == [0, 1, 0, 0, 1]
     assert folds([str(n) for n in range(25)]).tolist() == [n % 10 for n in range(25)]
     assert folds(["a", "a"]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("estimate", [bootstrap_interval, sign_flip_p])
+def test_examples_with_prompts_of_their_own_are_resampled_alone(estimate):
+    values = np.random.default_rng(5).normal(0.1, 0.5, 30)
+    names = [f"prompt {n}" for n in range(30)]
+    assert estimate(values, groups=names) == estimate(values)
+    assert estimate(values, groups=names) != estimate(values, groups=names[:15] * 2)
+
+
+def test_copies_of_an_example_say_nothing_new():
+    """Four rows for each prompt, all with the same score, tell no more than one of them."""
+    values = np.random.default_rng(6).normal(0.2, 0.5, 25)
+    copies, names = np.repeat(values, 4), np.repeat(np.arange(25), 4).tolist()
+    shuffled = np.random.default_rng(7).permutation(100)
+    copies, names = copies[shuffled], [names[i] for i in shuffled]
+    wanted = bootstrap_interval(values)
+    assert bootstrap_interval(copies, groups=names) == pytest.approx(wanted, abs=0.01)
+    assert sign_flip_p(copies, groups=names) == pytest.approx(sign_flip_p(values), abs=0.02)
+    narrow = bootstrap_interval(copies)
+    assert narrow[1] - narrow[0] < 0.6 * (wanted[1] - wanted[0]), "if they counted as four"
+    assert sign_flip_p(copies) < 0.2 * sign_flip_p(values)
+    gain = paired_gain(copies, np.zeros(100), names)
+    assert gain.interval == bootstrap_interval(copies, groups=names)
+    assert gain.p == sign_flip_p(copies, groups=names)
+
+
+def test_a_large_group_counts_as_many_examples():
+    """The mean of a resample is that of its examples, not that of its groups' means."""
+    values, names = np.array([1.0] * 9 + [0.0]), [0] * 9 + [1]
+    low, high = bootstrap_interval(values, 0.4, groups=names)
+    assert (low, high) == (pytest.approx(0.9), pytest.approx(0.9))
+    assert bootstrap_interval(values, groups=names) == (0.0, 1.0)
+    assert bootstrap_interval(values, groups=[0] * 10) == pytest.approx((0.9, 0.9))
+
+
+def test_the_smallest_p_value_is_that_of_equal_signs():
+    for groups in (1, 2, 5):
+        p = sign_flip_p(np.ones(groups), 40_000)
+        assert p == pytest.approx(smallest_p(groups), abs=0.01)

@@ -1,14 +1,26 @@
-"""Confidence intervals and significance tests for scores of the same examples."""
+"""Confidence intervals and significance tests for scores of the same examples.
 
-from collections.abc import Sequence
+Examples that share a prompt are not independent: who recovers the prompt of one of them is likely
+to recover that of the others. Such examples are groups. The bootstrap draws whole groups (the
+cluster bootstrap; Davison and Hinkley, 1997, §3.8), and the sign-flip test flips the signs of whole
+groups. Where every example has a prompt of its own, both are what they are without groups.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+_BATCH = 500  # resamples at a time, which limits memory: a batch holds 500 · n values
+
 
 def bootstrap_interval(
-    values: NDArray[np.floating], level: float = 0.95, samples: int = 10_000, seed: int = 0
+    values: NDArray[np.floating],
+    level: float = 0.95,
+    samples: int = 10_000,
+    seed: int = 0,
+    groups: Sequence[Hashable] = (),
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of a mean (Efron and Tibshirani, 1993, chapter 13).
 
@@ -17,6 +29,8 @@ def bootstrap_interval(
         level: The coverage, in (0, 1).
         samples: The number of resamples.
         seed: The seed of the resampling.
+        groups: The group of each example, which are resampled together. Empty if all are
+            independent.
 
     Raises:
         ValueError: If there are no values.
@@ -27,16 +41,48 @@ def bootstrap_interval(
         raise ValueError("no values to resample")
     if len(values) == 1:
         return float(values[0]), float(values[0])
+    sums, sizes = _by_group(values, groups)
+    if len(sums) < len(values):
+        rng = np.random.default_rng(seed)
+        means = np.concatenate(
+            [(drawn @ sums) / (drawn @ sizes) for drawn in _draws(len(sums), samples, rng)]
+        )
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
     interval = bootstrap(
         (values,),
         np.mean,
         n_resamples=samples,
-        batch=500,  # limits memory: a batch holds 500 · n values
+        batch=_BATCH,
         confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def _by_group(
+    values: NDArray[np.floating], groups: Sequence[Hashable]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The sum of the values of each group and its size, in order of first appearance."""
+    whole = np.asarray(values, np.float64)
+    if not groups:
+        return whole, np.ones(len(whole))
+    place = group_numbers(groups)
+    return np.bincount(place, weights=whole), np.bincount(place).astype(np.float64)
+
+
+def group_numbers(groups: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Numbers groups from 0 in order of first appearance; the number of each example's, [n]."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(g, len(numbers)) for g in groups], np.int64)
+
+
+def _draws(count: int, samples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yields how often each of `count` groups is drawn with replacement, [≤ 500, count]."""
+    for done in range(0, samples, _BATCH):
+        size = min(_BATCH, samples - done)
+        yield rng.multinomial(count, np.full(count, 1 / count), size)
 
 
 @dataclass(frozen=True)
@@ -54,14 +100,18 @@ class PairedGain:
     p: float
 
 
-def paired_gain(first: NDArray[np.floating], second: NDArray[np.floating]) -> PairedGain:
+def paired_gain(
+    first: NDArray[np.floating], second: NDArray[np.floating], groups: Sequence[Hashable] = ()
+) -> PairedGain:
     """Compares the scores of two recoverers on the same examples as `first` − `second`.
 
-    Both have shape [n] with n ≥ 1.
+    Both have shape [n] with n ≥ 1. `groups` are those of `bootstrap_interval`.
     """
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     return PairedGain(
-        float(differences.mean()), bootstrap_interval(differences), sign_flip_p(differences)
+        float(differences.mean()),
+        bootstrap_interval(differences, groups=groups),
+        sign_flip_p(differences, groups=groups),
     )
 
 
@@ -96,7 +146,12 @@ def folds(groups: Sequence[str], most: int = 10) -> NDArray[np.int64]:
     return np.array([number[group] % min(most, len(number)) for group in groups])
 
 
-def sign_flip_p(differences: NDArray[np.floating], samples: int = 10_000, seed: int = 0) -> float:
+def sign_flip_p(
+    differences: NDArray[np.floating],
+    samples: int = 10_000,
+    seed: int = 0,
+    groups: Sequence[Hashable] = (),
+) -> float:
     """The two-sided paired permutation test of a mean of zero (Fisher, 1935, §21).
 
     Written by hand because `scipy.stats.permutation_test` takes five to ten times as long, and a
@@ -106,6 +161,8 @@ def sign_flip_p(differences: NDArray[np.floating], samples: int = 10_000, seed: 
         differences: The differences, one per example, shape [n] with n ≥ 1.
         samples: The number of random assignments of signs.
         seed: The seed of the random signs.
+        groups: The group of each example, whose differences have the same sign. Empty if all are
+            independent.
 
     Returns:
         The p-value, in (0, 1]: the share of assignments, including the observed one, whose mean
@@ -113,11 +170,18 @@ def sign_flip_p(differences: NDArray[np.floating], samples: int = 10_000, seed: 
     """
     rng = np.random.default_rng(seed)
     observed = abs(differences.mean()) * (1 - 1e-12)
+    sums, _ = _by_group(differences, groups)
     as_far = 1
-    for done in range(0, samples, 500):
-        signs = rng.integers(0, 2, (min(500, samples - done), len(differences))) * 2 - 1
-        as_far += int((abs(signs @ differences) / len(differences) >= observed).sum())
+    for done in range(0, samples, _BATCH):
+        signs = rng.integers(0, 2, (min(_BATCH, samples - done), len(sums))) * 2 - 1
+        as_far += int((abs(signs @ sums) / len(differences) >= observed).sum())
     return as_far / (samples + 1)
+
+
+def smallest_p(groups: int) -> float:
+    """The smallest p-value that `sign_flip_p` can give for this number of groups: both assignments
+    in which all signs are the same are as far from zero as any."""
+    return min(2.0 ** (1 - groups), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

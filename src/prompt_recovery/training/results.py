@@ -129,7 +129,7 @@ def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
     metrics["baseline/mean_prompt_scs"] = float(evaluations.mean_prompt.scs.mean())
     if start is not None:
         gain = evaluations.model.scs - start.scs
-        low, high = bootstrap_interval(gain)
+        low, high = bootstrap_interval(gain, groups=trained.prompts)
         metrics |= {
             "test/start_scs": float(start.scs.mean()),
             "test/gain": float(gain.mean()),

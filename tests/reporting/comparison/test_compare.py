@@ -52,6 +52,28 @@ def test_a_file_of_another_shape_sets_its_run_apart(tmp_path, name, content):
     assert "cannot be read" in apart.reason
 
 
+def test_examples_that_share_a_prompt_are_resampled_together(tmp_path):
+    """Six examples of each prompt that all score alike tell no more than one of them."""
+    width = {}
+    for shared in (False, True):
+        for seed, name, shift in ((1, "a", 0.0), (1, "b", 0.02)):
+            folder = tmp_path / str(shared) / name
+            write_run(folder, name, "sft", seed, shift)
+            scores = np.repeat(scores_of(shift, len(name) + ord(name))[: N // 6], 6)
+            prompts = [f"P {i // 6}!" if shared else f"P {i}" for i in range(N)]
+            rows = [
+                {"id": f"e{i:03}", "scs": s, "rewrite_prompt": prompts[i]}
+                for i, s in enumerate(scores)
+            ]
+            (folder / "predictions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        comparison = analyse(from_folders([str(tmp_path / str(shared))])[0])
+        low, high = comparison.arms[0].interval
+        behind = comparison.behind[1].interval
+        width[shared] = high - low, behind[1] - behind[0]
+    assert width[True][0] > 2 * width[False][0]
+    assert width[True][1] > 2 * width[False][1]
+
+
 def scores_of(shift, seed):
     """Scores whose examples share their difficulty, so that pairing matters."""
     difficulty = np.random.default_rng(0).normal(0.05, 0.1, N)

@@ -1,9 +1,12 @@
+from itertools import count
+
 import numpy as np
 import pytest
 
 from prompt_recovery.data.sources import starter
 from prompt_recovery.metrics.e5 import E5Encoder
 from prompt_recovery.metrics.scs import SCS
+from prompt_recovery.reporting.evaluation import metric_hacking
 from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
 
 # Built word by word so that MiniLM finds them close to the truth of their row, without its words.
@@ -45,7 +48,10 @@ def checked(agreement, scs, pairs):
     return agreement.check(scs(answers, truths), answers, truths)
 
 
-def test_strings_that_please_one_encoder_fall_under_the_other(agreement, scs):
+def test_strings_that_please_one_encoder_fall_under_the_other(agreement, scs, monkeypatch):
+    assert np.isnan(checked(agreement, scs, HONEST * 5).kept), "four prompts say too little"
+    rows = count()
+    monkeypatch.setattr(metric_hacking, "normalise", lambda truth: next(rows))  # as if all differed
     gamed, honest = checked(agreement, scs, GAMED * 5), checked(agreement, scs, HONEST * 5)
     assert gamed.suspicious
     assert gamed.kept < 0.5 < honest.kept

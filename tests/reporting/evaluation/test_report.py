@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from prompt_recovery.metrics.statistics import PairedGain
 from prompt_recovery.recovery.interface import Prediction
 from prompt_recovery.recovery.spans import Evidence, Span, evidence_of
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
@@ -16,11 +17,13 @@ from prompt_recovery.reporting.evaluation.report import (
     CATEGORIES,
     Report,
     SecondOpinion,
+    notes,
     report_record,
     verdict,
 )
 from prompt_recovery.reporting.evaluation.scores import evaluate
 from prompt_recovery.reporting.evaluation.tables import cost_table
+from prompt_recovery.tables import escape_markdown
 from tests.reporting.html.test_page import ATTACK, Checked
 
 
@@ -117,7 +120,7 @@ def test_few_rows_are_called_so_and_have_no_chart_of_the_calibration(report):
         second=None,
         evaluations=[
             replace(e, predictions=e.predictions[:12], scs=e.scs[:12], cosine=e.cosine[:12],
-                    exact=e.exact[:12], rouge_l=e.rouge_l[:12])
+                    exact=e.exact[:12], rouge_l=e.rouge_l[:12], prompts=())
             for e in report.evaluations
         ],
     )  # fmt: skip
@@ -130,8 +133,52 @@ def test_few_rows_are_called_so_and_have_no_chart_of_the_calibration(report):
     for text in (report_page(few), report_markdown(few)):
         assert said in text and "With only 12 rows, other rows may well give other numbers." in text
     assert all("calibration" not in r for r in report_record(few)["recoverers"])
-    for text in (report_page(report), report_markdown(report)):
+    alone = replace(report, evaluations=[replace(e, prompts=()) for e in report.evaluations])
+    for text in (report_page(alone), report_markdown(alone)):
         assert "Too few rows" not in text and "With only" not in text
+
+
+def test_rows_that_share_a_prompt_are_said_to_and_resampled_together(report):
+    shared = (
+        "The 40 rows have 20 different prompts. Rows that share a prompt are not independent of "
+        "each other: intervals and p-values resample prompts, and not rows."
+    )
+    for text in (report_page(report), report_markdown(report)):
+        assert shared in text
+        assert "With only 40 rows of 20 prompts, other rows may well give other numbers." in text
+    assert report_record(report)["prompts"] == 20
+    alone = replace(report, evaluations=[replace(e, prompts=()) for e in report.evaluations])
+    assert shared not in report_page(alone) and report_record(alone)["prompts"] == 40
+    assert alone.gains[0].mean == report.gains[0].mean
+    assert alone.gains[0].interval != report.gains[0].interval
+
+
+def test_an_interval_and_a_p_value_that_disagree_are_explained(report, monkeypatch):
+    def said(*gains):
+        monkeypatch.setattr(Report, "gains", [PairedGain(*gain) for gain in gains])
+        assert all(escape_markdown(note) in report_markdown(report) for note in notes(report))
+        return " ".join(notes(report))
+
+    _, second, third = (e.name for e in report.evaluations)
+    agree = (0.2, (0.1, 0.3), 0.01)
+    assert "although" not in said(agree, (0.1, (-0.1, 0.3), 0.4))
+    told = said(agree, (0.1, (0.01, 0.2), 0.06))
+    assert f"difference to {third} leaves out 0, although the p-value is not below 0.05" in told
+    told = said((0.1, (-0.01, 0.2), 0.04), agree)
+    assert f"difference to {second} is below 0.05, although the interval includes 0" in told
+
+
+def test_too_few_prompts_for_any_difference_to_be_significant_are_said_to_be(report):
+    def with_prompts(*names):
+        prompts = [names[n % len(names)] for n in range(40)]
+        changed = [replace(e, prompts=prompts) for e in report.evaluations]
+        return " ".join(notes(replace(report, evaluations=changed)))
+
+    assert (
+        "With 5 prompts and 2 comparisons, no p-value can be below 0.12, so that nothing can be "
+        "called significant here." in with_prompts(*"abcde")
+    )
+    assert "no p-value" not in with_prompts(*"abcdefgh")
 
 
 def test_the_best_and_worst_answers_show_what_speaks_for_them(report):

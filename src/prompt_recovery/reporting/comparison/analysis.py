@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from prompt_recovery.metrics.statistics import holm, sign_flip_p
+from prompt_recovery.metrics.statistics import group_numbers, holm, sign_flip_p
 from prompt_recovery.reporting.comparison.runs import Apart, Run, mean_metric
 from prompt_recovery.runs.trials import uses_preferences
 
@@ -31,6 +31,8 @@ class Arm:
         settings: Levels by factor.
         runs: The runs, in order of their seeds.
         scores: SCS of the test examples in the order of their ids, fp64 [runs, n].
+        prompts: The number of each example's prompt, int64 [n]. Examples that share one are
+            resampled together.
         interval: 95 % interval of the mean SCS, over seeds and examples.
         over_seeds: Half width of the 95 % t-interval over seeds. NaN for a single seed.
     """
@@ -39,6 +41,7 @@ class Arm:
     settings: Mapping[str, str]
     runs: Sequence[Run]
     scores: NDArray[np.float64]
+    prompts: NDArray[np.int64]
     interval: tuple[float, float]
     over_seeds: float
 
@@ -244,13 +247,15 @@ def _arm(runs: Sequence[Run], settings: Mapping[str, str], factors: Sequence[str
         "retriever" in factors or settings.get("model") in words
     ):
         label += f" + {settings['retriever']}"  # the scores are those of both models together
-    draws = _draws([(scores, 1.0)])
+    prompts = group_numbers([ordered[0].prompts.get(i, i) for i in ids])
+    draws = _draws([(scores, 1.0)], prompts)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Arm(
         label,
         levels,
         ordered,
         scores,
+        prompts,
         (float(low), float(high)),
         _over_seeds(scores.mean(1)),
     )
@@ -272,20 +277,26 @@ def _over_seeds(means: NDArray[np.float64]) -> float:
 
 
 def _draws(
-    parts: Sequence[tuple[NDArray[np.float64], float]], samples: int = 4000, seed: int = 0
+    parts: Sequence[tuple[NDArray[np.float64], float]],
+    prompts: NDArray[np.int64],
+    samples: int = 4000,
+    seed: int = 0,
 ) -> NDArray[np.float64]:
     """Draws bootstrap samples of a weighted sum of means.
 
     All parts share the resampled examples, and the runs of each part are resampled separately.
+    Examples that share a prompt are resampled together.
 
     Args:
         parts: (scores [runs, n], weight) pairs.
+        prompts: The number of each example's prompt, [n].
         samples: Number of bootstrap samples.
         seed: Seed of the samples.
     """
     rng = np.random.default_rng(seed)
-    n = parts[0][0].shape[1]
-    examples = rng.multinomial(n, np.full(n, 1 / n), samples) / n
+    count = int(prompts.max()) + 1
+    drawn = rng.multinomial(count, np.full(count, 1 / count), samples)[:, prompts]
+    examples = drawn / drawn.sum(1, keepdims=True)
     total = np.zeros(samples)
     for scores, weight in parts:
         runs = len(scores)
@@ -309,9 +320,11 @@ def _difference(pairs: Sequence[tuple[Arm, Arm]]) -> Difference:
         else:
             parts += [(a.scores, each), (b.scores, -each)]
     by_example = sum(weight * scores.mean(0) for scores, weight in parts)
-    low, high = np.quantile(_draws(parts), [0.025, 0.975])
+    prompts = pairs[0][0].prompts
+    low, high = np.quantile(_draws(parts, prompts), [0.025, 0.975])
     mean = float(np.mean(by_example))
-    return Difference(mean, (float(low), float(high)), sign_flip_p(np.asarray(by_example)))
+    p = sign_flip_p(np.asarray(by_example), groups=prompts.tolist())
+    return Difference(mean, (float(low), float(high)), p)
 
 
 def _of_seeds(arm: Arm, seeds: Sequence[int]) -> NDArray[np.float64]:

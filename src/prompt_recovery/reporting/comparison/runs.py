@@ -5,11 +5,12 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import glob  # of whole paths, absolute ones too
 from pathlib import Path
 from typing import Any
 
+from prompt_recovery.data.splits import normalise
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.folder import RunFolder, run_path, runs_in
 from prompt_recovery.storage import MALFORMED
@@ -28,6 +29,8 @@ class Run:
         curve: (optimiser step, val/scs) pairs, in order.
         data: Name and fingerprint of the dataset.
         metric: Encoder and exponent of the metric.
+        prompts: Normalised true prompt by id of the test example. Examples that share one are not
+            independent.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Run:
     curve: Sequence[tuple[float, float]]
     data: tuple[str, str]
     metric: tuple[str, float]
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -101,10 +105,18 @@ def _from_folder(run: RunFolder) -> Run | Apart:
             scores={str(row["id"]): float(row["scs"]) for row in rows},
             categories={str(row["id"]): str(row.get("category") or "(none)") for row in rows},
             curve=[(p["step"], p["val/scs"]) for p in run.curve()],
+            prompts=_prompts(rows),
             **_compared_by(run.recoverer()),
         )
     except (OSError, *MALFORMED) as error:
         return Apart(name, f"cannot be read ({type(error).__name__}: {error})")
+
+
+def _prompts(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The normalised true prompts, by the ids of the rows. Rows without one are on their own."""
+    return {
+        (name := str(row["id"])): normalise(str(row.get("rewrite_prompt") or name)) for row in rows
+    }
 
 
 def _diverged(metrics: Mapping[str, Any]) -> str | None:
@@ -161,6 +173,7 @@ def from_wandb(project: str) -> tuple[list[Run], list[Apart]]:
                     scores={row["id"]: float(row["scs"]) for row in rows},
                     categories={row["id"]: row.get("category") or "(none)" for row in rows},
                     curve=history,
+                    prompts=_prompts(rows),
                     **_compared_by(one.config["compared_by"]),
                 )
             )

@@ -146,12 +146,12 @@ def factor_title(factor: Factor) -> str:
 
 
 METHOD = (
-    "Intervals are bootstrapped over seeds and test examples together; “± over seeds” is half of "
-    "Student's 95 % interval. Differences are paired by example and, where variants have seeds in "
-    "common, by seed, on those alone; p-values are those of a sign-flip permutation test on the "
-    "examples' means over seeds, adjusted for the number of comparisons (Holm). The effect of a "
-    "setting is measured where all other settings are the same. A difference is called "
-    "significant where interval and test agree."
+    "Intervals are bootstrapped over seeds and test examples together, and examples that share a "
+    "prompt are resampled together; “± over seeds” is half of Student's 95 % interval. "
+    "Differences are paired by example and, where variants have seeds in common, by seed, on those "
+    "alone; p-values are those of a sign-flip permutation test on the examples' means over seeds, "
+    "adjusted for the number of comparisons (Holm). The effect of a setting is measured where all "
+    "other settings are the same. A difference is called significant where interval and test agree."
 )
 
 

@@ -5,6 +5,7 @@ from prompt_recovery.reporting.evaluation.report import (
     COST_TITLE,
     Report,
     metric_name,
+    notes,
     score,
     verdict,
 )
@@ -30,6 +31,7 @@ def report_markdown(report: Report) -> str:
         f"{escape_markdown(metric_name(report))}. Differences to the best are paired, with "
         "bootstrap intervals; p-values are those of a sign-flip permutation test, adjusted for the "
         "number of comparisons (Holm).",
+        *map(escape_markdown, notes(report)),
         *_encoders(report),
         *_calibration(report),
         *_cost(report),

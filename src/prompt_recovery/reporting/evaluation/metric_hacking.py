@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
+from prompt_recovery.data.splits import normalise
 from prompt_recovery.metrics.scs import SCS, sharpen
+from prompt_recovery.metrics.statistics import group_numbers
 
 _PROMPTS = 500  # maximum number of prompts to compare with each other (125,000 pairs)
 _ENOUGH = 0.5
+_Resamples = NDArray[np.int64] | NDArray[np.float64]
 UNKNOWN = "too little is expected to tell"
 """The verdict if honest prompts with such a low SCS would be near chance anyway."""
 
@@ -33,8 +36,8 @@ class MetricHackingCheck:
         kept: (mean scs − chance) / (mean expected − chance), where chance is the SCS of unrelated
             prompts under the second encoder. Honest predictions have about 1 or more. NaN if the
             expected SCS is too close to chance.
-        interval: 95 % bootstrap interval of `kept`. It accounts for repeated answers, which are
-            not independent of each other.
+        interval: 95 % bootstrap interval of `kept`. It accounts for repeated answers and for
+            examples that share a prompt, which are not independent of each other.
     """
 
     scs: NDArray[np.float32]
@@ -110,11 +113,13 @@ class Agreement:
         promised = float(expected.mean()) - self.chance
         kept, interval = np.nan, (np.nan, np.nan)
         rng = np.random.default_rng(0)
-        rows = rng.integers(0, len(scs), (2000, len(scs)))
-        promises = expected[rows].mean(axis=1) - self.chance
+        prompts = group_numbers([normalise(truth) for truth in truths])
+        weights = _resampled(prompts, 2000, rng)
+        promises = _means(expected, weights) - self.chance
         if promised > 2 * offset and np.quantile(promises, 0.025) > promised / 2:
             kept = (float(there.mean()) - self.chance) / promised
-            left = there[rows].mean(axis=1) - self.chance + rng.normal(0, offset, len(rows))
+            noise = rng.normal(0, offset, len(promises))
+            left = _means(there, weights) - self.chance + noise
             low, high = np.quantile(left / np.maximum(promises, 1e-9), [0.025, 0.975])
             interval = (float(low), float(high))
         return MetricHackingCheck(there.astype(np.float32), expected, kept, interval)
@@ -128,3 +133,23 @@ class Agreement:
 
     def _expected(self, scs: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.asarray(self._curve.predict(scs.astype(np.float64)), np.float64)
+
+
+def _resampled(groups: NDArray[np.int64], samples: int, rng: np.random.Generator) -> _Resamples:
+    """Bootstrap samples of examples or, where some share a group, of whole groups.
+
+    Returns:
+        The examples that were drawn, int64 [samples, n], or how often each was, fp64.
+    """
+    count = int(groups.max()) + 1
+    if count == len(groups):
+        return rng.integers(0, count, (samples, count))
+    drawn = rng.multinomial(count, np.full(count, 1 / count), samples)
+    return drawn[:, groups].astype(np.float64)
+
+
+def _means(values: NDArray[np.float64], drawn: _Resamples) -> NDArray[np.float64]:
+    """The mean of each bootstrap sample."""
+    if drawn.dtype == np.int64:
+        return np.asarray(values[drawn].mean(axis=1))
+    return np.asarray((drawn @ values) / drawn.sum(axis=1))

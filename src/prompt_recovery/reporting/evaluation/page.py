@@ -12,6 +12,7 @@ from prompt_recovery.reporting.evaluation.report import (
     SecondOpinion,
     cost,
     metric_name,
+    notes,
     p_text,
     score,
     span,
@@ -115,6 +116,7 @@ def _results(report: Report) -> Markup:
             "and white space. A dash: the predictions were made elsewhere.",
             "quiet",
         )
+        + Markup("").join(paragraph(note) for note in notes(report))
         + line_chart(
             lines, "SCS of at least", "share of examples", "How many answers score how much"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.metrics.statistics import PairedGain, holm, paired_gain
+from prompt_recovery.metrics.statistics import PairedGain, holm, paired_gain, smallest_p
 from prompt_recovery.recovery.spans import Evidence
 from prompt_recovery.reporting.evaluation.metric_hacking import MetricHackingCheck
 from prompt_recovery.reporting.evaluation.scores import (
@@ -22,7 +22,7 @@ from prompt_recovery.tables import counted
 
 LEVEL = 0.05  # significance level
 FEW = 30
-"""The number of rows below which the report warns that there are few."""
+"""The number of rows with different prompts below which the report warns that there are few."""
 CATEGORIES = 20  # number of rows shown; smaller categories share the last one
 _SAMPLES = 4
 COST_TITLE = "Seconds per example"
@@ -84,9 +84,22 @@ class Report:
 
         The p-values are adjusted for k − 1 comparisons (Holm).
         """
-        gains = [paired_gain(self.best.scs, e.scs) for e in self.evaluations[1:]]
+        prompts = self.best.prompts
+        gains = [paired_gain(self.best.scs, e.scs, prompts) for e in self.evaluations[1:]]
         adjusted = holm([g.p for g in gains])
         return [PairedGain(g.mean, g.interval, p) for g, p in zip(gains, adjusted, strict=True)]
+
+    @property
+    def prompts(self) -> int:
+        """The number of different true prompts, which is that of independent observations."""
+        return len(set(self.best.prompts)) or len(self.examples)
+
+    @property
+    def rows(self) -> str:
+        """The number of rows and, if some of them share a prompt, that of the prompts."""
+        rows = counted(len(self.examples), "row")
+        shared = self.prompts < len(self.examples)
+        return f"{rows} of {counted(self.prompts, 'prompt')}" if shared else rows
 
     @property
     def tied(self) -> list[str]:
@@ -159,6 +172,51 @@ class Report:
         order = np.argsort(-self.best.scs, kind="stable").tolist()
         count = min(_SAMPLES, max(len(order) // 2, 1))
         return order[:count], order[: -count - 1 : -1]
+
+
+def notes(report: Report) -> list[str]:
+    """Says what has to be known to read intervals and p-values: which rows are not independent, and
+    where an interval and a p-value disagree."""
+    said = []
+    if report.prompts < len(report.examples):
+        said.append(
+            f"The {counted(len(report.examples), 'row')} have "
+            f"{counted(report.prompts, 'different prompt')}. Rows that share a prompt are not "
+            "independent of each other: intervals and p-values resample prompts, and not rows."
+        )
+    tests = len(report.gains)
+    least = min(tests * smallest_p(report.prompts), 1.0)
+    if tests and least >= LEVEL:
+        said.append(
+            f"With {counted(report.prompts, 'prompt')} and {counted(tests, 'comparison')}, no "
+            f"p-value can be below {least:.2g}, so that nothing can be called significant here."
+        )
+    pairs = list(zip(report.evaluations[1:], report.gains, strict=True))
+    apart = [e.name for e, gain in pairs if gain.p >= LEVEL and _leaves_out_zero(gain)]
+    if apart:
+        said.append(
+            f"The interval of the difference to {_listed(apart)} leaves out 0, although the "
+            f"p-value is not below {LEVEL}. Intervals are not adjusted for the number of "
+            "comparisons, and are too narrow if rows are few. What is called significant goes by "
+            "the p-value."
+        )
+    near = [e.name for e, gain in pairs if gain.p < LEVEL and not _leaves_out_zero(gain)]
+    if near:
+        said.append(
+            f"The p-value of the difference to {_listed(near)} is below {LEVEL}, although the "
+            "interval includes 0: it is a close case. What is called significant goes by the "
+            "p-value."
+        )
+    return said
+
+
+def _leaves_out_zero(gain: PairedGain) -> bool:
+    low, high = gain.interval
+    return low > 0 or high < 0
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def score(value: float) -> str:
@@ -240,6 +298,8 @@ def report_record(report: Report) -> dict[str, Any]:
     return {
         "dataset": report.dataset,
         "examples": len(report.examples),
+        "prompts": report.prompts,
+        "notes": notes(report),
         "metric": {"encoder": report.encoder, "exponent": report.exponent},
         "second_encoder": report.second
         and {"encoder": report.second.encoder, "chance_scs": report.second.chance},
@@ -285,9 +345,8 @@ def _finite(value: float) -> float | None:
 def verdict(report: Report) -> str:
     """Says in words which recoverer is best, by how much, and whether that is significant."""
     best, others = report.best, report.evaluations[1:]
-    rows = counted(len(report.examples), "row")
-    few = f" With only {rows}, other rows may well give other numbers."
-    few = few if len(report.examples) < FEW else ""
+    few = f" With only {report.rows}, other rows may well give other numbers."
+    few = few if report.prompts < FEW else ""
     said = f"{best.name} comes first with a mean SCS of {score(best.mean)}"
     if not others:
         return f"{best.name} has a mean SCS of {score(best.mean)}.{few}"
@@ -308,5 +367,5 @@ def verdict(report: Report) -> str:
 def _some(report: Report, tied: bool) -> str:
     names = [e.name for e in report.evaluations[1:] if (e.name in report.tied) == tied]
     if len(names) <= 3:
-        return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        return _listed(names)
     return f"{len(names)} of the {len(report.evaluations) - 1} others"

@@ -36,6 +36,8 @@ class Evaluation:
         seconds: Seconds that all predictions took. None for predictions from elsewhere.
         seconds_by_source: What of them each source, the channel and the choice took; empty if it is
             not known.
+        prompts: The normalised true prompt of each example. Those that share one are not
+            independent. Empty if all of them are.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Evaluation:
     interval: tuple[float, float]
     seconds: float | None
     seconds_by_source: Mapping[str, float] = field(default_factory=dict)
+    prompts: Sequence[str] = ()
 
     @property
     def mean(self) -> float:
@@ -111,16 +114,18 @@ def evaluate(
     cosine = scs.cosine(predicted, truths)
     scores = np.asarray(sharpen(cosine, scs.exponent), np.float32)
     both = list(zip(predicted, truths, strict=True))
+    prompts = [normalise(truth) for truth in truths]
     return Evaluation(
         name=name,
         predictions=list(predictions),
         scs=scores,
         cosine=cosine,
-        exact=np.array([normalise(p) == normalise(t) for p, t in both], bool),
+        exact=np.array([normalise(p) == t for p, t in zip(predicted, prompts, strict=True)], bool),
         rouge_l=np.array([rouge_l(p, t) for p, t in both], np.float32),
-        interval=bootstrap_interval(scores),
+        interval=bootstrap_interval(scores, groups=prompts),
         seconds=seconds,
         seconds_by_source=seconds_by_source,
+        prompts=prompts,
     )
 
 
@@ -158,23 +163,22 @@ def calibration(evaluation: Evaluation, groups: int = 10) -> list[CalibrationBin
     Returns:
         The bins, or an empty list if fewer than `FEWEST_CALIBRATED` predictions have a confidence.
     """
-    known = [
-        (p.confidence, float(score))
-        for p, score in zip(evaluation.predictions, evaluation.scs, strict=True)
-        if p.confidence is not None
-    ]
+    confidence = [p.confidence for p in evaluation.predictions]
+    known = [i for i, value in enumerate(confidence) if value is not None]
     if len(known) < FEWEST_CALIBRATED:
         return []
     # The sort is stable, so that the scores do not decide the order of equal confidences.
-    values = np.array(sorted(known, key=lambda pair: pair[0]), np.float64)
+    order = sorted(known, key=lambda i: confidence[i] or 0.0)
+    expected = np.array([value or 0.0 for value in confidence], np.float64)
+    actual, prompts = evaluation.scs.astype(np.float64), evaluation.prompts
     return [
         CalibrationBin(
-            float(part[:, 0].mean()),
-            float(part[:, 1].mean()),
-            bootstrap_interval(part[:, 1]),
+            float(expected[part].mean()),
+            float(actual[part].mean()),
+            bootstrap_interval(actual[part], groups=[prompts[i] for i in part] if prompts else ()),
             len(part),
         )
-        for part in np.array_split(values, min(groups, len(values) // _PER_BIN))
+        for part in np.array_split(order, min(groups, len(order) // _PER_BIN))
     ]
 
 
