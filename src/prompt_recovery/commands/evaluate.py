@@ -9,7 +9,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prompt_recovery.commands.entry import command
-from prompt_recovery.reporting.evaluation.examples import Part, choose_examples
+from prompt_recovery.reporting.evaluation.examples import (
+    Chosen,
+    Part,
+    choose_examples,
+    some_of,
+)
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings, prediction_entries
 from prompt_recovery.settings.checking import check, make
 from prompt_recovery.settings.entries import option
@@ -29,6 +34,8 @@ _HELP = Help(
          "as `prompt-recovery recover` does by default: by MBR with neighbours, or with its "
          "retriever:",
          ["recoverers=[runs/latest]"]),
+        ("A first look at 40 rows, with the mean prompt as the only baseline:",
+         ["recoverers=[runs/latest] quick=true"]),
         ("Several runs and decodings, on a file of your own, beside answers in one of its columns:",
          ["data=file data.path=pairs.jsonl predictions=[their_column] \\\n"
           "    'recoverers=[runs/a,{run: runs/a/adapter, decoding: greedy, name: a greedily}]'"]),
@@ -41,8 +48,8 @@ _HELP = Help(
           'recoverers=[{run: [runs/a,runs/b], decoding: {mbr: {samples: 32}}}]'    an ensemble
           metric=scs_t5 metric@second_metric=scs_minilm    other encoders
     """,
-    settings=["recoverers", "baselines", "predictions", "part", "output", "split.by", "precision",
-              "data=file:data.path"],
+    settings=["recoverers", "baselines", "predictions", "quick", "rows", "part", "output",
+              "split.by", "precision", "data=file:data.path"],
     read_on=["docs/howto/evaluate.md", "docs/concepts/scs.md"],
 )  # fmt: skip
 
@@ -70,13 +77,15 @@ def job_of(config: dict[str, Any], line: str = "") -> Any:
     if "also" in config["data"]:
         config["data"]["also"] = [*config["data"]["also"], *columns]
     given = make(config, EvaluateSettings, late=("second_metric",))
-    second = given.second_metric if config["second_metric"] is not None else None
+    wanted = config["second_metric"] is not None and not config["quick"]
+    second = given.second_metric if wanted else None
 
     for dataset in (given.data,) if same else (given.data, given.training):
         for told in dataset.dropped_rows():
             log.warning("%s", told)
     part: Part = ("test" if same else "all") if given.part == "auto" else given.part
-    examples, training = choose_examples(given.data, given.training, part, vars(given.split))
+    everything, training = choose_examples(given.data, given.training, part, vars(given.split))
+    examples = some_of(everything, given.rows)
     make_option = partial(option, "evaluate")
     recipes = [e.recipe(make_option, given.precision) for e in given.recoverer_entries()]
     baselines = [make_option("baseline", entry) for entry in given.baselines]
@@ -84,4 +93,5 @@ def job_of(config: dict[str, Any], line: str = "") -> Any:
     with importing():
         from prompt_recovery.reporting.evaluation.assembling import job_of as evaluation_of
 
-    return evaluation_of(given, recipes, baselines, part, examples, training, second, line)
+    chosen = Chosen(part, examples, len(everything))
+    return evaluation_of(given, recipes, baselines, chosen, training, second, line)

@@ -37,8 +37,14 @@ def _new_run_folder(parent: str, name: str) -> str:
 def _evaluated(config: Any) -> str:
     """Returns a name of the dataset in a configuration, for the folder of its evaluation.
 
-    A file is named by its path from here, so that no two share a folder.
+    A file is named by its path from here, so that no two share a folder. An evaluation of few of
+    its rows has a folder of its own, too.
     """
+    rows = OmegaConf.select(config, "rows")
+    return _data_name(config) + ("" if rows is None else f"_{rows}_rows")
+
+
+def _data_name(config: Any) -> str:
     path, repo, part = (OmegaConf.select(config, f"data.{k}") for k in ("path", "repo", "split"))
     if path is not None:
         shown = shown_path(Path(os.path.normpath(Path(path).expanduser().absolute())))
@@ -60,6 +66,11 @@ OmegaConf.register_new_resolver("trial", lambda *, _root_: resolved_trial_id(_ro
 OmegaConf.register_new_resolver(
     "if_started",
     lambda started, new, *, _root_: new if OmegaConf.select(_root_, "start") is None else started,
+    replace=True,
+)
+OmegaConf.register_new_resolver(
+    "if_quick",
+    lambda quick, full, *, _root_: quick if OmegaConf.select(_root_, "quick") else full,
     replace=True,
 )
 OmegaConf.register_new_resolver(

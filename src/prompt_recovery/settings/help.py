@@ -144,8 +144,18 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_shown, value))}]"
     text = re.sub(r"\$\{hydra:runtime\.choices\.(\w+)\}", r"<\1>", str(value))
-    text = re.sub(r"\$\{if_started:[^,}]*,([^}]*)\}", r"\1", text)
+    text = re.sub(r"\$\{if_\w+:(.*)\}", lambda found: _usually(found[1]), text)
     return re.sub(r"\$\{(\w+)\}", r"<\1>", text)
+
+
+def _usually(values: str) -> str:
+    """The second of two values, as in `${if_started:3e-4,1.5e-3}`, which is the usual one."""
+    depth = 0
+    for place, character in enumerate(values):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            return values[place + 1 :]
+    return values
 
 
 def _defaults(command: str) -> dict[str, Any]:

@@ -188,7 +188,8 @@ def leave_behind(
         log.info("to answer a pair with it: %s", answering(job.folder))
         command = evaluating(job.folder, job.config) if job.config and test else None
         if command is not None:
-            log.info("to compare it with all baselines: %s", command)
+            log.info("for a first look at its answers to 40 rows: %s quick=true", command)
+            log.info("to compare it with all baselines, which takes longer: %s", command)
 
 
 def lowered(metrics: Mapping[str, float], learning_rate: float) -> str | None:

@@ -21,14 +21,16 @@ from prompt_recovery.recovery import MBR, load_recoverer
 from prompt_recovery.recovery.baselines import FewShot, ZeroShot, mean_prompt
 from prompt_recovery.recovery.decoding import Greedy
 from prompt_recovery.recovery.interface import ConstantRecoverer
+from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.reporting.evaluation import job as evaluation
 from prompt_recovery.reporting.evaluation.contenders import (
     Contender,
     from_baseline,
     from_column,
     from_file,
+    from_recipe,
 )
-from prompt_recovery.reporting.evaluation.examples import choose_examples
+from prompt_recovery.reporting.evaluation.examples import choose_examples, some_of
 from prompt_recovery.reporting.evaluation.job import EvaluationJob, run_evaluation
 from prompt_recovery.reporting.evaluation.settings import prediction_entries
 from prompt_recovery.settings.folder import config_folder
@@ -163,6 +165,32 @@ def test_what_is_learned_from_is_never_evaluated(examples):
     assert {e.id[:2] for e in learned.examples} == {"o-"}
     with pytest.raises(PromptRecoveryError, match="nothing to learn from"):
         choose_examples(data, data, "all", SPLIT)
+
+
+def test_some_rows_are_chosen_by_their_ids(examples):
+    few, more = some_of(examples, 5), some_of(examples, 20)
+    assert len(few) == 5 and len(more) == 20
+    assert [e for e in more if e in few] == few, "more rows contain the fewer, in their order"
+    assert sorted(e.id for e in some_of(examples[::-1], 5)) == sorted(e.id for e in few)
+    assert some_of(examples, 40) == some_of(examples, 400) == some_of(examples, None) == examples
+
+
+def test_a_run_has_the_name_of_the_table_of_its_training(trained_run, tmp_path):
+    plain, named = tmp_path / "2026-01-02_03-04-05_tiny_sft", tmp_path / "2026-01-02_03-04-05_mine"
+    for folder in (plain, named):
+        shutil.copytree(trained_run, folder)
+    assert from_recipe(Recipe([plain])).name == "tiny sft"
+    assert from_recipe(Recipe([plain / "adapter"])).name == "tiny sft"
+    assert from_recipe(Recipe([named], decoding=MBR())).name == "mine: tiny sft, mbr"
+
+
+def test_predictions_that_are_kept_under_another_name_are_found(job):
+    made = []
+    run_evaluation(replace(job, contenders=[constant("Fix it", made)]))
+    [kept] = (job.folder / "predictions").iterdir()
+    kept.rename(kept.with_name(f"older-name-{kept.stem[-8:]}.jsonl"))
+    run_evaluation(replace(job, contenders=[constant("Fix it", made)]))
+    assert made == ["Fix it"]
 
 
 def test_what_is_finished_is_not_made_again(job):
@@ -306,14 +334,20 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
         "predictions=[theirs]", cwd=own,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "mine was trained on rows of own" in result.stderr.replace("\n", " ")
+    seen = re.search(
+        r"mine was trained on (\d+) and validated on (\d+) of the 40 evaluated rows",
+        result.stderr.replace("\n", " "),
+    )
+    assert seen and 0 < int(seen[1]) + int(seen[2]) < 40, "though they are in another file"
     folder = own / "runs" / "evaluate" / "own"
     record = json.loads((folder / "report.json").read_text())
     names = [r["name"] for r in record["recoverers"]]
     assert names[0] == "mine", "which neighbours help, as they do in recover: it knows these rows"
     assert {"theirs", "mean prompt, searched", "tiny 1-shot"} < set(names)
-    assert any(n.endswith(", mbr") for n in names)
+    [named] = [n for n in names if n.endswith(", mbr")]
+    assert named.endswith(": tiny sft, mbr"), "the name that it has in the table of its training"
     about = record["about"]
+    assert seen[0] in about["evaluated rows seen in training"]
     assert about["mine"].startswith(f"{trained_run}; decoding mbr (samples 16, temperature 0.7, ")
     assert "retrieval neighbours (space difference, k 16, " in about["mine"], "as recover does"
     assert about["command"].startswith("prompt-recovery evaluate data=file data.path=own.jsonl ")
@@ -328,6 +362,17 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     markdown = (folder / "report.md").read_text()
     assert "&lt;b\\>tone&lt;/b\\> \\| no" in markdown
     assert "theirs" in result.stdout
+
+
+def test_a_quick_evaluation_is_of_few_rows_and_has_a_folder_of_its_own(tmp_path):
+    result = run("quick=true", "rows=7", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "runs/evaluate/starter_7_rows/report.json").read_text())
+    assert record["examples"] == 7
+    assert [r["name"] for r in record["recoverers"]] == ["mean prompt"]
+    assert record["about"]["evaluated"] == "starter, test split: 7 of 203 rows"
+    assert record["second_encoder"] is None
+    assert "With only 7 rows" in (tmp_path / "runs/evaluate/starter_7_rows/report.md").read_text()
 
 
 def test_the_starter_is_evaluated_on_its_test_split(tmp_path, scs):

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from prompt_recovery.data.examples import Dataset, RewriteExample
+from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.base import Baseline
@@ -18,11 +20,11 @@ from prompt_recovery.reporting.evaluation.contenders import (
     from_file,
     from_recipe,
 )
-from prompt_recovery.reporting.evaluation.examples import Part
+from prompt_recovery.reporting.evaluation.examples import Chosen, texts_of
 from prompt_recovery.reporting.evaluation.job import EvaluationJob
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings
 from prompt_recovery.reporting.origin import origin
-from prompt_recovery.runs.folder import recoverer_folders
+from prompt_recovery.runs.folder import RunFolder, recoverer_folders
 from prompt_recovery.tables import counted
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,7 @@ def job_of(
     given: EvaluateSettings,
     recipes: Sequence[Recipe],
     baselines: Sequence[Baseline],
-    part: Part,
-    examples: Sequence[RewriteExample],
+    chosen: Chosen,
     training: Dataset,
     second: Callable[[], SCS] | None,
     command: str = "",
@@ -46,20 +47,21 @@ def job_of(
         given: The settings.
         recipes: The recipes of its recoverers.
         baselines: Its baselines.
-        part: Which part of the data is evaluated.
-        examples: The examples of this part.
+        chosen: The examples to evaluate on.
         training: What baselines are fitted to.
         second: Makes the second metric. None if none was asked for.
         command: The command line, for the report.
     """
     opinion, said = _second_opinion(given.metric, second)
     contenders = _contenders(given, recipes, baselines, training)
-    if part == "all":
-        _warn_of_training_rows(given, recipes)
+    known = _known_rows(recipes, contenders, chosen.examples)
+    size = counted(len(chosen.examples), "row")
+    if len(chosen.examples) < chosen.of:
+        size = f"{len(chosen.examples):,} of {counted(chosen.of, 'row')}"
     folder = Path(given.output).expanduser()
     return EvaluationJob(
         name=given.data.name,
-        examples=examples,
+        examples=chosen.examples,
         contenders=contenders,
         scs=given.metric,
         second=opinion,
@@ -67,8 +69,9 @@ def job_of(
         folder=folder,
         explain=method_of(given.explain),
         about={
-            "evaluated": f"{given.data.name}, {_PARTS[part]}: {counted(len(examples), 'row')}",
+            "evaluated": f"{given.data.name}, {_PARTS[chosen.part]}: {size}",
             **{c.name: c.about for c in contenders if c.about},
+            **({"evaluated rows seen in training": "; ".join(known)} if known else {}),
             "baselines learned from": f"{training.name}: {counted(len(training.examples), 'row')}",
             "metric": f"SCS (cosine^{given.metric.exponent:g}) of {given.metric.encoder.name}",
             "second encoder": said,
@@ -77,20 +80,47 @@ def job_of(
     )
 
 
-def _warn_of_training_rows(given: EvaluateSettings, recipes: Sequence[Recipe]) -> None:
-    """Says which runs were trained on rows of the dataset, all of which is evaluated."""
-    evaluated = given.data.fingerprint()
-    for recipe, entry in zip(recipes, given.recoverer_entries(), strict=True):
-        folders = [f for run in recipe.runs for f in recoverer_folders(run)]
-        sources = [read_record(folder).get("data") or {} for folder in folders]
-        if any(source.get("fingerprint") == evaluated for source in sources):
-            log.warning(
-                "%s was trained on rows of %s, and all of them are evaluated: this SCS says little "
-                "about other pairs. part=test evaluates the test split alone, if the settings of "
-                "the split are those of the training",
-                entry.name or folders[0],
-                given.data.name,
-            )
+def _known_rows(
+    recipes: Sequence[Recipe],
+    contenders: Sequence[Contender],
+    examples: Sequence[RewriteExample],
+) -> list[str]:
+    """Says which runs were trained or validated on evaluated rows, by the texts of the rows.
+
+    It is logged, too. The data of a run are read again to find out, wherever a copy of them is.
+    """
+    evaluated = {texts_of(e) for e in examples}
+    found = []
+    names = [c.name for c in contenders if c.kind == "recoverer"]
+    for recipe, name in zip(recipes, names, strict=True):
+        seen: dict[str, set[tuple[str, str]]] = {"trained": set(), "validated": set()}
+        for folder in [f for run in recipe.runs for f in recoverer_folders(run)]:
+            try:
+                splits = _splits(folder, (read_record(folder).get("data") or {}).get("fingerprint"))
+            except PromptRecoveryError as error:
+                log.info("%s: not checked for evaluated rows in its training: %s", name, error)
+                continue
+            seen["trained"] |= evaluated & {texts_of(e) for e in splits.train}
+            seen["validated"] |= evaluated & {texts_of(e) for e in splits.val}
+        seen["validated"] -= seen["trained"]
+        counts = [f"{done} on {len(rows):,}" for done, rows in seen.items() if rows]
+        if not counts:
+            continue
+        of = f"of the {counted(len(examples), 'evaluated row')}"
+        found.append(f"{name} was {' and '.join(counts)} {of}")
+        log.warning(
+            "%s: its SCS on these rows says little about other pairs. With part=test and the "
+            "settings of the data and the split as in its training, only its test split is "
+            "evaluated",
+            found[-1],
+        )
+    return found
+
+
+@lru_cache(maxsize=4)
+def _splits(folder: Path, fingerprint: str | None) -> Splits:
+    """The data of the run that a recoverer belongs to."""
+    return RunFolder.of_adapter(folder).splits(fingerprint)
 
 
 def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | None, str]:

@@ -19,9 +19,10 @@ from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.job import steps
 from prompt_recovery.recovery.recipe import Recipe
-from prompt_recovery.recovery.records import decoding_of
+from prompt_recovery.recovery.records import decoding_of, read_record
 from prompt_recovery.recovery.rewriter import with_rewriter
 from prompt_recovery.runs.folder import (
+    RunFolder,
     is_retriever,
     recoverer_file,
     recoverer_folders,
@@ -104,7 +105,7 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     if not decoding.uses_metric or any(map(is_retriever, folders)):
         recipe = replace(recipe, retrieval=None)  # `assemble` has no use for it
     if name is None:
-        name = " + ".join(_undated_name(run) for run in recipe.runs)
+        name = " + ".join(_answering_name(run) for run in recipe.runs)
         name += f", {recipe.decoding.name}" if recipe.decoding else ""
         name += f", {recipe.retrieval.name}" if recipe.retrieval else ""
         name += ", bank" if recipe.bank else ""
@@ -145,6 +146,26 @@ def _how_it_answers(recipe: Recipe, decoding: Decoding) -> str:
 def _assembled(recipe: Recipe) -> Recoverer:
     with progress_bar() as progress:
         return assemble(recipe, steps(progress), keeps_samples=True).recoverer
+
+
+def _answering_name(run: Path) -> str:
+    """Returns the name that a recoverer has in the table at the end of its training, such as
+    "smollm2 sft + minilm contrastive".
+
+    The name of the run comes first, if it says more than what was trained.
+    """
+
+    def named(folder: Path) -> str:
+        record = read_record(folder)
+        return f"{record['backbone']['name']} {record['objective']}"
+
+    folders = recoverer_folders(run)
+    own = RunFolder.of_adapter(folders[0].resolve()).recoverers
+    answers = " + ".join(map(named, folders))
+    name = _undated_name(run)
+    words = " ".join(re.findall(r"[^\W_]+", name.lower()))
+    known = [" ".join(re.findall(r"[^\W_]+", named(f).lower())) for f in own]
+    return answers if words in known else f"{name}: {answers}"
 
 
 def _undated_name(folder: Path) -> str:

@@ -1,6 +1,9 @@
 """The examples of an evaluation, chosen before anything heavy is imported."""
 
+import hashlib
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from prompt_recovery.data.examples import Dataset, RewriteExample
@@ -11,6 +14,33 @@ from prompt_recovery.tables import counted
 log = logging.getLogger(__name__)
 
 Part = Literal["test", "all"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is evaluated.
+
+    Attributes:
+        part: The part of the data.
+        examples: The examples.
+        of: The number of examples in this part of the data, of which there may be more.
+    """
+
+    part: Part
+    examples: Sequence[RewriteExample]
+    of: int
+
+
+def some_of(examples: Sequence[RewriteExample], rows: int | None) -> list[RewriteExample]:
+    """Chooses at most `rows` examples, in order. The choice depends on their ids alone.
+
+    None takes all of them.
+    """
+    if rows is None or rows >= len(examples):
+        return list(examples)
+    digests = {e.id: hashlib.sha256(e.id.encode("utf-8", "replace")).digest() for e in examples}
+    kept = set(sorted(digests, key=lambda id_: (digests[id_], id_))[:rows])
+    return [e for e in examples if e.id in kept]
 
 
 def choose_examples(
@@ -40,12 +70,9 @@ def choose_examples(
             )
         return splits.test, Dataset(data.name, splits.train)
 
-    def texts(example: RewriteExample) -> tuple[str, str]:
-        return normalise(example.original_text), normalise(example.rewritten_text)
-
-    evaluated = {texts(e) for e in data.examples}
+    evaluated = {texts_of(e) for e in data.examples}
     learned = split(training, **settings).train
-    apart = [e for e in learned if texts(e) not in evaluated]
+    apart = [e for e in learned if texts_of(e) not in evaluated]
     if len(apart) < len(learned):
         log.warning(
             "the baselines do not learn from %s of %s, because they are evaluated, too",
@@ -58,3 +85,8 @@ def choose_examples(
             "nothing to learn from; use part=test, or another dataset as training"
         )
     return data.examples, Dataset(training.name, apart)
+
+
+def texts_of(example: RewriteExample) -> tuple[str, str]:
+    """Returns what examples have in common that are the same, whatever their ids and files."""
+    return normalise(example.original_text), normalise(example.rewritten_text)

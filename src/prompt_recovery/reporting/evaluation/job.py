@@ -237,8 +237,14 @@ def _keep(
 
 
 def _place(contender: Contender, job: EvaluationJob) -> tuple[str, Path]:
-    """Returns the key of a contender's predictions, and the file in which they are kept."""
+    """Returns the key of a contender's predictions, and the file in which they are kept.
+
+    The key finds them, since an earlier evaluation may have called the contender otherwise.
+    """
     key = fingerprint(contender.identity, [asdict(p) for p in pairs_of(job.examples)])
+    kept = sorted((job.folder / "predictions").glob(f"*-{key[:8]}.jsonl"))
+    if kept:
+        return key, kept[0]
     slug = re.sub(r"\W+", "-", contender.name).strip("-")[:60]
     return key, job.folder / "predictions" / f"{slug}-{key[:8]}.jsonl"
 

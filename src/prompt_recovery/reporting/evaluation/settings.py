@@ -118,6 +118,10 @@ class EvaluateSettings:
         name: Name of the report's folder: by default the option of `data`, such as starter, or
             what is evaluated, such as pairs.csv.
         output: Folder of the report. Finished predictions in it are used again.
+        quick: A first look: at most 40 rows, the mean prompt as the only baseline, no
+            second encoder and no evidence. `rows`, `baselines` and `explain` can be given with it.
+        rows: Evaluate on at most this many rows, which are chosen at random by their ids: the same
+            in every evaluation. None evaluates on all.
         part: Whether to evaluate on the test split or on all of `data`. auto uses the test split if
             `data` and `training` are the same dataset, and all of it otherwise.
         recoverers: Run or adapter folders, which answer as `prompt-recovery recover` does by
@@ -143,6 +147,8 @@ class EvaluateSettings:
     decoding: Decoding
     name: str
     output: LocalPath
+    quick: bool = False
+    rows: AtLeastOne | None = None
     part: Literal["auto", "test", "all"] = "auto"
     recoverers: LocalPath | Sequence[LocalPath | RecovererEntry] = ()
     baselines: Sequence[Option]
