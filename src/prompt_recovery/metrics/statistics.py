@@ -69,7 +69,8 @@ def _by_group(
     if not groups:
         return whole, np.ones(len(whole))
     place = group_numbers(groups)
-    return np.bincount(place, weights=whole), np.bincount(place).astype(np.float64)
+    sums = np.asarray(np.bincount(place, weights=whole), np.float64)
+    return sums, np.bincount(place).astype(np.float64)
 
 
 def group_numbers(groups: Sequence[Hashable]) -> NDArray[np.int64]:
