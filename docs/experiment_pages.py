@@ -5,8 +5,8 @@ Links between them and to the records work, and so do links from other pages, wh
 they are in the repository. `experiments/` itself stays as it is.
 
 It also keeps numbers with what belongs to them on every page: "95 %" and "0.1 … 0.2" are not
-broken across lines, and neither are short commands; names of modules are broken after their dots.
-And it puts the pages that explain before the reference in the search box.
+broken across lines, and neither are short commands; names of modules and settings are broken after
+their dots. And it puts the pages that explain before the reference in the search box.
 """
 
 import re
@@ -35,6 +35,9 @@ _CONTRIBUTING = re.compile(r"\]\(\.\./((?:\.\./)*)CONTRIBUTING\.md")
 _CODE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", re.DOTALL)
 _BOOST = {"troubleshooting.md": 4, "experiments": 0.5, "reference": 0.3}
 _SHORT_CODE = re.compile(r"\A<code>([^<]{1,34})</code>\Z")  # fits a line of a phone
+_JOINT = re.compile(
+    r"(?<=\w[._/=@])(?=[\w<&])"
+)  # where the name of a setting or file may be broken
 _MODULE = re.compile(r"\Aprompt_recovery(?:\.\w+)+\Z")
 _TOGETHER = re.compile(r"(?<=\d) (?=%|…|s\b|GB\b|GiB\b|MiB\b)|(?<=…) (?=[-+]?\d)")
 
@@ -71,16 +74,20 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 def on_page_content(html: str, **_: object) -> str:
     """The page with no-break spaces before units and around the dots of intervals.
 
-    Short code in a sentence gets the class "whole", which the style sheet does not break, and the
-    name of a module may be broken after its dots, for phones.
+    Short code in a sentence gets the class "whole", which the style sheet does not break. For
+    tables and headings on phones, names of settings, files and modules may be broken at their dots.
     """
     parts = _CODE.split(html)
     return "".join(
-        _SHORT_CODE.sub(r'<code class="whole">\1</code>', part)
+        _SHORT_CODE.sub(_breakable, part)
         if number % 2
         else _MODULE.sub(lambda name: name[0].replace(".", ".<wbr>"), _TOGETHER.sub("\u00a0", part))
         for number, part in enumerate(parts)
     )
+
+
+def _breakable(code: re.Match[str]) -> str:
+    return f'<code class="whole">{_JOINT.sub("<wbr>", code[1])}</code>'
 
 
 def experiment_page(path: Path) -> str:
