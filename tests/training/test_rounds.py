@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import wandb
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -22,6 +23,7 @@ from prompt_recovery.training.rounds import Round, train_rounds
 from prompt_recovery.training.stages import train_stages
 from prompt_recovery.training.trees import reference_model
 from tests.objectives.test_objectives import adapted
+from tests.runs.offline import offline_run, records
 from tests.settings.composing import composed
 from tests.tiny_run import TINY_RUN, write_rows
 
@@ -94,6 +96,47 @@ def test_rounds_build_on_each_other_also_after_a_kill(run, monkeypatch):
     assert [[r[k] for k in names] for r in a] == [[r[k] for k in names] for r in b]
 
 
+def test_rounds_are_one_wandb_run_also_after_a_kill(run, tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_DISABLED", "WANDB_SILENT", "WANDB_INIT_TIMEOUT",
+                 "WANDB_ERROR_REPORTING"):  # fmt: skip
+        monkeypatch.setenv(name, "")  # restored at the end, whatever is set meanwhile
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = ["logger=wandb", "rounds=2", "trainer.log_every_n_steps=1", "trainer.max_steps=3"]
+    step, done = module.RecovererModule.training_step, []
+
+    def broken(self, batch, index):
+        done.append(index)
+        if len(done) > 4:  # in the second round
+            raise RuntimeError("broken off")
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.RecovererModule, "training_step", broken)
+        with pytest.raises(RuntimeError, match="broken off"):
+            run("broken", *settings)
+    wandb.finish(1)  # what the end of the process does
+    resumed = run("resumed", *settings, "ckpt_path=last")
+    assert wandb.run is None
+    wandb.teardown()  # waits until the files are written
+    files = sorted((tmp_path / "runs").rglob("run-*.wandb"), key=lambda f: f.stat().st_mtime)
+    assert [f.parents[2].name for f in files] == ["broken", "resumed"]
+    begun, gone_on = map(offline_run, files)
+    assert begun.id == gone_on.id
+    assert gone_on.config["rounds"] == 2, "the settings are those of the whole run"
+    rows = [*begun.history, *gone_on.history]
+    assert {r["round"] for r in rows if "train/loss" in r and "epoch" in r} == {1, 2}
+    ends = {r["round"]: r["trainer/global_step"] for r in rows if "val/scs" in r and "round" in r}
+    assert ends == {1: 3, 2: 6}, "steps are counted over rounds"
+    record = json.loads(resumed.rounds_record.read_text())
+    assert {r["round"]: r["round/val_scs"] for r in rows if "round/val_scs" in r} == {
+        r["number"]: pytest.approx(r["val_scs"]) for r in record
+    }
+    assert "test/scs" in gone_on.summary
+    axes = {r.metric.name: r.metric.step_metric for r in records(files[0]) if r.HasField("metric")}
+    assert axes["round/val_scs"] == "round"
+
+
 def check_rounds(whole):
     """Each round builds on the last, and the best one is kept."""
     record = json.loads(whole.rounds_record.read_text())
@@ -122,12 +165,12 @@ def check_rounds(whole):
 
 def test_rounds_end_when_validation_does_not_rise(run, monkeypatch):
     scores = iter([0.3, 0.5, 0.4, 0.45, 0.6])
-    original = rounds._round
+    original = rounds.round_of
 
     def scored(*given):
         return replace(original(*given), val_scs=next(scores))
 
-    monkeypatch.setattr(rounds, "_round", scored)
+    monkeypatch.setattr(rounds, "round_of", scored)
     folder = run("early", "rounds=5", "round_patience=2", "trainer.max_steps=1")
     assert len(folder.rounds) == 4
     assert same(folder, folder.round(2))
@@ -140,7 +183,7 @@ def test_each_round_starts_where_the_last_one_ended(tmp_path, monkeypatch):
     def done(number, folder, stage):
         return Round(number, scores[number], 1, 0, 0, 1, 0)
 
-    monkeypatch.setattr(rounds, "_round", done)
+    monkeypatch.setattr(rounds, "round_of", done)
     folders = {number: RunFolder(tmp_path / str(number)) for number in scores}
     adapters = [folders[n].adapter for n in scores]
     pools = [str(folders[n].preferences) for n in scores]
@@ -177,7 +220,7 @@ def test_the_stages_of_rounds_have_their_reference_and_the_best_one_is_taken(run
 
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(
-        rounds, "_round", lambda number, *_: Round(number, 1 / number, 1, 0, 0, 1, 0)
+        rounds, "round_of", lambda number, *_: Round(number, 1 / number, 1, 0, 0, 1, 0)
     )
     folder = run("mine", "rounds=2", "round_reference=first")
     first, second, last = trained

@@ -12,6 +12,7 @@ from prompt_recovery.training import tracking
 from prompt_recovery.training.tracking import (
     forgiven,
     make_logger,
+    recorded_run,
     require_loggable,
     wandb_mode,
 )
@@ -113,6 +114,16 @@ def test_what_wandb_refuses_is_tried_offline_and_then_left(environment, tmp_path
     logger, attempts = made(environment, tmp_path, failures=2)
     assert logger is False
     assert "metrics are in the run folder only" in caplog.text
+
+
+def test_the_last_wandb_run_of_a_folder_is_found(tmp_path):
+    first, other = tmp_path / "first", tmp_path / "other"
+    for name in ("offline-run-20250102_030405-old", "run-20260102_030405-my-own-id", "latest-run"):
+        (first / "wandb" / name).mkdir(parents=True)
+    (other / "wandb" / "offline-run-20270102_030405-new").mkdir(parents=True)
+    assert recorded_run(first, other) == "my-own-id"
+    assert recorded_run(tmp_path, None, other) == "new"
+    assert recorded_run(tmp_path, None) is None
 
 
 def test_a_logger_that_fails_later_is_a_warning(environment, tmp_path, caplog):

@@ -7,7 +7,7 @@
 | `trial.lock` | `RunFolder.held_for_trial` | while a multirun has this trial run |
 | `output.log` | `runs.trials.Trial` | while a trial runs: what its process prints |
 | `config.yaml` | `training.stages` | when training begins |
-| `wandb/` or `csv/` | the logger of `training.tracking` | during training |
+| `wandb/` or `csv/` | the logger of `training.tracking` | during training; rounds share `wandb/` |
 | `preferences/` | `preferences.build` | before training, where preferences are sampled |
 | `curve.jsonl` | `training.run` | after each validation |
 | `adapter/` with `recoverer.yaml` | `training.language_model` | after each best validation |

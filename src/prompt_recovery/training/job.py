@@ -299,6 +299,23 @@ class TrainSettings(RunSettings):
     lead_ins: Share = 0.0
 
 
+@dataclass(frozen=True)
+class PartOfRun:
+    """A round of preference optimisation, as a part of the run that it is logged in.
+
+    Attributes:
+        number: The number of the round, from 1.
+        run: The whole run.
+        config: The configuration of the whole run.
+        steps_before: The number of steps in earlier rounds.
+    """
+
+    number: int
+    run: RunFolder
+    config: Mapping[str, Any]
+    steps_before: int
+
+
 @checked("")
 @dataclass(kw_only=True)
 class TrainingJob(RunSettings):
@@ -330,6 +347,8 @@ class TrainingJob(RunSettings):
         unlabelled: Pairs without prompts, on which a policy gradient trains the model itself.
         reference: The reference model of preferences: what training starts from ("start"), the
             bare backbone, or an adapter folder.
+        part: The round of a run that this is. None for everything else.
+        continues: The folder of a stopped run, whose W&B run goes on. None begins another one.
         config: The run's configuration, for records.
     """
 
@@ -355,6 +374,8 @@ class TrainingJob(RunSettings):
     trained: Path | None = None
     unlabelled: UnlabelledPairs = field(default_factory=UnlabelledPairs)
     reference: Path | Literal["start", "backbone"] = "start"
+    part: PartOfRun | None = None
+    continues: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

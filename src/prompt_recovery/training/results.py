@@ -1,6 +1,7 @@
 """The results of a run: evaluations, tables, files, and the final log entries."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,8 @@ from prompt_recovery.tables import Table, counted, print_tables
 from prompt_recovery.terminal import announced, progress_bar
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.next_commands import answering, evaluating
+from prompt_recovery.training.rounds import Round, round_of
+from prompt_recovery.training.tracking import ROUND
 
 log = logging.getLogger(__name__)
 
@@ -254,16 +257,32 @@ def prediction_rows(
         yield row
 
 
+def _log_round(logger: Any, one: Round) -> None:
+    """Logs what a round did to the W&B run of all rounds, which goes on."""
+    values = {
+        f"round/{name}": value
+        for name, value in asdict(one).items()
+        if name != "number" and math.isfinite(value)
+    }
+    for name in values:
+        logger.experiment.define_metric(name, step_metric=ROUND)
+    logger.log_metrics(values)
+
+
 def log_results(
     logger: Any, job: TrainingJob, metrics: dict[str, float], evaluations: RunEvaluations | None
 ) -> None:
     """Logs the metrics, and with W&B the predictions and the adapter, and closes the logger."""
-    if job.trained is not None:
+    wandb = job.logger.kind == "wandb"
+    if job.part is not None and wandb:
+        _log_round(logger, round_of(job.part.number, job.run, job.config))
+        return
+    if job.trained is not None and not wandb:
         for one in read_json(job.run.rounds_record) or []:
             values = {f"round/{k}": v for k, v in one.items() if k != "number" and v is not None}
             logger.log_metrics(values, step=one["number"])
     logger.log_metrics({k: v for k, v in metrics.items() if np.isfinite(v)})
-    if job.logger.kind == "wandb":
+    if wandb:
         rows = [
             [e.id, e.category, e.original_text, e.rewritten_text, e.rewrite_prompt,
              p.rewrite_prompt, float(s)]
@@ -274,10 +293,10 @@ def log_results(
                    "prediction", "scs"]  # fmt: skip
         logger.log_table("test/predictions", columns=columns, data=rows)
         if job.logger.log_adapter:
-            import wandb
+            from wandb import Artifact
 
             kind = "retriever" if job.trains_retriever else "adapter"
-            artifact = wandb.Artifact(f"{kind}-{logger.experiment.id}", type="model")
+            artifact = Artifact(f"{kind}-{logger.experiment.id}", type="model")
             artifact.add_dir(str(job.weights_folder))
             logger.experiment.log_artifact(artifact)
         logger.experiment.finish()

@@ -7,7 +7,7 @@ Iterative Reasoning Preference Optimization, arXiv 2404.19733; Xu et al., arXiv 
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def train_rounds(
         stage = round_settings(given, number, earlier)
         folder = train_stage(stage, number, current, reference)
         folders.append(folder)
-        done.append(_round(number, folder, stage))
+        done.append(round_of(number, folder, stage))
         log.info("round %d: val/scs %.4f", number, done[-1].val_scs)
         current, earlier = folder.adapter, folder.preferences
         best = max(done, key=lambda r: (r.val_scs, r.number)).number
@@ -118,7 +118,14 @@ def train_rounds(
     return folders[best - 1], done
 
 
-def _round(number: int, folder: RunFolder, stage: dict[str, Any]) -> Round:
+def round_of(number: int, folder: RunFolder, stage: Mapping[str, Any]) -> Round:
+    """Reads what a round did from its folder, once it has been trained.
+
+    Args:
+        number: Its number.
+        folder: Its folder.
+        stage: Its settings.
+    """
     metrics = folder.metrics() or {}
     pool = read_pool(folder.preferences)
     new = {i: [c for c in cs if c.source == "sampled"] for i, cs in pool.items()}

@@ -38,7 +38,7 @@ from prompt_recovery.training.results import (
     test_metrics,
 )
 from prompt_recovery.training.retriever import prepare_retriever
-from prompt_recovery.training.tracking import forgiven, make_logger
+from prompt_recovery.training.tracking import forgiven, in_round, make_logger, recorded_run
 from prompt_recovery.training.trainer import (
     ValidationInEachEpoch,
     usable_options,
@@ -86,15 +86,7 @@ def train(job: TrainingJob) -> dict[str, float]:
     )
     prepare = prepare_retriever if job.trains_retriever else prepare_language_model
     ready: Prepared = prepare(job, hardware)
-    logger = is_first() and make_logger(
-        job.logger.kind,
-        job.folder,
-        job.logger.project,
-        job.name,
-        job.group,
-        _logged(job, ready.record),
-        list(job.tags),
-    )
+    logger = is_first() and _logger(job, ready.record)
     watch = _watch(job, ready)
     best = BestWeights(ready.save, lambda: watch is not None and watch.refuses)
     curve = _Curve(job.run, watch)
@@ -273,7 +265,23 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _logged(job: TrainingJob, record: dict[str, Any]) -> dict[str, Any]:
-    """Returns the configuration and the entries that decide whether two runs can be compared."""
+def _logger(job: TrainingJob, record: dict[str, Any]) -> Any:
+    """Returns the logger. Rounds and their evaluation are one W&B run, and one CSV file each."""
+    part = job.part if job.logger.kind == "wandb" else None
+    run, config, name = job.run, job.config, job.name
+    if part is not None:
+        run, config, name = part.run, dict(part.config), part.config["name"]
+    later = job.trained is not None or (part is not None and part.number > 1)
+    # It shows what decides whether two runs can be compared, too.
     compared_by = {"data": record["data"], "metric": record["metric"]}
-    return {**recorded_config(job.config), "compared_by": compared_by}
+    logger = make_logger(
+        job.logger.kind,
+        run.path,
+        job.logger.project,
+        name,
+        job.group,
+        {**recorded_config(config), "compared_by": compared_by},
+        list(job.tags),
+        recorded_run(run.path if later else None, job.continues),
+    )
+    return in_round(logger, part.number, part.steps_before) if logger and part else logger

@@ -27,7 +27,7 @@ from prompt_recovery.runs.trials import is_trial, trial_id
 from prompt_recovery.settings.paths import with_absolute_paths
 from prompt_recovery.storage import MALFORMED, require_writable
 from prompt_recovery.terminal import IMPORTING, announced
-from prompt_recovery.training.job import TrainingJob, TrainSettings, job_of
+from prompt_recovery.training.job import PartOfRun, TrainingJob, TrainSettings, job_of
 from prompt_recovery.training.rounds import record_rounds, require_rounds, train_rounds
 from prompt_recovery.training.stage_settings import first_stage_settings, retriever_settings
 
@@ -69,6 +69,7 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     stopped = resumed_run(given["ckpt_path"], run, given)
     if stopped is not None and is_first():
         log.info("ckpt_path=last: going on from the run in %s", shown_path(stopped.path))
+    continues = stopped and stopped.path
     start = None if given["start"] is None else Path(given["start"]).expanduser()
     # What can fail because of the main stage fails here, before others are trained.
     job = job_of(given, run, ckpt_path=checkpoint_file(given["ckpt_path"], stopped))
@@ -99,13 +100,18 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     trained = None
     tell_next()
     if given["rounds"] > 1:
+        steps = 0
 
         def train_round(
             stage: dict[str, Any], number: int, start: Path | None, reference: Any
         ) -> RunFolder:
             own, theirs = run.round(number), stopped and stopped.round(number)
-            folder = _stage(stage, run, own, theirs, elapsed, start=start, reference=reference)
-            return RunFolder(folder)
+            nonlocal steps
+            part = PartOfRun(number, run, given, steps)
+            fields = {"start": start, "reference": reference, "part": part, "continues": continues}
+            folder = RunFolder(_stage(stage, run, own, theirs, elapsed, **fields))
+            steps += int((folder.metrics() or {}).get("train/steps", 0))
+            return folder
 
         best, rounds = train_rounds(given, start, train_round)
         if is_first():
@@ -113,7 +119,12 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
         trained = best.adapter
     train = _imported()
     job = replace(
-        job, start=start, seconds_before=elapsed.seconds, retriever=retriever, trained=trained
+        job,
+        start=start,
+        seconds_before=elapsed.seconds,
+        retriever=retriever,
+        trained=trained,
+        continues=continues,
     )
     return _train(job, run, train).get("val/scs", math.nan)
 
@@ -250,6 +261,7 @@ def _stage(
         elapsed.earlier += (finished.metrics() or {}).get("train/seconds", 0.0)
         return finished.path
     resume = checkpoint_file("last", stopped)
+    job = {"continues": stopped and stopped.path, **job}
     train = _imported()
     begun = time.perf_counter()
     metrics = _train(job_of(stage, own, ckpt_path=resume, evaluate=False, **job), run, train)

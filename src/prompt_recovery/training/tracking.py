@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
@@ -26,6 +28,9 @@ _MODES = {
     "disabled": "disabled",
 }
 """The modes of W&B, some of which have older names."""
+_RUN = re.compile(r"(?:offline-)?run-(?P<time>\d{8}_\d{6})-(?P<id>.+)")  # a folder of W&B
+ROUND = "round"
+"""The axis of the W&B run of rounds."""
 
 
 def wandb_mode() -> str:
@@ -76,11 +81,22 @@ def make_logger(
     group: str | None,
     config: dict[str, Any],
     tags: list[str],
+    run_id: str | None = None,
 ) -> Any:
     """Returns the Lightning logger for `logger=wandb|csv|none`, or False if nothing is logged.
 
     W&B runs are offline unless `WANDB_API_KEY` is set or `WANDB_MODE` says otherwise. An offline
     run makes no network calls. If W&B cannot be reached, a warning says so and the run is offline.
+
+    Args:
+        kind: wandb, csv or none.
+        folder: The folder that the logger writes into.
+        project: The W&B project.
+        name: The name of the W&B run.
+        group: The name of a group of W&B runs.
+        config: The configuration that the W&B run shows.
+        tags: The tags of the W&B run.
+        run_id: The id of the W&B run that goes on; see `recorded_run`. None begins a new one.
 
     Raises:
         PromptRecoveryError: If the kind or the mode is unknown.
@@ -97,7 +113,17 @@ def make_logger(
     if mode == "disabled":
         return False
     options = {"name": name, "save_dir": folder, "project": project, "group": group, "tags": tags}
-    if mode == "online":
+    return _wandb({**options, "id": run_id}, config, mode == "online")
+
+
+def _wandb(options: dict[str, Any], config: dict[str, Any], online: bool) -> Any:
+    """Returns the logger of a W&B run that begins or goes on; False if there can be none."""
+    if _goes_on(options["id"]):
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+
+        return _forgiving(WandbLogger(**options, experiment=wandb.run))
+    if online:
         problem = _unreachable()
         if problem is None:
             try:
@@ -109,7 +135,7 @@ def make_logger(
             "W&B cannot be used (%s): the run is logged offline; send it later with "
             "`wandb sync %s`",
             problem,
-            folder / "wandb" / "offline-run-*",
+            options["save_dir"] / "wandb" / "offline-run-*",
         )
     try:
         return _begun(options, config, offline=True)
@@ -118,6 +144,39 @@ def make_logger(
             "W&B cannot be used (%s): metrics are in the run folder only", first_line(error)
         )
         return False
+
+
+def recorded_run(*folders: Path | None) -> str | None:
+    """Returns the id of the last W&B run in the first of these folders that has one."""
+    for folder in folders:
+        names = [] if folder is None else [f.name for f in (folder / "wandb").glob("*run-*")]
+        found = [m for m in map(_RUN.fullmatch, names) if m is not None]
+        if found:
+            return max(found, key=lambda m: m["time"])["id"]
+    return None
+
+
+def _goes_on(run_id: str | None) -> bool:
+    """Whether this process has begun this W&B run and has not finished it."""
+    wandb = sys.modules.get("wandb")
+    return wandb is not None and wandb.run is not None and bool(wandb.run.id == run_id)
+
+
+def in_round(logger: Any, number: int, steps_before: int) -> Any:
+    """Makes a W&B logger log the number of a round with all metrics, and count steps over rounds.
+
+    Args:
+        logger: The logger of the whole run.
+        number: The number of the round.
+        steps_before: The number of steps in earlier rounds.
+    """
+    log_metrics = logger.log_metrics
+
+    def log(metrics: Mapping[str, Any], step: int | None = None) -> None:
+        log_metrics({**metrics, ROUND: number}, None if step is None else steps_before + step)
+
+    logger.log_metrics = log
+    return logger
 
 
 def _begun(options: dict[str, Any], config: dict[str, Any], offline: bool) -> Any:
