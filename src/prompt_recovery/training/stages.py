@@ -69,7 +69,7 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     stopped = resumed_run(given["ckpt_path"], run, given)
     if stopped is not None and is_first():
         log.info("ckpt_path=last: going on from the run in %s", shown_path(stopped.path))
-    continues = stopped and stopped.path
+    continues = None if stopped is None else stopped.path
     start = None if given["start"] is None else Path(given["start"]).expanduser()
     # What can fail because of the main stage fails here, before others are trained.
     job = job_of(given, run, ckpt_path=checkpoint_file(given["ckpt_path"], stopped))
