@@ -118,6 +118,7 @@ def assemble(
         decoding,
         records[0]["fallback"],
         choosing_metric(scs, own),
+        stated=recipe.stated,
     )
 
     joined_by = _source_record(recipe.retrieval, retrieved)
@@ -125,7 +126,17 @@ def assemble(
     if recipe.channel is not None:
         model = _add_channel(recoverer, recipe.channel, recipe.precision)
         channel = {**asdict(recipe.channel), "model": model}
-    key = fit_key(decoding, scs, folders, records, own, recipe.weights, joined_by, channel)
+    key = fit_key(
+        decoding,
+        scs,
+        folders,
+        records,
+        own,
+        recipe.weights,
+        joined_by,
+        channel,
+        stated=recipe.stated,
+    )
     together = any(isinstance(source, Retriever) for source in own) and not recipe.weights
     if together or recipe.confidence or recoverer.feature_names:
         fitted = _fitted(recipe, recoverer, folders, key, progress)

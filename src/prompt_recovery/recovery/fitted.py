@@ -26,6 +26,7 @@ from prompt_recovery.recovery.posterior import familiarity_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer, Said
 from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
 from prompt_recovery.recovery.sources import WriterSource
+from prompt_recovery.recovery.stated import SHARE
 from prompt_recovery.runs.folder import weights_digest
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.terminal import announced
@@ -207,6 +208,7 @@ def fit_key(
     retrieval: Any = None,
     channel: Any = None,
     dtype: str | None = None,
+    stated: float = SHARE,
 ) -> str:
     """A fingerprint of all that the answers of a recoverer depend on, besides what is fitted.
 
@@ -222,6 +224,7 @@ def fit_key(
             plain values.
         dtype: The precision that the sources would have on another machine, such as
             "torch.bfloat16", in place of the one that they have.
+        stated: The share of what lead-ins state in the votes.
     """
     return fingerprint(
         {
@@ -234,6 +237,7 @@ def fit_key(
                 for folder, saved, source in zip(folders, records, sources, strict=True)
             ],
             "retrieval": retrieval,
+            "stated": stated,
         }
     )
 

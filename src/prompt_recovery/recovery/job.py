@@ -23,6 +23,7 @@ from prompt_recovery.recovery.pairs import RecoveryOptions, batches, digest
 from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.spans import Evidence, Method, Span, method_of
+from prompt_recovery.recovery.stated import stated_prompts
 from prompt_recovery.settings import checked
 from prompt_recovery.storage import cache_dir, fingerprint, locked, require_writable, same_file
 from prompt_recovery.tables import counted, print_tables
@@ -78,7 +79,7 @@ def recover(job: RecoveryJob, pairs: Sequence[Pair] | None = None) -> list[Predi
                 [prediction] = with_evidence(ready.recoverer, one, [prediction], method)
         if job.threshold is not None:
             [prediction] = with_fallback([prediction], job.threshold, ready.fallback)
-        print_prediction(prediction, Console())
+        print_prediction(prediction, Console(), rewritten_text=job.rewritten or "")
         if job.measures or (job.measures is None and has_measures()):
             with announced("measuring what changed between the texts"):
                 measured = measures(job.original, job.rewritten)
@@ -197,8 +198,17 @@ def single_pair(original_text: str, rewritten_text: str) -> Pair:
     return Pair(id_, original_text, rewritten_text)
 
 
-def print_prediction(prediction: Prediction, console: Console, count: int = 8) -> None:
-    """Prints an answer and its alternatives. Markup in the texts is not interpreted."""
+def print_prediction(
+    prediction: Prediction, console: Console, count: int = 8, rewritten_text: str = ""
+) -> None:
+    """Prints an answer and its alternatives. Markup in the texts is not interpreted.
+
+    Args:
+        prediction: The prediction.
+        console: The console.
+        count: The largest number of candidates that are shown.
+        rewritten_text: The rewritten text, whose lead-in may state some of the candidates.
+    """
     console.print(Text(printable(prediction.rewrite_prompt), style="bold"))
     if prediction.confidence is not None:
         console.print(f"expected SCS {prediction.confidence:.2f}")
@@ -210,12 +220,14 @@ def print_prediction(prediction: Prediction, console: Console, count: int = 8) -
     table.add_column("prompt", ratio=1)
     table.add_column("score", justify="right")
     table.add_column("log p", justify="right")
+    stated = stated_prompts(rewritten_text)
     for candidate in prediction.candidates[:count]:
         likely = candidate.log_probability
+        found = "stated" if candidate.text in stated else "retrieved"
         row = (
             Text(printable(candidate.text)),
             f"{candidate.score:.3f}",
-            "retrieved" if likely is None else f"{likely:.1f}",
+            found if likely is None else f"{likely:.1f}",
         )
         table.add_row(*row)
     console.print(table)

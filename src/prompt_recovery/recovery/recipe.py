@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Lt
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.records import decoding_of
 from prompt_recovery.recovery.sources import SourceSettings
+from prompt_recovery.recovery.stated import SHARE
 from prompt_recovery.runs.folder import is_retriever, recoverer_folders
 from prompt_recovery.settings import LocalPath, Precision
 
@@ -31,6 +35,9 @@ class RecipeOptions:
             similar training examples of the first run. Runs with a dense retriever don't need it.
         bank: A file with prompts that a dense retriever can also answer with, besides those that it
             was trained on: one on each line (.txt), or a column of a CSV, JSONL or Parquet file.
+        stated: The share of the votes on a pair that the prompts have which the lead-in of its
+            rewrite states, such as "Sure, here is the text as a limerick:", in [0, 1). It is for
+            decodings that use the metric.
         bank_column: The column. None takes the first of rewrite_prompt, text and prompt that there
             is.
     """
@@ -43,6 +50,7 @@ class RecipeOptions:
     retrieval: SourceSettings | None = None
     bank: LocalPath | None = None
     bank_column: str | None = None
+    stated: Annotated[float, Ge(0), Lt(1)] = SHARE
 
 
 @dataclass(frozen=True)

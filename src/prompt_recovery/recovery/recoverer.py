@@ -16,6 +16,7 @@ from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
 from prompt_recovery.recovery.joining import Joining
 from prompt_recovery.recovery.posterior import Posterior, weighted_sum
 from prompt_recovery.recovery.sources import Source, WriterSource
+from prompt_recovery.recovery.stated import SHARE, with_stated
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
@@ -46,6 +47,8 @@ class PosteriorRecoverer:
         channel: Scores how well candidates explain the rewritten text.
         rescored: The number of best candidates that the channel scores, with other decodings than
             `Choice`, which has a number of its own.
+        stated: The share of the votes on a pair that the prompts have which its lead-in states, if
+            there are any and the decoding uses the metric, in [0, 1).
         choice: The posterior over the best candidates that takes the place of plain MBR's, with the
             recoverer's own decoding; None if plain MBR answers.
         seconds: What the last call of `recover` took: by the name of each source, for the
@@ -64,6 +67,7 @@ class PosteriorRecoverer:
     channel: Channel | None = None
     rescored: int = 16
     choice: LogLinear | None = None
+    stated: float = SHARE
     seconds: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -139,7 +143,7 @@ class PosteriorRecoverer:
         """
         own = decoding in (None, self.decoding)
         calibration = self.calibration if own else None
-        joined = self.joined(said)
+        joined = self.joined(pairs, said, decoding)
         if own and self.choice is not None:
             known = self.features(pairs, said) if features is None else features
             candidates = {i: self.choice.rank(found) for i, found in known.items()}
@@ -193,7 +197,7 @@ class PosteriorRecoverer:
         writers = [s.writer if isinstance(s, WriterSource) else None for s, _ in self.sources]
         channel = None if self.channel is None else self._heard
         make = FeatureMaker(self.feature_names, self.scs, count, writers, channel)
-        found, joined = {}, self.joined(said)
+        found, joined = {}, self.joined(pairs, said)
         for index, posterior in joined.items():
             features = make(pairs[index], said[index], posterior)
             if features is not None:
@@ -213,10 +217,19 @@ class PosteriorRecoverer:
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begun
 
-    def joined(self, said: Said) -> dict[int, Posterior]:
-        """The weighted sum of the posteriors of each pair about which a source says anything."""
+    def joined(
+        self, pairs: Sequence[Pair], said: Said, decoding: Decoding | None = None
+    ) -> dict[int, Posterior]:
+        """The weighted sum of the posteriors of each pair about which a source says anything.
+
+        Args:
+            pairs: The pairs that `said` is about.
+            said: What the sources said.
+            decoding: As for `recover`. If it uses the metric, what a lead-in states counts, too.
+        """
+        share = self.stated if (decoding or self.decoding).uses_metric else 0.0
         return {
-            index: posterior
+            index: with_stated(posterior, pairs[index].rewritten_text, share)
             for index, parts in said.items()
             if (posterior := self._joined(parts)) is not None
         }
