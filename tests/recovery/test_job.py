@@ -282,7 +282,7 @@ def test_every_decoding_composes(decoding):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("recover", [f"decoding={decoding}", "channel=rewriter"])
         assert instantiate(config.decoding).name == decoding
-        assert instantiate(config.channel).backbone.name == "smollm2"
+        assert instantiate(config.channel).backbone is None, "the one that rewrote the data"
         assert instantiate(compose("train", [f"decoding={decoding}"]).decoding).name == decoding
     assert Greedy() == Greedy(32)
 
