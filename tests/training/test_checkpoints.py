@@ -109,3 +109,25 @@ def test_the_first_of_equally_good_weights_are_kept_as_they_were():
     refusing = BestWeights(best.save, lambda: True)
     refusing.load_state_dict(best.state_dict())
     assert validated(0.8, refusing) == (0.7, [5, 5])
+
+
+def test_weights_from_before_the_training_are_kept_if_all_later_ones_are_refused():
+    saved = []
+    before, after = ({"w": torch.full((1,), float(n))} for n in (1, 2))
+
+    def validated(best, weights, **changes):
+        trainer = SimpleNamespace(
+            sanity_checking=False, is_global_zero=True, callback_metrics={"val/scs": 0.5}
+        )
+        vars(trainer).update(changes)
+        best.on_validation_end(trainer, SimpleNamespace(trained_weights=lambda: weights))
+
+    best = BestWeights(saved.append, lambda: True)
+    validated(best, before, sanity_checking=True)
+    assert not best.weights and not saved
+    resumed = BestWeights(saved.append, lambda: True)
+    resumed.load_state_dict(best.state_dict())
+    for one in (best, resumed):
+        validated(one, after)
+        assert (one.best, one.weights, saved.pop()) == (0.5, before, before)
+        assert one.state_dict()["before"] is None

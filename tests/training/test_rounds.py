@@ -176,6 +176,28 @@ def test_rounds_end_when_validation_does_not_rise(run, monkeypatch):
     assert same(folder, folder.round(2))
 
 
+def test_rounds_end_with_metric_hacking_if_that_stops_a_run(tmp_path, monkeypatch):
+    config = check(composed("train", *SETTINGS), TrainSettings)
+    monkeypatch.setattr(
+        rounds, "round_of", lambda number, *_: Round(number, 0.1 * number, 1, 0, 0, 1, 0)
+    )
+
+    def train_stage(stage, number, *given):
+        folder = RunFolder(tmp_path / str(number))
+        folder.path.mkdir(exist_ok=True)
+        folder.write_curve(
+            [{"step": 0, "val/scs": 0.05, "val/second_scs": 0.5, "val/words": 7.0},
+             {"step": 9, "val/scs": 0.1, "val/hacking": float(number == 2)}]
+        )  # fmt: skip
+        return folder
+
+    for hacking, last in (("warn", 3), ("stop", 2)):
+        best, done = train_rounds(config | {"hacking": hacking}, None, train_stage)
+        assert best.path.name == str(last)
+        assert [r.number for r in done] == [*range(last + 1)], "after what they started from"
+        assert (done[0].val_scs, done[0].second_scs, done[0].words) == (0.05, 0.5, 7.0)
+
+
 def test_each_round_starts_where_the_last_one_ended(tmp_path, monkeypatch):
     config = check(composed("train", *SETTINGS), TrainSettings)
     scores = {1: 0.1, 2: 0.3, 3: 0.3}  # of equally good rounds, the last one is taken

@@ -133,6 +133,30 @@ def test_the_retriever_of_a_run_proposes_candidates(folder, monkeypatch):  # noq
         assert truths[row["id"]] not in texts and set(texts) <= set(truths.values())
 
 
+def test_each_round_has_candidates_of_the_retriever_and_of_other_sources(folder, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(folder / "cache"))
+    run = RunFolder(folder / "runs" / "mine")
+    mix = {"sampled": 2, "zero_shot": 1, "corrupted": 1, "others": 1, "retrieved": 2}
+    settings = (
+        "objective=dpo",
+        "preferences=sample",
+        *(f"preferences.mix.{source}={count}" for source, count in mix.items()),
+        "preferences.mix.max_new_tokens=4",
+        "preferences.pairing.margin=0.0001",
+        "rounds=2",
+        "round_patience=2",
+    )
+    train_stages(given(*settings), run)
+    asked = {"sampled", "zero_shot", "corrupted", "others", "retrieved"}
+    for number, found in ((1, asked), (2, {*asked, "earlier"})):
+        pool = (run.round(number).preferences / "candidates.jsonl").open()
+        rows = [json.loads(line)["candidates"] for line in pool]
+        assert {source for row in rows for _, source, _ in row} == found
+    before, after = run.round(2).curve()
+    assert (before["step"], before["val/words"] > 0, after["step"] > 0) == (0, True, True)
+    assert not any(point["step"] == 0 for point in run.round(1).curve())
+
+
 def test_the_retriever_of_a_run_proposes_candidates_in_its_first_stage(folder, monkeypatch):  # noqa: F811
     run = RunFolder(folder / "runs" / "mine")
     asked = []

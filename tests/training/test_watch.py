@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prompt_recovery.metrics.answers import AnswerScores
 from prompt_recovery.metrics.e5 import E5Encoder, second_opinion
@@ -117,6 +118,27 @@ def test_hacking_is_told_and_ends_a_run_that_asks_for_it(
     assert "a sign of it" in capsys.readouterr().out
 
 
+def test_training_from_a_trained_model_is_compared_with_it(tmp_path, examples, scs, monkeypatch):
+    """Also by the only validation at its end, and what the start answered is kept if need be."""
+    train(job(tmp_path / "start", examples, scs, SFT()))
+    worse_each_time(monkeypatch)
+    monkeypatch.setattr(run_module, "second_opinion", lambda scs: scs)
+    ours = {"start": tmp_path / "start" / "adapter", "hacking": "stop"}
+    metrics = train(job(tmp_path / "run", examples, scs, GRPO(samples=2), **ours))
+    assert metrics["train/steps"] == 6
+    curve = (tmp_path / "run" / "curve.jsonl").read_text().splitlines()
+    before, after = map(json.loads, curve)
+    assert (before["step"], before["val/hacking"]) == (0, 0)
+    assert (after["step"], after["val/hacking"]) == (6, 1)
+    assert before["val/second_scs"] == pytest.approx(0.5, abs=0.05)
+    assert metrics["val/scs"] == before["val/scs"]
+    kept, start = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("run", "start")
+    )
+    assert all(torch.equal(kept[name], start[name]) for name in start)
+
+
 def test_a_resumed_run_compares_with_the_first_validation(tmp_path, examples, scs, monkeypatch):
     worse_each_time(monkeypatch)
     monkeypatch.setattr(run_module, "second_opinion", lambda scs: scs)
@@ -173,3 +195,7 @@ def test_tables_name_what_to_look_at():
         "–",
     ]
     assert table.best == 1 and table.rows[1][4] == "–"
+    start = Round(0, 0.06, nan, nan, nan, nan, nan, 0.5, 9)
+    table = rounds_table([start, Round(1, 0.05, 4, 0.02, 0.1, 0.9, -1.0, 0.4, 10)])
+    assert table.best == 1, "what rounds start from is none of them"
+    assert table.rows[0] == ["start", "0.0600", "0.5000", "9.0", *["–"] * 6]

@@ -97,7 +97,8 @@ class BestWeights(Callback):
         save: Writes trained weights, by their names in the module, where they can be loaded again.
             Only the first process calls it.
         refused: Whether the weights of the last validation must not be kept even if it was the
-            best.
+            best. If those of the first one must not, those from before the training are kept, if
+            they were validated.
     """
 
     def __init__(
@@ -109,16 +110,20 @@ class BestWeights(Callback):
         self.refused = refused
         self.best = float("-inf")
         self.weights: dict[str, torch.Tensor] = {}
+        self._before: tuple[float, dict[str, torch.Tensor]] | None = None
         self._written = False
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keeps the weights if they are better than any before."""
-        if trainer.sanity_checking:
-            return
         score = float(trainer.callback_metrics["val/scs"])
-        if score > self.best and not self.refused():
+        if trainer.sanity_checking:
+            self._before = score, _weights_of(pl_module)
+        elif score > self.best and not self.refused():
             self.best = score
             self._keep(trainer, pl_module)
+        elif not self.weights and self._before is not None:
+            self.best, self.weights = self._before
+            self._write(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Writes the best weights that a resumed run has loaded from its checkpoint."""
@@ -138,7 +143,7 @@ class BestWeights(Callback):
             self._write(trainer)
 
     def _keep(self, trainer: Any, pl_module: Any) -> None:
-        self.weights = {n: w.cpu().clone() for n, w in pl_module.trained_weights().items()}
+        self.weights = _weights_of(pl_module)
         self._write(trainer)
 
     def _write(self, trainer: Any) -> None:
@@ -147,13 +152,19 @@ class BestWeights(Callback):
             self.save(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the best score and its weights."""
-        return {"best": self.best, "weights": self.weights}
+        """Returns the best score and its weights, or else those from before the training."""
+        before = None if self.weights else self._before
+        return {"best": self.best, "weights": self.weights, "before": before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best score and its weights."""
         self.best = state_dict["best"]
         self.weights = state_dict["weights"]
+        self._before = state_dict.get("before")
+
+
+def _weights_of(module: Any) -> dict[str, torch.Tensor]:
+    return {n: w.cpu().clone() for n, w in module.trained_weights().items()}
 
 
 def save_adapter(

@@ -34,7 +34,7 @@ class Round:
     """What a round did.
 
     Attributes:
-        number: Its number, from 1.
+        number: Its number, from 1. 0 is what the first round started from.
         val_scs: `val/scs` of its best weights.
         candidates: The mean number of candidates of an example that it was trained on.
         mean_scs: The mean SCS of what the model sampled in this round; NaN if it sampled nothing.
@@ -96,7 +96,8 @@ def train_rounds(
             starts from and what its reference is; returns its folder.
 
     Returns:
-        The folder of the best round, and what each did.
+        The folder of the best round, and what each did, after what the first one started from, if
+        that was validated.
     """
     done: list[Round] = []
     folders: list[RunFolder] = []
@@ -108,14 +109,37 @@ def train_rounds(
         stage = round_settings(given, number, earlier)
         folder = train_stage(stage, number, current, reference)
         folders.append(folder)
+        if number == 1:
+            done += _start(folder)
         done.append(round_of(number, folder, stage))
         log.info("round %d: val/scs %.4f", number, done[-1].val_scs)
         current, earlier = folder.adapter, folder.preferences
-        best = max(done, key=lambda r: (r.val_scs, r.number)).number
+        best = _best(done).number
         if number - best >= given["round_patience"]:
             log.info("validation has not risen since round %d: no more rounds", best)
             break
+        if given["hacking"] == "stop" and any(p.get("val/hacking") for p in folder.curve()):
+            log.info("round %d ended with a sign of metric hacking: no more rounds", number)
+            break
     return folders[best - 1], done
+
+
+def _best(rounds: list[Round]) -> Round:
+    """The round with the highest `val/scs`; of equally good ones, the last."""
+    return max((r for r in rounds if r.number), key=lambda r: (r.val_scs, r.number))
+
+
+def _start(first: RunFolder) -> list[Round]:
+    """What the first round started from, by the validation before its training, if there was one.
+
+    Only `val_scs`, `second_scs` and `words` are known of it.
+    """
+    nan = math.nan
+    return [
+        Round(0, p["val/scs"], *[nan] * 5, p.get("val/second_scs", nan), p.get("val/words", nan))
+        for p in first.curve()[:1]
+        if p["step"] == 0
+    ]
 
 
 def round_of(number: int, folder: RunFolder, stage: Mapping[str, Any]) -> Round:
@@ -151,6 +175,7 @@ def record_rounds(rounds: list[Round], run: RunFolder) -> None:
     record = [
         {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(r).items()}
         for r in rounds
+        if r.number
     ]
     write_json(run.rounds_record, record)
     print_tables(rounds_table(rounds))
@@ -160,8 +185,9 @@ def record_rounds(rounds: list[Round], run: RunFolder) -> None:
 def rounds_table(rounds: list[Round]) -> Table:
     """Makes the table of what each round did; the best round is marked.
 
-    It also says where the SCS has risen since the first round while the SCS under the second
-    encoder or the length of the answers has fallen, which would be a sign of metric hacking.
+    It also says where the SCS has risen since the first row while the SCS under the second encoder
+    or the length of the answers has fallen, which would be a sign of metric hacking. The first row
+    is what the first round started from, if that was validated.
     """
     rows = []
     for r in rounds:
@@ -177,13 +203,13 @@ def rounds_table(rounds: list[Round]) -> Table:
                    r.candidates, r.chosen_log_probability]  # fmt: skip
         forms = [".4f", ".4f", ".1f", ".3f", ".3f", ".0%", ".1f", ".2f"]
         cells = ["–" if math.isnan(n) else f"{n:{f}}" for n, f in zip(numbers, forms, strict=True)]
-        rows.append([str(r.number), *cells, ", ".join(signs) or "–"])
+        rows.append([str(r.number or "start"), *cells, ", ".join(signs) or "–"])
     return Table(
         ["round", "val SCS", "second encoder", "words", "samples: mean", "best", "distinct",
          "candidates", "log p of chosen", "to be looked at"],
         rows,
         "Rounds: greedy answers in validation, and what the model sampled before training on it",
-        best=max(range(len(rounds)), key=lambda i: (rounds[i].val_scs, i)),
+        best=rounds.index(_best(rounds)),
     )  # fmt: skip
 
 

@@ -108,7 +108,9 @@ def train(job: TrainingJob) -> dict[str, float]:
         plugins=[WholeCheckpointIO()],
         default_root_dir=job.folder,
         use_distributed_sampler=False,
-        num_sanity_val_steps=0,
+        # Metric hacking is a change in what a trained model answers: the sanity check is its
+        # validation before this training. A resumed one has what it showed in its checkpoint.
+        num_sanity_val_steps=0 if watch is None or job.start is None else -1,
         enable_model_summary=False,
         inference_mode=not sharded,  # shards gathered in it could not be used in training
     )
@@ -198,7 +200,8 @@ class _Curve(Callback):
 
     Attributes:
         points: `step`, `val/scs` and, if answers are watched, `val/second_scs`, `val/words` and
-            `val/hacking`, which is 1 if there was a sign of metric hacking and otherwise 0.
+            `val/hacking`, which is 1 if there was a sign of metric hacking and otherwise 0. If
+            watched training starts from a trained model, they begin with step 0, before it.
     """
 
     def __init__(self, run: RunFolder, watch: HackingWatch | None) -> None:
@@ -217,7 +220,7 @@ class _Curve(Callback):
 
     def at(self, score: float) -> dict[str, float]:
         """Returns the other metrics of the validation that had this `val/scs`, if any."""
-        found = [p for p in self.points if p["val/scs"] == score][:1]
+        found = [p for p in self.points if p["val/scs"] == score and p["step"]][:1]
         return {k: v for p in found for k, v in p.items() if k in _OF_CURVE}
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:

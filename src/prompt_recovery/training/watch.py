@@ -22,7 +22,7 @@ _SCS, _SECOND, _WORDS = range(3)
 
 
 def hacking_signs(first: Tensor, now: Tensor) -> list[str]:
-    """Compares a validation with the first one of a run, example by example.
+    """Compares a validation with an earlier one, example by example.
 
     A fall counts if it is unlikely to be chance (paired, one-sided, 95 %).
 
@@ -51,6 +51,9 @@ def _falls(differences: Tensor) -> bool:
 
 class HackingWatch(Callback):
     """Compares each validation with the first one, and warns of or stops metric hacking.
+
+    The first one is before the training if that starts from a trained model. An untrained one has
+    answers of another kind, which are much longer.
 
     The module that is validated has `answers`, what `AnswerScores` computes.
 
