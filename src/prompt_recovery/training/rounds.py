@@ -136,10 +136,11 @@ def _start(first: RunFolder) -> list[Round]:
     """
     nan = math.nan
     return [
-        Round(0, p["val/scs"], *[nan] * 5, p.get("val/second_scs", nan), p.get("val/words", nan))
+        Round(0, p["val/scs"], nan, nan, nan, nan, nan,
+              p.get("val/second_scs", nan), p.get("val/words", nan))
         for p in first.curve()[:1]
         if p["step"] == 0
-    ]
+    ]  # fmt: skip
 
 
 def round_of(number: int, folder: RunFolder, stage: Mapping[str, Any]) -> Round:
