@@ -65,6 +65,20 @@ def test_an_interrupted_writer_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_what_killed_writers_have_left_is_deleted_when_it_is_old(tmp_path):
+    path = tmp_path / "out.csv"
+    names = [".out.csv.0123abcd", ".out.csv.part.jsonl", ".other.csv.0123abcd", "out.csv.0123abcd"]
+    for name in (*names, ".out.csv.99999999"):
+        (tmp_path / name).write_text("half")
+    for name in names:
+        os.utime(tmp_path / name, (0, 0))
+    with atomic_write(path) as temporary:
+        temporary.write_text("whole")
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {"out.csv", ".out.csv.99999999", *names[1:]}, "one may be under way"
+    assert path.read_text() == "whole"
+
+
 @pytest.fixture
 def umask():
     old = os.umask(0o077)

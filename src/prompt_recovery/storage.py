@@ -9,12 +9,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import sqlite3
 import stat
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -88,9 +90,12 @@ def fingerprint(*parts: Any) -> str:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder, which is synced and renamed to `path` on success.
 
-    If the process is killed, either the old or the new file is left, and never a part of it. A new
-    file gets the mode that the umask gives. A file that is replaced keeps its mode, its owner and
-    its extended attributes if the user may set them. Links are followed.
+    If the process is killed, either the old or the new file is left, and never a part of it. The
+    temporary file `.<name>.<8 hex digits>` of a process that was killed is deleted when another one
+    writes the same file an hour or more later.
+
+    A new file gets the mode that the umask gives. A file that is replaced keeps its mode, its owner
+    and its extended attributes if the user may set them. Links are followed.
 
     Raises:
         PromptRecoveryError: If the file cannot be written, or `path` is a folder or a device.
@@ -102,6 +107,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if mode is not None and not target.is_file():
             raise PromptRecoveryError(f"cannot write {path}: it is not a file; give another path")
         target.parent.mkdir(parents=True, exist_ok=True)
+        _clean_up(target)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         temporary.touch(exist_ok=False)
         yield temporary
@@ -119,6 +125,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+_STALE_S = 3600.0  # a file that is being written changes more often
+_cleaned_up: set[Path] = set()  # the files that this process has cleaned up after
+
+
+def _clean_up(target: Path) -> None:
+    """Deletes the temporary files of processes that were killed while they wrote this file."""
+    if target in _cleaned_up:
+        return
+    _cleaned_up.add(target)
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}")
+    with suppress(OSError):
+        for path in list(target.parent.iterdir()):
+            if ours.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                with suppress(OSError):
+                    if time.time() - path.stat().st_mtime > _STALE_S:
+                        path.unlink()
 
 
 def same_file(one: Path, other: Path) -> bool:

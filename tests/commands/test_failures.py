@@ -21,8 +21,9 @@ def test_an_interrupted_run_is_gone_on_with_from_its_checkpoint_if_it_has_one(
     monkeypatch.setattr(
         failures.sys, "argv", ["train.py", "name=a b", "+ckpt_path=x", "ckpt_path=last"]
     )
-    again = "go on with: python train.py 'name=a b' ckpt_path=last\n"
-    for advice in ("give the same command again", again):
+    command = "python train.py 'name=a b'"
+    begin = f"begin again, because it has no checkpoint yet: {command}\n"
+    for advice in (begin, f"go on with: {command} ckpt_path=last\n"):
         with pytest.raises(SystemExit):
             failures.one_line_errors(train)(None)
         assert advice in capsys.readouterr().err
@@ -40,7 +41,10 @@ def test_a_full_disk_or_a_read_only_folder_is_one_line():
 
 
 @pytest.mark.parametrize("script", ["/usr/bin/prompt-recovery", "/src/prompt_recovery/__main__.py"])
-def test_a_command_is_given_again_as_it_was_begun(script, monkeypatch):
+def test_a_command_is_given_again_as_it_was_begun(script, tmp_path, monkeypatch):
+    here = SimpleNamespace(mode=RunMode.RUN, runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    monkeypatch.setattr(failures.HydraConfig, "get", lambda: here)
     monkeypatch.setattr(failures.sys, "argv", [script, "model=tiny"])
-    said = failures.command_again("train", "ckpt_path=last")
-    assert said == "prompt-recovery train model=tiny ckpt_path=last"
+    said = failures._how_to_go_on("train")
+    again = "prompt-recovery train model=tiny"
+    assert said == f"begin again, because it has no checkpoint yet: {again}"

@@ -23,6 +23,7 @@ from prompt_recovery.recovery.fitted import (
     kept_fit,
 )
 from prompt_recovery.recovery.interface import Pair, pairs_of
+from prompt_recovery.recovery.joining import Joining
 from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
@@ -174,24 +175,25 @@ def test_the_key_is_that_of_the_precision(scs, tmp_path):
 
 
 def test_what_is_fitted_is_kept_and_damage_is_one_line(scs, examples, tmp_path, caplog):
-    fitted = fit_recoverer(recoverer(scs), examples)
+    mine = recoverer(scs)
+    fitted = fit_recoverer(mine, examples)
     keep_fit(tmp_path, "key", fitted)
-    assert kept_fit(tmp_path, "key") == fitted
-    assert kept_fit(tmp_path, "another") is None
+    assert kept_fit(tmp_path, "key", mine) == fitted
+    assert kept_fit(tmp_path, "another", mine) is None
     file = tmp_path / "calibration.json"
     values = json.loads(file.read_text())
     for odd in ({"familiar": [0, 0]}, {"low": None}, {"embedding": 7}, {"familiar": ["a", 1]}):
         damaged = {"key": values["key"] | {"joining": values["key"]["joining"] | odd}}
         file.write_text(json.dumps(damaged))
         caplog.clear()
-        assert kept_fit(tmp_path, "key") is None
+        assert kept_fit(tmp_path, "key", mine) is None
         assert len(caplog.messages) == 1 and str(file) in caplog.text
 
 
-def test_old_records_of_a_confidence_alone_are_read(tmp_path):
+def test_old_records_of_a_confidence_alone_are_read(scs, tmp_path):
     old = {"scores": [0.0, 1.0], "expected": [0.1, 0.2], "examples": 9}
     (tmp_path / "calibration.json").write_text(json.dumps({"key": old}))
-    found = kept_fit(tmp_path, "key")
+    found = kept_fit(tmp_path, "key", recoverer(scs))
     assert found.joining is None and found.calibration(0.5) == pytest.approx(0.15)
     assert Fitted().values == {}
 
@@ -202,7 +204,7 @@ def test_a_choice_answers_with_the_recoverers_own_decoding_only(scs, examples, t
     assert both.feature_names == ("prior", "embedding", "length")
     away = LogLinear({"prior": 0.0, "embedding": -50.0, "length": 0.0})
     keep_fit(tmp_path, "key", Fitted(choice=away))
-    kept_fit(tmp_path, "key").applied_to(both)
+    kept_fit(tmp_path, "key", both).applied_to(both)
     assert both.choice == away
     pairs = pairs_of(examples)[:6]
     plain = both.recover(pairs, decoding=MBR())
@@ -212,7 +214,26 @@ def test_a_choice_answers_with_the_recoverers_own_decoding_only(scs, examples, t
         assert one.rewrite_prompt != other.rewrite_prompt, "the furthest from the prediction"
     file = tmp_path / "calibration.json"
     file.write_text(json.dumps({"key": {"choice": {"prior": None}}}))
-    assert kept_fit(tmp_path, "key") is None
+    assert kept_fit(tmp_path, "key", both) is None
+
+
+def test_weights_of_other_features_and_sources_are_not_used(scs, tmp_path, caplog):
+    both = recoverer(scs)
+    both.decoding = Choice(candidates=3)
+    weights = {"prior": 1.0, "embedding": 2.0, "length": 3.0}
+    assert both.feature_names == tuple(weights)
+    keep_fit(tmp_path, "key", Fitted(choice=LogLinear(dict(reversed(weights.items())))))
+    found = kept_fit(tmp_path, "key", both)
+    found.applied_to(both)
+    assert list(both.choice.weights.items()) == list(weights.items()), "in the recoverer's order"
+    for other in ({"prior": 1.0, "length": 3.0}, weights | {"mood": 1.0}):
+        keep_fit(tmp_path, "key", Fitted(choice=LogLinear(other)))
+        caplog.clear()
+        assert kept_fit(tmp_path, "key", both) is None
+        assert "calibration.json: weighs other features" in caplog.text
+    one = Joining((1.0,) * 5, (1.0,) * 5)
+    keep_fit(tmp_path, "key", Fitted(joining=one))
+    assert kept_fit(tmp_path, "key", both) is None
 
 
 def test_a_choice_is_kept_only_if_it_helps(scs, examples, caplog):

@@ -345,7 +345,7 @@ def test_an_unfinished_latest_run_is_named_with_what_may_be_used_instead(
         r"because it has not been validated yet; "
     )
     again = "prompt-recovery train model=tiny 'name=a b'"
-    with pytest.raises(PromptRecoveryError, match=f"{begun}train again, .*: {again}$"):
+    with pytest.raises(PromptRecoveryError, match=f"{begun}unless .*, begin again, .*: {again}$"):
         require_adapter_folder("runs/latest")
     with_checkpoint(run)
     for name in ("older", "old"):
@@ -355,7 +355,8 @@ def test_an_unfinished_latest_run_is_named_with_what_may_be_used_instead(
         finished.write_metrics({})
         os.utime(finished.path / "metrics.json", (len(name),) * 2)
     said = (
-        f"use run=runs/train/older, the newest finished run, or go on .*: {again} ckpt_path=last$"
+        f"use run=runs/train/older, the newest finished run, or, unless it is under way, "
+        f"go on with: {again} ckpt_path=last$"
     )
     with pytest.raises(PromptRecoveryError, match=begun + said):
         require_adapter_folder("runs/latest")
@@ -371,13 +372,14 @@ def test_an_unfinished_latest_run_is_named_with_what_may_be_used_instead(
 
 
 @pytest.mark.parametrize("kept", [None, "config.yaml"])
-def test_no_folder_is_left_in_which_no_training_began(tmp_path, kept):
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_no_folder_is_left_in_which_no_training_began(tmp_path, kept, error):
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(ValueError, match="x"), run.begun():
+    with pytest.raises(error, match="x"), run.begun():
         assert run.path.is_dir()
         if kept is not None:
             (run.path / kept).write_text("{}")
-        raise ValueError("x")
+        raise error("x")
     assert run.path.exists() == (kept is not None)
     with run.begun():
         pass

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -58,24 +57,12 @@ def _how_to_go_on(name: str) -> str:
     """What a user may do after an interrupt."""
     if name != "train" or in_multirun():
         return "the same command goes on"
-    if RunFolder(Path(HydraConfig.get().runtime.output_dir)).has_checkpoint:
-        return f"go on with: {command_again(name, 'ckpt_path=last')}"
-    return "no checkpoint was written yet: give the same command again"
-
-
-def command_again(name: str, *settings: str) -> str:
-    """Returns the command line of this process with further settings, to copy into a shell.
-
-    Args:
-        name: The name of the command.
-        settings: Settings that replace those of the same names.
-    """
+    run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     script = Path(sys.argv[0])
     ours = script.suffix != ".py" or script.name == "__main__.py"
     begun = ["prompt-recovery", name] if ours else ["python", sys.argv[0]]
-    names = [setting.partition("=")[0] for setting in settings]
-    given = [a for a in sys.argv[1:] if a.partition("=")[0].lstrip("+") not in names]
-    return shlex.join([*begun, *given, *settings])
+    given = [a for a in sys.argv[1:] if a.partition("=")[0].lstrip("+") != "ckpt_path"]
+    return run.how_it_goes_on(begun, given)
 
 
 def failure(error: Exception) -> BaseException:

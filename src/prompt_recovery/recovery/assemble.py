@@ -243,7 +243,7 @@ def _fitted(
     progress: Progress,
 ) -> Fitted:
     """The weights and the confidence that are kept for this key, or else fitted now and kept."""
-    found = kept_fit(folders[0], key)
+    found = kept_fit(folders[0], key, recoverer)
     if found is not None:
         return found
     try:

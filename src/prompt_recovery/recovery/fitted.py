@@ -27,7 +27,7 @@ from prompt_recovery.recovery.recoverer import PosteriorRecoverer, Said
 from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
 from prompt_recovery.recovery.sources import WriterSource
 from prompt_recovery.recovery.stated import SHARE
-from prompt_recovery.runs.folder import weights_digest
+from prompt_recovery.runs.folder import calibration_file, weights_digest
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.terminal import announced
 
@@ -71,10 +71,23 @@ class Fitted:
             values["joining"] = asdict(self.joining)
         return values if self.choice is None else values | {"choice": dict(self.choice.weights)}
 
+    def fits(self, recoverer: PosteriorRecoverer) -> bool:
+        """Whether it has a weight for each source and each feature of a recoverer, and no others.
+
+        Another version of this package may have known other features.
+        """
+        choice, joining = self.choice, self.joining
+        return (choice is None or set(choice.weights) == set(recoverer.feature_names)) and (
+            joining is None or len(joining.familiar) == len(recoverer.sources)
+        )
+
     def applied_to(self, recoverer: PosteriorRecoverer, confidence: bool = True) -> None:
         """Gives a recoverer these weights and, if wanted, this confidence."""
         recoverer.joining = self.joining
-        recoverer.choice = self.choice
+        names, choice = recoverer.feature_names, self.choice
+        # Features are weighed in the recoverer's order, which need not be that of the file.
+        ordered = choice and LogLinear({name: choice.weights[name] for name in names})
+        recoverer.choice = ordered
         recoverer.calibration = self.calibration if confidence else None
 
 
@@ -249,10 +262,24 @@ def _depends_on(source: WriterSource | Retriever, dtype: str | None) -> Any:
     return source.settings | ({} if dtype is None else {"dtype": dtype})
 
 
-def kept_fit(folder: Path, key: str) -> Fitted | None:
-    """What was fitted for this key, from `calibration.json` in a folder; None if nothing was."""
+def kept_fit(folder: Path, key: str, recoverer: PosteriorRecoverer) -> Fitted | None:
+    """What was fitted for this key, from `calibration.json` in a folder.
+
+    Returns:
+        None if nothing was, or if what was fitted isn't for this recoverer; a warning says so.
+    """
     values = kept(folder).get(key)
-    return None if values is None else Fitted.of(values)
+    if values is None:
+        return None
+    found = Fitted.of(values)
+    if not found.fits(recoverer):
+        log.warning(
+            "%s: weighs other features or sources than this version of prompt-recovery does, and "
+            "is not used",
+            calibration_file(folder),
+        )
+        return None
+    return found
 
 
 def keep_fit(folder: Path, key: str, fitted: Fitted) -> None:

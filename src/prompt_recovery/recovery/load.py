@@ -103,7 +103,8 @@ def load_recoverer(
         records[0]["fallback"],
         choosing_metric(scs, sources),
     )
-    fitted = kept_fit(folders[0], fit_key(decoding, scs, folders, records, sources))
+    key = fit_key(decoding, scs, folders, records, sources)
+    fitted = kept_fit(folders[0], key, recoverer)
     if fitted is not None:
         fitted.applied_to(recoverer)
     return recoverer

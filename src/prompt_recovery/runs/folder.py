@@ -31,7 +31,7 @@ import math
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -241,6 +241,26 @@ class RunFolder:
         except (OSError, *MALFORMED):
             return None
 
+    def how_it_goes_on(
+        self,
+        begun: Sequence[str] = ("prompt-recovery", "train"),
+        given: Sequence[str] | None = None,
+    ) -> str:
+        """Says which command goes on with the run, or begins it again if it has no checkpoint.
+
+        Args:
+            begun: The words that the command begins with.
+            given: The settings of the run; by default those that are recorded.
+        """
+        given = self.given() if given is None else given
+        last = ["ckpt_path=last"] if self.has_checkpoint else []
+        said = shlex.join([*begun, *(given or []), *last])
+        if given is None:  # it is unknown what the words stand for, so they are not quoted
+            said = " ".join([*begun, "<the same settings>", *last])
+        if last:
+            return f"go on with: {said}"
+        return f"begin again, because it has no checkpoint yet: {said}"
+
     def curve(self) -> list[dict[str, float]]:
         """Returns the results of each validation so far (`step` and the metrics), in order."""
         try:
@@ -399,13 +419,16 @@ class RunFolder:
     def begun(self, wait: bool = False) -> Iterator[None]:
         """Does the same as `held`, and leaves no folder behind in which no training began.
 
+        Also if the user interrupts it. What a run leaves behind that is killed later is described
+        in docs/howto/runs.md.
+
         Raises:
             PromptRecoveryError: If another process trains in this folder.
         """
         with self.held(wait):
             try:
                 yield
-            except Exception:
+            except (Exception, KeyboardInterrupt):
                 if {p.name for p in self.path.glob("*")} <= {".run.lock", ".hydra", "train.log"}:
                     shutil.rmtree(self.path, ignore_errors=True)
                 raise
@@ -569,20 +592,11 @@ def _without_recoverer(path: Path, setting: str) -> str:
     finished = newest_finished(run.path.parent)
     advice = ""
     if finished is not None:
-        advice = f"use {setting}={shown_path(finished.path)}, the newest finished run, or "
+        advice = f"use {setting}={shown_path(finished.path)}, the newest finished run, or, "
     return (
         f"{setting}={path}{named}: is unfinished and {missing}, because it has not been validated "
-        f"yet; {advice}{_how_it_ends(run)}"
+        f"yet; {advice}unless it is under way, {run.how_it_goes_on()}"
     )
-
-
-def _how_it_ends(run: RunFolder) -> str:
-    given = run.given()
-    settings = "<the same settings>" if given is None else shlex.join(given)
-    if not run.has_checkpoint:
-        return f"train again, unless it is under way: prompt-recovery train {settings}".rstrip()
-    said = " ".join(filter(None, ["prompt-recovery train", settings, "ckpt_path=last"]))
-    return f"go on with it, unless it is under way: {said}"
 
 
 def newest_finished(folder: Path) -> RunFolder | None:

@@ -274,7 +274,7 @@ def _fit(run: RunFolder) -> PosteriorRecoverer:
     records = [read_record(folder) for folder in folders]
     sources = [s for s, _ in recoverer.sources if isinstance(s, WriterSource | Retriever)]
     arguments = (recoverer.decoding, recoverer.scs, folders, records, sources)
-    found = kept_fit(folders[0], fit_key(*arguments))
+    found = kept_fit(folders[0], fit_key(*arguments), recoverer)
     if found is None:
         raise PromptRecoveryError(
             f"{run.path.name}: nothing could be fitted; give runs with a validation split whose "

@@ -285,6 +285,21 @@ def test_what_cannot_be_compared_is_set_apart_with_the_reason(ablation, tmp_path
         assert "other metric" in text
 
 
+def test_a_report_of_other_runs_is_kept(tmp_path):
+    for name, model in (("a", "small"), ("b", "big")):
+        write_run(tmp_path / name, model, "sft", 1, 0.0)
+    out = tmp_path / "out"
+    compare([str(tmp_path / "a")], None, out)
+    first = (out / "report.json").read_bytes()
+    compare([str(tmp_path / "b")], None, out)
+    second = (out / "report.json").read_bytes()
+    [earlier] = (out / "earlier").iterdir()
+    assert {p.name for p in earlier.iterdir()} == {"report.html", "report.md", "report.json"}
+    assert (earlier / "report.json").read_bytes() == first != second
+    compare([str(tmp_path / "b")], None, out)
+    assert list((out / "earlier").iterdir()) == [earlier], "the same runs replace their report"
+
+
 def test_the_first_screen_answers_the_questions(ablation, tmp_path):
     compare([str(ablation)], None, tmp_path / "out")
     html = (tmp_path / "out" / "report.html").read_text()

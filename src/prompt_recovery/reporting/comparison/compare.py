@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -45,7 +47,8 @@ from prompt_recovery.reporting.html import (
     write_page,
 )
 from prompt_recovery.reporting.origin import about_table, origin
-from prompt_recovery.storage import atomic_write
+from prompt_recovery.runs.folder import RunFolder
+from prompt_recovery.storage import atomic_write, read_json
 from prompt_recovery.tables import Table, counted, escape_markdown, print_tables, to_markdown
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,8 @@ def compare(
     patterns: Sequence[str], project: str | None, output: Path, command: str = ""
 ) -> Comparison:
     """Compares runs and writes `report.html`, `report.md` and `report.json`.
+
+    If there is a report of other runs in the folder, it is moved into `earlier/`.
 
     Args:
         patterns: Run folders, folders of runs, or glob patterns.
@@ -83,6 +88,7 @@ def compare(
     comparison = analyse(chosen)
     compared = [*patterns, *([] if project is None else [f"W&B project {project}"])]
     about = {"compared": ", ".join(compared), **origin(command, output)}
+    _keep_earlier(output, about["compared"])
     write_page(output / "report.html", _html(comparison, chosen, apart, about))
     for name, text in (
         ("report.md", _markdown(comparison, chosen, apart, about)),
@@ -92,6 +98,24 @@ def compare(
             temporary.write_text(text, encoding="utf-8", errors="replace")
     _say(comparison, apart, output)
     return comparison
+
+
+_REPORT = ("report.html", "report.md", "report.json")
+
+
+def _keep_earlier(output: Path, compared: str) -> None:
+    """Moves a report of other runs into `earlier/`, so that it isn't overwritten."""
+    record = read_json(output / "report.json")
+    about = record.get("about") if isinstance(record, dict) else None
+    if not isinstance(about, dict) or about.get("compared") in (None, compared):
+        return
+    changed = (output / "report.json").stat().st_mtime
+    name = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(changed))
+    earlier = RunFolder.create(output / "earlier", name).path
+    for file in _REPORT:
+        with suppress(FileNotFoundError):
+            (output / file).rename(earlier / file)
+    log.info("the report of %s that was there is now in %s", about["compared"], earlier)
 
 
 def _say(comparison: Comparison, apart: Sequence[Apart], output: Path) -> None:
