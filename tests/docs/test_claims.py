@@ -6,6 +6,7 @@ from collections import Counter
 from statistics import median
 
 import pytest
+import yaml
 
 from prompt_recovery.data.sources import starter
 from prompt_recovery.data.splits import split
@@ -157,3 +158,12 @@ def test_papers_are_those_that_the_code_cites():
     number = re.compile(r"(?<![\d.])\d{4}\.\d{5}(?!\d)")
     cited = {n for path in (ROOT / "src").rglob("*.py") for n in number.findall(read(path))}
     assert set(number.findall(read(ROOT / "docs" / "papers.md"))) == cited
+
+
+def test_both_citations_are_the_same():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    [entry] = re.findall(r"```bibtex\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    fields = {name: value.strip("{}") for name, value in re.findall(r"(\w+) += (.*?),?\n", entry)}
+    [author] = cff["authors"]
+    assert (fields.pop("author"), fields.pop("year")) == (author["name"], "2026")
+    assert fields == {name: cff[name] for name in ("title", "version", "license")}
