@@ -64,6 +64,20 @@ def test_the_help_of_the_page_lists_only_its_own_groups():
     assert re.search(r"^  retrieval +neighbours, null$", groups, re.M)
 
 
+def test_the_help_lists_the_templates_that_a_command_is_meant_to_use():
+    page = (ROOT / "docs" / "howto" / "templates.md").read_text("utf-8")
+    ours, theirs = page.split("## Templates of the rewriter")
+    for part, command, group in (
+        (ours, "train", "template"),
+        (ours, "evaluate", "template"),
+        (theirs, "generate", "template"),
+        (ours, "generate", "template@candidates.template"),
+    ):
+        [listed] = re.findall(rf"^  {group}\s+(\w+, .*)$", text(command), re.M)
+        documented = re.findall(r"^\| `(\w+)`.*\|$", part.split("`template=`")[1], re.M)[:3]
+        assert sorted(listed.split(", ")) == sorted(documented)
+
+
 def text(command):
     return help_text(command, HELPS[command])
 

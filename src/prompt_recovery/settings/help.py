@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -148,6 +149,19 @@ def _shown(value: Any) -> str:
     return re.sub(r"\$\{(\w+)\}", r"<\1>", text)
 
 
+_LISTED_FOR = re.compile(r"^# listed for: (.*)$", re.MULTILINE)
+
+
+def _is_listed(option: Path, place: str) -> bool:
+    """Whether the help of a command lists an option of a group.
+
+    A comment in its file may say for which commands it is meant, as in `# listed for: train, app`.
+    For a group that a command has twice, `generate@candidates.template` stands for the second one.
+    """
+    found = _LISTED_FOR.search(option.read_text(encoding="utf-8"))
+    return found is None or place in found[1].split(", ")
+
+
 def _usually(values: str) -> str:
     """The second of two values, as in `${if_started:3e-4,1.5e-3}`, which is the usual one."""
     depth = 0
@@ -171,7 +185,9 @@ def _groups(command: str) -> Iterable[tuple[str, str]]:
     root = target_of(str(schema_of(text)))
     for key, default in _defaults(command).items():
         group, _, package = key.partition("@")
-        names = sorted(file.stem for file in (config_folder() / group).glob("*.yaml"))
+        files = (config_folder() / group).glob("*.yaml")
+        place = f"{command}@{package}" if package else command
+        names = sorted(file.stem for file in files if _is_listed(file, place))
         target, path = root, (package or group).split(".")
         for name in path[:-1]:
             target = dataclass_in(settings_of(target)[name].type)
