@@ -1,6 +1,8 @@
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
+import numpy as np
 import pytest
 from markupsafe import Markup
 
@@ -18,6 +20,7 @@ from prompt_recovery.reporting.html import (
     paragraph,
     write_page,
 )
+from prompt_recovery.reporting.html.charts import COLOURS
 from prompt_recovery.tables import Table
 
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
@@ -114,3 +117,28 @@ def test_a_line_goes_through_its_points():
 def test_broken_unicode_does_not_stop_a_page(tmp_path):
     write_page(tmp_path / "a.html", page("half a \ud83d", []))
     assert "half a ?" in (tmp_path / "a.html").read_text("utf-8")
+
+
+# Machado, Oliveira and Fernandes, 2009: linear RGB as seen without green or without red cones.
+_WITHOUT_GREEN = [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]
+_WITHOUT_RED = [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]
+_XYZ = [[0.4339, 0.3763, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8729]]
+
+
+def lab(colours, seen):
+    """CIELAB of hexadecimal colours, [n, 3]."""
+    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    f = np.cbrt(np.clip(linear @ np.array(seen).T, 0, 1) @ np.array(_XYZ).T)
+    x, y, z = f.T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_lines_of_a_chart_are_told_apart_by_their_colours(mode):
+    css = (files("prompt_recovery.reporting.html") / "page.css").read_text("utf-8")
+    colours = [re.findall(rf"--s{n}: (#\w+)", css)[mode] for n in range(COLOURS)]
+    for seen, least in ((np.eye(3), 40), (_WITHOUT_GREEN, 20), (_WITHOUT_RED, 20)):
+        values = lab(colours, seen)
+        apart = np.linalg.norm(values[:, None] - values, axis=2)
+        assert apart[np.triu_indices(COLOURS, 1)].min() > least
