@@ -1,4 +1,4 @@
-"""What `import prompt_recovery as pr` offers besides classes: the work of the commands, in Python.
+"""The functions of `import prompt_recovery as pr`, which do the work of the commands in Python.
 
 `recover` and `recover_pairs` answer as `prompt-recovery recover` does, and `train` trains as
 `prompt-recovery train` does. The names are imported by the package when they are first used.
@@ -73,8 +73,8 @@ def recover(
 ) -> Prediction:
     """Recovers the prompt behind a pair of texts, as `prompt-recovery recover` does.
 
-    The recoverer is loaded by the first call and kept for further ones with the same arguments.
-    Unless its confidence was fitted before, the first call also does that, on the validation split
+    The recoverer is loaded by the first call and kept for further ones with the same arguments. If
+    its confidence has not been fitted before, the first call also fits it on the validation split
     of the run, which may take minutes.
 
     Args:
@@ -90,8 +90,9 @@ def recover(
         weights: The weight of each of several runs, > 0. Empty weights them equally.
         channel: Rescores the candidates with a rewriter model.
         bank: A file with prompts that a dense retriever can also answer with.
-        confidence: Whether the prediction has a confidence, the SCS that can be expected of it.
-        threshold: The mean prompt is the answer where the confidence is lower, in [-1, 1].
+        confidence: Whether the prediction has a confidence, which is its expected SCS.
+        threshold: An answer with a lower confidence is replaced by the mean prompt, in [-1, 1].
+            None replaces none.
         explain: Whether the prediction has evidence, the words of both texts that support it;
             `True` or "occlusion", or "integrated_gradients" (extra `explain`).
         backbone_path: Where the backbone is now, if it isn't where the run found it.
@@ -148,7 +149,7 @@ def recover_pairs(
 
     Args:
         pairs: Pairs with distinct ids, such as those of a dataset: `pr.pairs_of(data.examples)`.
-        run: This and all others are as for `recover`.
+        run: As for `recover`, and so are all further arguments.
 
     Returns:
         One prediction for each pair, in order.
@@ -197,7 +198,8 @@ def load_dataset(
     Args:
         path: A CSV, JSONL, JSON or Parquet file, a folder of them, or a folder that
             `prompt-recovery generate` made. "starter" is the dataset in this package.
-        columns: What the files call the columns; `ColumnNames(id=None)` derives ids from the texts.
+        columns: The names of the columns in the files; `ColumnNames(id=None)` derives ids from the
+            texts.
         drop_invalid: Leave out rows that cannot be used instead of raising an error. Their number
             is in `dropped`, by reason.
 

@@ -112,8 +112,8 @@ def set_adapter_weights(model: Any, folder: Path) -> None:
 def require_low_rank(folder: Path) -> None:
     """Refuses to train an adapter with trained weights that are not those of LoRA or DoRA.
 
-    The backbone's own layers are computed by kernels that know no gradients of their weights, so
-    that these parts would not learn.
+    The backbone's own layers are computed by kernels without gradients of their weights, so these
+    parts would not learn.
 
     Raises:
         PromptRecoveryError: If the folder holds no adapter, or one with such weights.
@@ -139,7 +139,7 @@ _LOW_RANK = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)
 
 @contextmanager
 def kept_weights(model: Any) -> Iterator[None]:
-    """Gives the trained weights of a model their present values back at the end."""
+    """Restores the trained weights of a model to their present values at the end."""
     kept = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
     try:
         yield

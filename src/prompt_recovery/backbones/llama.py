@@ -1,8 +1,8 @@
 """A small Llama that writes and scores texts, for the common case of a backbone with an adapter.
 
-It gives the log-probabilities that `transformers` and PEFT give, to rounding error, and starts in a
-fraction of the time: to import these libraries takes seconds, most of them for what isn't used
-here. What it doesn't know is left to them, and so is all training.
+It computes the same log-probabilities as `transformers` and PEFT, up to rounding errors, and starts
+in a fraction of the time, because importing these libraries takes seconds. Anything that it does
+not support is left to them, and so is all training.
 """
 
 import json
@@ -89,7 +89,7 @@ class _Cache:
 class SmallLlama(nn.Module):
     """Llama (Touvron et al., arXiv 2302.13971) in fp32, with merged adapters.
 
-    It has what completion trees ask of a `transformers` causal LM.
+    It has the parts of a `transformers` causal LM that completion trees use.
 
     Args:
         shape: The shape.

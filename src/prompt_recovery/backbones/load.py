@@ -55,7 +55,7 @@ def load_merged(
 ) -> SmallLlama | None:
     """The backbone with a merged adapter, if `SmallLlama` computes it as `transformers` does.
 
-    None on a GPU, in another precision than fp32 and for anything that is out of the ordinary.
+    None on a GPU, in a precision other than fp32, and for anything out of the ordinary.
 
     Args:
         backbone: The backbone.

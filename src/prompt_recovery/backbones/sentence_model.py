@@ -27,13 +27,13 @@ def load_sentence_model(folder: Path) -> Any:
 
 
 def fitted_to(model: Any, dimension: int, max_tokens: int, seed: int = 0) -> Any:
-    """The model with embeddings of another dimension and of length 1, for inputs of another length.
+    """The model with embeddings of this dimension and of length 1, for inputs of this length.
 
-    If its dimension is another one, a linear layer (sentence-transformers' `Dense`) is added, with
+    If its own dimension differs, a linear layer (sentence-transformers' `Dense`) is added, with
     orthonormal columns or rows.
 
     Args:
-        model: A `SentenceTransformer`; it is not to be used any more.
+        model: A `SentenceTransformer`, which must not be used afterwards.
         dimension: The wanted dimension.
         max_tokens: The largest number of tokens of an input; no more than the model allows.
         seed: The seed of the new layer's weights.

@@ -1,7 +1,7 @@
-"""How a text is written, and how a rewriter changed it, by counting alone.
+"""Measures of how a text is written and how a rewriter changed it, all by counting.
 
 These measures describe form, not content, and need no library. Shares are of the words unless
-something else is said.
+stated otherwise.
 """
 
 import math

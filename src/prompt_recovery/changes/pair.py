@@ -13,11 +13,11 @@ class PairMeasures:
     """Measures of a pair of texts.
 
     Attributes:
-        original: Those of the original text.
-        rewritten: Those of the rewritten text.
+        original: The measures of the original text.
+        rewritten: The measures of the rewritten text.
         length_ratio: The number of words of the rewritten text for each word of the original.
-        words_kept: The share of the original's words, without case and punctuation, that stand in
-            the rewritten text in the same order, in [0, 1].
+        words_kept: The share of the original's words that are in the rewritten text in the same
+            order, ignoring case and punctuation, in [0, 1].
     """
 
     original: TextMeasures

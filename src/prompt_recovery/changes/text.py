@@ -1,7 +1,7 @@
 """Measures of one text (extra `[measures]`).
 
-Reading level, sentiment, formality, person and tense are made for English. For other languages
-there are numbers, too, which mean little.
+Reading level, sentiment, formality, person and tense are made for English. For other languages,
+they are computed, too, but mean little.
 """
 
 import re
@@ -43,8 +43,8 @@ class TextMeasures:
         sentiment: TextBlob's polarity, in -1 (negative) … 1 (positive).
         formality: The F-score of Heylighen and Dewaele (1999), in 0 … 100, higher is more formal:
             `(noun + adjective + preposition + article - pronoun - verb - adverb - interjection +
-            100) / 2`, where each stands for its share of the words in per cent, as TextBlob's
-            tagger sees them. A text without words has 50.
+            100) / 2`, where each name stands for the share of such words in per cent, according to
+            TextBlob's tagger. A text without words has 50.
         person: The person that most of the personal pronouns have.
         tense: The tense of most of the finite verbs.
         list_items: The number of items of Markdown lists, and of lines that begin with "•".

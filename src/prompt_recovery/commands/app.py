@@ -22,8 +22,8 @@ class AppSettings(AnswererSettings):
     Attributes:
         host: Address to listen on. 0.0.0.0 also accepts other machines.
         port: Port of the page.
-        names: Host names under which the page may be opened, such as that of a reverse proxy. Its
-            address and this machine's own names always work.
+        names: Host names under which the page may be opened, such as that of a reverse proxy. The
+            address of this machine and its own names always work.
     """
 
     host: str = "127.0.0.1"
@@ -33,14 +33,15 @@ class AppSettings(AnswererSettings):
 
 _HELP = Help(
     title="a web page to try a recoverer",
-    about="""Loads a trained run and serves a page on this machine: paste two texts, see the prompt
-        behind them, its alternatives, and what changed word by word. It needs the extra [app].""",
+    about="""Loads a trained run and serves a page on this machine. Paste two texts to see the
+        prompt behind them, the alternatives, and what changed, word by word. It needs the extra
+        [app].""",
     examples=[
         ("With the run that was started last, or with the recoverer that comes with the package, "
          "on http://127.0.0.1:7860:", ["run=latest", "run=shipped"]),
         ("Several runs that choose together, on another port:",
          ["run=[runs/train/a,runs/train/b] port=8000"]),
-        ("For other machines of the network, under the name of a reverse proxy:",
+        ("For other machines, under the name of a reverse proxy:",
          ["host=0.0.0.0 names=[recovery.example.org]"]),
     ],
     settings=["run", "host", "port", "names", "decoding.samples", "confidence", "bank",

@@ -20,7 +20,7 @@ class CompareSettings:
     """The settings of `conf/compare.yaml`.
 
     Attributes:
-        runs: Run folders, folders of them, or patterns such as runs/train/*_sft.
+        runs: Run folders, folders that contain runs, or patterns such as runs/train/*_sft.
         project: A W&B project, entity/name, whose runs are compared instead of those in folders, or
             together with them.
         output: Folder of report.html, report.md and report.json.
@@ -33,8 +33,8 @@ class CompareSettings:
 
 _HELP = Help(
     title="one report of many runs",
-    about="""Groups runs by what differs between them, averages over seeds, and says which settings
-        are better by more than chance, in one report (report.html, report.md, report.json).""",
+    about="""Groups runs by the settings in which they differ, averages over seeds, and reports
+        which settings are better by more than chance (report.html, report.md, report.json).""",
     examples=[
         ("All runs of a multirun, or of several folders and patterns:",
          ["'runs=[runs/multirun/model-objective-seed]'",

@@ -41,7 +41,7 @@ _HELP = Help(
           "    'recoverers=[runs/a,{run: runs/a/adapter, decoding: greedy, name: a greedily}]'"]),
     ],
     notes="""
-        Often wanted
+        Common variations
           baselines=[mean_prompt,regressor]          only these baselines; baselines=[]: none
           'baselines=[{few_shot: {shots: 8}}]'       a baseline with another setting
           predictions=[submission.csv]               answers made elsewhere (id,rewrite_prompt)

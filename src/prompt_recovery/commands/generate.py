@@ -50,11 +50,12 @@ class GenerateSettings(GenerationOptions):
 
 _HELP = Help(
     title="make a dataset with a rewriter",
-    about="""Takes original texts and instructions, lets a rewriter (a language model) answer them,
+    about="""Has a rewriter (a language model) rewrite original texts according to instructions,
         filters the answers, and writes a dataset that `train` reads, with a card. If the command is
-        killed or interrupted, give it again, and it continues where it stopped.""",
+        killed or interrupted, run it again, and it continues where it stopped.""",
     examples=[
-        ("A small one by SmolLM2 from the texts of the starter dataset, offline:", ["rows=20"]),
+        ("A small dataset by SmolLM2, offline, from the texts of the starter dataset:",
+         ["rows=20"]),
         ("From texts of your own (column original_text), by Gemma:",
          ["originals=file originals.path=texts.csv rewriter=gemma_7b_it rows=5000"]),
         ("Texts that the rewriter writes itself, with vLLM:",

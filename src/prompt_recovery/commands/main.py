@@ -20,11 +20,11 @@ usage: prompt-recovery <command> [group=option] [key=value] …
   recover   find the prompts of pairs of texts       prompt-recovery recover input=test.csv
   detect    judge whether an LLM rewrote a text      prompt-recovery detect text="…"
   app       serve a web page to try a recoverer      prompt-recovery app run=latest
-  sweep     search settings with a W&B sweep file    prompt-recovery sweep file=sweeps/grid.yaml
+  sweep     run a W&B sweep file locally             prompt-recovery sweep file=sweeps/grid.yaml
   compare   compare many runs in one report          prompt-recovery compare 'runs=[runs/train]'
 
 prompt-recovery <command> --help       what it does, with examples, settings and options
-prompt-recovery <command> --cfg job    all settings, with those that you give in effect
+prompt-recovery <command> --cfg job    all settings, including those that you give
 prompt-recovery --version              the version of this package
 """
 

@@ -57,29 +57,29 @@ class RecoverSettings(RecoveryOptions, AnswererSettings):
 
 
 _HELP = Help(
-    title="from pairs of texts to the prompts behind them",
+    title="find the prompts of pairs of texts",
     about="""Answers each pair of an original and a rewritten text with the prompt that a trained
-        run expects to be closest to the true one. If the command is killed or interrupted, give it
+        run expects to be closest to the true one. If the command is killed or interrupted, run it
         again, and it continues.""",
     examples=[
-        ("A file of pairs (columns id, original_text, rewritten_text), for a submission. The run "
-         "that was started last answers, even if it is unfinished. If there is none, or with "
-         "run=shipped, the recoverer that comes with the package answers:",
+        ("A file of pairs (columns id, original_text, rewritten_text). The run that was started "
+         "last answers, even if it is unfinished. If there is none, or with run=shipped, the "
+         "recoverer that comes with the package answers:",
          ["input=test.csv output=submission.csv",
           "run=shipped input=test.csv output=submission.csv"]),
-        ("The same, with all candidates and their scores, and with the expected SCS of each answer "
+        ("The same, with the expected SCS of each answer and with all candidates and their scores "
          "(.jsonl or .parquet):", ["input=test.csv output=answers.jsonl"]),
-        ("One pair, whose texts are taken as they are; the alternatives are printed, too:",
+        ("One pair. The texts are taken as they are, and the alternatives are printed, too:",
          ['original="It rained." rewritten="Arr, the sky be weepin\'!"']),
     ],
     notes="""
-        Often wanted
+        Common variations
           decoding=choice                            also weighs other features of the candidates
           decoding.samples=32                        more samples: better, slower
           run=[runs/train/a,runs/train/b]            several recoverers choose together
           channel=rewriter                           a rewriter model also ranks the candidates
           explain=true                               which words of the texts support the answer
-          columns.id=null columns.original_text=before    numbers the rows; another column name
+          columns.id=null columns.original_text=before    no ids; another name of a column
     """,
     settings=["run", "input", "output", "decoding.samples", "threshold", "confidence", "bank",
               "measures", "explain", "weights", "backbone_path", "precision"],

@@ -33,13 +33,13 @@ class SweepSettings:
 
 
 _HELP = Help(
-    title="try settings as a W&B sweep file says, without an account",
+    title="run the trials of a W&B sweep file without an account",
     about="""Reads the same file as `wandb sweep` and runs its trials on this machine, with the
         engine that W&B's server uses: grid, random or Bayesian search, with early termination.
-        If the command is killed or interrupted, give it again, and it continues. It needs the extra
+        If the command is killed or interrupted, run it again, and it continues. It needs the extra
         [sweeps].""",
     examples=[
-        ("Twenty trials, each chosen by the results of the earlier ones:",
+        ("Twenty trials, each chosen on the basis of the earlier results:",
          ["file=sweeps/bayes.yaml count=20"]),
         ("A grid until it is exhausted, two trials at a time:",
          ["file=sweeps/grid.yaml parallel=2"]),

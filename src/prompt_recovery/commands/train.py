@@ -28,14 +28,14 @@ _HELP = Help(
     examples=[
         ("On the starter dataset, with SmolLM2 and MiniLM, and without Weights & Biases:",
          ["logger=none"]),
-        ("On a file of your own (columns original_text, rewritten_text, rewrite_prompt and id):",
+        ("On a file of your own (columns id, original_text, rewritten_text and rewrite_prompt):",
          ["data=file data.path=pairs.csv",
           "data=file data.path=other.csv data.columns.id=null data.columns.rewrite_prompt=prompt"]),
         ("Another backbone, only a retriever, or preference optimisation after SFT:",
          ["model=mistral adapter=lora retriever=none",
           "model=minilm objective=contrastive",
           "+experiment=sft_then_dpo"]),
-        ("Every combination of values (-m); continuing the newest unfinished run with these "
+        ("Every combination of values (-m), or continuing the newest unfinished run with the same "
          "settings:",
          ["-m objective=sft,dpo seed=1,2,3", "ckpt_path=last"]),
     ],

@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """A dataset's own names of our columns; with `id=None`, ids are derived from the texts."""
+    """The names of our columns in a dataset; with `id=None`, ids are derived from the texts."""
 
     id: str | None = "id"
     original_text: str = "original_text"

@@ -1,8 +1,9 @@
 """Data files: the raw rows of CSV, JSONL, JSON and Parquet files.
 
-A file is read as its name says, in any case: `pairs.csv.jsonl` is JSONL, and so is `PAIRS.JSONL`.
-What its content says is believed, too, where that is certain: gzip is unpacked whatever the name.
-A text arrives as it is in the file, or the file is refused in one line.
+The extension of its name says how a file is read: `pairs.csv.jsonl` is JSONL, and so is
+`PAIRS.JSONL`. Files that are compressed with gzip are recognised by their content, whatever the
+name. Texts are read exactly as they are in the file; where this is impossible, the file is refused
+with a message of one line.
 """
 
 import csv
@@ -54,7 +55,7 @@ def is_data_file(name: str) -> bool:
 def data_files(folder: Path, *others: str) -> list[Path]:
     """The data files directly in a folder, by name.
 
-    `.json` files are left out: in a folder they are seldom rows, but say something about it.
+    `.json` files are left out: in a folder, they seldom hold rows, but describe the folder.
 
     Args:
         folder: The folder.
@@ -68,9 +69,9 @@ def data_files(folder: Path, *others: str) -> list[Path]:
 def read_rows(path: Path, setting: str = "data.path") -> Iterator[Row]:
     """The raw rows of one data file, in order.
 
-    A CSV file may have commas, semicolons, tabs or bars between its fields, which its first line
-    tells. A JSON file holds one list of objects, and a JSONL file one object on each line, or a
-    list like a JSON file. Bytes in a Parquet file are decoded.
+    The fields of a CSV file may be separated by commas, semicolons, tabs or bars, which are
+    recognised from its first line. A JSON file holds one list of objects, and a JSONL file one
+    object on each line, or a list like a JSON file. Bytes in a Parquet file are decoded.
 
     Args:
         path: The file.

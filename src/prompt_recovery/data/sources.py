@@ -34,8 +34,8 @@ def recorded_dataset(record: Mapping[str, Any]) -> Dataset:
     """The dataset that a run's configuration names under `data`.
 
     A record is data from a stranger: its `_target_` is looked up among the sources of this module,
-    and never imported. Options that a newer version has written are ignored with a warning; whether
-    the dataset is the same, its fingerprint tells.
+    and never imported. Options that a newer version has written are ignored with a warning; the
+    fingerprint of the dataset tells whether it is the same.
 
     Raises:
         KeyError, TypeError, ValueError: the record names no source of ours, or lacks an option.
@@ -88,8 +88,8 @@ def file(
     A folder that `prompt-recovery generate` made is read as one dataset, too.
 
     Args:
-        path: The file.
-        columns: What the file calls our columns.
+        path: The file of examples.
+        columns: The names of our columns in the file.
         drop_invalid: Leave out rows that cannot be used instead of raising an error.
         also: Further columns to keep with each example.
 
@@ -114,7 +114,7 @@ def folder(
 
     Args:
         path: The folder, or one that `prompt-recovery generate` made.
-        columns: What the files call our columns.
+        columns: The names of our columns in the files.
         drop_invalid: Leave out rows that cannot be used instead of raising an error.
         also: Further columns to keep with each example.
 

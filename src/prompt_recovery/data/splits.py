@@ -56,9 +56,9 @@ class SplitSettings:
     """How a dataset is split.
 
     Attributes:
-        by: What must not be in two splits: the normalised `rewrite_prompt` ("prompt"), the
-            normalised `original_text` ("text"), or either of them ("both", where the groups are
-            the connected components of rows that share a prompt or a text).
+        by: What different splits never share: the normalised `rewrite_prompt` ("prompt"), the
+            normalised `original_text` ("text"), or either of them ("both", where the groups are the
+            connected components of rows that share a prompt or a text).
         val: The expected share of the groups in the validation split, in [0, 1).
         test: The expected share of the groups in the test split, in [0, 1).
         seed: The seed; another seed gives another split.
@@ -108,7 +108,7 @@ def split(
 
     Args:
         dataset: The dataset to split.
-        by: As in `TrainingSplit`, like all that follow.
+        by: As in `TrainingSplit`, and so are all further arguments.
         val: The share of the groups in the validation split.
         test: The share of the groups in the test split.
         seed: The seed; another seed gives another split.

@@ -27,14 +27,14 @@ class Scorecard:
     Attributes:
         names: The names of the d features.
         edges: The inner borders of the bins of each feature, in ascending order.
-        weights: The weight of each bin in log-odds, one more than borders; the mean over the
-            training items is 0.
+        weights: The weight of each bin in log-odds, one more than there are borders; the mean over
+            the training items is 0.
         bias: The log-odds of an average item.
         lowest: The value of each feature below which it is unfamiliar.
         highest: The value above which it is.
         most_unfamiliar: The largest number of unfamiliar features of an item that is familiar.
-        slope: Of Platt scaling: the calibrated log-odds are `slope · log-odds + offset`.
-        offset: Of Platt scaling.
+        slope: The slope of Platt scaling: the calibrated log-odds are `slope · log-odds + offset`.
+        offset: The offset of Platt scaling.
     """
 
     names: Sequence[str]

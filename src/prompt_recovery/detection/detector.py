@@ -49,7 +49,7 @@ class Detector:
         Args:
             rewritten: The text.
             original: The text that it may be a rewrite of; None if there is none. With it, the
-                question is whether an LLM made one of the other.
+                question is whether an LLM made `rewritten` from it.
             certainty: The probability from which a verdict is given, in [0.5, 1).
 
         Raises:

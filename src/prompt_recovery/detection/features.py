@@ -1,7 +1,7 @@
 """The features that a verdict rests on: how a text is written, and how two texts differ.
 
-They describe form, not content: a classifier of topics would learn which passages a dataset took
-for its originals. Shares are of the words unless something else is said.
+They describe form, not content: a classifier of topics would learn which passages a dataset uses as
+originals. Shares are of the words unless stated otherwise.
 """
 
 from collections.abc import Mapping

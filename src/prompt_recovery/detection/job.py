@@ -69,11 +69,13 @@ class DetectionOptions:
         rewritten: The text that an LLM may have made of it.
         input: A file of pairs or texts: CSV, JSONL or Parquet.
         output: The verdicts of a file, .jsonl or .parquet.
-        columns: What the input calls its columns; columns.original_text=null: single texts.
+        columns: The names of the columns in the input; columns.original_text=null reads single
+            texts.
         certainty: The probability from which a verdict is given, in [0.5, 1).
-        detector: A detector of your own; None: the one in this package.
-        train: Where to write a detector of your own; nothing is judged then.
-        examples: The file of examples that it is trained on; None: the starter, both editions.
+        detector: A detector of your own. None uses the one in this package.
+        train: The file of a detector to train and write. Nothing is judged then.
+        examples: The file of examples that it is trained on. None uses both editions of the starter
+            dataset.
     """
 
     text: str | None = None

@@ -15,8 +15,8 @@ _BINS = 10
 def auroc(labels: Labels, probabilities: Floats) -> float:
     """The area under the ROC curve; both labels occur.
 
-    By ranks (Mann and Whitney, 1947), since scikit-learn's checks of its arguments take ten times
-    as long, which a bootstrap would feel.
+    It is computed from ranks (Mann and Whitney, 1947), because scikit-learn's checks of its
+    arguments take ten times as long, which would slow down a bootstrap.
     """
     from scipy.stats import rankdata
 

@@ -24,7 +24,7 @@ _BATCH = 8  # texts
 
 @dataclass(frozen=True, eq=False)
 class TokenStatistics:
-    """What a causal LM says of the second and all later tokens of a text, each fp32 [n], n ≥ 0.
+    """What a causal LM says about the second and all later tokens of a text, each fp32 [n], n ≥ 0.
 
     Attributes:
         log_probability: log p of the token given those before it, in nats.
@@ -121,7 +121,7 @@ class TokenReader:
 
 
 def token_features(statistics: TokenStatistics) -> dict[str, float]:
-    """What a causal LM says of a text, all finite; a text of fewer than two tokens has zeros."""
+    """What a causal LM says about a text, all finite; a text of fewer than two tokens has zeros."""
     names = ("mean_log_probability", "mean_log_rank", "mean_entropy", "curvature")
     further = ("spread_of_log_probability", "likeliest_tokens", "rare_tokens")
     if not len(statistics):

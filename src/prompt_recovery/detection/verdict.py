@@ -42,8 +42,8 @@ class Verdict:
 
     Attributes:
         answer: "rewritten", "not rewritten" or "cannot tell".
-        probability: The calibrated probability that an LLM rewrote it, where rewrites are as
-            frequent as others; None for a text that is too short.
+        probability: The calibrated probability that an LLM rewrote it, if rewrites are as frequent
+            as other texts; None for a text that is too short.
         reason: Why it cannot be told, or what the answer says, as a sentence.
         parts: The features that count most, the strongest first.
         prompts: The likeliest prompts, the best first; empty without a recoverer.

@@ -102,7 +102,7 @@ def file_originals(
     """Reads the texts of one CSV, JSONL or Parquet file. CSV and JSONL files may be gzipped.
 
     Args:
-        path: The file.
+        path: The file of texts.
         columns: Names of its columns.
         drop_invalid: Leave out rows without a usable text instead of raising an error.
         licence: Licence of the texts.

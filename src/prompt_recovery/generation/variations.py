@@ -60,7 +60,7 @@ def variations(
     seed: int,
     scs: "SCS | None" = None,
 ) -> list[Instruction]:
-    """Asks a rewriter to reword each instruction several times, each time in another way.
+    """Asks a rewriter to reword each instruction several times, each time in a different way.
 
     Answers that are not an instruction (too long or too short, cut off, a refusal, talk about the
     task) and answers that repeat an instruction or an earlier answer are left out. Their number is

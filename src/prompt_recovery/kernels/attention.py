@@ -66,8 +66,8 @@ class Run:
 class PlannedMask(Tensor):
     """A plan in the place of the mask that `transformers` expects.
 
-    Its values are NaN, so that code that reads them instead of the plan gives NaN, not a result
-    that is wrong without notice.
+    Its values are NaN, so that code that reads them instead of the plan returns NaN, and not a
+    result that is silently wrong.
     """
 
     runs: tuple[Run, ...]

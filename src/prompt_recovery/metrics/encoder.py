@@ -139,10 +139,10 @@ class Encoder(ABC):
         return vectors
 
     def knowing(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> "Encoder":
-        """The same encoder, which need not compute the embeddings of n texts.
+        """The same encoder with given embeddings of n texts, which it need not compute.
 
-        Embeddings that somebody gives stay in this copy: neither the cache on the disk nor the
-        encoder that predictions are scored with has them.
+        The given embeddings stay in this copy: neither the cache on the disk nor the encoder that
+        predictions are scored with has them.
 
         Args:
             texts: The texts.

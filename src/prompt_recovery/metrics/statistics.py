@@ -3,7 +3,7 @@
 Examples that share a prompt are not independent: who recovers the prompt of one of them is likely
 to recover that of the others. Such examples are groups. The bootstrap draws whole groups (the
 cluster bootstrap; Davison and Hinkley, 1997, §3.8), and the sign-flip test flips the signs of whole
-groups. Where every example has a prompt of its own, both are what they are without groups.
+groups. If every example has its own prompt, both are the same as without groups.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -133,8 +133,8 @@ def gains_an_error(gain: NDArray[np.floating]) -> bool:
 def folds(groups: Sequence[str], most: int = 10) -> NDArray[np.int64]:
     """The fold of each example in cross-fitting: those of one group stay in one fold.
 
-    Otherwise what is fitted would have seen the answer to an example that it is judged by, since
-    the examples of one prompt share it.
+    Otherwise, what is fitted would have seen the answer to the examples by which it is judged,
+    since the examples of one prompt share their answer.
 
     Args:
         groups: The group of each of n ≥ 1 examples.

@@ -69,10 +69,10 @@ def pairs(values: Tensor) -> tuple[Tensor, Tensor]:
 class Objective:
     """A loss over completions: the mean of `losses` over the prompts, plus an SFT term.
 
-    A subclass is a frozen dataclass with `@checked("objective")`. What it annotates is a setting of
-    `conf/objective/<name>.yaml`; what is a `ClassVar` is a constant of the method. `sft_weight` is
-    a setting where a subclass annotates it again, and a constant where it only assigns it or leaves
-    it at 0.
+    A subclass is a frozen dataclass with `@checked("objective")`. Its annotated fields are settings
+    of `conf/objective/<name>.yaml`, and a `ClassVar` is a constant of the method. `sft_weight` is a
+    setting if a subclass annotates it again; otherwise it is a constant, which is 0 unless the
+    subclass assigns another value.
 
     Attributes:
         name: The name in records.

@@ -17,7 +17,7 @@ class Contrastive:
     """InfoNCE (van den Oord et al., arXiv 1807.03748) with fixed targets, plus a cosine term.
 
     The embedding f of a pair of texts is trained to lie near the embedding e of its prompt, which
-    the metric's encoder makes and which stays as it is, and far from those of other prompts:
+    the metric's encoder computes and which is not trained, and far from those of other prompts:
 
     L = −log( exp(f·e / τ) / (exp(f·e / τ) + Σ_n exp(f·n / τ)) ) + w · (1 − f·e)
 
@@ -29,10 +29,11 @@ class Contrastive:
         cosine_weight: w, the weight of the cosine term, ≥ 0.
         duplicate_cosine: Prompts whose cosine with the right one is higher than this, in [-1, 1],
             are not its negatives.
-        negatives: batch takes the prompts of the batch as negatives, all takes those of the whole
-            training split. Since the embeddings of prompts stay as they are, this costs little.
-        hard_negatives: The number of prompts, most similar to each right one of the batch but no
-            near-duplicates, that are added to the negatives. all has them already.
+        negatives: "batch" takes the prompts of the batch as negatives, and "all" those of the whole
+            training split. Since the embeddings of prompts do not change, this costs little.
+        hard_negatives: The number of prompts that are added to the negatives because they are most
+            similar to the right prompts of the batch, without being near-duplicates.
+            `negatives=all` includes them anyway.
         k: The posterior is over the k prompts nearest to the predicted embedding, ≥ 1.
         form: Whether prompts also gain or lose weight by how their training pairs were changed
             (length, punctuation, lines, words kept), as far as that helps on validation.
@@ -72,7 +73,8 @@ class Contrastive:
     def hard_negatives_of(self, prompts: Tensor) -> Tensor:
         """The hard negatives of each prompt, as indices of the others, int64 [n, hard_negatives].
 
-        A prompt that has too few other prompts is filled up with itself, which is never a negative.
+        If there are too few other prompts, the rest is filled with the prompt itself, which is
+        never a negative.
 
         Args:
             prompts: The embeddings of n distinct prompts, fp32 [n, d], of length 1.

@@ -23,7 +23,7 @@ class GRPO(PolicyGradient):
     A = (r − mean_G r) / std_G r,   L = mean of −min(o A, clip(o) A) + β o (q − log q − 1)
 
     with q the ratio of the reference's to the new probability. The factor o of the penalty makes
-    its gradient that of the divergence (DeepSeek-V3.2, arXiv 2512.02556); TRL has it, too.
+    its gradient that of the divergence (DeepSeek-V3.2, arXiv 2512.02556), as in TRL.
 
     Dr. GRPO (Liu et al., arXiv 2503.20783) divides neither by the standard deviation, which favours
     prompts that are very easy or very hard, nor by a completion's length, which favours long wrong
@@ -31,7 +31,7 @@ class GRPO(PolicyGradient):
 
     Attributes:
         scale_rewards: Whether to divide by the standard deviation of the group's rewards.
-        average: How the losses of tokens are put together: "completion" takes the mean over each
+        average: How the losses of tokens are averaged: "completion" takes the mean over each
             completion and then over completions; "constant" divides the sum of all of them by the
             number of completions times the largest number of tokens.
     """

@@ -67,8 +67,9 @@ class SampledCompletions:
 class PolicyGradient(ABC):
     """An objective that raises the expected reward of completions sampled from the model.
 
-    The reward is the SCS of a completion against the true prompt. The completions of one prompt
-    are a group, and share its work: in sampling its keys and values, in the update its row.
+    The reward is the SCS of a completion against the true prompt. The completions of one prompt are
+    a group. They share the computation of the prompt: its keys and values in sampling, and its row
+    in the update.
 
     Attributes:
         name: The name in records.

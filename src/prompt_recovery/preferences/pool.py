@@ -1,4 +1,4 @@
-"""Scored candidates that a round of training leaves to the next one."""
+"""Scored candidates that one round of training passes on to the next."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -62,8 +62,8 @@ def joined(earlier: Pool, new: Pool, most: int) -> dict[str, list[PreferenceCand
     """Adds earlier candidates to new ones.
 
     Of candidates with the same words, the newest stays; the source of those of earlier rounds
-    becomes "earlier". If an example has more than `most`, those stay that are spread evenly over
-    the ranks of their scores, with the best and the worst.
+    becomes "earlier". If an example has more than `most` candidates, a selection is kept that is
+    spread evenly over the ranks of their scores, including the best and the worst.
 
     Args:
         earlier: Candidates of earlier rounds; those of other examples are ignored.

@@ -60,7 +60,7 @@ class Assembled:
 
 
 def require_backbones(recipe: Recipe) -> None:
-    """Finds the backbones that a recoverer needs, before work begins that takes long.
+    """Finds the backbones that a recoverer needs, before long work begins.
 
     Raises:
         PromptRecoveryError: One of them is missing.
@@ -82,7 +82,7 @@ def assemble(
 
     Args:
         recipe: The recipe.
-        progress: Told how far steps that take long have come.
+        progress: Told about the progress of long steps.
         keeps_samples: Keep the samples of language models in the cache, where recoverers that ask
             the same model for the same samples find them.
 

@@ -95,7 +95,7 @@ class PromptBank:
             file: The file of the embeddings.
 
         Raises:
-            PromptRecoveryError: If the file is damaged, or of other prompts.
+            PromptRecoveryError: If the file is damaged, or belongs to other prompts.
         """
         try:
             vectors = np.load(file, allow_pickle=False).astype(np.float32)
@@ -159,8 +159,8 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
 
     Args:
         path: A `.txt` file, or a CSV, JSONL or Parquet file.
-        column: The column. None takes the first of `rewrite_prompt`, `text` and `prompt` that there
-            is.
+        column: The column. None takes the first of `rewrite_prompt`, `text` and `prompt` that the
+            file has.
 
     Returns:
         The distinct prompts, in order. Blank lines and rows are left out.

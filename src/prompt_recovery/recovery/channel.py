@@ -1,8 +1,8 @@
 """The noisy channel: a good candidate also explains the rewritten text.
 
-Bayes' rule turned p(prompt | texts) around for translation (Brown et al., Computational Linguistics
-1993; with neural models: Yu et al., ICLR 2017): here a rewriter model says how likely it would have
-written the rewritten text, had a candidate been the prompt,
+As in machine translation (Brown et al., Computational Linguistics 1993; with neural models: Yu et
+al., ICLR 2017), Bayes' rule turns p(prompt | texts) around. A rewriter model says how likely it
+would have written the rewritten text if a candidate had been the prompt:
 
     p(prompt | original, rewritten) ∝ p(prompt)^a · p(rewritten | original, prompt)^b.
 

@@ -1,9 +1,9 @@
 """The choice: a log-linear model of which candidate is good, and MBR over it.
 
 Plain MBR reads nothing but the posterior. A candidate has further features, such as its
-log-probability under the language model or how well it explains the rewritten text (the channel).
-A conditional logit model (McFadden, 1974; for candidates of machine translation: Och and Ney, ACL
-2002) makes a posterior over a pair's best candidates of them,
+log-probability under the language model or how well it explains the rewritten text (the channel). A
+conditional logit model (McFadden, 1974; for candidates of machine translation: Och and Ney, ACL
+2002) turns them into a posterior over a pair's best candidates,
 
     p(candidate | pair) ∝ exp(Σ_k w_k · feature_k(candidate)),
 
@@ -68,11 +68,11 @@ class LogLinear:
     def rank(self, features: Features) -> list[Candidate]:
         """The candidates by their expected SCS under the posterior, the best first.
 
-        The best has the score that plain MBR gives to its own best candidate, the others less by as
-        much as they are expected to lose: a posterior over a few candidates, which are all alike
-        for one pair and not for another, does not tell how good the best of them is. (On 107
-        validation examples, cross-fitted, the correlation of the confidence with the true SCS is
-        0.49 with this score and 0.37 with the expected SCS.)
+        The best has the score that plain MBR gives to its own best candidate, and the others have
+        less, by as much as they are expected to lose. A posterior over a few candidates does not
+        tell how good the best of them is: for one pair, they may all be alike, and for another, all
+        different. (On 107 validation examples, cross-fitted, the correlation of the confidence with
+        the true SCS is 0.49 with this score and 0.37 with the expected SCS.)
         """
         expected = features.utility @ self.posterior(features)
         scores = features.candidates[0].score + (expected - expected.max())

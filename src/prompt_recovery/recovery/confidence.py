@@ -190,7 +190,7 @@ def calibrate_on(
 
 
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
-    """What is kept beside the weights in a folder, by key, without what is damaged."""
+    """What is kept beside the weights in a folder, by key; damaged entries are left out."""
     file = calibration_file(folder)
     values = read_json(file)
     entries = values if isinstance(values, dict) else {}

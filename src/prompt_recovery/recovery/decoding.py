@@ -1,7 +1,7 @@
 """Decodings: how a writer is asked for answers, and how one of them is chosen.
 
-A new decoding is one class here and one YAML file in `conf/decoding/`. One that ranks candidates by
-SCS sets `uses_metric`, or else no retrieval and no further run may join it.
+A new decoding is one class here and one YAML file in `conf/decoding/`. If it ranks candidates by
+SCS, it must set `uses_metric`; otherwise it cannot be combined with retrieval or with further runs.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""How the prompts of a bank change a text: a further reason for a retriever to choose one.
+"""How the prompts of a bank change a text: a further criterion by which a retriever chooses.
 
 A prompt that asks for a list, for one sentence or for many exclamation marks leaves traces that a
 sentence encoder hardly sees, but that can be counted (`changes.form`). The pair to answer is
@@ -130,7 +130,7 @@ class BankForm:
             prompts: The distinct prompts of the bank that the file belongs to, in order.
 
         Raises:
-            PromptRecoveryError: If the file is damaged, or of other prompts.
+            PromptRecoveryError: If the file is damaged, or belongs to other prompts.
         """
         if not path.is_file():
             return None

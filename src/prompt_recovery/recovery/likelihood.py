@@ -25,7 +25,7 @@ class RewriteLikelihood:
 
     The candidates of a pair are nested trees in one row: what their inputs begin with, such as the
     original text, is computed once, and only the tokens of the rewritten text are scored. Values
-    are kept in the cache, so that whatever asks again has them at once.
+    are kept in the cache, where they are found when they are needed again.
 
     Attributes:
         model: A `transformers` causal LM.

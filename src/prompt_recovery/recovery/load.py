@@ -258,7 +258,8 @@ def splits_of(folder: Path) -> Splits:
     Lead-ins are left out.
 
     Raises:
-        PromptRecoveryError: the run's configuration or its data cannot be had, or has changed.
+        PromptRecoveryError: The configuration of the run or its data cannot be read, or has
+            changed.
     """
     recorded = read_record(folder).get("data", {}).get("fingerprint")
     return RunFolder.of_adapter(folder).splits(recorded)

@@ -40,14 +40,16 @@ class RecoveryOptions:
         output: .csv is id,rewrite_prompt; .jsonl and .parquet also have candidates and confidence.
         original: The original text of one pair, in place of a file.
         rewritten: What a model made of it.
-        columns: What the input calls its columns; columns.id=null numbers the rows from 0.
-        threshold: The mean prompt answers where the expected SCS is lower; None: nowhere.
-        measures: Length, reading level, tone and the like of both texts: a table for one pair, a
-            column of .jsonl and .parquet. None: for one pair, with the extra [measures].
-        explain: Whether answers come with evidence, the words of both texts that support them.
-            true or occlusion: by how much the answer loses without them; integrated_gradients:
-            their part in the answer, by Captum (extra `explain`). It takes about as long as the
-            answer, or several times as long. Not for .csv outputs.
+        columns: The names of the columns in the input; columns.id=null numbers the rows from 0.
+        threshold: Answers with a lower expected SCS are replaced by the mean prompt. None replaces
+            none.
+        measures: Whether to measure length, reading level, tone and others of both texts: as a
+            table for one pair, and in a column of .jsonl and .parquet outputs. None does so for one
+            pair if the extra [measures] is installed.
+        explain: Whether answers come with evidence, the words of both texts that support them. true
+            or occlusion measures how much the answer loses without the words, and
+            integrated_gradients their share in it, with Captum (extra `explain`). This takes about
+            as long as the answer, or several times as long, and is not for .csv outputs.
     """
 
     input: AnyPath | None = None
@@ -143,7 +145,7 @@ def read_pairs(
 
     Args:
         path: The file.
-        columns: What it calls its columns.
+        columns: The names of its columns.
         file: The setting that names the file, for messages.
         setting: The setting that maps the columns, for messages.
 

@@ -26,20 +26,21 @@ class RecipeOptions:
 
     Attributes:
         channel: Rescores the candidates with a rewriter model.
-        confidence: Whether predictions have a confidence. The calibration is fitted on the
-            validation split of the first run and kept beside its adapter.
+        confidence: Whether answers have a confidence, which is their expected SCS. Its calibration
+            is fitted on the validation split of the first run and kept beside its adapter.
         precision: auto, bf16 or fp32.
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with a backbone.
-        retrieval: The one source that joins the runs' samples under MBR, such as the prompts of
-            similar training examples of the first run. Runs with a dense retriever don't need it.
+        retrieval: A source of prompts that are added to the samples of the runs under MBR, such as
+            the prompts of similar training examples of the first run. Runs with a dense retriever
+            don't need it.
         bank: A file with prompts that a dense retriever can also answer with, besides those that it
             was trained on: one on each line (.txt), or a column of a CSV, JSONL or Parquet file.
-        stated: The share of the votes on a pair that the prompts have which the lead-in of its
+        stated: The share of the votes on a pair that goes to the prompts that the lead-in of its
             rewrite states, such as "Sure, here is the text as a limerick:", in [0, 1). It is for
             decodings that use the metric.
-        bank_column: The column. None takes the first of rewrite_prompt, text and prompt that there
-            is.
+        bank_column: The column. None takes the first of rewrite_prompt, text and prompt that the
+            file has.
     """
 
     channel: ChannelSettings | None = None

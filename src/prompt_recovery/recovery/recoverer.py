@@ -47,8 +47,8 @@ class PosteriorRecoverer:
         channel: Scores how well candidates explain the rewritten text.
         rescored: The number of best candidates that the channel scores, with other decodings than
             `Choice`, which has a number of its own.
-        stated: The share of the votes on a pair that the prompts have which its lead-in states, if
-            there are any and the decoding uses the metric, in [0, 1).
+        stated: The share of the votes on a pair that goes to the prompts that its lead-in states,
+            if there are any and the decoding uses the metric, in [0, 1).
         choice: The posterior over the best candidates that takes the place of plain MBR's, with the
             recoverer's own decoding; None if plain MBR answers.
         seconds: What the last call of `recover` took: by the name of each source, for the

@@ -112,7 +112,7 @@ class Retriever:
         embedding_share: The share of the posterior that lies on the predicted embedding itself, in
             [0, 1): prompts near it gain, whatever other prompts the bank holds.
         known: Measures the familiarity of pairs; None if it isn't known.
-        form: Also weighs prompts by how their training pairs were changed; None: nothing does.
+        form: Also weighs prompts by how their training pairs were changed. None turns this off.
     """
 
     encoder: PairEncoder

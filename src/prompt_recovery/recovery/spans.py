@@ -42,7 +42,7 @@ class Evidence:
     Attributes:
         source: The name of the model.
         method: How the weights were measured.
-        quantity: What they add to: log p(prompt | texts) in nats, or a cosine.
+        quantity: What the weights add to: log p(prompt | texts) in nats, or a cosine.
         value: The quantity with all words.
         spans: The spans in the order of the texts, the original one first; they don't overlap.
             Words that are in no span weren't read by the model.

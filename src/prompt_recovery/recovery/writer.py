@@ -43,7 +43,7 @@ class Writer:
         shots: Solved examples that every input begins with.
         identity: A digest of the weights and their data type, by which
             `mean_log_probabilities` keeps what it has computed.
-        whole: Loads the `PeftModel`, once, for what a `SmallLlama` in its place doesn't compute:
+        whole: Loads the `PeftModel`, once, for what the `SmallLlama` in its place does not support:
             beam search, and answers without the adapter.
     """
 

@@ -18,10 +18,11 @@ _END = re.compile(rf".*(?:</{_REASONING}>|\[/THINK\])", re.IGNORECASE | re.DOTAL
 
 
 def without_reasoning(text: str) -> tuple[str, bool]:
-    """An answer without what a model has thought before, and whether it is whole.
+    """An answer without the reasoning before it, and whether it is complete.
 
     Everything up to the last `</think>` (or `</thinking>`, `</reasoning>`, `[/THINK]`) is cut off.
-    An answer that begins to think again and doesn't end is not whole, and ends there.
+    If another reasoning begins in the answer and does not end, the answer is cut there, and is not
+    complete.
     """
     said = _END.match(text)
     rest = text if said is None else text[said.end() :].lstrip()

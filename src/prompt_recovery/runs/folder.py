@@ -417,7 +417,7 @@ class RunFolder:
 
     @contextmanager
     def begun(self, wait: bool = False) -> Iterator[None]:
-        """Does the same as `held`, and leaves no folder behind in which no training began.
+        """Does the same as `held`, and removes the folder if no training began in it.
 
         Also if the user interrupts it. What a run leaves behind that is killed later is described
         in docs/howto/runs.md.
@@ -656,12 +656,12 @@ def bank_vectors_file(folder: Path) -> Path:
 
 
 def familiarity_file(folder: Path) -> Path:
-    """Returns the path of the word counts by which a retriever knows texts like its training's."""
+    """Returns the path of the word counts from which a retriever tells how familiar a pair is."""
     return folder / "familiarity.npz"
 
 
 def form_file(folder: Path) -> Path:
-    """Returns the path of the measures of a retriever's training pairs, which it may go by, too."""
+    """Returns the path of the measures of a retriever's training pairs, if it uses them."""
     return folder / "form.npz"
 
 

@@ -1,4 +1,4 @@
-"""Which stopped run a run goes on from, and with which of its checkpoints."""
+"""Finds the stopped run that a new run continues, and the checkpoint to continue from."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

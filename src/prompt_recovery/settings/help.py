@@ -68,8 +68,7 @@ def help_text(command: str, given: Help) -> str:
         parts.append(_table("Groups (group=option; the first option is the default)", groups))
     pages = "\n".join(f"  {page}" for page in given.read_on)
     parts.append(
-        f"{script} --cfg job shows all settings, with those that you give in effect.\n"
-        f"Read on:\n{pages}"
+        f"{script} --cfg job prints all settings, including those that you give.\nRead on:\n{pages}"
     )
     return "\n\n".join(parts) + "\n"
 

@@ -99,7 +99,7 @@ def ship(given: ShippingSettings) -> Path:
     Raises:
         PromptRecoveryError: If the runs don't have one retriever and at most one adapter, were not
             trained with the same data and split, or cannot be loaded; or if `output` is something
-            else than a shipped recoverer.
+            other than a shipped recoverer.
     """
     output = Path(given.output).expanduser()
     if output.exists() and not (output / MANIFEST).is_file():

@@ -75,7 +75,7 @@ class Optimisation:
 
     Attributes:
         learning_rate: The peak learning rate. With start=…, a language model's default is a fifth
-            of it, because weights that have been trained lose what they know by large steps.
+            of it, because large steps would make trained weights forget what they know.
         warmup: Share of warm-up steps in all steps, in [0, 1).
         weight_decay: Decoupled weight decay.
         beta1: Decay rate of AdamW's first moment.
@@ -259,15 +259,17 @@ class TrainSettings(RunSettings):
             these settings.
         start: An adapter folder or a run to start from; a first stage starts there, too. None
             trains a new adapter.
-        first_stage: Settings that differ in a stage before this one. None has no such stage.
-        retriever: Settings that differ in the training of a dense retriever, which is trained
-            before the language model and answers with it; `run` names a finished one to take
-            instead. None has no retriever.
-        rounds: The number of rounds of preference optimisation. Each samples candidates from what
-            the last one left, adds them to earlier ones, and trains on. 1 trains once.
-        round_reference: The reference model of later rounds: "previous" is what the last round
-            left, as in iterative DPO (arXiv 2312.16682); "first" stays what the first round
-            started from.
+        first_stage: Settings of a training stage before this one, as far as they differ. None
+            trains no such stage.
+        retriever: Settings of a dense retriever, which is trained before the language model and
+            answers together with it, as far as they differ; `run` names a finished one to use
+            instead. None trains no retriever.
+        rounds: The number of rounds of preference optimisation. Each round samples candidates from
+            the model that the previous one left, adds them to earlier candidates, and continues
+            training. 1 trains once.
+        round_reference: The reference model of later rounds: "previous" is the model that the
+            previous round left, as in iterative DPO (arXiv 2312.16682); "first" is the one that the
+            first round started from.
         round_patience: Number of consecutive rounds without a better validation after which rounds
             stop.
         unlabelled: Pairs without prompts, on which a policy gradient trains the model itself.

@@ -1,9 +1,9 @@
 """Deletion and insertion curves: whether evidence names the words that the model depends on.
 
-The deletion curve is what is left of the quantity when more and more of the words with the highest
-weights are left out; the insertion curve, what is there when only they are kept (RISE, Petsiuk et
-al., BMVC 2018, arXiv 1806.07421). Weights are faithful if the deletion curve falls faster, and the
-insertion curve rises faster, than with the same pieces in random order.
+The deletion curve shows the quantity when more and more of the words with the highest weights are
+left out; the insertion curve shows it when only these words are kept (RISE, Petsiuk et al., BMVC
+2018, arXiv 1806.07421). Weights are faithful if the deletion curve falls faster, and the insertion
+curve rises faster, than with the same pieces in random order.
 """
 
 from collections.abc import Mapping, Sequence

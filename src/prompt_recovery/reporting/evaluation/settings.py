@@ -44,7 +44,7 @@ class RecovererEntry:
         backbone_path: Folder of the backbone, if it is no longer where it was for training.
         bank: A file with prompts that a dense retriever can also answer with.
         bank_column: Its column with the prompts. None takes the first of rewrite_prompt, text and
-            prompt that there is.
+            prompt that the file has.
         name: Name shown in tables. None makes a name from the runs and the decoding.
     """
 
@@ -134,8 +134,9 @@ class EvaluateSettings:
         max_prompt_tokens: Limit of the zero-shot and few-shot baselines, for each example.
         split: How the datasets are split.
         explain: Whether the report shows which words of the texts support the best and the worst
-            answers, if a trained recoverer is the best. true or occlusion: what is lost without
-            them; integrated_gradients: by Captum (extra `explain`). It takes seconds for each.
+            answers, if a trained recoverer is the best. true or occlusion measures how much an
+            answer loses without the words, and integrated_gradients their share in it, with Captum
+            (extra `explain`). This takes several seconds per answer.
     """
 
     data: Dataset
