@@ -23,7 +23,7 @@ def test_an_interrupted_run_is_gone_on_with_from_its_checkpoint_if_it_has_one(
     )
     command = "python train.py 'name=a b'"
     begin = f"begin again, because it has no checkpoint yet: {command}\n"
-    for advice in (begin, f"go on with: {command} ckpt_path=last\n"):
+    for advice in (begin, f"continue with: {command} ckpt_path=last\n"):
         with pytest.raises(SystemExit):
             failures.one_line_errors(train)(None)
         assert advice in capsys.readouterr().err

@@ -68,6 +68,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     life.wait(100)
     said = (tmp_path / "stderr").read_text()
     assert life.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "run the same command again to continue" in said
     assert "Traceback" not in said
     assert json.loads((tmp_path / "made" / "generation.json").read_text())["complete"] is False

@@ -40,7 +40,9 @@ def test_an_unknown_command_is_one_line(given, meant, monkeypatch, capsys):
         run(monkeypatch, given)
     assert end.value.code == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"error: '{given}' is no command; {meant}known are train, generate")
+    assert said.err.startswith(
+        f"error: '{given}' is not a command; {meant}use one of train, generate"
+    )
     assert (said.err.count("\n"), said.out) == (1, "")
 
 

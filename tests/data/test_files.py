@@ -108,7 +108,7 @@ def test_a_blank_after_the_comma_belongs_to_the_separator(tmp_path):
         ("a.csv", b"PAR1\x15\x04", "a.csv: is Parquet; give it the ending .parquet"),
         ("a.parquet", packed(b"x"), "a.parquet: is packed with gzip; unpack it with gunzip"),
         ("a.csv.gz", b"id\n1\n", "a.csv.gz: is corrupt or cut short (Not a gzipped file"),
-        ("a.txt", b"", "a.txt: unknown format; known are .csv, .tsv, .jsonl, .json, .parquet, .c"),
+        ("a.txt", b"", "a.txt: unknown format; use one of .csv, .tsv, .jsonl, .json, .parquet, .c"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_line(tmp_path, name, content, message):

@@ -139,7 +139,7 @@ def test_ids_can_come_from_the_texts(tmp_path):
         ("a.csv", b"id,original_text\n1,2,3\n", r"a\.csv, row 1: has more fields"),
         ("a.csv", b"id,original_text\n1\n", r"a\.csv, row 1: has fewer fields"),
         ("a.csv", b'id,original_text\n1,"open\n', r"is not valid CSV"),
-        ("a.xlsx", b"", "unknown format; known are .csv"),
+        ("a.xlsx", b"", "unknown format; use one of .csv"),
     ],
 )
 def test_corrupt_files(tmp_path, name, content, message):

@@ -214,7 +214,7 @@ def test_a_run_finds_the_likeliest_prompts_of_a_pair(rows, trained_run, capsys):
         ({"text": " "}, "text=: the text is blank"),
         ({"text": "a", "examples": "b.csv"}, "examples= is what train="),
         ({"text": "a", "recipe": Recipe(["run"])}, "run= needs original texts"),
-        ({"input": "b.csv", "output": "c.xlsx"}, "unknown format; known are .jsonl"),
+        ({"input": "b.csv", "output": "c.xlsx"}, "unknown format; use one of .jsonl"),
         ({"input": "b.jsonl", "output": "b.jsonl"}, "is the input, which would be overwritten"),
     ],
 )

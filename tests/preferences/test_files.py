@@ -258,7 +258,7 @@ def test_no_rows_and_no_file(tmp_path):
         read_preferences(jsonl(tmp_path / "empty.jsonl"))
     with pytest.raises(PromptRecoveryError, match="no such file; give preferences.path=<file>"):
         read_preferences(tmp_path / "none.jsonl")
-    with pytest.raises(PromptRecoveryError, match="unknown format; known are"):
+    with pytest.raises(PromptRecoveryError, match="unknown format; use one of"):
         read_preferences(jsonl(tmp_path / "rows.txt", GOOD))
 
 

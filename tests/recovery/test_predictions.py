@@ -30,7 +30,7 @@ PREDICTIONS = [
 
 
 def test_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(PromptRecoveryError, match=r"unknown format; known are .csv, .jsonl"):
+    with pytest.raises(PromptRecoveryError, match=r"unknown format; use one of .csv, .jsonl"):
         write_predictions(tmp_path / "x.xlsx", PREDICTIONS, "Improve it")
 
 

@@ -57,8 +57,8 @@ def test_it_is_the_model_that_rewrote_the_texts(chosen, monkeypatch, name, backb
 
 def test_otherwise_it_is_the_default_and_the_log_says_why(chosen, monkeypatch):
     for names, why in (
-        (["", "", "tiny"], "names no rewriter of most rows"),
-        (["tiny", "gemma-7b-it"], "names no rewriter of most rows"),
+        (["", "", "tiny"], "does not name a rewriter for most rows"),
+        (["tiny", "gemma-7b-it"], "does not name a rewriter for most rows"),
         (["gpt-4o"] * 3, "no model in conf/ is called 'gpt-4o'"),
     ):
         found, said = chosen(*names)

@@ -356,7 +356,7 @@ def test_an_unfinished_latest_run_is_named_with_what_may_be_used_instead(
         os.utime(finished.path / "metrics.json", (len(name),) * 2)
     said = (
         f"use run=runs/train/older, the newest finished run, or, unless it is under way, "
-        f"go on with: {again} ckpt_path=last$"
+        f"continue with: {again} ckpt_path=last$"
     )
     with pytest.raises(PromptRecoveryError, match=begun + said):
         require_adapter_folder("runs/latest")

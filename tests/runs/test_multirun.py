@@ -174,5 +174,5 @@ def test_a_killed_trial_is_resumed_and_the_others_go_on(folder):
     assert len(list((folder / "runs").rglob("metrics.json"))) == 1
     second = command(*arguments, cwd=folder)
     assert second.returncode == 0, second.stderr
-    assert "#0 goes on" in second.stderr
+    assert "#0 continues" in second.stderr
     assert "#1 finished before" in second.stderr

@@ -93,7 +93,7 @@ def test_three_trials_and_the_best_is_reported(folder):
     assert (folder / "runs" / "sweep" / "random" / "summary.md").read_text().count("finished") == 3
     again = command("sweep", f"file={file}", "count=3", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert "3 trials are known from before" in again.stderr
+    assert "3 earlier trials are in" in again.stderr
     assert "started" not in again.stderr
 
 

@@ -78,7 +78,7 @@ def test_the_folders_of_runs_are_verbatim_but_for_interpolations(key, path):
 @pytest.mark.parametrize("value", ["3", "1.5", "true", "[1]", "[1,2]", "-1"])
 def test_a_number_is_no_option_of_a_group(value):
     for group in ("trainer", "model@retriever.model", "+experiment"):
-        with pytest.raises(PromptRecoveryError, match="there is no such option; known are"):
+        with pytest.raises(PromptRecoveryError, match="there is no such option; use one of"):
             prepared("train", [f"{group}={value}"])
 
 

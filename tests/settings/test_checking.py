@@ -54,7 +54,7 @@ train objective=dpo objective.label_smoothing=0.5 => objective.label_smoothing=0
 train objective=ipo objective.sft_weight=-1 => objective.sft_weight=-1: must be ≥ 0
 train objective=listwise objective.temperature=0 => objective.temperature=0: must be > 0
 train objective.length_power=2 => objective.length_power=2: must be in [0, 1]
-train model=bert => model=bert: there is no such option; known are gemma
+train model=bert => model=bert: there is no such option; use one of gemma
 train model.pth=x => did you mean model.path?
 train metric.exponent=0 => metric.exponent=0: must be > 0
 train decoding=mbr decoding.samples=1 => decoding.samples=1: must be ≥ 2

@@ -66,7 +66,7 @@ def test_a_resumed_training_says_where_it_goes_on(caplog, tmp_path, monkeypatch)
         GoingOn(file).on_train_start(trainer, None)
         GoingOn(None).on_train_start(trainer, None)
     where = "with runs/a/checkpoints/last.ckpt"
-    assert caplog.messages == [f"going on from step 1,200 of 4,000, {where}"]
+    assert caplog.messages == [f"continuing from step 1,200 of 4,000, {where}"]
 
 
 def test_a_run_that_got_worse_says_what_to_try():

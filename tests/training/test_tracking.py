@@ -135,7 +135,7 @@ def test_a_logger_that_fails_later_is_a_warning(environment, tmp_path, caplog):
     told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(told) == 2
     assert "No space left on device" in told[0]
-    assert told[1] == "the results: the logger fails (gone); the run goes on"
+    assert told[1] == "the results: the logger fails (gone); the run continues"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
 def _how_to_go_on(name: str) -> str:
     """What a user may do after an interrupt."""
     if name != "train" or in_multirun():
-        return "the same command goes on"
+        return "run the same command again to continue"
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     script = Path(sys.argv[0])
     ours = script.suffix != ".py" or script.name == "__main__.py"

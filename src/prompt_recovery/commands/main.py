@@ -45,7 +45,7 @@ def main() -> None:
         near = difflib.get_close_matches(sys.argv[1], COMMANDS, 1, 0.6)
         meant = f"did you mean {near[0]}? " if near else ""
         print(
-            f"error: '{printable(sys.argv[1])}' is no command; {meant}known are "
+            f"error: '{printable(sys.argv[1])}' is not a command; {meant}use one of "
             f"{', '.join(COMMANDS)} (prompt-recovery --help)",
             file=sys.stderr,
         )

@@ -90,7 +90,7 @@ def read_rows(path: Path, setting: str = "data.path") -> Iterator[Row]:
         )
         raise PromptRecoveryError(f"{path}: is a folder{kept}")
     if not is_data_file(name):
-        raise PromptRecoveryError(f"{path}: unknown format; known are {', '.join(SUFFIXES)}")
+        raise PromptRecoveryError(f"{path}: unknown format; use one of {', '.join(SUFFIXES)}")
     suffix = Path(name.removesuffix(".gz")).suffix
     try:
         if suffix == ".parquet":

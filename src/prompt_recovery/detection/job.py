@@ -128,7 +128,7 @@ class DetectionOptions:
         if self.input is not None:
             if Path(self.output).suffix not in _FORMATS:
                 raise PromptRecoveryError(
-                    f"output={self.output}: unknown format; known are {', '.join(_FORMATS)}"
+                    f"output={self.output}: unknown format; use one of {', '.join(_FORMATS)}"
                 )
             if same_file(Path(self.input).expanduser(), Path(self.output).expanduser()):
                 raise PromptRecoveryError(

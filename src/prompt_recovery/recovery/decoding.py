@@ -269,7 +269,7 @@ def from_record(values: dict[str, Any]) -> Decoding:
     kind: Any = _KNOWN.get(values.get("name", "greedy"))
     if kind is None:
         raise PromptRecoveryError(
-            f"decoding '{values['name']}' is unknown: known are {', '.join(_KNOWN)}"
+            f"decoding '{values['name']}' is unknown: use one of {', '.join(_KNOWN)}"
         )
     known = {field.name for field in fields(kind)}
     made: Decoding = kind(**{name: value for name, value in values.items() if name in known})

@@ -169,8 +169,8 @@ def _fitted_choice(
     found = fit_choice(names, list(features.values()), actual, prompts)
     if found.model is None:
         log.info(
-            "%s: the choice by %s is no better than plain MBR, which answers: validation SCS %.4f "
-            "(cross-fitted) against %.4f; a standard error is %.4f",
+            "%s: the choice by %s is no better than plain MBR, which is used instead: validation "
+            "SCS %.4f (cross-fitted) against %.4f; a standard error is %.4f",
             recoverer.name, ", ".join(names), found.scs, found.scs_plain, found.error,
         )  # fmt: skip
         return None

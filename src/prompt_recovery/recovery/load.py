@@ -213,8 +213,8 @@ def load_writer(
     four_bit = wanted and four_bit_obstacle() is None
     if wanted and not four_bit:
         log.warning(
-            "%s was trained on 4-bit weights, which need a CUDA GPU and bitsandbytes: here they "
-            "are whole, and answers may differ a little",
+            "%s was trained on 4-bit weights, which need a CUDA GPU and bitsandbytes; they are not "
+            "in 4 bits here, so answers may differ slightly",
             folder,
         )
 

@@ -31,7 +31,9 @@ def format_of(path: Path) -> str:
         PromptRecoveryError: If the format is unknown.
     """
     if path.suffix not in _WRITERS:
-        raise PromptRecoveryError(f"output={path}: unknown format; known are {', '.join(_WRITERS)}")
+        raise PromptRecoveryError(
+            f"output={path}: unknown format; use one of {', '.join(_WRITERS)}"
+        )
     return path.suffix
 
 

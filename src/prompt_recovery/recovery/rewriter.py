@@ -50,7 +50,9 @@ def _rewriter_of(folder: Path) -> Backbone:
     named = Counter(e.rewriter for e in (*splits.train, *splits.val, *splits.test))
     [(name, count)] = named.most_common(1)
     if not name or 2 * count <= named.total():
-        raise PromptRecoveryError(f"the data of {run_name(folder)} names no rewriter of most rows")
+        raise PromptRecoveryError(
+            f"the data of {run_name(folder)} does not name a rewriter for most rows"
+        )
     backbone = _configured().get(name.strip().lower())
     if backbone is None:
         raise PromptRecoveryError(f"no model in conf/ is called '{name}', as the rewriter is")

@@ -258,7 +258,7 @@ class RunFolder:
         if given is None:  # it is unknown what the words stand for, so they are not quoted
             said = " ".join([*begun, "<the same settings>", *last])
         if last:
-            return f"go on with: {said}"
+            return f"continue with: {said}"
         return f"begin again, because it has no checkpoint yet: {said}"
 
     def curve(self) -> list[dict[str, float]]:

@@ -55,7 +55,7 @@ def _run(config: DictConfig) -> Outcome:
         if metrics is not None:
             log.info("#%d finished before", hydra.job.num)
             return Outcome(label, folder, "finished", metrics, "finished before")
-        verb = "goes on" if files.has_checkpoint else "starts"
+        verb = "continues" if files.has_checkpoint else "starts"
         log.info("#%d %s; its output: %s", hydra.job.num, verb, files.output)
         outcome = _started(config, label, folder, overrides).wait()
     if outcome.state == "failed":

@@ -381,7 +381,7 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
     with locked(folder / "sweep"), _quiet_engine():
         one = Sweep(config, folder, seed)
         if one.trials:
-            log.info("%d trials are known from before in %s", len(one.trials), folder)
+            log.info("%d earlier trials are in %s", len(one.trials), folder)
         outcomes = one.run(count, parallel)
     title = f"{file.name}: {counted(len(outcomes), 'trial')}"
     show_outcomes(outcomes, folder, one.metric, one.goal, title)

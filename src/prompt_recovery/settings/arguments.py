@@ -100,7 +100,7 @@ def _without_group(argument: str) -> str:
         return f"~{name}"
     if _NO_OPTION.fullmatch(value):  # which Hydra would take for a number, with a traceback
         known = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
-        raise PromptRecoveryError(f"{argument}: there is no such option; known are {known}")
+        raise PromptRecoveryError(f"{argument}: there is no such option; use one of {known}")
     return argument
 
 

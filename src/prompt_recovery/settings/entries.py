@@ -39,6 +39,6 @@ def option(command: str, group: str, entry: Entry | None) -> Any:
         chosen = hydra.compose(command, overrides)._chosen
     except MissingConfigException as error:
         known = ", ".join(sorted(f.stem for f in (config_folder() / group).glob("*.yaml")))
-        raise PromptRecoveryError(f"{group} '{name}' is unknown; known are {known}") from error
+        raise PromptRecoveryError(f"{group} '{name}' is unknown; use one of {known}") from error
     chosen.merge_with(changes)
     return make(checked_value(OmegaConf.to_container(chosen, resolve=True), Any, group))

@@ -57,7 +57,7 @@ def _no_option(error: MissingConfigException) -> str:
         return f"{error.missing_cfg_file}: there is no such configuration"
     near = difflib.get_close_matches(option, known, 1, 0.6)
     meant = f"did you mean {group}={near[0]}? " if near else ""
-    return f"{group}={option}: there is no such option; {meant}known are {', '.join(known)}"
+    return f"{group}={option}: there is no such option; {meant}use one of {', '.join(known)}"
 
 
 def _prefix(node: Any) -> str:

@@ -37,7 +37,7 @@ class GoingOn(Callback):
             return
         total = trainer.estimated_stepping_batches
         log.info(
-            "going on from step %s%s, with %s",
+            "continuing from step %s%s, with %s",
             f"{trainer.global_step:,}",
             f" of {int(total):,}" if math.isfinite(total) else "",
             shown_path(Path(self._checkpoint)),

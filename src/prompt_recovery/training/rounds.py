@@ -116,10 +116,13 @@ def train_rounds(
         current, earlier = folder.adapter, folder.preferences
         best = _best(done).number
         if number - best >= given["round_patience"]:
-            log.info("validation has not risen since round %d: no more rounds", best)
+            log.info("val/scs has not risen since round %d, so no further round is trained", best)
             break
         if given["hacking"] == "stop" and any(p.get("val/hacking") for p in folder.curve()):
-            log.info("round %d ended with a sign of metric hacking: no more rounds", number)
+            log.info(
+                "round %d ended with a sign of metric hacking, so no further round is trained",
+                number,
+            )
             break
     return folders[best - 1], done
 

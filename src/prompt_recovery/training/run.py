@@ -247,7 +247,10 @@ def _watch(job: TrainingJob, ready: Prepared) -> HackingWatch | None:
         return None
     second = second_opinion(job.scs)
     if second is None:
-        log.warning("no second encoder watches for metric hacking: %s", installation("second"))
+        log.warning(
+            "metric hacking is not watched with a second encoder; to do so: %s",
+            installation("second"),
+        )
     ready.module.watch(job.scs, second)
     return HackingWatch(job.hacking)
 

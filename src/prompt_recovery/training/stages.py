@@ -68,7 +68,7 @@ def train_stages(given: dict[str, Any], run: RunFolder) -> float:
     stage = None if given["first_stage"] is None else first_stage_settings(given)
     stopped = resumed_run(given["ckpt_path"], run, given)
     if stopped is not None and is_first():
-        log.info("ckpt_path=last: going on from the run in %s", shown_path(stopped.path))
+        log.info("ckpt_path=last: continuing the run in %s", shown_path(stopped.path))
     continues = None if stopped is None else stopped.path
     start = None if given["start"] is None else Path(given["start"]).expanduser()
     # What can fail because of the main stage fails here, before others are trained.

@@ -231,7 +231,7 @@ def forgiven(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("%s: the logger fails (%s); the run goes on", what, first_line(error))
+        log.warning("%s: the logger fails (%s); the run continues", what, first_line(error))
 
 
 def _forgiving(logger: Any) -> Any:
@@ -247,7 +247,7 @@ def _forgiving(logger: Any) -> Any:
                 said = first_line(error)
                 if said not in failed:
                     failed.append(said)
-                    log.warning("the logger fails (%s); the run goes on", said)
+                    log.warning("the logger fails (%s); the run continues", said)
                 return None
 
         return call

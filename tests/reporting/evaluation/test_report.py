@@ -141,7 +141,7 @@ def test_few_rows_are_called_so_and_have_no_chart_of_the_calibration(report):
 def test_rows_that_share_a_prompt_are_said_to_and_resampled_together(report):
     shared = (
         "The 40 rows have 20 different prompts. Rows that share a prompt are not independent of "
-        "each other: intervals and p-values resample prompts, and not rows."
+        "each other: intervals and p-values resample prompts, not rows."
     )
     for text in (report_page(report), report_markdown(report)):
         assert shared in text

@@ -115,7 +115,7 @@ def _keep_earlier(output: Path, compared: str) -> None:
     for file in _REPORT:
         with suppress(FileNotFoundError):
             (output / file).rename(earlier / file)
-    log.info("the report of %s that was there is now in %s", about["compared"], earlier)
+    log.info("the earlier report, of %s, has been moved to %s", about["compared"], earlier)
 
 
 def _say(comparison: Comparison, apart: Sequence[Apart], output: Path) -> None:

@@ -134,7 +134,9 @@ def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | Non
         log.warning(said)
         return None, said
     if second.encoder.identity == scs.encoder.identity:
-        log.warning("second_metric: has the encoder of metric, which is no second opinion")
+        log.warning(
+            "second_metric: has the same encoder as metric, so it cannot confirm its scores"
+        )
         return None, "no metric-hacking check: it is the first one"
     return second, second.encoder.name
 

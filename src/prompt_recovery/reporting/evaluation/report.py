@@ -182,7 +182,7 @@ def notes(report: Report) -> list[str]:
         said.append(
             f"The {counted(len(report.examples), 'row')} have "
             f"{counted(report.prompts, 'different prompt')}. Rows that share a prompt are not "
-            "independent of each other: intervals and p-values resample prompts, and not rows."
+            "independent of each other: intervals and p-values resample prompts, not rows."
         )
     tests = len(report.gains)
     least = min(tests * smallest_p(report.prompts), 1.0)
@@ -197,15 +197,15 @@ def notes(report: Report) -> list[str]:
         said.append(
             f"The interval of the difference to {_listed(apart)} leaves out 0, although the "
             f"p-value is not below {LEVEL}. Intervals are not adjusted for the number of "
-            "comparisons, and are too narrow if rows are few. What is called significant goes by "
-            "the p-value."
+            "comparisons, and are too narrow if rows are few. The p-value decides what is called "
+            "significant."
         )
     near = [e.name for e, gain in pairs if gain.p < LEVEL and not _leaves_out_zero(gain)]
     if near:
         said.append(
             f"The p-value of the difference to {_listed(near)} is below {LEVEL}, although the "
-            "interval includes 0: it is a close case. What is called significant goes by the "
-            "p-value."
+            "interval includes 0: it is a close case. The p-value decides what is called "
+            "significant."
         )
     return said
 
