@@ -229,10 +229,16 @@ class PosteriorRecoverer:
         """
         share = self.stated if (decoding or self.decoding).uses_metric else 0.0
         return {
-            index: with_stated(posterior, pairs[index].rewritten_text, share)
+            index: with_stated(
+                posterior, pairs[index].rewritten_text, share, self._trust(posterior)
+            )
             for index, parts in said.items()
             if (posterior := self._joined(parts)) is not None
         }
+
+    def _trust(self, posterior: Posterior) -> float:
+        """How far to trust a retriever with the pair of a posterior; 0 if there is none."""
+        return 0.0 if self.joining is None else self.joining.trust(posterior.familiarity)
 
     def _joined(self, parts: Sequence[Posterior | None]) -> Posterior | None:
         if self.joining is not None:

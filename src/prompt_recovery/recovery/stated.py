@@ -10,8 +10,11 @@ from collections.abc import Iterator
 
 from prompt_recovery.recovery.posterior import Posterior, weighted_sum
 
-SHARE = 0.5
-"""The share of the prompts that are stated in the votes on a pair, if there are any."""
+SHARE = 0.4
+"""The share of the prompts that are stated in the votes on an unfamiliar pair, if there are any."""
+_FAMILIAR = 0.4
+"""The part of it that is left for familiar pairs, where the sources know better how prompts are
+worded."""
 
 _LONGEST = 250  # characters of a lead-in
 _MOST_WORDS = 12  # of a thing
@@ -73,17 +76,22 @@ _NOTHING = re.compile(
 )
 
 
-def with_stated(posterior: Posterior, rewritten_text: str, share: float = SHARE) -> Posterior:
+def with_stated(
+    posterior: Posterior, rewritten_text: str, share: float = SHARE, trust: float = 0.0
+) -> Posterior:
     """The posterior of a pair, with votes for what the lead-in of its rewrite states.
 
     Args:
         posterior: What the sources of a recoverer say about the pair.
         rewritten_text: The rewritten text.
-        share: The share of all votes that the stated prompts have together, in [0, 1).
+        share: The share of all votes that the stated prompts have together on an unfamiliar pair,
+            in [0, 1).
+        trust: How familiar the pair is, in [0, 1]; see `Joining.trust`.
     """
     prompts = stated_prompts(rewritten_text)
     if not prompts or not share:
         return posterior
+    share *= 1 - trust * (1 - _FAMILIAR)
     told = Posterior.of_weights(prompts, [1.0] * len(prompts))
     return weighted_sum([(posterior, 1 - share), (told, share)])
 
@@ -157,7 +165,6 @@ def _things(what: str) -> Iterator[str]:
     elif not thing.endswith("s"):
         thing = f"{'an' if thing[0].lower() in 'aeiou' else 'a'} {thing}"
     yield f"Turn this into {thing}"
-    yield f"Write {thing}"
 
 
 def _changes(said: str) -> Iterator[str]:
@@ -174,7 +181,6 @@ def _changes(said: str) -> Iterator[str]:
         yield f"Rewrite this so that it {found[1]}"
     else:
         yield f"Rewrite this {how}"
-        yield f"Rewrite the text {how}"
 
 
 def _clean(text: str) -> str:
