@@ -81,7 +81,7 @@ def test_columns_card_and_plot(tmp_path):
     assert second["chosen"][0]["content"] == "Über\nzwei Zeilen"
     card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
     assert "| rows | 2 |" in card
-    assert "| completions a row | 2: 1 row, 3: 1 row |" in card
+    assert "| completions per row | 2: 1 row, 3: 1 row |" in card
     assert "| made \\| by | a\\|b c |" in card
     assert "| seed | 3 |" in card
     assert (tmp_path / "new" / "scores.png").read_bytes().startswith(b"\x89PNG")

@@ -162,8 +162,8 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         f"# {escape_markdown(origin.name)}",
         "",
-        "Original texts, prompts that ask for a rewrite, and what a language model made of them: "
-        "data for *prompt recovery*, the task of finding the prompt from the two texts.",
+        "Original texts, prompts that ask for a rewrite, and the rewrites that a language model "
+        "made: data for *prompt recovery*, the task of finding the prompt from the two texts.",
         "",
         to_markdown(Table(["split", "rows"], list(summary.splits.items()))),
         "",
@@ -175,7 +175,7 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         to_markdown(Table(["", ""], [*origin.rewriter.items(), *origin.made.items()])),
         "",
-        "The rewriter was sent, as the user's turn of a chat:",
+        "The rewriter was sent this as the user's turn of a chat:",
         "",
         *_fenced(origin.template),
         "",

@@ -220,9 +220,9 @@ def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str
         "# Preferences over recovered prompts",
         "",
         "Each row has the two texts of a rewrite example as its prompt, and guesses at the "
-        "instruction that led from one to the other, best first. The columns `prompt`, `chosen` "
-        "and `rejected` are those of TRL's preference format; scores are Sharpened Cosine "
-        "Similarity against the true instruction.",
+        "instruction that led from one to the other, the best first. The columns `prompt`, "
+        "`chosen` and `rejected` are those of TRL's preference format; scores are sharpened cosine "
+        "similarity (SCS) against the true instruction.",
         "",
         to_markdown(
             Table(
@@ -230,7 +230,7 @@ def _card(examples: Sequence[PreferenceExample], made: Mapping[str, Any]) -> str
                 [
                     ("rows", len(examples)),
                     (
-                        "completions a row",
+                        "completions per row",
                         ", ".join(f"{k}: {counted(n, 'row')}" for k, n in counts),
                     ),
                     ("mean score, chosen", f"{chosen.mean():.3f}"),

@@ -47,7 +47,7 @@ def card(name: str, folder: Path, reports: Sequence[str]) -> str:
     return f"""\
 # {name}
 
-A recoverer that comes with the package: {backbones}. It is trained on the dataset `{data}`{origin}
+A recoverer that comes with the package: {backbones}. It was trained on the dataset `{data}`{origin}
 and on nothing else.
 
     prompt-recovery recover run={name} original="It rained." rewritten="Arr, the sky be weepin'!"
@@ -73,15 +73,15 @@ Sharpened cosine similarity (SCS) with all-MiniLM-L6-v2.
 
 ## Limits
 
-It reads English. It knows the wishes that its training examples have, and their words. Longer texts
-are cut in the middle. On pairs unlike its training examples, it is right less often and says so in
-its expected SCS, which was fitted on examples like those of its training and is no guarantee for
-others. Many different prompts lead to the same rewrite: an answer is a good guess, and no proof of
-what somebody wrote.
+It reads English. It knows the requests of its training examples, and how they are worded. Longer
+texts are cut in the middle. On pairs unlike its training examples, it is right less often, and its
+expected SCS is lower. The expected SCS was fitted on examples like those of its training, and is no
+guarantee for others. Many different prompts lead to the same rewrite: an answer is a guess, and not
+evidence of what somebody wrote.
 
 ## Licence
 
-{licence} The backbones come from packages of their own with their own licences.
+{licence} The backbones come in separate packages, with their own licences.
 """
 
 
@@ -89,14 +89,14 @@ def _answering(prompts: int, alone: bool) -> str:
     """How it answers, of a retriever alone or with a language model."""
     if alone:
         return f"""\
-The retriever finds the nearest of {prompts:,} prompts, those of its training examples, and MBR
-chooses among them. The expected SCS was fitted on the validation split. Trained weights are kept as
-the difference to the encoder in 8 bits."""
+The retriever knows {prompts:,} prompts, those of its training examples. It finds the nearest ones,
+and MBR chooses among them. The expected SCS was fitted on the validation split. The trained weights
+are stored as the difference from the original encoder, in 8 bits."""
     return f"""\
-The language model writes samples, the retriever finds the nearest of {prompts:,} prompts, those of
-its training examples, and MBR chooses among all of them. The weights of the two and the expected
-SCS were fitted on the validation split. Trained weights are kept in bf16 (the adapter) and as the
-difference to the encoder in 8 bits (the retriever)."""
+The language model writes samples. The retriever knows {prompts:,} prompts, those of its training
+examples, and finds the nearest ones. MBR chooses among all of them. The weights of the two models
+and the expected SCS were fitted on the validation split. The trained weights are stored in bf16 for
+the adapter and, for the retriever, as the difference from the original encoder, in 8 bits."""
 
 
 def _origin(config: Mapping[str, Any]) -> tuple[str, str]:
@@ -106,7 +106,7 @@ def _origin(config: Mapping[str, Any]) -> tuple[str, str]:
     return (
         " of\nthis package, whose texts are in the public domain (CC0),",
         "The trained weights have the licence of this package (Apache-2.0), and the prompts and "
-        "the data are\nCC0.",
+        "the data are\nin the public domain (CC0).",
     )
 
 

@@ -24,7 +24,7 @@ _ROWS = {  # of metrics.json
     "test/nearest_scs": "the nearest prompt, without MBR",
     "test/start_scs": "what training started from",
     "baseline/zero_shot_scs": "the untrained model",
-    "baseline/mean_prompt_scs": "the mean prompt (the best constant training prompt)",
+    "baseline/mean_prompt_scs": "the mean prompt (the best training prompt as a constant answer)",
 }
 _PLAIN_PEFT = """\
 from peft import PeftModel
@@ -83,8 +83,9 @@ def adapter_card(job: TrainingJob, writer: Writer, metrics: Mapping[str, float])
     about = (
         "Given a text and what a language model made of it, this LoRA adapter of "
         f"{escape_markdown(named)} writes the instruction that the model was given. It was "
-        "trained with the Python package `prompt-recovery`, which answers better with it than "
-        "PEFT alone: it samples several answers and takes the one with the highest expected score."
+        "trained with the Python package `prompt-recovery`. This package answers better with it "
+        "than PEFT alone: it samples several answers and takes the one with the highest expected "
+        "score."
     )
     return _card(head, job, about, _peft_usage(job, writer, base or backbone.name), metrics)
 
@@ -100,10 +101,10 @@ def retriever_card(job: TrainingJob, metrics: Mapping[str, float]) -> str:
         **({"base_model": repo} if repo else {}),
     }
     about = (
-        f"This sentence encoder, {escape_markdown(repo or backbone.name)} fine-tuned, places a "
+        f"This sentence encoder is {escape_markdown(repo or backbone.name)}, fine-tuned to place a "
         "text and what a language model made of it near the embedding of the instruction that the "
-        "model was given. `bank.jsonl` holds the prompts that it answers with, which are those of "
-        "its training data. It was trained with the Python package `prompt-recovery`."
+        "model was given. `bank.jsonl` holds the prompts that it can answer with, which are those "
+        "of its training data. It was trained with the Python package `prompt-recovery`."
     )
     source = getattr(job.scs.encoder, "source", None)
     encoder = job.scs.encoder.name
@@ -115,7 +116,7 @@ def retriever_card(job: TrainingJob, metrics: Mapping[str, float]) -> str:
     parts = [
         "With `prompt-recovery`, which chooses among the nearest prompts by their expected score:",
         with_package,
-        "With sentence-transformers alone, the nearest prompt:",
+        "With sentence-transformers alone, which gives the nearest prompt:",
         usage,
     ]
     return _card(head, job, about, parts, metrics)
@@ -174,8 +175,8 @@ def _numbers(job: TrainingJob, metrics: Mapping[str, float]) -> list[str]:
     return [
         f"Mean SCS (cosine^{exponent:g} of {name} embeddings) on the "
         f"{counted(len(job.splits.test), 'row')} of the test split; the 95 % bootstrap interval of "
-        f"this run is {low:.3f} … {high:.3f}. 1 is the true prompt, and unrelated prompts have "
-        "about 0.",
+        f"this run is {low:.3f} … {high:.3f}. The true prompt would score 1, and unrelated prompts "
+        "score about 0.",
         to_markdown(Table(["answers of", "SCS"], rows)),
     ]
 
@@ -186,8 +187,8 @@ def _peft_usage(job: TrainingJob, writer: Writer, base: str) -> list[str]:
     if prompt is None:
         return [
             *parts,
-            "PEFT loads this folder without `prompt-recovery`, too, but the template of its input "
-            "computes something from the two texts, which only `prompt-recovery` does.",
+            "PEFT also loads this folder without `prompt-recovery`, but the template of its input "
+            "computes something from the two texts, which only `prompt-recovery` can do.",
         ]
     code = _PLAIN_PEFT.format(
         base=_quoted(base),
@@ -199,8 +200,8 @@ def _peft_usage(job: TrainingJob, writer: Writer, base: str) -> list[str]:
     limit = job.batching.max_prompt_tokens
     return [
         *parts,
-        f"With PEFT alone, the likeliest answer. In training, inputs of more than {limit} tokens "
-        "were shortened in the middle of their texts:",
+        "With PEFT alone, which gives the most likely answer. In training, inputs of more than "
+        f"{limit} tokens were shortened in the middle of their texts:",
         _fenced("python", code),
     ]
 

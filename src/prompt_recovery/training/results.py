@@ -172,7 +172,7 @@ def leave_behind(
     job.run.write_metrics(metrics)
     if "test/gain" in metrics:
         log.info(
-            "%s compared with its start: %+.4f SCS (95 %% interval %+.4f … %+.4f, paired)",
+            "%s against its starting point: %+.4f SCS (95 %% interval %+.4f … %+.4f, paired)",
             job.objective.name,
             metrics["test/gain"],
             metrics["test/gain_ci_low"],
