@@ -45,12 +45,12 @@ from tests.tiny_run import write_rows
 SPLIT = {"by": "prompt", "val": 0.2, "test": 0.2, "seed": 0}
 
 
-def constant(text, made, identity="1"):
+def constant(text, made, identity=None):
     def make():
         made.append(text)
         return ConstantRecoverer(text)
 
-    return Contender(text, "baseline", identity, make)
+    return Contender(text, "baseline", identity or text, make)
 
 
 @pytest.fixture
