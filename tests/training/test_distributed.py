@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from prompt_recovery.commands.main import main
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs import processes
+from prompt_recovery.runs.folder import RunFolder
 from prompt_recovery.storage import locked
 from tests.closeness import assert_close
 from tests.conftest import ROOT
@@ -105,6 +106,8 @@ def folder(tmp_path_factory):
             together.write_preferences(folder / "preferences.jsonl")
             for objective in ("sft", "dpo", "grpo", "contrastive"):
                 together.run(folder, objective)
+            started = folder / "one_dpo" / "adapter"
+            together.run(folder, "dpo", name="one_started", start=started)
             tasks = "equal_one_process+keep_slices"
             result = in_two_forks("-m", "tests.training.together", tasks, folder)
             assert result.returncode == 0, result.stderr
@@ -192,6 +195,16 @@ def test_two_processes_sample_what_one_would(folder, strategy):
     # Advantages are divided by small deviations of rewards, which makes rounding larger again.
     assert_same_adapter(adapter(two), adapter(one), rtol=1e-4)
     assert {"train/reward", "train/kl"} <= {name for _, name in theirs}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_validate_before_the_training_of_a_trained_model(folder, strategy):
+    ours, theirs = (RunFolder(folder / f"{name}_started").curve() for name in (strategy, "one"))
+    assert [point["step"] for point in ours] == [point["step"] for point in theirs]
+    assert ours[0]["step"] == 0
+    for point, expected in zip(ours, theirs, strict=True):
+        assert point == pytest.approx(expected, rel=5e-6)
+    assert_same_adapter(adapter(folder / f"{strategy}_started"), adapter(folder / "one_started"))
 
 
 @pytest.mark.parametrize("change", ["ddp_to_fsdp", "fsdp_to_ddp", "fsdp_to_fsdp", "fsdp_to_one"])

@@ -108,6 +108,7 @@ def equal_one_process(folder):
         run(folder, "sft", strategy)
         run(folder, "dpo", strategy, checkpoint_minutes=0)
         run(folder, "grpo", strategy)
+        run(folder, "dpo", strategy, f"{strategy}_started", start=folder / "one_dpo" / "adapter")
     run(folder, "contrastive", "ddp")
     for before, strategy in (("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")):
         checkpoint = str(folder / f"{before}_dpo" / "checkpoints" / "step.ckpt")
