@@ -9,6 +9,7 @@ from prompt_recovery.metrics.statistics import (
     paired_gain,
     sign_flip_p,
     smallest_p,
+    standard_error,
 )
 
 
@@ -83,6 +84,16 @@ def test_one_value_is_its_own_interval():
     assert bootstrap_interval(np.array([0.25])) == (0.25, 0.25)
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval(np.array([]))
+
+
+def test_the_standard_error_of_groups_counts_each_once():
+    values = np.random.default_rng(0).normal(0.1, 1.0, 40)
+    alone = standard_error(values)
+    assert standard_error(values, range(40)) == pytest.approx(alone)
+    twice = np.repeat(values, 2)
+    assert standard_error(twice, np.repeat(range(40), 2).tolist()) == pytest.approx(alone)
+    assert standard_error(twice) < 0.75 * alone
+    assert standard_error(values, ["a"] * 40) == pytest.approx(0, abs=1e-12)
 
 
 def test_folds_keep_groups_together():

@@ -116,21 +116,31 @@ def paired_gain(
     )
 
 
-def standard_error(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The standard error of the mean over the last axis of n ≥ 1 values; 0 for a single one."""
+def standard_error(
+    values: NDArray[np.floating], groups: Sequence[Hashable] = ()
+) -> NDArray[np.float64]:
+    """The standard error of the mean over the last axis of n ≥ 1 values; 0 for a single one.
+
+    With groups, which are for values [n], only those are independent of each other (the
+    cluster-robust error of Liang and Zeger, Biometrika 1986).
+    """
     n = values.shape[-1]
+    if groups:
+        sums, sizes = _by_group(values, groups)
+        apart, count = sums - sizes * values.mean(), len(sums)
+        return np.asarray(np.sqrt(apart @ apart * count / max(count - 1, 1)) / n)
     return np.asarray(values.std(axis=-1, ddof=min(1, n - 1)) / n**0.5)
 
 
-def gains_an_error(gain: NDArray[np.floating]) -> bool:
+def gains_an_error(gain: NDArray[np.floating], groups: Sequence[Hashable] = ()) -> bool:
     """Whether the mean of paired gains is positive and at least its standard error.
 
     It decides whether something that was fitted on few examples is kept.
     """
-    return bool(gain.mean() > 0 and gain.mean() >= standard_error(gain))
+    return bool(gain.mean() > 0 and gain.mean() >= standard_error(gain, groups))
 
 
-def folds(groups: Sequence[str], most: int = 10) -> NDArray[np.int64]:
+def folds(groups: Sequence[Hashable], most: int = 10) -> NDArray[np.int64]:
     """The fold of each example in cross-fitting: those of one group stay in one fold.
 
     Otherwise, what is fitted would have seen the answer to the examples by which it is judged,
@@ -143,8 +153,8 @@ def folds(groups: Sequence[str], most: int = 10) -> NDArray[np.int64]:
     Returns:
         [n], from 0. Groups are dealt out in turn, in the order in which they first come.
     """
-    number = {group: n for n, group in enumerate(dict.fromkeys(groups))}
-    return np.array([number[group] % min(most, len(number)) for group in groups])
+    numbers = group_numbers(groups)
+    return numbers % min(most, int(numbers.max()) + 1)
 
 
 def sign_flip_p(

@@ -120,7 +120,8 @@ def fit_choice(
         keep: Keep the fitted weights in any case.
     """
     plain = np.array([values[0] for values in actual])
-    fold = folds([normalise(prompt) for prompt in prompts])
+    groups = [normalise(prompt) for prompt in prompts]
+    fold = folds(groups)
     crossed = plain.copy()
     for number in range(int(fold.max()) + 1 if fold.any() else 0):
         others = np.flatnonzero(fold != number).tolist()
@@ -130,10 +131,10 @@ def fit_choice(
             crossed[i] = actual[i][int(expected.argmax())]
     gain = crossed - plain
     return ChoiceFit(
-        _fitted(names, features, actual, ridge) if keep or gains_an_error(gain) else None,
+        _fitted(names, features, actual, ridge) if keep or gains_an_error(gain, groups) else None,
         float(crossed.mean()),
         float(plain.mean()),
-        float(standard_error(gain)),
+        float(standard_error(gain, groups)),
     )
 
 

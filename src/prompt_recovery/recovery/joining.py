@@ -218,19 +218,20 @@ def fit(examples: Sequence[Judged], default: Joining, retrievers: Sequence[int])
     joinings = [_with(default, retrievers, share, own) for share, own in tried]
     scores = np.array([[e.answered(joining) for e in examples] for joining in joinings])
     distances = np.array([abs(s - start) + abs(own - default.embedding) for s, own in tried])
-    fold = folds([normalise(e.prompt) for e in examples])
+    groups = [normalise(e.prompt) for e in examples]
+    fold = folds(groups)
     plain = scores[distances.argmin()]
     crossed = plain.copy()
     for number in range(int(fold.max()) + 1 if fold.any() else 0):
         others = fold != number
         crossed[~others] = scores[_simplest(scores[:, others], distances)][~others]
     gain = crossed - plain
-    helps = gains_an_error(gain)
+    helps = gains_an_error(gain, groups)
     return JoiningFit(
         joinings[_simplest(scores, distances) if helps else distances.argmin()],
         float(crossed.mean()),
         float(plain.mean()),
-        float(standard_error(gain)),
+        float(standard_error(gain, groups)),
     )
 
 
