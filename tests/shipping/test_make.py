@@ -130,12 +130,15 @@ def test_two_runs_give_the_files_of_one_that_has_both(run, folder):  # noqa: F81
     assert {
         name for name in whole.keys() | apart.keys() if whole.get(name) != apart.get(name)
     } == own
+    trained = RunFolder(folder / "shipped" / "two")
+    assert trained.config_of(trained.retriever) == alone.config()
+    assert trained.config_of(trained.adapter) == trained.config() == model.config()
     assert shipped.shipped_names() == ["one", "two"]
 
     with pytest.raises(PromptRecoveryError, match="have 2 retrievers and 1 adapters"):
         ship(ShippingSettings(runs=[*runs, str(run.retriever)], output="shipped/three"))
     alone.write_config({**config, "split": {**config["split"], "seed": 1}})
-    with pytest.raises(PromptRecoveryError, match="other data or another split"):
+    with pytest.raises(PromptRecoveryError, match="other validation or test examples"):
         ship(ShippingSettings(runs=runs, output="shipped/three"))
     assert shipped.shipped_names() == ["one", "two"], "nothing is left of what fails"
 

@@ -262,4 +262,4 @@ def splits_of(folder: Path) -> Splits:
             changed.
     """
     recorded = read_record(folder).get("data", {}).get("fingerprint")
-    return RunFolder.of_adapter(folder).splits(recorded)
+    return RunFolder.of_adapter(folder).splits(recorded, folder)

@@ -306,21 +306,34 @@ class RunFolder:
         """
         return read_jsonl(self._predictions)
 
-    def splits(self, fingerprint: str | None) -> Splits:
+    def config_of(self, part: Path) -> dict[str, Any]:
+        """Reads the configuration that a part of the run, its adapter or retriever, was trained by.
+
+        This is the run's, unless the part comes from another run, whose configuration is then in
+        the part's folder.
+
+        Raises:
+            OSError, ValueError: If the file does not exist or is damaged.
+        """
+        own = training_file(part)
+        return read_yaml(own) if own.is_file() else self.config()
+
+    def splits(self, fingerprint: str | None, part: Path | None = None) -> Splits:
         """Returns the data that the run was trained, validated and tested on, without lead-ins.
 
         `data` and `split` in `config.yaml` say where the data is. It must have the fingerprint that
-        the adapter's `recoverer.yaml` records.
+        `recoverer.yaml` records.
 
         Args:
-            fingerprint: Fingerprint of the dataset in the record of the run's adapter.
+            fingerprint: Fingerprint of the dataset in the record of the adapter, or of the part.
+            part: The run's adapter or retriever folder, which another run may have trained.
 
         Raises:
             PromptRecoveryError: If the configuration or the data cannot be read, or the data has
                 changed.
         """
         try:
-            config = self.config()
+            config = self.config() if part is None else self.config_of(part)
             shares = {k: v for k, v in config["split"].items() if k != "_target_"}
             newer = [str(k) for k in shares if k not in inspect.signature(split).parameters]
             if newer:
@@ -678,6 +691,11 @@ def recoverer_file(folder: Path) -> Path:
     so does `RunFolder.recoverer` for comparisons of runs.
     """
     return folder / "recoverer.yaml"
+
+
+def training_file(part: Path) -> Path:
+    """Returns the configuration of the run that trained a part, if that was another run."""
+    return part / "training.yaml"
 
 
 def calibration_file(adapter: Path) -> Path:

@@ -5,18 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.records import read_record
-from prompt_recovery.runs.folder import RunFolder, bank_file, is_retriever
+from prompt_recovery.runs.folder import RunFolder, bank_file, is_retriever, training_file
 from prompt_recovery.storage import MALFORMED
 from prompt_recovery.tables import Table, to_markdown
 
 CARD = "README.md"
-RETRIEVER_CONFIG = "retriever/training.yaml"
-"""The settings of a retriever that a run of its own has trained."""
-
 _STARTER = "prompt_recovery.data.sources.starter"
 _TITLES = ("dataset", "rows", "SCS", "95 % interval", "error of the expected SCS")
 
@@ -34,13 +29,14 @@ def card(name: str, folder: Path, reports: Sequence[str]) -> str:
     """
     parts = RunFolder(folder).recoverers
     records = [read_record(part) for part in parts]
-    data = records[0]["data"]["name"]
+    names = dict.fromkeys(record["data"]["name"] for record in records)
+    data = f"dataset{'s' if len(names) > 1 else ''} {' and '.join(f'`{name}`' for name in names)}"
     backbones = " and ".join(
         f"{record['backbone']['name']} ({'retriever' if is_retriever(part) else 'language model'})"
         for part, record in zip(parts, records, strict=True)
     )
     prompts = len(bank_file(folder / "retriever").read_text("utf-8").splitlines())
-    origin, licence = _origin(RunFolder(folder).config())
+    origin, licence = _origin([RunFolder(folder).config_of(part) for part in parts])
     rows = list(_results(name, folder, reports))
     numbers = to_markdown(Table(_TITLES, rows)) if rows else "It has not been evaluated yet."
     recipe = to_markdown(Table(("setting", "value"), list(_recipe(folder))))
@@ -99,9 +95,9 @@ and the expected SCS were fitted on the validation split. The trained weights ar
 the adapter and, for the retriever, as the difference from the original encoder, in 8 bits."""
 
 
-def _origin(config: Mapping[str, Any]) -> tuple[str, str]:
+def _origin(configs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Where the data is from, and the licence; nothing is claimed of other data than our own."""
-    if config["data"].get("_target_") != _STARTER:
+    if any(config["data"].get("_target_") != _STARTER for config in configs):
         return "", "The trained weights and the prompts have the licence of their data."
     return (
         " of\nthis package, whose texts are in the public domain (CC0),",
@@ -112,15 +108,24 @@ def _origin(config: Mapping[str, Any]) -> tuple[str, str]:
 
 def _recipe(folder: Path) -> Iterator[tuple[str, str]]:
     """The settings that matter, of each part."""
-    own = RunFolder(folder).config()
-    other = folder / RETRIEVER_CONFIG
-    theirs = yaml.safe_load(other.read_text("utf-8")) if other.is_file() else None
-    yield "data", _in_words(own["data"])
-    yield "split", _in_words(own["split"])
-    if (folder / "adapter").is_dir():
+    run = RunFolder(folder)
+    configs = {
+        "retriever" if is_retriever(part) else "language model": run.config_of(part)
+        for part in run.recoverers
+    }
+    theirs = configs["retriever"]
+    own = configs.get("language model", theirs)
+    for group in ("data", "split"):
+        if own[group] == theirs[group]:
+            yield group, _in_words(own[group])
+        else:
+            for part, config in configs.items():
+                yield f"{part}: {group}", _in_words(config[group])
+    if "language model" in configs:
         yield from _settings("language model", own)
-        theirs = theirs or {**own, **(own.get("retriever") or {})}
-    yield from _settings("retriever", theirs or own)
+    if not training_file(run.retriever).is_file():
+        theirs = {**theirs, **(theirs.get("retriever") or {})}
+    yield from _settings("retriever", theirs)
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ from prompt_recovery.runs.folder import (
     calibration_file,
     is_retriever,
     recoverer_folders,
+    training_file,
 )
 from prompt_recovery.runs.shipped import (
     MANIFEST,
@@ -47,7 +48,7 @@ from prompt_recovery.runs.shipped import (
     weights_in,
 )
 from prompt_recovery.settings import LocalPath
-from prompt_recovery.shipping.card import CARD, RETRIEVER_CONFIG, card
+from prompt_recovery.shipping.card import CARD, card
 from prompt_recovery.storage import write_json
 from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.results import (
@@ -229,18 +230,23 @@ def _error(weights: Mapping[str, Any], again: Mapping[str, Any], base: Mapping[s
 
 
 def _write_config(folders: Sequence[Path], scratch: Path) -> None:
-    """Writes the settings of the runs; `config.yaml` says where the data is and how it is split."""
-    configs = [RunFolder.of_adapter(folder).config() for folder in folders]
-    data = [read_record(folder)["data"]["fingerprint"] for folder in folders]
-    if any(c["split"] != configs[0]["split"] for c in configs) or len(set(data)) > 1:
+    """Writes the settings of the runs; `config.yaml` says where the data is and how it is split.
+
+    One of the parts may have been trained on more examples, as of `data=starter_full`, as long as
+    both are validated and tested on the same ones.
+    """
+    configs = [RunFolder.of_adapter(folder).config_of(folder) for folder in folders]
+    splits = [splits_of(folder) for folder in folders]
+    held_out = [[{e.id for e in part} for part in (s.val, s.test)] for s in splits]
+    if held_out[0] != held_out[-1]:
         raise PromptRecoveryError(
-            f"{folders[0].parent} and {folders[-1].parent} were trained with other data or another "
-            "split; give runs that share both"
+            f"{folders[0].parent} and {folders[-1].parent} have other validation or test examples; "
+            "give runs that share both"
         )
     RunFolder(scratch).write_config(configs[0])
     if folders[0].parent != folders[-1].parent:
         text = yaml.safe_dump(configs[-1], allow_unicode=True, sort_keys=False)
-        (scratch / RETRIEVER_CONFIG).write_text(text, "utf-8")
+        training_file(scratch / "retriever").write_text(text, "utf-8")
 
 
 def _packages(folders: Sequence[Path]) -> dict[str, str]:

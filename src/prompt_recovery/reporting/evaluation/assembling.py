@@ -120,7 +120,7 @@ def _known_rows(
 @lru_cache(maxsize=4)
 def _splits(folder: Path, fingerprint: str | None) -> Splits:
     """The data of the run that a recoverer belongs to."""
-    return RunFolder.of_adapter(folder).splits(fingerprint)
+    return RunFolder.of_adapter(folder).splits(fingerprint, folder)
 
 
 def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | None, str]:
