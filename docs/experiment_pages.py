@@ -34,7 +34,8 @@ _INTO_DOCS = re.compile(r"\]\(\.\./docs/")
 _CONTRIBUTING = re.compile(r"\]\(\.\./((?:\.\./)*)CONTRIBUTING\.md")
 _CODE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", re.DOTALL)
 _BOOST = {"troubleshooting.md": 4, "experiments": 0.5, "reference": 0.3}
-_SHORT_CODE = re.compile(r"\A<code>([^<]{1,34})</code>\Z")  # fits a line of a phone
+_PLAIN_CODE = re.compile(r"\A<code>([^<]+)</code>\Z")
+_LINE = 34  # characters of code that fit a line of a phone
 _JOINT = re.compile(
     r"(?<=\w[._/=@])(?=[\w<&])"
 )  # where the name of a setting or file may be broken
@@ -79,7 +80,7 @@ def on_page_content(html: str, **_: object) -> str:
     """
     parts = _CODE.split(html)
     return "".join(
-        _SHORT_CODE.sub(_breakable, part)
+        _PLAIN_CODE.sub(_breakable, part)
         if number % 2
         else _MODULE.sub(lambda name: name[0].replace(".", ".<wbr>"), _TOGETHER.sub("\u00a0", part))
         for number, part in enumerate(parts)
@@ -87,7 +88,8 @@ def on_page_content(html: str, **_: object) -> str:
 
 
 def _breakable(code: re.Match[str]) -> str:
-    return f'<code class="whole">{_JOINT.sub("<wbr>", code[1])}</code>'
+    short = ' class="whole"' if len(code[1]) <= _LINE else ""
+    return f"<code{short}>{_JOINT.sub('<wbr>', code[1])}</code>"
 
 
 def experiment_page(path: Path) -> str:

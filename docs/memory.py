@@ -107,9 +107,9 @@ def tables() -> str:
         for size in SIZES
     ]
     return (
-        "Measured on CPUs, the peak of the whole process, PyTorch included:\n\n"
+        "This is the peak memory of the whole process, including PyTorch, as measured on CPUs:\n\n"
         + _table(["what ran", "GiB", "record"], ["---", "---:", "---"], measured)
-        + "\n**Computed, not measured**, with `adapter=lora` of rank 16:\n\n"
+        + "\nThese lower bounds are **computed, not measured**, for `adapter=lora` of rank 16:\n\n"
         + _table(
             [
                 "`model=`",
