@@ -145,10 +145,14 @@ def test_a_run_on_own_data_leaves_everything_behind_but_secrets(tmp_path, exampl
     assert result.returncode == 0, result.stderr
     assert "mean prompt" in result.stdout
     assert "WARNING" not in result.stderr
-    *_, answering, evaluating = result.stderr.strip().splitlines()
+    *_, answering, first_look, evaluating = result.stderr.strip().splitlines()
     assert "prompt-recovery recover run=runs/train/" in answering
     assert "prompt-recovery evaluate recoverers=runs/train/" in evaluating
     assert "data=file data.path=own.jsonl data.columns.id=key " in evaluating
+    assert first_look.startswith("for a first look at its answers to 40 rows: ")
+    assert first_look.partition(": ")[2] == f"{evaluating.partition(': ')[2]} quick=true"
+    assert "stage 1 of 2: the dense retriever" in result.stderr
+    assert "stage 2 of 2: the language model" in result.stderr
     folder = tmp_path / "runs" / "latest"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"test/scs", "val/scs", "baseline/mean_prompt_scs", "peak_memory_bytes"} <= set(metrics)
