@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from annotated_types import Ge, Lt
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.records import decoding_of
 from prompt_recovery.recovery.sources import SourceSettings
-from prompt_recovery.recovery.stated import SHARE
+from prompt_recovery.recovery.stated import SHARE, StatedShare
 from prompt_recovery.runs.folder import is_retriever, recoverer_folders
 from prompt_recovery.settings import LocalPath, Precision
 
@@ -51,7 +48,7 @@ class RecipeOptions:
     retrieval: SourceSettings | None = None
     bank: LocalPath | None = None
     bank_column: str | None = None
-    stated: Annotated[float, Ge(0), Lt(1)] = SHARE
+    stated: StatedShare = SHARE
 
 
 @dataclass(frozen=True)

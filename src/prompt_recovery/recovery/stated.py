@@ -7,9 +7,13 @@ into prompts, which join the candidates of the recoverer's sources. Nothing here
 
 import re
 from collections.abc import Iterator
+from typing import Annotated
+
+from annotated_types import Ge, Lt
 
 from prompt_recovery.recovery.posterior import Posterior, weighted_sum
 
+StatedShare = Annotated[float, Ge(0), Lt(1)]
 SHARE = 0.4
 """The share of the prompts that are stated in the votes on an unfamiliar pair, if there are any."""
 _FAMILIAR = 0.4

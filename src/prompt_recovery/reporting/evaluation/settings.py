@@ -14,6 +14,7 @@ from prompt_recovery.recovery.baselines import FewShot
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.recipe import Recipe, RunNames
 from prompt_recovery.recovery.spans import Explain, method_of, require_method
+from prompt_recovery.recovery.stated import SHARE, StatedShare
 from prompt_recovery.runs.folder import named_runs
 from prompt_recovery.settings import AtLeastOne, LocalPath, Positive, Precision
 from prompt_recovery.settings.checking import checked_value
@@ -45,6 +46,7 @@ class RecovererEntry:
         bank: A file with prompts that a dense retriever can also answer with.
         bank_column: Its column with the prompts. None takes the first of rewrite_prompt, text and
             prompt that the file has.
+        stated: The share of the votes that prompts have which the lead-in of a rewrite states.
         name: Name shown in tables. None makes a name from the runs and the decoding.
     """
 
@@ -56,6 +58,7 @@ class RecovererEntry:
     backbone_path: LocalPath | None = None
     bank: LocalPath | None = None
     bank_column: str | None = None
+    stated: StatedShare = SHARE
     name: str | None = None
 
     def recipe(self, option: MakeOption, precision: Precision) -> Recipe:
@@ -75,6 +78,7 @@ class RecovererEntry:
             backbone_path=self.backbone_path,
             bank=self.bank,
             bank_column=self.bank_column,
+            stated=self.stated,
             **{group: option(group, name) for group, name in wanted.items()},
         )
         recipe.require_answers(_RECOVERERS)
