@@ -106,11 +106,13 @@ def test_a_run_is_shipped_and_answers_by_its_name(run, folder, caplog):  # noqa:
     assert "public domain" not in page, "nobody knows that of other data"
     config = finished.config()
     config["data"] = {"_target_": "prompt_recovery.data.sources.starter"}
+    config["first_stage"] = {"objective": {"_target_": "objectives.SFT"}, "trainer": {}}
     finished.write_config(config)
     own = card("small", finished.path, [])
     assert "whose texts are in the public domain (CC0), and on nothing else" in " ".join(
         own.split()
     )
+    assert "| language model: first stage: objective | SFT |" in own
     shutil.rmtree(finished.adapter)
     assert "language model writes" not in card("small", finished.path, [])
 

@@ -1,6 +1,7 @@
 """The card of a shipped recoverer: its data, recipe, numbers, limits and licence."""
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,17 @@ def card(name: str, folder: Path, reports: Sequence[str]) -> str:
     )
     prompts = len(bank_file(folder / "retriever").read_text("utf-8").splitlines())
     origin, licence = _origin([RunFolder(folder).config_of(part) for part in parts])
+    comes = f"A recoverer that comes with the package: {backbones}."
+    introduction = textwrap.fill(
+        f"{comes} It was trained on the {data}{origin} and on nothing else.", 100
+    )
     rows = list(_results(name, folder, reports))
     numbers = to_markdown(Table(_TITLES, rows)) if rows else "It has not been evaluated yet."
     recipe = to_markdown(Table(("setting", "value"), list(_recipe(folder))))
     return f"""\
 # {name}
 
-A recoverer that comes with the package: {backbones}. It was trained on the dataset `{data}`{origin}
-and on nothing else.
+{introduction}
 
     prompt-recovery recover run={name} original="It rained." rewritten="Arr, the sky be weepin'!"
 
@@ -100,7 +104,7 @@ def _origin(configs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if any(config["data"].get("_target_") != _STARTER for config in configs):
         return "", "The trained weights and the prompts have the licence of their data."
     return (
-        " of\nthis package, whose texts are in the public domain (CC0),",
+        " of this package, whose texts are in the public domain (CC0),",
         "The trained weights have the licence of this package (Apache-2.0), and the prompts and "
         "the data are\nin the public domain (CC0).",
     )
@@ -141,6 +145,8 @@ def _settings(part: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         ("objective", "_target_"), ("trainer", "max_epochs"), ("optim", "learning_rate"),
         ("batching", "batch_size"), ("batching", "max_prompt_tokens"),
     )  # fmt: skip
+    if config.get("first_stage"):
+        yield from _settings(f"{part}: first stage", config["first_stage"])
     for group, name in wanted:
         value = (config.get(group) or {}).get(name)
         if value is not None:
