@@ -152,7 +152,7 @@ def test_the_card_has_the_results_of_evaluations(run, tmp_path):
         "recoverers": [
             {"name": "mean prompt", "scs": 0.1, "scs_ci_low": 0.1, "scs_ci_high": 0.2},
             {
-                "name": "small, mbr",
+                "name": "small: tiny sft, mbr",
                 "scs": 0.1234,
                 "scs_ci_low": 0.1,
                 "scs_ci_high": 0.2,

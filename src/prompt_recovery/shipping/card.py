@@ -1,6 +1,7 @@
 """The card of a shipped recoverer: its data, recipe, numbers, limits and licence."""
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -176,7 +177,7 @@ def _results(name: str, folder: Path, reports: Sequence[str]) -> Iterator[tuple[
     for path in reports:
         try:
             report = json.loads(Path(path).expanduser().read_text("utf-8"))
-            own = [r for r in report["recoverers"] if r["name"].split(",")[0] == name]
+            own = [r for r in report["recoverers"] if re.split("[,:]", r["name"])[0] == name]
             for one in own:
                 low, high = one["scs_ci_low"], one["scs_ci_high"]
                 yield (
