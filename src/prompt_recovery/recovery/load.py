@@ -38,7 +38,12 @@ from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.fitted import fit_key, kept_fit
 from prompt_recovery.recovery.form import BankForm
-from prompt_recovery.recovery.records import decoding_of, read_record, recorded_backbone
+from prompt_recovery.recovery.records import (
+    decoding_of,
+    read_record,
+    recorded_backbone,
+    recorded_name,
+)
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import PairEncoder, Retriever
 from prompt_recovery.recovery.sources import Source, WriterSource
@@ -184,7 +189,7 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
         bank,
         saved["temperature"],
         saved["k"],
-        f"{saved['backbone']['name']} {saved['objective']}",
+        recorded_name(saved),
         known=Familiarity.read(familiarity_file(folder)),
         form=BankForm.read(form_file(folder), prompts),
     )
@@ -228,7 +233,7 @@ def load_writer(
         tokenizer=load_reading_tokenizer(backbone, location),
         template=Template(**saved["template"]),
         max_prompt_tokens=saved["max_prompt_tokens"],
-        name=f"{backbone.name} {saved['objective']}",
+        name=recorded_name(saved),
         identity=fingerprint(weights_digest(folder), location.identity, str(dtype), four_bit),
         whole=None if merged is None else cache(whole),
     )
@@ -261,5 +266,5 @@ def splits_of(folder: Path) -> Splits:
         PromptRecoveryError: The configuration of the run or its data cannot be read, or has
             changed.
     """
-    recorded = read_record(folder).get("data", {}).get("fingerprint")
+    recorded = (read_record(folder).get("data") or {}).get("fingerprint")
     return RunFolder.of_adapter(folder).splits(recorded, folder)

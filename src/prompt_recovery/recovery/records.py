@@ -147,6 +147,11 @@ def recorded_backbone(
     return replace(recorded, install=install, trust_remote_code=trust_remote_code)
 
 
+def recorded_name(record: Mapping[str, Any]) -> str:
+    """The name in tables of the recoverer that a record describes, such as "smollm2 sft"."""
+    return f"{record['backbone']['name']} {record['objective']}"
+
+
 def decoding_of(folders: Sequence[Path]) -> Decoding:
     """The decoding of a recorded recoverer; that of several together is MBR."""
     return MBR() if len(folders) > 1 else from_record(read_record(folders[0])["decoding"])

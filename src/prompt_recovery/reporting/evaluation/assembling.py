@@ -2,16 +2,15 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from prompt_recovery.data.examples import Dataset, RewriteExample
-from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines.base import Baseline
+from prompt_recovery.recovery.load import splits_of
 from prompt_recovery.recovery.recipe import Recipe
-from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.spans import method_of
 from prompt_recovery.reporting.evaluation.contenders import (
     Contender,
@@ -24,7 +23,7 @@ from prompt_recovery.reporting.evaluation.examples import Chosen, texts_of
 from prompt_recovery.reporting.evaluation.job import EvaluationJob
 from prompt_recovery.reporting.evaluation.settings import EvaluateSettings
 from prompt_recovery.reporting.origin import origin
-from prompt_recovery.runs.folder import RunFolder, recoverer_folders
+from prompt_recovery.runs.folder import recoverer_folders
 from prompt_recovery.tables import counted
 
 log = logging.getLogger(__name__)
@@ -92,11 +91,12 @@ def _known_rows(
     evaluated = {texts_of(e) for e in examples}
     found = []
     names = [c.name for c in contenders if c.kind == "recoverer"]
+    splits_in = cache(splits_of)  # a run may be in several entries
     for recipe, name in zip(recipes, names, strict=True):
         seen: dict[str, set[tuple[str, str]]] = {"trained": set(), "validated": set()}
         for folder in [f for run in recipe.runs for f in recoverer_folders(run)]:
             try:
-                splits = _splits(folder, (read_record(folder).get("data") or {}).get("fingerprint"))
+                splits = splits_in(folder)
             except PromptRecoveryError as error:
                 log.info("%s: not checked for evaluated rows in its training: %s", name, error)
                 continue
@@ -115,12 +115,6 @@ def _known_rows(
             found[-1],
         )
     return found
-
-
-@lru_cache(maxsize=4)
-def _splits(folder: Path, fingerprint: str | None) -> Splits:
-    """The data of the run that a recoverer belongs to."""
-    return RunFolder.of_adapter(folder).splits(fingerprint, folder)
 
 
 def _second_opinion(scs: SCS, make: Callable[[], SCS] | None) -> tuple[SCS | None, str]:

@@ -19,7 +19,7 @@ from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
 from prompt_recovery.recovery.job import steps
 from prompt_recovery.recovery.recipe import Recipe
-from prompt_recovery.recovery.records import decoding_of, read_record
+from prompt_recovery.recovery.records import decoding_of, read_record, recorded_name
 from prompt_recovery.recovery.rewriter import with_rewriter
 from prompt_recovery.runs.folder import (
     RunFolder,
@@ -154,17 +154,13 @@ def _answering_name(run: Path) -> str:
 
     The name of the run comes first, if it says more than what was trained.
     """
-
-    def named(folder: Path) -> str:
-        record = read_record(folder)
-        return f"{record['backbone']['name']} {record['objective']}"
-
     folders = recoverer_folders(run)
     own = RunFolder.of_adapter(folders[0].resolve()).recoverers
-    answers = " + ".join(map(named, folders))
+    answers = " + ".join(recorded_name(read_record(folder)) for folder in folders)
     name = _undated_name(run)
     words = " ".join(re.findall(r"[^\W_]+", name.lower()))
-    known = [" ".join(re.findall(r"[^\W_]+", named(f).lower())) for f in own]
+    trained = [recorded_name(read_record(folder)).lower() for folder in own]
+    known = [" ".join(re.findall(r"[^\W_]+", one)) for one in trained]
     return answers if words in known else f"{name}: {answers}"
 
 
