@@ -107,6 +107,10 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
     """The settings that a link holds, by their names in it. They are rendered where they belong."""
     calibrated = ready.recoverer.calibration is not None
     columns = PairColumns()
+
+    def column(name: str | None, of: str, info: str = "Its name in the file.") -> Any:
+        return gr.Textbox(name, label=f"Column of {of}", info=info, min_width=200, render=False)
+
     return {
         "threshold": gr.Number(
             0,  # Gradio shows no number as 0
@@ -134,27 +138,9 @@ def _settings(gr: Any, ready: Assembled) -> dict[str, Any]:
             interactive=explainable(ready.recoverer),
             render=False,
         ),
-        "id": gr.Textbox(
-            columns.id,
-            label="Column of ids",
-            info="Without a name, the rows are numbered.",
-            min_width=200,
-            render=False,
-        ),
-        "original_text": gr.Textbox(
-            columns.original_text,
-            label="Column of original texts",
-            info="Its name in the file.",
-            min_width=200,
-            render=False,
-        ),
-        "rewritten_text": gr.Textbox(
-            columns.rewritten_text,
-            label="Column of rewritten texts",
-            info="Its name in the file.",
-            min_width=200,
-            render=False,
-        ),
+        "id": column(columns.id, "ids", "Without a name, the rows are numbered."),
+        "original_text": column(columns.original_text, "original texts"),
+        "rewritten_text": column(columns.rewritten_text, "rewritten texts"),
         "format": gr.Radio(
             list(_FORMATS),
             value=_FORMATS[0],

@@ -79,7 +79,7 @@ def recover(job: RecoveryJob, pairs: Sequence[Pair] | None = None) -> list[Predi
                 [prediction] = with_evidence(ready.recoverer, one, [prediction], method)
         if job.threshold is not None:
             [prediction] = with_fallback([prediction], job.threshold, ready.fallback)
-        print_prediction(prediction, Console(), rewritten_text=job.rewritten or "")
+        print_prediction(prediction, Console(), rewritten_text=job.rewritten)
         if job.measures or (job.measures is None and has_measures()):
             with announced("measuring what changed between the texts"):
                 measured = measures(job.original, job.rewritten)

@@ -29,7 +29,8 @@ def card(name: str, folder: Path, reports: Sequence[str]) -> str:
     Raises:
         PromptRecoveryError: If a report cannot be read, or doesn't have this recoverer.
     """
-    parts = RunFolder(folder).recoverers
+    run = RunFolder(folder)
+    parts = run.recoverers
     records = [read_record(part) for part in parts]
     names = dict.fromkeys(record["data"]["name"] for record in records)
     data = f"dataset{'s' if len(names) > 1 else ''} {' and '.join(f'`{name}`' for name in names)}"
@@ -38,7 +39,7 @@ def card(name: str, folder: Path, reports: Sequence[str]) -> str:
         for part, record in zip(parts, records, strict=True)
     )
     prompts = len(bank_file(folder / "retriever").read_text("utf-8").splitlines())
-    origin, licence = _origin([RunFolder(folder).config_of(part) for part in parts])
+    origin, licence = _origin([run.config_of(part) for part in parts])
     comes = f"A recoverer that comes with the package: {backbones}."
     introduction = textwrap.fill(
         f"{comes} It was trained on the {data}{origin} and on nothing else.", 100
