@@ -36,9 +36,10 @@ _CODE = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", re.DOTALL)
 _BOOST = {"troubleshooting.md": 4, "experiments": 0.5, "reference": 0.3}
 _PLAIN_CODE = re.compile(r"\A<code>([^<]+)</code>\Z")
 _LINE = 34  # characters of code that fit a line of a phone
+# Where the name of a setting or file may be broken: neither before an extension, nor in a number.
 _JOINT = re.compile(
-    r"(?<=\w[._/=@])(?=[\w<&])"
-)  # where the name of a setting or file may be broken
+    r"(?<=\w[._/=@])(?=[\w<&])(?!(?<=\.)(?:\d|(?:json|txt|ya?ml|csv|md|py|html)\b))"
+)
 _MODULE = re.compile(r"\Aprompt_recovery(?:\.\w+)+\Z")
 _TOGETHER = re.compile(r"(?<=\d) (?=%|…|s\b|GB\b|GiB\b|MiB\b)|(?<=…) (?=[-+]?\d)")
 

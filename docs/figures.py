@@ -35,7 +35,7 @@ mpl.rcParams.update(
 
 
 def trees() -> Figure:
-    """Who sees whom in a tree of five prompt tokens and two completions of three."""
+    """Which token attends to which in a tree of five prompt tokens and two completions of three."""
     part = np.repeat([0, 1, 2], [5, 3, 3])
     places = np.arange(len(part))
     sees = (places[None] <= places[:, None]) & ((part[None] == 0) | (part[None] == part[:, None]))
@@ -48,8 +48,8 @@ def trees() -> Figure:
     axes.set_xticks(places + 0.45, names)
     axes.set_yticks(places + 0.45, names)
     axes.tick_params(length=0)
-    axes.set_xlabel("is seen: prompt, completion a, completion b")
-    axes.set_ylabel("token that sees")
+    axes.set_xlabel("attended token: prompt p, completions a and b")
+    axes.set_ylabel("attending token")
     axes.spines[:].set_visible(False)
     return figure
 

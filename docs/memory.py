@@ -37,7 +37,11 @@ MEASURED = [
     (f"{_RESULTS}_smollm2_batch4.json", "ours_fp32", "SmolLM2, DPO steps of 4 pairs, fp32"),
     (f"{_RESULTS}_smollm2_batch8.json", "ours_fp32", "SmolLM2, DPO steps of 8 pairs, fp32"),
     (f"{_RESULTS}_gemma3_270m_batch4.json", "ours", "Gemma 3 270M, DPO steps of 4 pairs, bf16"),
-    (f"{_RESULTS}_gemma3_270m_batch4.json", "ours_fp32", "Gemma 3 270M, DPO steps of 4, fp32"),
+    (
+        f"{_RESULTS}_gemma3_270m_batch4.json",
+        "ours_fp32",
+        "Gemma 3 270M, DPO steps of 4 pairs, fp32",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""`prompt-recovery detect`: how likely an LLM rewrote a text."""
+"""`prompt-recovery detect`: how likely it is that an LLM rewrote a text."""
 
 from dataclasses import dataclass, fields
 
@@ -27,7 +27,7 @@ class DetectSettings(DetectionOptions):
 
 
 _HELP = Help(
-    title="how likely an LLM rewrote a text (extra [measures])",
+    title="how likely it is that an LLM rewrote a text (extra [measures])",
     about="""Judges single texts, or pairs of an original and a rewritten text, with a calibrated
         probability. The answer may also be "cannot tell": for texts of fewer than 30 words, for
         texts unlike those that the detector was trained on, and if neither answer is certain

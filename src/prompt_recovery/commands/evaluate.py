@@ -27,8 +27,8 @@ _HELP = Help(
     title="compare recoverers, baselines and predictions",
     about="""Says who recovers prompts best, by how much, and whether that is more than chance. The
         answers and a report (report.html, report.md, report.json) are written to runs/evaluate.
-        Finished answers are kept: if the command is killed, or given more to compare, it only does
-        what is missing.""",
+        Finished answers are kept: if you run the command again after it was killed, or with more to
+        compare, it only computes what is missing.""",
     examples=[
         ("A trained run against the baselines, on the starter dataset's test split. A run answers "
          "as `prompt-recovery recover` does by default: by MBR with neighbours, or with its "
@@ -38,7 +38,7 @@ _HELP = Help(
          ["recoverers=[runs/latest] quick=true"]),
         ("Several runs and decodings, on a file of your own, beside answers in one of its columns:",
          ["data=file data.path=pairs.jsonl predictions=[their_column] \\\n"
-          "    'recoverers=[runs/a,{run: runs/a/adapter, decoding: greedy, name: a greedily}]'"]),
+          "    'recoverers=[runs/a,{run: runs/a/adapter, decoding: greedy, name: a greedy}]'"]),
     ],
     notes="""
         Common variations

@@ -1,1 +1,1 @@
-"""How likely an LLM rewrote a text: features, a calibrated classifier, and a verdict."""
+"""How likely it is that an LLM rewrote a text: features, a calibrated classifier, and a verdict."""

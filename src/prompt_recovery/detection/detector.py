@@ -44,7 +44,7 @@ class Detector:
     def judge(
         self, rewritten: str, original: str | None = None, certainty: float = CERTAINTY
     ) -> Verdict:
-        """How likely an LLM rewrote a text.
+        """How likely it is that an LLM rewrote a text.
 
         Args:
             rewritten: The text.
@@ -112,7 +112,7 @@ def detect(
     certainty: float = CERTAINTY,
     detector: str | Path | None = None,
 ) -> Verdict:
-    """How likely an LLM rewrote a text, as `prompt-recovery detect` says it.
+    """How likely it is that an LLM rewrote a text, as `prompt-recovery detect` says it.
 
         pr.detect(rewritten, original).probability
 

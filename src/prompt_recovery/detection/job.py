@@ -68,14 +68,14 @@ class DetectionOptions:
         original: The original text of a pair.
         rewritten: The text that an LLM may have made of it.
         input: A file of pairs or texts: CSV, JSONL or Parquet.
-        output: The verdicts of a file, .jsonl or .parquet.
+        output: The file of verdicts, .jsonl or .parquet.
         columns: The names of the columns in the input; columns.original_text=null reads single
             texts.
         certainty: The probability from which a verdict is given, in [0.5, 1).
         detector: A detector of your own. None uses the one in this package.
         train: The file of a detector to train and write. Nothing is judged then.
-        examples: The file of examples that it is trained on. None uses both editions of the starter
-            dataset.
+        examples: The file of examples that it is trained on. None uses the dataset
+            `starter_full`, which comes with this package.
     """
 
     text: str | None = None

@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How likely an LLM rewrote a text.
+    """How likely it is that an LLM rewrote a text.
 
     Attributes:
         answer: "rewritten", "not rewritten" or "cannot tell".

@@ -37,19 +37,21 @@ class RecoveryOptions:
     Attributes:
         input: Pairs to recover: CSV, JSONL or Parquet, also .csv.gz and .jsonl.gz; None for one
             pair.
-        output: .csv is id,rewrite_prompt; .jsonl and .parquet also have candidates and confidence.
+        output: The file of answers. A .csv file has the columns id,rewrite_prompt; .jsonl and
+            .parquet files also have candidates and confidence.
         original: The original text of one pair, in place of a file.
         rewritten: What a model made of it.
         columns: The names of the columns in the input; columns.id=null numbers the rows from 0.
         threshold: Answers with a lower expected SCS are replaced by the mean prompt. None replaces
             none.
-        measures: Whether to measure length, reading level, tone and others of both texts: as a
-            table for one pair, and in a column of .jsonl and .parquet outputs. None does so for one
-            pair if the extra [measures] is installed.
+        measures: Whether to show measures of both texts, such as length, reading level and tone: as
+            a table for one pair, and in a column of .jsonl and .parquet outputs. None does so for
+            one pair if the extra [measures] is installed.
         explain: Whether answers come with evidence, the words of both texts that support them. true
-            or occlusion measures how much the answer loses without the words, and
-            integrated_gradients their share in it, with Captum (extra `explain`). This takes about
-            as long as the answer, or several times as long, and is not for .csv outputs.
+            or occlusion measures how much the answer loses when the words are left out;
+            integrated_gradients, with Captum (extra `explain`), measures the share of each word.
+            This takes about as long as the answer, or several times as long. A .csv output has
+            no evidence.
     """
 
     input: AnyPath | None = None

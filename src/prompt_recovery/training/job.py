@@ -242,14 +242,14 @@ class TrainSettings(RunSettings):
     """The settings in `conf/train.yaml`, which also chooses its groups.
 
     Attributes:
-        data: The dataset.
-        template: The recovery template.
+        data: The dataset to train on.
+        template: The recovery template, which makes the model's input from the two texts.
         model: The backbone: a causal LM, or a sentence encoder for a retriever.
         adapter: The adapter that is trained, or all weights of a sentence encoder.
         objective: The loss: over completion trees, a policy gradient over completions that are
             sampled in training, or contrastive for a retriever.
         preferences: Where objectives over pairs or groups get their preferences.
-        metric: The metric.
+        metric: The metric by which answers are scored.
         decoding: How answers are chosen in the test; its length limit also holds in validation.
         trainer: Options of `lightning.Trainer`.
         logger: Where metrics are logged.
@@ -259,11 +259,11 @@ class TrainSettings(RunSettings):
             these settings.
         start: An adapter folder or a run to start from; a first stage starts there, too. None
             trains a new adapter.
-        first_stage: Settings of a training stage before this one, as far as they differ. None
+        first_stage: Settings of an earlier training stage, where they differ from these. None
             trains no such stage.
-        retriever: Settings of a dense retriever, which is trained before the language model and
-            answers together with it, as far as they differ; `run` names a finished one to use
-            instead. None trains no retriever.
+        retriever: Settings of a dense retriever, where they differ from these. It is trained
+            before the language model, and answers together with it; `run` names a finished one to
+            use instead. None trains no retriever.
         rounds: The number of rounds of preference optimisation. Each round samples candidates from
             the model that the previous one left, adds them to earlier candidates, and continues
             training. 1 trains once.

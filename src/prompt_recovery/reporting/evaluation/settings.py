@@ -114,7 +114,7 @@ class EvaluateSettings:
     Attributes:
         data: The dataset to evaluate on.
         training: The dataset that baselines are fitted to if all of `data` is evaluated.
-        metric: The metric that decides.
+        metric: The metric by which recoverers are compared.
         second_metric: A metric with another encoder, to detect metric hacking. None skips it.
         model: Backbone of the zero-shot and few-shot baselines.
         template: Recovery template of the zero-shot and few-shot baselines.
@@ -139,8 +139,8 @@ class EvaluateSettings:
         split: How the datasets are split.
         explain: Whether the report shows which words of the texts support the best and the worst
             answers, if a trained recoverer is the best. true or occlusion measures how much an
-            answer loses without the words, and integrated_gradients their share in it, with Captum
-            (extra `explain`). This takes several seconds per answer.
+            answer loses when the words are left out; integrated_gradients, with Captum (extra
+            `explain`), measures the share of each word. This takes several seconds per answer.
     """
 
     data: Dataset
