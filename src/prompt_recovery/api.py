@@ -103,8 +103,8 @@ def recover(
         its `evidence`.
 
     Raises:
-        PromptRecoveryError: A text is blank, the run cannot be loaded, or arguments contradict each
-            other.
+        PromptRecoveryError: If a text is blank, the run cannot be loaded, or arguments contradict
+            each other.
     """
     texts = RecoveryOptions(
         original=original_text, rewritten=rewritten_text, threshold=threshold, explain=explain
@@ -155,7 +155,7 @@ def recover_pairs(
         One prediction for each pair, in order.
 
     Raises:
-        PromptRecoveryError: The run cannot be loaded, or arguments contradict each other.
+        PromptRecoveryError: If the run cannot be loaded, or arguments contradict each other.
     """
     runs = [run] if isinstance(run, str | Path) else run
     recipe = Recipe(
@@ -204,7 +204,7 @@ def load_dataset(
             is in `dropped`, by reason.
 
     Raises:
-        PromptRecoveryError: A file doesn't exist or cannot be read, or a row cannot be used. The
+        PromptRecoveryError: If a file doesn't exist or cannot be read, or a row cannot be used. The
             message names the file and the row.
     """
     if path == "starter":
@@ -235,7 +235,8 @@ def train(
         The folder of the run: its `path` for `recover` and `load_recoverer`, and its `metrics()`.
 
     Raises:
-        PromptRecoveryError: A setting or a file is wrong, or another process trains in the folder.
+        PromptRecoveryError: If a setting or a file is wrong, or another process trains in the
+            folder.
     """
     given = _composed(settings)
     if objective is not None:

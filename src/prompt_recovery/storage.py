@@ -209,9 +209,9 @@ def read_small(path: Path, most: int) -> str:
         most: The largest number of bytes that it may have.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no regular file, such as a link to a device that never ends, or it is too
-            large, or not UTF-8.
+        OSError: If it cannot be read.
+        ValueError: If it is not a regular file but, for example, a link to a device that never
+            ends, or if it is too large or not UTF-8.
     """
     if not path.is_file() and path.exists():
         raise ValueError(f"{path}: is not a regular file")

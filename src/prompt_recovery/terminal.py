@@ -145,7 +145,7 @@ _start: list[threading.Timer] = []
 
 
 def announce_start(command: str) -> None:
-    """Says that a command starts if that takes longer than `SILENT_S`, until `has_started`.
+    """Says that a command is starting, if `has_started` is not called within `SILENT_S`.
 
     Before the first line of its own, a command imports libraries and reads its settings, which
     takes seconds on a slow or a busy machine.
@@ -168,7 +168,7 @@ def announced(what: str, anyway: bool = False) -> Iterator[None]:
 
     Args:
         what: What is done, such as "loading the backbone smollm2".
-        anyway: Whether to say it like this also within work that is counted.
+        anyway: Whether to say it in the same way within work that is counted, too.
     """
     inside = _is_covered() and not anyway
     begun = time.monotonic()
@@ -243,7 +243,7 @@ def _is_covered() -> bool:
 
 @contextmanager
 def covered() -> Iterator[None]:
-    """Marks work whose steps are counted by something else than a `progress_bar`.
+    """Marks work whose steps are counted by something other than a `progress_bar`.
 
     What it does in each step is announced only if it takes long, so that a few lines about the
     whole are not lost among many about its parts. The steps of a bar are covered without it.
@@ -260,8 +260,8 @@ def covered() -> Iterator[None]:
 def importing() -> Iterator[None]:
     """Announces the imports of a command, and keeps the garbage collector out of them.
 
-    What is imported stays. No collection needs to look at it, neither meanwhile nor, which would
-    take half a second, when the process ends.
+    Imported modules are never freed, so no collection needs to look at them: neither during the
+    imports nor when the process ends, which would take half a second.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -280,7 +280,7 @@ class NowAndThen:
     The first one is due `SILENT_S` after the beginning, and the others every `EVERY_S`.
 
     Args:
-        first: The seconds until the first one, if they are others.
+        first: The seconds until the first one, if not `SILENT_S`.
     """
 
     def __init__(self, first: float | None = None) -> None:
@@ -288,7 +288,7 @@ class NowAndThen:
         self._next = self._begun + (SILENT_S if first is None else first)
 
     def begin(self) -> None:
-        """Lets the time that `left` reckons with begin now."""
+        """Starts the clock from which `left` estimates the remaining time."""
         self._begun = time.monotonic()
 
     def is_due(self) -> bool:

@@ -27,7 +27,7 @@ class EncoderBackbone:
         name: The name in records.
         path: A local sentence-transformers folder.
         package: An installed Python package that contains one.
-        parts: Installed distributions that hold the parts of a zip file with one, in order.
+        parts: Installed distributions that hold the parts of a zip file of such a folder, in order.
         sha256: The digest of this zip file.
         architecture: The architecture of a tiny encoder with random weights, for tests: bert.
         repo: A model on the Hugging Face Hub.

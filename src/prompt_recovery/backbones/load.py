@@ -41,7 +41,7 @@ def load_tokenizer(backbone: Backbone, location: Location) -> Any:
 
 
 def load_reading_tokenizer(backbone: Backbone, location: Location) -> Any:
-    """What reads and writes texts for a backbone: a `SmallTokenizer`, or that of `transformers`."""
+    """The tokenizer of a backbone: a `SmallTokenizer` if possible, or that of `transformers`."""
     folder = converted(location)
     small = None if backbone.trust_remote_code else small_tokenizer(folder)
     if small is None:
@@ -109,8 +109,8 @@ def load_model(
         backbone: The backbone.
         location: Its files, from `locate`.
         dtype: The dtype of the computation and of the weights. On a CPU, the linear layers of a
-            large model that was saved in bf16 stay in bf16 even if it is fp32: they are widened
-            while they are multiplied, which gives the same results in half the memory.
+            large model that was saved in bf16 stay in bf16 even if `dtype` is fp32: they are
+            widened while they are multiplied, which gives the same results in half the memory.
         four_bit: Whether to quantise the linear layers to NF4 with double quantisation (QLoRA,
             Dettmers et al., arXiv 2305.14314), which needs CUDA.
 

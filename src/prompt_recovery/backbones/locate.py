@@ -28,7 +28,7 @@ class Backbone:
         path: A local folder in Hub format (config.json, safetensors, tokenizer files).
         package: An installed Python package that contains a GGUF file. If the file is spread over
             several packages, `{part}` in the name stands for their numbers, 1 … `parts`.
-        parts: The number of packages that hold a part of the GGUF file each, as a file `*.bin`.
+        parts: The number of packages that each hold a part of the GGUF file, as a file `*.bin`.
         size: The size of the joined file in bytes.
         sha256: The SHA-256 digest of the joined file in hexadecimal; required if there are parts.
         architecture: The architecture of a tiny model with random weights, for tests.
@@ -161,7 +161,7 @@ def _in_packages(packages: str, backbone: Backbone) -> Location:
 
 
 def file_name(text: str) -> str:
-    """A text, such as a name in a record, as part of a file name that stays in its folder."""
+    """Makes a text, such as a name in a record, safe to use as a part of a file name."""
     return re.sub(r"[^\w.-]", "_", text)
 
 

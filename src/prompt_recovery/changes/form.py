@@ -57,7 +57,7 @@ def text_form(text: str) -> dict[str, float]:
 
 
 def kept_form(original: str, rewritten: str) -> dict[str, float]:
-    """How much a rewritten text keeps of the original one, without the words kept in order."""
+    """How much a rewritten text keeps of the original one, apart from the words kept in order."""
     old, new = (normalise(text[:READ]).split() for text in (original, rewritten))
     telling = {word for word in old if len(word) > 4}
     numbers = {word for word in old if word.isdigit()}

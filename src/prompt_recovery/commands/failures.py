@@ -74,7 +74,7 @@ def failure(error: Exception) -> BaseException:
 
 
 def unwritable(error: OSError) -> Exception:
-    """Says in one line that a folder is read-only or a disk is full; other errors stay."""
+    """Says in one line that a folder is read-only or a disk is full; raises other errors again."""
     if errno.errorcode.get(error.errno or 0) not in _UNWRITABLE:
         raise error
     return PromptRecoveryError(

@@ -21,7 +21,7 @@ class SweepSettings:
         count: Total number of trials. None runs a grid until it is exhausted.
         parallel: Number of trials to run at a time.
         folder: Folder of the sweep, which is resumed if it exists. None is
-            runs/sweep/<name of the file>.
+            `runs/sweep/<name of the file>`.
         seed: Seed of the engine's choices.
     """
 

@@ -38,8 +38,8 @@ def recorded_dataset(record: Mapping[str, Any]) -> Dataset:
     fingerprint of the dataset tells whether it is the same.
 
     Raises:
-        KeyError, TypeError, ValueError: the record names no source of ours, or lacks an option.
-        PromptRecoveryError: whatever the source raises.
+        KeyError, TypeError, ValueError: If the record names no source of ours, or lacks an option.
+        PromptRecoveryError: Whatever the source raises.
     """
     options = dict(record)
     source = _SOURCES[options.pop("_target_")]

@@ -123,8 +123,8 @@ def detect(
         detector: A detector of your own; None takes the one in this package.
 
     Raises:
-        PromptRecoveryError: If the extra `measures` is not installed, `detector` is no detector, or
-            `certainty` is out of its range.
+        PromptRecoveryError: If the extra `measures` is not installed, `detector` is not a detector,
+            or `certainty` is out of its range.
     """
     certainty = checked_value(certainty, Certainty, "certainty")
     chosen = shipped_detector() if detector is None else Detector.read(Path(detector).expanduser())

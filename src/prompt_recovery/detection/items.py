@@ -73,7 +73,7 @@ def text_items(examples: Sequence[RewriteExample], measure: Measure = measure_te
 
 
 def pair_items(examples: Sequence[RewriteExample], measure: Measure = measure_text) -> list[Item]:
-    """Two items of each example: the pair itself, and one that is no rewrite.
+    """Two items of each example: the pair itself, and one that is not a rewrite.
 
     Half of the latter are reversed, a quarter unrelated and a quarter edited; the id of the example
     says which, and what is drawn for it.

@@ -75,7 +75,7 @@ def verdict_of(values: Mapping[str, Any]) -> Verdict:
     """A verdict from plain values, as `asdict` gives them; further values are left alone.
 
     Raises:
-        KeyError, TypeError, ValueError: If they are no verdict.
+        KeyError, TypeError, ValueError: If they are not a verdict.
     """
     parts = tuple(
         Part(str(part["name"]), float(part["value"]), float(part["log_odds"]))

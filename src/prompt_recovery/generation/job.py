@@ -85,7 +85,8 @@ class Guessing:
         backbone: The pretrained model.
         template: The recovery template.
         start: An adapter folder, or a run folder that contains one. None uses the backbone alone.
-        max_prompt_tokens: The texts in longer inputs are shortened in the middle.
+        max_prompt_tokens: Maximum number of tokens of an input. The texts in longer ones are
+            shortened in the middle.
         precision: fp32, bf16 or auto, which takes the faster one on the device.
     """
 

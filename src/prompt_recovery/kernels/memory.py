@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     long as, for example, multiplying two activations of 60 MiB. Blocks up to 1 GiB are now reused.
 
     Returns:
-        Whether the allocator was changed: it is not, if it isn't glibc's.
+        Whether the allocator was changed, which is possible only if it is glibc's.
     """
     if not sys.platform.startswith("linux"):
         return False

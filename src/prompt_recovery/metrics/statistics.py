@@ -1,7 +1,7 @@
 """Confidence intervals and significance tests for scores of the same examples.
 
-Examples that share a prompt are not independent: who recovers the prompt of one of them is likely
-to recover that of the others. Such examples are groups. The bootstrap draws whole groups (the
+Examples that share a prompt are not independent: a recoverer that finds it for one of them is
+likely to find it for the others. Such examples are groups. The bootstrap draws whole groups (the
 cluster bootstrap; Davison and Hinkley, 1997, §3.8), and the sign-flip test flips the signs of whole
 groups. If every example has its own prompt, both are the same as without groups.
 """
@@ -29,8 +29,8 @@ def bootstrap_interval(
         level: The coverage, in (0, 1).
         samples: The number of resamples.
         seed: The seed of the resampling.
-        groups: The group of each example, which are resampled together. Empty if all are
-            independent.
+        groups: The group of each example; a group is resampled as a whole. Empty if all examples
+            are independent.
 
     Raises:
         ValueError: If there are no values.
@@ -74,7 +74,7 @@ def _by_group(
 
 
 def group_numbers(groups: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Numbers groups from 0 in order of first appearance; the number of each example's, [n]."""
+    """The number of each example's group, [n], from 0 in order of first appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(g, len(numbers)) for g in groups], np.int64)
 
@@ -172,7 +172,7 @@ def sign_flip_p(
         differences: The differences, one per example, shape [n] with n ≥ 1.
         samples: The number of random assignments of signs.
         seed: The seed of the random signs.
-        groups: The group of each example, whose differences have the same sign. Empty if all are
+        groups: The group of each example; a group gets the same sign. Empty if all examples are
             independent.
 
     Returns:

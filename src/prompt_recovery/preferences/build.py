@@ -168,7 +168,7 @@ def prepare_preferences(
 
 
 def require_preferences(settings: Preferences, dataset: str, splits: Splits) -> None:
-    """Finds out whether `prepare_preferences` will have what it reads, before long work begins.
+    """Checks that `prepare_preferences` will have what it needs, before long work begins.
 
     Raises:
         PromptRecoveryError: If a file is missing or cannot be used, no candidates are asked for, or

@@ -63,7 +63,7 @@ def require_backbones(recipe: Recipe) -> None:
     """Finds the backbones that a recoverer needs, before long work begins.
 
     Raises:
-        PromptRecoveryError: One of them is missing.
+        PromptRecoveryError: If one of them is missing.
     """
     for folder in (folder for run in recipe.runs for folder in recoverer_folders(run)):
         if not is_retriever(folder):
@@ -87,9 +87,9 @@ def assemble(
             the same model for the same samples find them.
 
     Raises:
-        PromptRecoveryError: A run cannot be loaded (see `load_recoverer`), a channel has only one
-            candidate to choose from, or the exponents of a channel have to be fitted and there is
-            no validation split.
+        PromptRecoveryError: If a run cannot be loaded (see `load_recoverer`), a channel has only
+            one candidate to choose from, or the exponents of a channel have to be fitted and there
+            is no validation split.
     """
     recipe.require_answers()  # before anything is loaded
     recipe = with_rewriter(recipe)

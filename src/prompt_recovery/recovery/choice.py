@@ -49,7 +49,7 @@ class LogLinear:
         """From plain values: the weights by name.
 
         Raises:
-            PromptRecoveryError: A value is no finite number.
+            PromptRecoveryError: If a value is not a finite number.
         """
         try:
             weights = {str(name): float(value) for name, value in values.items()}
@@ -92,7 +92,7 @@ class ChoiceFit:
         scs: The mean SCS on these examples if each is answered with weights fitted on the other
             nine tenths of them, none of which has the same prompt.
         scs_plain: The mean SCS of plain MBR.
-        error: The standard error of the difference of both.
+        error: The standard error of the difference between the two.
     """
 
     model: LogLinear | None

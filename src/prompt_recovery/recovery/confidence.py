@@ -175,7 +175,7 @@ def calibrate_on(
         predictions: The predictions for the examples, in order.
         examples: Examples that the recoverer was not trained on.
         scs: The metric.
-        familiarity: [n], the familiarity of each pair, if the confidence shall depend on it.
+        familiarity: [n], the familiarity of each pair, if the confidence is to depend on it.
     """
     chosen = [i for i, prediction in enumerate(predictions) if prediction.candidates]
     if not chosen:
@@ -217,7 +217,7 @@ def keep(folder: Path, key: str, values: dict[str, Any]) -> None:
     """Adds a fitted calibration to those kept beside an adapter.
 
     Raises:
-        PromptRecoveryError: The file cannot be written.
+        PromptRecoveryError: If the file cannot be written.
     """
     write_json(calibration_file(folder), kept(folder) | {key: values}, indent=1)
 

@@ -264,7 +264,7 @@ def from_record(values: dict[str, Any]) -> Decoding:
     """The decoding of a record; old records have no name, and mean greedy decoding.
 
     Raises:
-        PromptRecoveryError: The name is unknown, or a value is out of range.
+        PromptRecoveryError: If the name is unknown, or a value is out of range.
     """
     kind: Any = _KNOWN.get(values.get("name", "greedy"))
     if kind is None:

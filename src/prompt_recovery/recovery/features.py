@@ -50,7 +50,8 @@ class FeatureMaker:
     - `written`: the density of the posteriors of language models alone.
     - `retrieved`: the density of the posteriors of retrievers and neighbours alone.
     - `embedding`: the SCS with the embedding of the prompt that a retriever predicts.
-    - `log_probability`: per token of the candidate under the language models, in nats.
+    - `log_probability`: the log-probability per token of the candidate under the language models,
+      in nats.
     - `length`: the logarithm of the number of words.
     - `channel`: log p(rewritten text | original text, candidate) under the channel, in nats.
 

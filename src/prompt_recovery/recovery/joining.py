@@ -66,7 +66,7 @@ class Joining:
         """From plain values, as `asdict` gives them.
 
         Raises:
-            PromptRecoveryError: A value is missing, of another type, or out of range.
+            PromptRecoveryError: If a value is missing, of another type, or out of range.
         """
         try:
             return cls(
@@ -131,7 +131,7 @@ class JoiningFit:
             nine tenths of them, none of which has the same prompt: what can be expected of fitted
             weights on such pairs.
         scs_default: Their mean SCS with the weights that the fit started from.
-        error: The standard error of the difference of both.
+        error: The standard error of the difference between the two.
     """
 
     joining: Joining

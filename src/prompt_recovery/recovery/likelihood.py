@@ -80,7 +80,7 @@ def load_likelihood(settings: ChannelSettings, precision: str = "auto") -> Rewri
         precision: auto, bf16 or fp32.
 
     Raises:
-        PromptRecoveryError: The model cannot be found or loaded.
+        PromptRecoveryError: If the model cannot be found or loaded.
     """
     assert settings.backbone is not None  # see `with_rewriter`
     location = locate(settings.backbone)

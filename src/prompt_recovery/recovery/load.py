@@ -92,8 +92,8 @@ def load_recoverer(
         trust_remote_code: Run Python code that comes with the backbone. Records cannot ask for it.
 
     Raises:
-        PromptRecoveryError: The folder doesn't exist, holds no recoverer or a damaged file, or the
-            backbone isn't the one that the adapter was trained on.
+        PromptRecoveryError: If the folder doesn't exist, holds no recoverer or a damaged file, or
+            the backbone isn't the one that the adapter was trained on.
     """
     folders = recoverer_folders(path)
     records = [read_record(folder) for folder in folders]
@@ -144,8 +144,8 @@ def load_source(
         keeps: Keep the samples of a language model in the cache.
 
     Raises:
-        PromptRecoveryError: The folder holds no recoverer or a damaged file, or the backbone isn't
-            the one that the adapter was trained on.
+        PromptRecoveryError: If the folder holds no recoverer or a damaged file, or the backbone
+            isn't the one that the adapter was trained on.
     """
     if is_retriever(folder):
         return load_retriever(folder, scs, precision)
@@ -162,7 +162,7 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
         precision: auto, bf16 or fp32.
 
     Raises:
-        PromptRecoveryError: A file is missing or damaged, or the metric has another encoder than
+        PromptRecoveryError: If a file is missing or damaged, or the metric has another encoder than
             the one in whose space the retriever was trained.
     """
     saved = read_record(folder)
@@ -245,7 +245,7 @@ def located_backbone(
     """The backbone of an adapter, and its files; takes the arguments of `load_recoverer`.
 
     Raises:
-        PromptRecoveryError: The files cannot be found or downloaded.
+        PromptRecoveryError: If the files cannot be found or downloaded.
     """
     backbone = recorded_backbone(folder, read_record(folder), backbone_path, trust_remote_code)
     moved = backbone_path is None and backbone.path is not None
@@ -263,8 +263,8 @@ def splits_of(folder: Path) -> Splits:
     Lead-ins are left out.
 
     Raises:
-        PromptRecoveryError: The configuration of the run or its data cannot be read, or has
-            changed.
+        PromptRecoveryError: If the configuration of the run or its data cannot be read, or the data
+            has changed.
     """
     recorded = (read_record(folder).get("data") or {}).get("fingerprint")
     return RunFolder.of_adapter(folder).splits(recorded, folder)

@@ -71,7 +71,7 @@ class RecoveryOptions:
 
         Raises:
             PromptRecoveryError: If neither a file nor a pair is given, or both; if a text is blank;
-                if `threshold` has nothing to compare with; or if the output's format is unknown or
+                if `threshold` has nothing to compare with; if the output's format is unknown or
                 the output is the input; if `measures` or `explain` are asked for where a CSV file
                 has no column for them; or if their extra is not installed.
         """

@@ -141,8 +141,8 @@ class Posterior:
     ) -> "Posterior":
         """The posterior of a retriever, which knows the probability of each text.
 
-        A probability is no sample that happens to be the candidate: all of a text's own weight
-        counts for it.
+        All of a text's own weight counts for it, since a probability, unlike a sample, is not
+        itself the candidate.
 
         Args:
             texts: n ≥ 0 distinct texts, none of which is blank.

@@ -72,7 +72,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     `training.language_model` and `training.retriever` write it.
 
     Raises:
-        PromptRecoveryError: it is damaged, or a value is missing or not allowed.
+        PromptRecoveryError: If it is damaged, or a value is missing or not allowed.
     """
     path = recoverer_file(folder)
     kind: Any = _Retriever if is_retriever(folder) else _Adapter

@@ -96,8 +96,8 @@ class PosteriorRecoverer:
                 since the calibration is for the recoverer's own decoding.
 
         Raises:
-            PromptRecoveryError: The decoding needs a metric and there is none, or it cannot choose
-                from several sources.
+            PromptRecoveryError: If the decoding needs a metric and there is none, or it cannot
+                choose from several sources.
         """
         self._check(decoding or self.decoding)
         self.seconds.clear()

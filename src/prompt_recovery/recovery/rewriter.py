@@ -44,7 +44,7 @@ def _rewriter_of(folder: Path) -> Backbone:
     """The model that rewrote the texts that a recoverer was trained on.
 
     Raises:
-        PromptRecoveryError: It is not known, or cannot be found.
+        PromptRecoveryError: If it is not known, or cannot be found.
     """
     splits = splits_of(folder)
     named = Counter(e.rewriter for e in (*splits.train, *splits.val, *splits.test))

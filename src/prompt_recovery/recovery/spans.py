@@ -76,7 +76,7 @@ def evidence_of(values: Mapping[str, Any]) -> Evidence:
     """Evidence from plain values, as `asdict` gives them.
 
     Raises:
-        KeyError, TypeError, ValueError: If they are no evidence.
+        KeyError, TypeError, ValueError: If they are not evidence.
     """
     spans = tuple(Span(**span) for span in values["spans"])
     found = Evidence(**{**values, "spans": spans})

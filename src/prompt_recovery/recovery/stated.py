@@ -15,7 +15,7 @@ from prompt_recovery.recovery.posterior import Posterior, weighted_sum
 
 StatedShare = Annotated[float, Ge(0), Lt(1)]
 SHARE = 0.4
-"""The share of the prompts that are stated in the votes on an unfamiliar pair, if there are any."""
+"""The share of the votes on an unfamiliar pair that goes to stated prompts, if there are any."""
 _FAMILIAR = 0.4
 """The part of it that is left for familiar pairs, where the sources know better how prompts are
 worded."""

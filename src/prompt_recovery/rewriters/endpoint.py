@@ -76,7 +76,7 @@ class Endpoint:
         """The URL, wherever it comes from; None is OpenAI.
 
         Raises:
-            PromptRecoveryError: If `$OPENAI_BASE_URL` is no URL.
+            PromptRecoveryError: If `$OPENAI_BASE_URL` is not a URL.
         """
         if self.base_url is not None:
             return self.base_url.strip()
@@ -110,8 +110,8 @@ class Endpoint:
 
         Raises:
             PromptRecoveryError: If the extra is not installed, the key is missing or refused,
-                there is no such model, or the endpoint fails at every request. Earlier answers are
-                yielded before.
+                there is no such model, or the endpoint fails at every request. Answers that
+                have already arrived are yielded first.
         """
         key = self.usable_key(model)
 

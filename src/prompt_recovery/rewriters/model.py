@@ -224,7 +224,7 @@ def chat_tokens(model: Model, tokenizer: Any, chat: Chat) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizingRewriter:
-    """What rewriters have in common that give a model the tokens of a chat.
+    """What rewriters that give a model the tokens of a chat have in common.
 
     Attributes:
         model: The model.

@@ -2,7 +2,7 @@
 
 | file | who writes it | when |
 |---|---|---|
-| `.hydra/`, `train.log` | Hydra, or `api.train` the latter | from the start of the command |
+| `.hydra/`, `train.log` | Hydra; from Python, `api.train` writes the log | from the start |
 | `.run.lock` | `RunFolder.held` | while a process trains |
 | `trial.lock` | `RunFolder.held_for_trial` | while a multirun has this trial run |
 | `output.log` | `runs.trials.Trial` | while a trial runs: what its process prints |
@@ -11,11 +11,11 @@
 | `preferences/` | `preferences.build` | before training, where preferences are sampled |
 | `curve.jsonl` | `training.run` | after each validation |
 | `adapter/` with `recoverer.yaml` | `training.language_model` | after each best validation |
-| `retriever/` with the same | `training.retriever` | after each best validation |
+| `retriever/` with `recoverer.yaml` | `training.retriever` | after each best validation |
 | `checkpoints/last.ckpt` | `training.checkpoints` | every few minutes and after validations |
 | `predictions.jsonl`, `results.png` | `training.results` | after the test, if there is one |
 | `environment.yaml`, then `metrics.json` | `training.results` | at the end |
-| `calibration.json` in them | `recovery.confidence` | when a way of decoding is first used |
+| `calibration.json` in either folder | `recovery.confidence` | when a decoding is first used |
 | `rounds/1`, … | all of these | runs inside, for the rounds of `rounds=…` |
 | `rounds.json`, `rounds.png` | `training.rounds` | at the end, where there are rounds |
 | `first_stage/` | all of these | a run inside, for the stage before the main one |
@@ -432,8 +432,8 @@ class RunFolder:
     def begun(self, wait: bool = False) -> Iterator[None]:
         """Does the same as `held`, and removes the folder if no training began in it.
 
-        Also if the user interrupts it. What a run leaves behind that is killed later is described
-        in docs/howto/runs.md.
+        It does so even if the user interrupts the run. docs/howto/runs.md describes what is left of
+        a run that is killed later.
 
         Raises:
             PromptRecoveryError: If another process trains in this folder.
@@ -489,9 +489,9 @@ class RunFolder:
 def recorded_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a configuration as it is recorded.
 
-    It holds no secrets: no password and no query of a URL, and no value of an environment variable,
-    for which its name stands. `data.path`, if there is one, is found from every folder. `data` and
-    `split` have no names of variables, since they must say what the run was trained on.
+    It holds no secrets: no password and no query of a URL, and the names of environment variables
+    in place of their values. `data.path`, if there is one, is an absolute path. In `data` and
+    `split`, the values of variables stay, since they must say what the run was trained on.
     """
     written = {
         name: _redacted(value) if name in ("data", "split") else as_written(value)
@@ -664,7 +664,7 @@ def bank_file(folder: Path) -> Path:
 
 
 def bank_vectors_file(folder: Path) -> Path:
-    """Returns the path of the embeddings of the bank's prompts, which only shipped ones have."""
+    """Returns the path of the embeddings of a shipped retriever's prompts; others have none."""
     return folder / "bank.npy"
 
 

@@ -55,7 +55,7 @@ class Outcome:
 
 
 def trial_id(config: Mapping[str, Any]) -> str:
-    """Returns 12 hex digits that identify a configuration, ignoring what changes no result.
+    """Returns 12 hex digits that identify a configuration, ignoring what does not affect results.
 
     The path of a run to start from is resolved first, because `runs/latest` may point to another
     run tomorrow.

@@ -203,10 +203,11 @@ class RunSettings:
         batching: Batch sizes.
         optim: Optimiser and schedule.
         hacking: What happens if the metric is hacked: objectives that learn from SCS can raise it
-            with answers that only its encoder likes. Validation compares with the first one whether
-            the SCS under a second encoder (extra `second`) or the length falls while the SCS rises.
-            "warn" says so; "stop" also ends the training, with the best weights from before. If
-            training starts from a trained recoverer, the first validation is before it.
+            with answers that only its encoder likes. Each validation is compared with the first
+            one, to see whether the SCS under a second encoder (extra `second`) or the length has
+            fallen while the SCS has risen. "warn" says so; "stop" also ends the training, with the
+            best weights from before. If training starts from a trained recoverer, the first
+            validation takes place before it.
     """
 
     seed: Count = 0

@@ -26,7 +26,7 @@ from prompt_recovery.training.stage_settings import round_settings
 log = logging.getLogger(__name__)
 
 SHORTER = 0.8
-"""Answers that have less than this share of the words they had are a sign of metric hacking."""
+"""If answers keep less than this share of their earlier length, this suggests metric hacking."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def first_stage_settings(run: dict[str, Any]) -> dict[str, Any]:
         run: Checked values of `TrainSettings`, here and below.
 
     Raises:
-        PromptRecoveryError: A change is no setting, or its value is not allowed; also below.
+        PromptRecoveryError: If a change is not a setting, or its value is not allowed; also below.
     """
     changes = run["first_stage"]
     # Another objective has other options.

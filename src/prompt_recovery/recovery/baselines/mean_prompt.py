@@ -1,7 +1,7 @@
 """The mean prompt: the one text that scores best on average.
 
-It is the best training prompt, or, *searched*, the best text that a search finds from there. The
-latter is usually a meaningless string of words.
+It is the best training prompt or, if it is *searched*, the best text that a search finds from
+there, which is usually a meaningless string of words.
 """
 
 import logging

@@ -24,7 +24,7 @@ _LEAST = 1e-4  # length of a difference of unit vectors that is more than roundi
 @checked("baseline")
 @dataclass(frozen=True)
 class Neighbours:
-    """Of the prompts of the k nearest training examples, chooses the one that agrees best.
+    """Chooses, of the prompts of the k nearest training examples, the one closest to the others.
 
     Attributes:
         space: The vectors to compare: "rewrite" is the embedding of the rewritten text, and

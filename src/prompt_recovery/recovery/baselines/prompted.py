@@ -24,7 +24,8 @@ class ZeroShot:
         backbone: The pretrained causal LM.
         template: The recovery template.
         decoding: How the answer is chosen.
-        max_prompt_tokens: The texts in longer inputs are shortened in the middle.
+        max_prompt_tokens: Maximum number of tokens of an input. The texts in longer ones are
+            shortened in the middle.
         precision: fp32, bf16 or auto.
     """
 

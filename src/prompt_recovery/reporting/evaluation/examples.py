@@ -23,7 +23,7 @@ class Chosen:
     Attributes:
         part: The part of the data.
         examples: The examples.
-        of: The number of examples in this part of the data, of which there may be more.
+        of: The number of examples in this part of the data, which may be more than are evaluated.
     """
 
     part: Part
@@ -88,5 +88,5 @@ def choose_examples(
 
 
 def texts_of(example: RewriteExample) -> tuple[str, str]:
-    """Returns what examples have in common that are the same, whatever their ids and files."""
+    """Returns the normalised texts, by which equal examples of different files are recognised."""
     return normalise(example.original_text), normalise(example.rewritten_text)

@@ -175,7 +175,7 @@ class Report:
 
 
 def notes(report: Report) -> list[str]:
-    """Says what has to be known to read intervals and p-values: which rows are not independent, and
+    """Says what one must know to read intervals and p-values: which rows are not independent, and
     where an interval and a p-value disagree."""
     said = []
     if report.prompts < len(report.examples):

@@ -34,8 +34,8 @@ class Evaluation:
         rouge_l: ROUGE-L, fp32 [n], in [0, 1].
         interval: 95 % bootstrap interval of the mean SCS.
         seconds: Seconds that all predictions took. None for predictions from elsewhere.
-        seconds_by_source: What of them each source, the channel and the choice took; empty if it is
-            not known.
+        seconds_by_source: How many of them each source, the channel and the choice took; empty if
+            this is not known.
         prompts: The normalised true prompt of each example. Those that share one are not
             independent. Empty if all of them are.
     """

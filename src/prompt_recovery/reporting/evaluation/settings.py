@@ -46,7 +46,7 @@ class RecovererEntry:
         bank: A file with prompts that a dense retriever can also answer with.
         bank_column: Its column with the prompts. None takes the first of rewrite_prompt, text and
             prompt that the file has.
-        stated: The share of the votes that prompts have which the lead-in of a rewrite states.
+        stated: The share of the votes that goes to prompts that the lead-in of a rewrite states.
         name: Name shown in tables. None makes a name from the runs and the decoding.
     """
 
