@@ -135,6 +135,8 @@ def test_two_runs_give_the_files_of_one_that_has_both(run, folder):  # noqa: F81
     assert set(manifest.shared.values()) == {"one"}, "what both have is stored once"
     assert {Path(name).suffix for name in manifest.shared} == {".safetensors", ".npy", ".npz"}
     assert not set(manifest.shared) & set(apart)
+    assert b"in common with `one`" in apart["README.md"]
+    assert b"in common with" not in whole["README.md"]
     apart |= {name: whole[name] for name in manifest.shared}
     assert {
         name for name in whole.keys() | apart.keys() if whole.get(name) != apart.get(name)

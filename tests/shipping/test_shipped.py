@@ -1,6 +1,7 @@
 """The recoverers that are in the package; there need not be any."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,13 +10,27 @@ from prompt_recovery.recovery import MBR, Pair
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.load import load_retriever
 from prompt_recovery.recovery.recipe import Recipe
-from prompt_recovery.runs.shipped import FOLDER, Manifest, digest_of, shipped_names, shipped_run
+from prompt_recovery.runs.shipped import (
+    DEFAULT,
+    FOLDER,
+    Manifest,
+    digest_of,
+    shipped_names,
+    shipped_run,
+)
 from prompt_recovery.shipping.make import SAMPLE
 
 NAMES = shipped_names() or [
     pytest.param("", marks=pytest.mark.skip(reason="this version ships no recoverer"))
 ]
 pytestmark = [pytest.mark.embedded, pytest.mark.parametrize("name", NAMES)]
+
+
+def _require_backbones(name):
+    """Skips the test if the packages of its backbones, which may be extras, are not installed."""
+    missing = [p for p in Manifest.read(FOLDER / name).packages if find_spec(p) is None]
+    if missing:
+        pytest.skip(f"needs the packages of the backbones of {name}: {', '.join(missing)}")
 
 
 def test_its_files_are_whole_and_its_card_says_what_it_is(name):
@@ -32,6 +47,7 @@ def test_its_files_are_whole_and_its_card_says_what_it_is(name):
 
 
 def test_the_retriever_finds_the_same_prompts_on_every_machine(name, scs):
+    _require_backbones(name)
     retriever = load_retriever(shipped_run(name) / "retriever", scs, "fp32")
     rows = json.loads((FOLDER / name / SAMPLE).read_text("utf-8"))
     assert len(rows) == 10
@@ -47,7 +63,11 @@ def test_the_retriever_finds_the_same_prompts_on_every_machine(name, scs):
     np.testing.assert_allclose(scs.encoder.embed(some), retriever.bank.vectors[::500], atol=1e-3)
 
 
-def test_it_answers_at_once(name):
+@pytest.mark.large
+def test_it_answers_at_once(name, request):
+    _require_backbones(name)
+    if name != DEFAULT and "large" not in request.config.option.markexpr:
+        pytest.skip("converts and reads a large model, which takes minutes: run it with -m large")
     recipe = Recipe([shipped_run(name)], MBR(samples=16), precision="fp32")
     ready = assemble(recipe, lambda *_: pytest.fail("it was fitted when it was made"))
     text = "Please return the borrowed ladder by Friday."

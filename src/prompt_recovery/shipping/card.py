@@ -10,6 +10,7 @@ from typing import Any
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.runs.folder import RunFolder, bank_file, is_retriever, training_file
+from prompt_recovery.runs.shipped import Manifest
 from prompt_recovery.storage import MALFORMED
 from prompt_recovery.tables import Table, to_markdown
 
@@ -56,7 +57,7 @@ def card(name: str, folder: Path, reports: Sequence[str]) -> str:
 
 ## How it answers
 
-{_answering(prompts, alone=len(parts) == 1)}
+{_answering(prompts, alone=len(parts) == 1)}{_shared(folder)}
 
 ## Recipe
 
@@ -99,6 +100,13 @@ The language model writes samples. The retriever knows {prompts:,} prompts, thos
 examples, and finds the nearest ones. MBR chooses among all of them. The weights of the two models
 and the expected SCS were fitted on the validation split. The trained weights are stored in bf16 for
 the adapter and, for the retriever, as the difference from the original encoder, in 8 bits."""
+
+
+def _shared(folder: Path) -> str:
+    """Which recoverers hold weights that are not in this folder."""
+    others = dict.fromkeys(Manifest.read(folder).shared.values())
+    named = " and ".join(f"`{other}`" for other in others)
+    return f"\nThe weights that it has in common with {named} are stored there." if others else ""
 
 
 def _origin(configs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
