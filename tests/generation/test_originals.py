@@ -258,5 +258,5 @@ def test_lists_of_the_users_own_are_checked(tmp_path):
     with pytest.raises(PromptRecoveryError, match=r"give originals\.topics=<file>"):
         next(CreatedOriginals(1, topics=tmp_path / "none").requests())
     (tmp_path / "empty").write_text("\n")
-    with pytest.raises(PromptRecoveryError, match="holds no forms; write one a line"):
+    with pytest.raises(PromptRecoveryError, match="holds no forms; write one on each line"):
         next(CreatedOriginals(1, forms=tmp_path / "empty").requests())

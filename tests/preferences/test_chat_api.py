@@ -119,7 +119,9 @@ def test_what_is_missing_is_named(server, monkeypatch):
 @pytest.mark.parametrize("answer", ["html", "error"])
 def test_what_is_no_chat_completion_is_one_message(answer, server):
     server.always = answer
-    with pytest.raises(PromptRecoveryError, match=r"something else than.*check preferences\.api"):
+    with pytest.raises(
+        PromptRecoveryError, match=r"not answer with a chat completion.*check preferences\.api"
+    ):
         source(server, [1.0], retries=0).propose(EXAMPLES)
 
 

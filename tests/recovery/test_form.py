@@ -92,7 +92,9 @@ def test_a_file_from_a_stranger_is_checked(changes, form, tmp_path):
     path = tmp_path / "form.npz"
     form.write(path)
     damaged(path, **changes)
-    with pytest.raises(PromptRecoveryError, match=r"form\.npz: is damaged or of other prompts"):
+    with pytest.raises(
+        PromptRecoveryError, match=r"form\.npz: is damaged, or belongs to other prompts"
+    ):
         BankForm.read(path, form.prompts)
     path.write_bytes(b"no archive")
     with pytest.raises(PromptRecoveryError, match="delete this file to do without it"):

@@ -134,7 +134,7 @@ def test_what_is_wrong_with_a_request_is_said(reply, error, server):
             {"status": 429, "error": {"code": "insufficient_quota", "message": "sk-secret"}},
             "credit is used up",
         ),
-        ("html", "something else than a chat completion: check rewriter.backend.base_url"),
+        ("html", "did not answer with a chat completion: check rewriter.backend.base_url"),
         ("cut", "cannot reach http://127.0.0.1"),
     ],
 )

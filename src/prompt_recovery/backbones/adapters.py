@@ -71,7 +71,7 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
             ranks = [file.get_slice(key).get_shape()[0] for key in of_a]
         # Otherwise a few bytes of a configuration could ask for any amount of memory.
         if max([config.r, *(config.rank_pattern or {}).values()]) > max(ranks, default=0):
-            raise ValueError("its weights have another rank than its configuration")
+            raise ValueError("its weights have another rank than its configuration says")
         peft_model = PeftModel.from_pretrained(
             model,
             folder,
@@ -86,7 +86,7 @@ def load_adapter(model: Any, folder: Path, dtype: torch.dtype) -> Any:
     # PEFT only warns of this. With embedding layers "auto", it would ask the Hub for their size.
     if theirs != set(get_peft_model_state_dict(peft_model, save_embedding_layers=False)):
         raise PromptRecoveryError(
-            f"{folder}: is not an adapter of this backbone (its layers are others)"
+            f"{folder}: is not an adapter of this backbone (it has other layers)"
         )
     # What it is saved with: one trained by an older version may name a cache folder.
     peft_model.peft_config["default"].base_model_name_or_path = model.name_or_path

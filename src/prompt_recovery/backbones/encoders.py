@@ -99,7 +99,7 @@ def _part(name: str, backbone: EncoderBackbone) -> Path:
     except (PackageNotFoundError, ValueError) as error:
         raise PromptRecoveryError(
             f"model '{backbone.name}' needs the weights package '{name}', which is not installed "
-            f"or not whole: {_advice(backbone)}"
+            f"or incomplete: {_advice(backbone)}"
         ) from error
 
 

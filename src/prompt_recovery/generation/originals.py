@@ -387,9 +387,9 @@ def _lines(name: str, path: str | Path | None) -> list[str]:
         lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptRecoveryError(
-            f"{path}: cannot be read as UTF-8 text; give originals.{name}=<file>, one a line"
+            f"{path}: cannot be read as UTF-8 text; give originals.{name}=<file>, one on each line"
         ) from error
     found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not found:
-        raise PromptRecoveryError(f"{path}: holds no {name}; write one a line")
+        raise PromptRecoveryError(f"{path}: holds no {name}; write one on each line")
     return found

@@ -46,7 +46,7 @@ def recorded_metric(record: Mapping[str, Any]) -> SCS:
         if source.package not in known_packages():
             raise PromptRecoveryError(
                 f"the recoverer's record names the package '{source.package}' for its metric, "
-                "which is none of this project's and could run code: give the metric "
+                "which is not one of this project's and could run code: give the metric "
                 "(load_recoverer(…, scs=…))"
             )
         source = replace(source, install=known_packages()[source.package])

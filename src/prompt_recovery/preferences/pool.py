@@ -48,7 +48,7 @@ def read_pool(folder: Path) -> dict[str, list[PreferenceCandidate]]:
             ]
             texts = [row["id"], *(t for c in candidates for t in (c.text, c.source))]
             if not all(isinstance(text, str) for text in texts):
-                raise TypeError("an id, a candidate or its source is no text")
+                raise TypeError("an id, a candidate or its source is not a text")
             pool[row["id"]] = candidates
         except MALFORMED as error:
             raise PromptRecoveryError(

@@ -152,8 +152,8 @@ class BankForm:
                 raise ValueError("another weight")
         except UNREADABLE as error:
             raise PromptRecoveryError(
-                f"{path}: is damaged or of other prompts ({type(error).__name__}); copy the "
-                "retriever folder again, or delete this file to do without it"
+                f"{path}: is damaged, or belongs to other prompts ({type(error).__name__}); copy "
+                "the retriever folder again, or delete this file to do without it"
             ) from error
         return cls(list(prompts), rows, mean, deviation, weight)
 

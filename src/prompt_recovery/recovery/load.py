@@ -168,7 +168,7 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
     saved = read_record(folder)
     if saved["metric"]["encoder"] != scs.encoder.identity:
         raise PromptRecoveryError(
-            f"{folder}: was trained in the space of another sentence encoder than "
+            f"{folder}: was trained for another sentence encoder than "
             f"{scs.encoder.name}; use the metric that it was trained with, or train a retriever "
             "with this one"
         )
@@ -211,7 +211,7 @@ def load_writer(
                 f"{location.folder}: is not the backbone that {folder} was trained on; say where "
                 "that is with backbone_path=<folder>"
             )
-        log.warning("%s: other files than the adapter was trained on", location.folder)
+        log.warning("%s: its files are not those that the adapter was trained on", location.folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = choose_precision(precision, device).dtype
     wanted = saved.get("four_bit", False)

@@ -86,7 +86,7 @@ def evidence_of(values: Mapping[str, Any]) -> Evidence:
     if not isinstance(found.source, str) or any(value not in names for value, names in known):
         raise ValueError("it is no evidence")
     if not all(math.isfinite(number) for number in numbers):
-        raise ValueError("a weight of evidence is no number")
+        raise ValueError("a weight of evidence is not a number")
     if not all(type(s.start) is type(s.end) is int and 0 <= s.start < s.end for s in spans):
-        raise ValueError("a span of evidence is no part of a text")
+        raise ValueError("a span of evidence is not part of a text")
     return found

@@ -232,7 +232,7 @@ class _Run:
             )
         if failure.reason == "no_completion" and not self._answered:
             raise PromptRecoveryError(
-                f"{where} answered something else than a chat completion{said}: check "
+                f"{where} did not answer with a chat completion{said}: check "
                 f"{setting}.base_url (it often ends in /v1)"
             )
         if self._failed_in_a_row >= max(_IN_A_ROW, 2 * self._endpoint.concurrency):

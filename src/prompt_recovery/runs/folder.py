@@ -338,8 +338,8 @@ class RunFolder:
             newer = [str(k) for k in shares if k not in inspect.signature(split).parameters]
             if newer:
                 raise PromptRecoveryError(
-                    f"{self._config}: the run was split by what this version does not know "
-                    f"({', '.join(newer)}); update prompt-recovery"
+                    f"{self._config}: the run was split by settings that this version does not "
+                    f"know ({', '.join(newer)}); update prompt-recovery"
                 )
             dataset = self._dataset(config["data"])
             self._require(dataset, fingerprint)

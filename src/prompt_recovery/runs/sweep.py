@@ -374,7 +374,7 @@ def sweep(file: Path, count: int | None, parallel: int, folder: Path, seed: int)
         count = cap if count is None else min(count, cap)
     if count is None and config["method"] != "grid":
         raise PromptRecoveryError(
-            f"method {config['method']} has no end: give count=<trials>, or a run_cap"
+            f"method {config['method']} never ends: give count=<trials>, or a run_cap"
         )
     if parallel < 1:
         raise PromptRecoveryError(f"parallel={parallel}: must be ≥ 1")

@@ -91,7 +91,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         factor = max([*numbers, 1]) if operator == "*" else 1
         formats = operator == "%" and isinstance(left, str)
         if sizes * factor > self._longest or operator == "**" or formats:
-            raise jinja2.TemplateRuntimeError(f"'{operator}' makes too much of its values")
+            raise jinja2.TemplateRuntimeError(f"'{operator}' makes too large a value")
         return super().call_binop(context, operator, left, right)
 
     def _count(self, turns: int = 1) -> None:

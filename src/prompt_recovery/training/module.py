@@ -133,8 +133,8 @@ class TrainedModule(L.LightningModule):
         theirs = {name: tuple(w.shape) for name, w in weights.items()}
         if theirs != {name: tuple(w.shape) for name, w in own.items()}:
             raise PromptRecoveryError(
-                f"the checkpoint trains {len(theirs)} tensors, this run {len(own)} (or of other "
-                "shapes): resume with the same model and adapter settings"
+                f"the checkpoint trains {len(theirs)} tensors and this run {len(own)}, or their "
+                "shapes differ: resume with the same model and adapter settings"
             )
         for name, weight in own.items():
             weight.copy_(sharded_like(weights[name], weight))

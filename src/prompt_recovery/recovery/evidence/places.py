@@ -60,7 +60,7 @@ def template_places(
     if not whole_texts or "".join(c for c in marked if c not in marks) != "".join(parts):
         raise PromptRecoveryError(
             f"explain=integrated_gradients: template '{template.name}' shows the texts in another "
-            "form, so that its tokens are no words of theirs; use explain=occlusion"
+            "form, so that its tokens cannot be found in them; use explain=occlusion"
         )
     origin: list[tuple[TextName, int] | None] = []  # of each character of the prompt
     now: TextName | None = None
