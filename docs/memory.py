@@ -31,6 +31,7 @@ MEASURED = [
     ("experiments/starter_sft.metrics.json", "", "SmolLM2 alone, SFT"),
     ("experiments/starter_full.metrics.json", "", "MiniLM alone, on `data=starter_full`"),
     ("experiments/together.metrics.json", "", "MiniLM, then SmolLM2, as in `make demo`"),
+    ("experiments/strong.report.json", "training", "Qwen2.5-Coder-1.5B, SFT in fp32"),
     ("experiments/sft_then_dpo.metrics.json", "", "SmolLM2, SFT and then DPO"),
     ("experiments/sft_then_listwise.metrics.json", "", "SmolLM2, SFT and then listwise"),
     (f"{_RESULTS}_smollm2_batch4.json", "ours", "SmolLM2, DPO steps of 4 pairs, bf16"),
