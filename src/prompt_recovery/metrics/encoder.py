@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings import LocalPath
+from prompt_recovery.settings.extras import install_command
 from prompt_recovery.storage import KeyValueStore, fingerprint, local_path
 from prompt_recovery.tables import counted
 from prompt_recovery.terminal import announced, counting
@@ -32,7 +33,8 @@ class EncoderSource:
         path: A local sentence-transformers folder.
         package: An installed Python package that contains one.
         repo: A model on the Hugging Face Hub.
-        install: The command that installs `package`, for the message when it is missing.
+        install: The command that installs `package`, or the extra of this package that does, such
+            as `[qwen]`, for the message when it is missing.
     """
 
     path: LocalPath | None = None
@@ -54,7 +56,7 @@ class EncoderSource:
         if self.package is not None:
             spec = find_spec(self.package)
             if spec is None or not spec.submodule_search_locations:
-                advice = f": {self.install}" if self.install else ""
+                advice = f": {install_command(self.install)}" if self.install else ""
                 raise PromptRecoveryError(
                     f"the sentence encoder's package '{self.package}' is not installed{advice}"
                 )

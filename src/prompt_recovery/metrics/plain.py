@@ -50,8 +50,8 @@ def require_plain(folder: Path) -> None:
         _check(folder)
     except (OSError, *MALFORMED) as error:
         raise PromptRecoveryError(
-            f"{folder}: is not a complete sentence-transformers folder "
-            f"({type(error).__name__}); copy it again"
+            f"{folder}: is not a whole sentence-transformers folder ({type(error).__name__}); copy "
+            "it again"
         ) from error
 
 
