@@ -96,7 +96,7 @@ def recover(
         explain: Whether the prediction has evidence, the words of both texts that support it;
             `True` or "occlusion", or "integrated_gradients" (extra `explain`).
         backbone_path: Where the backbone is now, if it isn't where the run found it.
-        precision: auto, bf16 or fp32.
+        precision: auto, bf16, fp32 or int8.
 
     Returns:
         The prediction: its `rewrite_prompt`, `confidence`, all `candidates`, the best first, and

@@ -294,7 +294,7 @@ def test_runs_leave_one_folder_each_and_go_on_in_both_ways_of_starting(tmp_path,
              ".hydra", ".run.lock"}  # fmt: skip
     assert [{p.name for p in run.iterdir()} - {"csv", "wandb"} for run in runs] == [files, files]
     assert len(list(runs[0].glob("csv/*"))) == len(list(runs[1].glob("wandb/offline-run-*"))) == 1
-    assert (runs[0] / "train.log").read_text().count("precision float32") == 1
+    assert (runs[0] / "train.log").read_text().count("precision fp32") == 1
     assert {p.name for p in tmp_path.iterdir()} == {"runs"}
 
 

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from prompt_recovery.backbones.convert import converted
+from prompt_recovery.backbones.eight_bit import CALIBRATION, quantise
 from prompt_recovery.backbones.llama import SmallLlama, small_llama
 from prompt_recovery.backbones.locate import Backbone, Location
 from prompt_recovery.backbones.small_tokenizer import small_tokenizer
@@ -101,7 +102,11 @@ def _embeddings(folder: Path) -> int | None:
 
 
 def load_model(
-    backbone: Backbone, location: Location, dtype: torch.dtype, four_bit: bool = False
+    backbone: Backbone,
+    location: Location,
+    dtype: torch.dtype,
+    four_bit: bool = False,
+    eight_bit: bool = False,
 ) -> Any:
     """The backbone's frozen weights, in evaluation mode, on the CPU (or the GPU if `four_bit`).
 
@@ -113,6 +118,8 @@ def load_model(
             widened while they are multiplied, which gives the same results in half the memory.
         four_bit: Whether to quantise the linear layers to NF4 with double quantisation (QLoRA,
             Dettmers et al., arXiv 2305.14314), which needs CUDA.
+        eight_bit: Whether the linear layers multiply 8-bit integers, on the CPU, where `dtype` is
+            fp32.
 
     Raises:
         PromptRecoveryError: If the files are unusable, or `four_bit` is asked for without CUDA.
@@ -130,6 +137,8 @@ def load_model(
             bnb_4bit_compute_dtype=dtype,
         )
     folder = converted(location)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     thin = dtype == torch.float32 and not torch.cuda.is_available() and _worth_thinning(folder)
     with announced(f"loading the backbone {backbone.name}"):
         model = _loaded(
@@ -156,8 +165,9 @@ def load_model(
     fuse_norms(model)
     fuse_feed_forward(model)
     pack_linears(model)
-    if not torch.cuda.is_available():
-        keep_freed_memory()
+    if eight_bit:
+        with announced(f"quantising {backbone.name} to 8 bits"):
+            quantise(model, load_tokenizer(backbone, location)(CALIBRATION).input_ids)
     return model.eval()
 
 

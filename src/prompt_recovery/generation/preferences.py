@@ -57,10 +57,12 @@ class Guesser(Guessing):
 
     def _model(self) -> Any:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = choose_precision(self.precision, device).dtype
-        model = load_model(self.backbone, locate(self.backbone), dtype)
+        chosen = choose_precision(self.precision, device)
+        model = load_model(
+            self.backbone, locate(self.backbone), chosen.dtype, eight_bit=chosen.eight_bit
+        )
         if self.adapter is not None:
-            model = load_adapter(model, self.adapter, dtype).eval()
+            model = load_adapter(model, self.adapter, chosen.dtype).eval()
         return model.to(device)
 
 

@@ -43,7 +43,7 @@ def pack_linears(model: Any) -> int:
     for layer in reversed(layers):
         room -= 2 * layer.weight.nbytes  # for the forward and the backward pass
         pack = room >= 0 and _packs_work()
-        layer.forward = _Forward(FrozenProduct(layer, pack))  # type: ignore[method-assign, assignment]
+        use_product(layer, FrozenProduct(layer, pack))
         packed += pack
     return packed
 
@@ -124,6 +124,11 @@ def _is_slow(x: Tensor) -> bool:
 
 def _is_widened(x: Tensor, weight: Tensor) -> bool:
     return _can_be_packed(weight) and (x.dtype == torch.float32 or _is_slow(x))
+
+
+def use_product(layer: nn.Linear, product: "FrozenProduct") -> None:
+    """Makes a frozen layer compute with a product."""
+    layer.forward = _Forward(product)  # type: ignore[method-assign, assignment]
 
 
 def product_of(layer: nn.Linear) -> "FrozenProduct":

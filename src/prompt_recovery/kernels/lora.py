@@ -63,6 +63,9 @@ def parts_of(layer: Any, dtype: torch.dtype) -> tuple[FrozenProduct, LowRank | N
     return product_of(layer.get_base_layer()), (a, b, layer.scaling["default"])
 
 
+_THIN = (torch.bfloat16, torch.int8)
+
+
 class _Forward:
     """The replacement of a layer's forward method."""
 
@@ -73,11 +76,12 @@ class _Forward:
     def is_on(self, dtype: torch.dtype) -> bool:
         layer = self.layer
         off = layer.disable_adapters or layer.merged or layer.active_adapters != ["default"]
-        frozen = layer.get_base_layer().weight.dtype  # bf16 under fp32 arithmetic saves memory
+        frozen = layer.get_base_layer().weight.dtype
         return (
             not off
             and layer.lora_A["default"].weight.dtype == dtype
-            and (frozen == dtype or (frozen, dtype) == (torch.bfloat16, torch.float32))
+            # bf16 and 8 bits save memory under fp32 arithmetic
+            and (frozen == dtype or (dtype == torch.float32 and frozen in _THIN))
         )
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:

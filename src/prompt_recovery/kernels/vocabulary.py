@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prompt_recovery.kernels.linear import linear, linear_backward
+from prompt_recovery.kernels.linear import FrozenProduct, product_of
 
 _LOGITS = 1 << 25  # the largest number of fp32 logits in memory at a time: 128 MiB
 
@@ -38,7 +38,7 @@ def token_log_probabilities(causal_lm: Any, hidden: Tensor, targets: Tensor) -> 
     )
     differentiable = torch.is_grad_enabled() and hidden.requires_grad
     if differentiable and frozen:
-        values: Tensor = _FrozenHead.apply(hidden, head.weight, targets, cap, rows)
+        values: Tensor = _FrozenHead.apply(hidden, product_of(head), targets, cap, rows)
         return values
     pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
     if differentiable and len(targets) > rows:
@@ -76,11 +76,16 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, rows: int
+        ctx: Any,
+        hidden: Tensor,
+        product: FrozenProduct,
+        targets: Tensor,
+        cap: float | None,
+        rows: int,
     ) -> Tensor:
         values, gradients = [], []
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logits = _capped(linear(h, weight).float(), cap)
+            logits = _capped(product.forward(h).float(), cap)
             total = logits.logsumexp(1, keepdim=True)
             values.append(logits.gather(1, t[:, None]) - total)
             slope = None if cap is None else 1 - (logits / cap).square_()
@@ -88,7 +93,7 @@ class _FrozenHead(torch.autograd.Function):
             slopes.scatter_add_(1, t[:, None], torch.ones_like(total))
             if slope is not None:
                 slopes.mul_(slope)
-            gradients.append(linear_backward(slopes.to(h.dtype), weight))
+            gradients.append(product.backward(slopes.to(h.dtype)))
         ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(values).squeeze(1)
 

@@ -77,7 +77,7 @@ def load_likelihood(settings: ChannelSettings, precision: str = "auto") -> Rewri
 
     Args:
         settings: The settings, which name a backbone.
-        precision: auto, bf16 or fp32.
+        precision: auto, bf16, fp32 or int8.
 
     Raises:
         PromptRecoveryError: If the model cannot be found or loaded.
@@ -85,12 +85,12 @@ def load_likelihood(settings: ChannelSettings, precision: str = "auto") -> Rewri
     assert settings.backbone is not None  # see `with_rewriter`
     location = locate(settings.backbone)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = choose_precision(precision, device).dtype
-    model = load_model(settings.backbone, location, dtype)
+    chosen = choose_precision(precision, device)
+    model = load_model(settings.backbone, location, chosen.dtype, eight_bit=chosen.eight_bit)
     return RewriteLikelihood(
         model.to(device),
         load_tokenizer(settings.backbone, location),
         settings.template,
         settings.max_text_tokens,
-        fingerprint(location.identity, str(dtype)),
+        fingerprint(location.identity, chosen.identity),
     )

@@ -86,7 +86,7 @@ def load_recoverer(
         path: A run folder such as `runs/latest`, an adapter or retriever folder, or the name of a
             recoverer that comes with the package, such as "shipped".
         decoding: How answers are chosen; by default as in the run.
-        precision: auto, bf16 or fp32.
+        precision: auto, bf16, fp32 or int8 (frozen linear layers on a CPU; see `load_model`).
         scs: The metric for MBR; by default the one that the recoverer was trained with.
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with the backbone. Records cannot ask for it.
@@ -137,7 +137,7 @@ def load_source(
     Args:
         folder: An adapter or a retriever folder.
         scs: The metric; a retriever embeds its prompts with its encoder.
-        precision: auto, bf16 or fp32.
+        precision: auto, bf16, fp32 or int8 (frozen linear layers on a CPU; see `load_model`).
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with the backbone.
         member: The number of the model in an ensemble.
@@ -159,7 +159,7 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
     Args:
         folder: A retriever folder.
         scs: The metric, whose encoder embeds the prompts.
-        precision: auto, bf16 or fp32.
+        precision: auto, bf16, fp32 or int8 (frozen linear layers on a CPU; see `load_model`).
 
     Raises:
         PromptRecoveryError: If a file is missing or damaged, or the metric has another encoder than
@@ -213,7 +213,8 @@ def load_writer(
             )
         log.warning("%s: its files are not those that the adapter was trained on", location.folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = choose_precision(precision, device).dtype
+    chosen = choose_precision(precision, device)
+    dtype = chosen.dtype
     wanted = saved.get("four_bit", False)
     four_bit = wanted and four_bit_obstacle() is None
     if wanted and not four_bit:
@@ -224,17 +225,19 @@ def load_writer(
         )
 
     def whole() -> Any:
-        model = load_adapter(load_model(backbone, location, dtype, four_bit), folder, dtype).eval()
-        return model.requires_grad_(False).to(device)
+        model = load_model(backbone, location, dtype, four_bit, chosen.eight_bit)
+        return load_adapter(model, folder, dtype).eval().requires_grad_(False).to(device)
 
-    merged = None if four_bit else load_merged(backbone, location, folder, dtype)
+    merged = (
+        None if four_bit or chosen.eight_bit else load_merged(backbone, location, folder, dtype)
+    )
     return Writer(
         model=whole() if merged is None else merged,
         tokenizer=load_reading_tokenizer(backbone, location),
         template=Template(**saved["template"]),
         max_prompt_tokens=saved["max_prompt_tokens"],
         name=recorded_name(saved),
-        identity=fingerprint(weights_digest(folder), location.identity, str(dtype), four_bit),
+        identity=fingerprint(weights_digest(folder), location.identity, chosen.identity, four_bit),
         whole=None if merged is None else cache(whole),
     )
 

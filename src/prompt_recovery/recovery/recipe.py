@@ -25,7 +25,7 @@ class RecipeOptions:
         channel: Rescores the candidates with a rewriter model.
         confidence: Whether answers have a confidence, which is their expected SCS. Its calibration
             is fitted on the validation split of the first run and kept beside its adapter.
-        precision: auto, bf16 or fp32.
+        precision: auto, bf16, fp32 or int8.
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with a backbone.
         retrieval: A source of prompts that are added to the samples of the runs under MBR, such as

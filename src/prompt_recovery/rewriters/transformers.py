@@ -24,7 +24,7 @@ class TransformersRewriter(TokenizingRewriter):
 
     Attributes:
         rows: The number of chats that are answered at a time.
-        precision: "auto", "bf16" or "fp32".
+        precision: "auto", "bf16", "fp32" or "int8".
     """
 
     rows: AtLeastOne = 32
@@ -91,8 +91,10 @@ class TransformersRewriter(TokenizingRewriter):
         from prompt_recovery.backbones.precision import choose_precision
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = choose_precision(self.precision, device).dtype
-        model = load_model(self.model, self._location, dtype).to(device)
+        chosen = choose_precision(self.precision, device)
+        model = load_model(self.model, self._location, chosen.dtype, eight_bit=chosen.eight_bit).to(
+            device
+        )
         limit = model.config.get_text_config().max_position_embeddings
         asked = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
         if asked > limit:

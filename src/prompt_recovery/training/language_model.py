@@ -18,6 +18,7 @@ from prompt_recovery.backbones.adapters import (
 from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
 from prompt_recovery.backbones.locate import Backbone, Location, locate
 from prompt_recovery.backbones.low_rank import Adapter
+from prompt_recovery.backbones.precision import Precision
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.recovery.baselines import mean_prompt
@@ -165,7 +166,7 @@ class PreparedLanguageModel(Prepared):
         module = self.module
         if module.sharded:
             module.cpu()
-            model = _model(self.job, self.location, self.hardware.precision.dtype)
+            model = _model(self.job, self.location, self.hardware.precision)
             writer = replace(module.writer, model=model)
             module = _module(self.job, writer, self.fallback, module.fingerprint, self.unlabelled)
         module.load_trained_weights(weights)
@@ -205,16 +206,29 @@ def _require_four_bit(job: TrainingJob) -> None:
         )
 
 
+def _require_eight_bit(job: TrainingJob, hardware: Hardware) -> None:
+    if not hardware.precision.eight_bit:
+        return
+    if _adapter(job).dora or _adapter(job).four_bit:
+        raise PromptRecoveryError(
+            f"adapter={_adapter(job).name} needs the weights themselves, which precision=int8 "
+            "replaces: use adapter=lora or lora_top"
+        )
+    if hardware.sharded:
+        raise PromptRecoveryError("trainer=fsdp cannot shard 8-bit weights: use trainer=ddp")
+
+
 def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLanguageModel:
     """Loads the backbone, adds the adapter and tokenises the data."""
     backbone, adapter = _backbone(job), _adapter(job)
     _require_four_bit(job)
-    dtype = hardware.precision.dtype
+    _require_eight_bit(job, hardware)
+    precision = hardware.precision
     location = locate(backbone)
     tokenizer = load_tokenizer(backbone, location)
     # From here on, the job has the template that fits the tokenizer; the caller's stays as given.
     job = replace(job, template=for_tokenizer(job.template, tokenizer))
-    model = _model(job, location, dtype)
+    model = _model(job, location, precision)
     if job.start is not None:
         log.info(
             "training starts from the adapter in %s; its settings replace adapter=…", job.start
@@ -228,11 +242,11 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
     )
     fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
     unlabelled = self_training(job.unlabelled, job.retriever, job.scs, hardware.precision.name)
-    started_with = _identity(location, dtype, adapter.four_bit, job.start)
+    started_with = _identity(location, precision, adapter.four_bit, job.start)
     reference = started_with
     if job.reference != "start":
         other = None if job.reference == "backbone" else Path(job.reference)
-        reference = _identity(location, dtype, adapter.four_bit, other)
+        reference = _identity(location, precision, adapter.four_bit, other)
     objective = _objective(job)
     if not hardware.sharded or _needs_preferences(objective):
         model.to(hardware.device)  # otherwise, it is moved layer by layer when it is sharded
@@ -274,16 +288,18 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
     }
     module = _module(job, writer, fallback, identity, unlabelled)
     if job.keep_hidden_states and isinstance(module, RecovererModule):
-        module.frozen = _frozen_states(model, data, location, adapter, hardware.sharded)
+        module.frozen = _frozen_states(model, data, location, adapter, hardware)
     return PreparedLanguageModel(
         job, writer, fallback, data, module, location, hardware, start_weights, unlabelled
     )
 
 
-def _identity(location: Location, dtype: torch.dtype, four_bit: bool, adapter: Path | None) -> str:
+def _identity(
+    location: Location, precision: Precision, four_bit: bool, adapter: Path | None
+) -> str:
     """Identity of a backbone as it is loaded, with an adapter folder or without."""
     digest = None if adapter is None else weights_digest(adapter_folder(adapter))
-    return fingerprint(location.identity, str(dtype), four_bit, digest)
+    return fingerprint(location.identity, precision.identity, four_bit, digest)
 
 
 def _backbone(job: TrainingJob) -> Backbone:
@@ -306,10 +322,10 @@ def _needs_preferences(objective: Objective | PolicyGradient) -> bool:
 
 
 def _frozen_states(
-    model: Any, data: RecoveryData, location: Location, adapter: Adapter, sharded: bool
+    model: Any, data: RecoveryData, location: Location, adapter: Adapter, hardware: Hardware
 ) -> FrozenStates | None:
     """Returns the kept hidden states below the lowest adapter, which may still be empty."""
-    if sharded:
+    if hardware.sharded:
         raise PromptRecoveryError(
             "trainer=fsdp cannot skip layers: use trainer=ddp, or keep_hidden_states=false"
         )
@@ -320,7 +336,9 @@ def _frozen_states(
             "dropout below it; adapter.layers=0.4 leaves 60 %% of the layers frozen"
         )
         return None
-    identity = fingerprint(location.identity, adapter.four_bit)
+    identity = fingerprint(
+        location.identity, adapter.four_bit, *(["int8"] if hardware.precision.eight_bit else [])
+    )
     states = FrozenStates(model, data.training.trees(), identity)
     log.info(
         "keeping the hidden states of %d frozen layers: %.2f GB in %s",
@@ -351,16 +369,18 @@ def _module(
     return RecovererModule(writer, objective, job.scs, job.optim, identity, length, fallback)
 
 
-def _model(job: TrainingJob, location: Location, dtype: torch.dtype) -> Any:
+def _model(job: TrainingJob, location: Location, precision: Precision) -> Any:
     """Loads the backbone with the adapter that training starts from."""
     if job.start is not None:
         require_low_rank(adapter_folder(job.start))
-    model = load_model(_backbone(job), location, dtype, _adapter(job).four_bit)
+    model = load_model(
+        _backbone(job), location, precision.dtype, _adapter(job).four_bit, precision.eight_bit
+    )
     if job.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if job.start is None:
-        return add_adapter(model, _adapter(job), dtype)
-    return load_adapter(model, adapter_folder(job.start), dtype)
+        return add_adapter(model, _adapter(job), precision.dtype)
+    return load_adapter(model, adapter_folder(job.start), precision.dtype)
 
 
 def _describe(job: TrainingJob, data: RecoveryData, model: Any) -> None:

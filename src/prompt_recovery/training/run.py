@@ -81,7 +81,7 @@ def train(job: TrainingJob) -> dict[str, float]:
     hardware = Hardware(device, _precision(job.precision, device.type), sharded)
     log.info(
         "precision %s: %s",
-        str(hardware.precision.dtype).removeprefix("torch."),
+        hardware.precision.name,
         hardware.precision.reason,
     )
     prepare = prepare_retriever if job.trains_retriever else prepare_language_model
@@ -191,7 +191,7 @@ def _precision(wanted: str, device: str) -> Precision:
     if not is_first():
         return choose_precision(agreed("PRECISION", lambda: wanted), device)
     precision = choose_precision(wanted, device)
-    agreed("PRECISION", lambda: "bf16" if precision.dtype == torch.bfloat16 else "fp32")
+    agreed("PRECISION", lambda: precision.name)
     return precision
 
 

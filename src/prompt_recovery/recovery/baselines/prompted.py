@@ -87,10 +87,11 @@ class FewShot:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         location = locate(self.backbone)
-        dtype = choose_precision(self.precision, device).dtype
+        chosen = choose_precision(self.precision, device)
+        model = load_model(self.backbone, location, chosen.dtype, eight_bit=chosen.eight_bit)
         tokenizer = load_tokenizer(self.backbone, location)
         writer = Writer(
-            model=load_model(self.backbone, location, dtype).to(device),
+            model=model.to(device),
             tokenizer=tokenizer,
             template=for_tokenizer(self.template, tokenizer),
             max_prompt_tokens=self.max_prompt_tokens,
