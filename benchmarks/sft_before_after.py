@@ -3,12 +3,13 @@
     python benchmarks/sft_before_after.py <git revision> [batches] [model] [precision]
 
 Both sides train the adapter of `lora_top` with rank 16 on the starter's training split, with
-prompts of at most 288 tokens, and compute in the same precision. Each makes its own epoch of
-batches of 8 and trains on some of them, spread over the epoch. Each side is a process of its own
+prompts of at most 288 tokens, and compute in the same precision; with int8, the earlier version
+computes in fp32. Each makes its own epoch of batches of 8 and trains on some of them, spread over
+the epoch. Each side is a process of its own
 with the package of its revision; what counts is the time inside the training loop. This version
 also makes a second epoch with the hidden states that `keep_hidden_states` kept in the first one,
 and a profiled step that says what the time is made of. Writes
-`benchmarks/results/sft_before_after_<model>.json`.
+`benchmarks/results/sft_before_after_<model>.json`, with `_int8` behind the model's name in int8.
 """
 
 import json
@@ -29,11 +30,13 @@ BATCH = 8
 PROMPT_TOKENS = 288
 RANK = 16
 LAYERS = 0.4
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "_int_mm")
 _COPIES = ("copy_", "cat", "index", "index_select", "index_copy_", "fill_", "zero_")
 
 
-def loaded(folder: str, count: int, dtype: Any) -> tuple[Any, Any, list[list[Any]]]:
+def loaded(
+    folder: str, count: int, dtype: Any, eight_bit: bool
+) -> tuple[Any, Any, list[list[Any]]]:
     """The frozen backbone, its padding token and `count` batches of an epoch, as trees."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -59,7 +62,9 @@ def loaded(folder: str, count: int, dtype: Any) -> tuple[Any, Any, list[list[Any
         options["groups"] = [e.original_text for e in examples]
     epoch = list(TokenBudgetSampler([len(t) for t in trees], BATCH, 8192, True, **options))
     batches = [[trees[i] for i in batch] for batch in epoch[:: len(epoch) // count][:count]]
-    return load_model(backbone, location, dtype), tokenizer.pad_token_id, batches
+    precision = {"eight_bit": True} if eight_bit else {}  # which earlier versions don't know
+    model = load_model(backbone, location, dtype, **precision)
+    return model, tokenizer.pad_token_id, batches
 
 
 def train(folder: str, count: int, precision: str, keeps: bool) -> dict[str, Any]:
@@ -72,8 +77,8 @@ def train(folder: str, count: int, precision: str, keeps: bool) -> dict[str, Any
     from prompt_recovery.training.optimizer import MasterAdamW
     from prompt_recovery.trees import causal_lm_of, pack, score_completions, trees_share_rows
 
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    model, padding, batches = loaded(folder, count, dtype)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model, padding, batches = loaded(folder, count, dtype, precision == "int8")
     trees = [tree for batch in batches for tree in batch]
     starts = [sum(map(len, batches[:i])) for i in range(count)]
     layers, head = frozen_products(model)
@@ -192,7 +197,8 @@ def main() -> None:
             ["git", "archive", revision, "src"], check=True, stdout=subprocess.PIPE, cwd=ROOT
         ).stdout
         subprocess.run(["tar", "-x", "-C", scratch], check=True, input=archive)
-        before = side(Path(scratch) / "src", folder, count, precision, False)
+        earlier = "fp32" if precision == "int8" else precision
+        before = side(Path(scratch) / "src", folder, count, earlier, False)
     print(f"before: {before['examples_per_second']:.3f} examples/s", flush=True)
     after = side(ROOT / "src", folder, count, precision, True)
     again = after["second_epoch"]["examples_per_second"]
@@ -212,7 +218,7 @@ def main() -> None:
         "before": before,
         "after": after,
     }
-    write_report(f"sft_before_after_{model}", report)
+    write_report(f"sft_before_after_{model}{'_int8' if precision == 'int8' else ''}", report)
 
 
 if __name__ == "__main__":

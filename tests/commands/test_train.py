@@ -59,7 +59,7 @@ def test_a_backbone_without_the_hub_is_one_quick_line(tmp_path):
         (["ckpt_path=last"], ["has left a checkpoint"]),
         (["model.path=nowhere"], ["holds no config.json"]),
         (["adapter=qlora"], ["CUDA GPU", "adapter=lora"]),
-        (["precision=fp8"], ["must be auto, bf16 or fp32"]),
+        (["precision=fp8"], ["must be auto, bf16, fp32 or int8"]),
         (["optim.learning_rate=-1"], ["learning_rate=-1: must be > 0"]),
         (["template.text='{{ nonsense }}'"], ["'nonsense' is undefined"]),
     ],

@@ -20,7 +20,7 @@ from tests.settings.composing import COMMANDS, composed
 WRONG = [line.split(" => ") for line in """\
 train seed=-1 => seed=-1: must be ≥ 0
 train seed=abc => seed=abc: must be a whole number ≥ 0
-train precision=fp8 => precision=fp8: must be auto, bf16 or fp32
+train precision=fp8 => precision=fp8: must be auto, bf16, fp32 or int8
 train gradient_checkpointing=3 => gradient_checkpointing=3: must be true or false
 train checkpoint_minutes=-1 => checkpoint_minutes=-1: must be ≥ 0
 train tags=a => tags=a: must be a list

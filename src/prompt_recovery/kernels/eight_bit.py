@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from prompt_recovery.kernels.linear import FrozenProduct, use_product
 
 _LARGEST = 127
+_TILE = 1 << 19  # weights that are quantised at a time
 _FINE = 256  # the fine part of a 16-bit number has this many values
 _LEAST = 0.1  # of the median of a layer's largest inputs: some are 0 in a short text
 
@@ -64,13 +65,20 @@ class EightBitProduct(FrozenProduct):
 
     def __init__(self, layer: nn.Linear, largest: Tensor) -> None:
         super().__init__(layer, pack=False)
-        weight = layer.weight.detach().float()
+        weight = layer.weight.detach()
         expected = largest.clamp(min=max(float(largest.median()) * _LEAST, 1e-6))
-        smooth = (expected / weight.abs().amax(0).clamp(min=1e-6)).sqrt()
-        weight = weight * smooth
-        self._rows = weight.abs().amax(1).clamp(min=1e-12) / _LARGEST
+        # A few rows at a time stay in the processor's cache, where this is twice as fast.
+        tiles = range(0, len(weight), max(_TILE // weight.shape[1], 1))
+        parts = [slice(start, start + tiles.step) for start in tiles]
+        reach = torch.stack([weight[part].abs().amax(0) for part in parts]).amax(0).float()
+        smooth = (expected / reach.clamp(min=1e-6)).sqrt()
+        quantised = torch.empty(weight.shape, dtype=torch.int8)
+        self._rows = torch.empty(len(weight))
         self._columns = 1 / smooth
-        quantised = weight.div_(self._rows[:, None]).round_().to(torch.int8)
+        for part in parts:
+            tile = weight[part] * smooth  # fp32
+            rows = self._rows[part].copy_(tile.abs().amax(1).clamp_(min=1e-12).div_(_LARGEST))
+            quantised[part] = tile.div_(rows[:, None]).round_()
         layer.weight = nn.Parameter(quantised, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class EvaluateSettings:
         baselines: Options of the group `baseline`, or {option: {setting: value}}.
         predictions: Columns of the dataset, files, or entries such as
             {path: a.csv, column: answer}, whose settings are those of `PredictionsEntry`.
-        precision: auto, bf16 or fp32.
+        precision: auto, bf16, fp32 or int8.
         max_prompt_tokens: Limit of the zero-shot and few-shot baselines, for each example.
         split: How the datasets are split.
         explain: Whether the report shows which words of the texts support the best and the worst
