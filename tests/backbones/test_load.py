@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from prompt_recovery.backbones import precision
 from prompt_recovery.backbones.adapters import add_adapter, count_parameters
 from prompt_recovery.backbones.load import load_model, load_tokenizer, require_four_bit
 from prompt_recovery.backbones.locate import Backbone, Location, locate
@@ -135,7 +136,8 @@ def test_precision():
 
 
 @pytest.mark.parametrize(("ratio", "dtype"), [(3.0, torch.bfloat16), (0.5, torch.float32)])
-def test_precision_follows_the_measurement(monkeypatch, ratio, dtype):
+def test_precision_follows_the_measurement(monkeypatch, tmp_path, ratio, dtype):
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
     monkeypatch.setattr(
         "prompt_recovery.backbones.precision._matmul_seconds",
         lambda kind, _device, _rows: ratio if kind == torch.float32 else 1.0,
@@ -147,6 +149,20 @@ def test_precision_follows_the_measurement(monkeypatch, ratio, dtype):
     monkeypatch.setattr(native, lambda: False)
     found = choose_precision("auto", "cpu")
     assert found.dtype == torch.float32 and "measured" not in found.reason
+
+
+def test_a_machine_is_measured_once_so_that_its_runs_agree(monkeypatch, tmp_path):
+    monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path))
+    monkeypatch.setattr(precision, "bf16_is_native", lambda: True)
+    monkeypatch.setattr(precision, "_matmul_seconds", lambda kind, *_: kind.itemsize)
+    assert choose_precision("auto", "cpu").dtype == torch.bfloat16
+    monkeypatch.setattr(precision, "_matmul_seconds", lambda *_: 1.0)  # as if it were busy now
+    assert choose_precision("auto", "cpu").dtype == torch.bfloat16
+    monkeypatch.setattr(precision, "_processor", lambda: "another one")
+    assert choose_precision("auto", "cpu").dtype == torch.float32
+    for kept in (tmp_path / "precision").glob("*.sqlite"):
+        kept.write_text("damaged")
+    assert choose_precision("auto", "cpu").dtype == torch.float32
 
 
 def test_unknown_architecture():

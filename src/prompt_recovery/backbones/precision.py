@@ -1,7 +1,10 @@
 """Chooses bf16 where it is really faster, and fp32 otherwise."""
 
+import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -9,6 +12,7 @@ import torch
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.kernels.eight_bit import eight_bits_work
 from prompt_recovery.kernels.linear import bf16_is_native
+from prompt_recovery.storage import KeyValueStore, cache_dir, fingerprint, locked
 
 _WORTH_IT = 1.2  # bf16 costs accuracy, which a smaller speed-up is not worth
 _EMULATED = 0.4  # bf16 is so slow only if it is emulated, and a larger product then takes long
@@ -46,7 +50,8 @@ def choose_precision(precision: str, device: str) -> Precision:
 
     Args:
         precision: "auto" measures a matrix product of a transformer's shape in both types, if the
-            processor has bf16 arithmetic at all. It never chooses "int8", which rounds more.
+            processor has bf16 arithmetic at all, and keeps the result in the cache. It never
+            chooses "int8", which rounds more.
         device: "cpu" or "cuda".
 
     Raises:
@@ -72,14 +77,49 @@ def choose_precision(precision: str, device: str) -> Precision:
         return Precision(torch.float32, "this GPU has no bf16 arithmetic")
     if device == "cpu" and not bf16_is_native():
         return Precision(torch.float32, "this processor has no bf16 arithmetic")
+    ratio = _known_ratio(device)
+    if ratio >= _WORTH_IT:
+        return Precision(torch.bfloat16, f"measured {ratio:.1f}× as fast as fp32 on this {device}")
+    return Precision(torch.float32, f"bf16 measured only {ratio:.1f}× as fast on this {device}")
+
+
+def _known_ratio(device: str) -> float:
+    """How many times as fast as fp32 bf16 is, measured once for each kind of device.
+
+    Where it is about as fast, each measurement might choose another type, so that a run would give
+    other numbers than before, and could not continue after a kill.
+    """
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {threads}"
+    identity = fingerprint(name, torch.__version__)
+    store = KeyValueStore("precision", identity)
+    with locked(cache_dir("precision") / identity):
+        known = store.read([b"ratio"]).get(b"ratio")
+        if known is not None:
+            with suppress(ValueError):
+                return float(known)
+        ratio = _ratio(device)
+        store.write({b"ratio": repr(ratio).encode()})
+    return ratio
+
+
+def _ratio(device: str) -> float:
+    ratio = 0.0
     for rows in (64, 512):
         slow, fast = (_matmul_seconds(t, device, rows) for t in (torch.float32, torch.bfloat16))
         ratio = slow / fast
         if ratio < _EMULATED:
             break
-    if ratio >= _WORTH_IT:
-        return Precision(torch.bfloat16, f"measured {ratio:.1f}× as fast as fp32 on this {device}")
-    return Precision(torch.float32, f"bf16 measured only {ratio:.1f}× as fast on this {device}")
+    return ratio
+
+
+def _processor() -> str:
+    """The model of the processor, as far as the system says it."""
+    with suppress(OSError), Path("/proc/cpuinfo").open(errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"{platform.machine()} {platform.processor()}"
 
 
 def _matmul_seconds(dtype: torch.dtype, device: str, rows: int) -> float:

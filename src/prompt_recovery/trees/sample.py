@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prompt_recovery.backbones.llama import SmallLlama
 from prompt_recovery.kernels.attention import additive
@@ -109,7 +109,8 @@ def sample_completions(
     written: list[int] = []  # the step in which each of these columns was written
     for step in range(max_new_tokens):
         logits = vocabulary_logits(causal_lm, hidden)
-        logits = logits[_rows(node), node]
+        if not _is_each_once(node, logits.shape[1]):  # otherwise, the copy would be the same
+            logits = logits[_rows(node), node]
         share = None if uniforms is None else uniforms[active[:, None], live, step]
         tokens = choose(logits, temperature[live], share)
         state.add(active[:, None], live, step, tokens, logits, ends)
@@ -161,6 +162,11 @@ def _distinct(node: Tensor, tokens: Tensor, finished: Tensor) -> tuple[Tensor, T
     return fed, (leads.cumsum(1) - 1).gather(1, first)
 
 
+def _is_each_once(node: Tensor, count: int) -> bool:
+    """Whether each row of int64 [R, N] is 0 … count - 1."""
+    return node.shape[1] == count and bool((node == torch.arange(count, device=node.device)).all())
+
+
 def _rows(indices: Tensor) -> Tensor:
     """The rows that belong to indices [R, N], int64 [R, 1]."""
     return torch.arange(len(indices), device=indices.device)[:, None]
@@ -177,11 +183,11 @@ def _cache(causal_lm: Any, capacity: int) -> Any:
 
 def choose(logits: Tensor, temperature: Tensor, share: Tensor | None) -> Tensor:
     """int64 [R, N]: the token where the cumulative distribution passes a share of its sum."""
-    likeliest = logits.argmax(-1)
     if share is None:
-        return likeliest
+        return logits.argmax(-1)
     probabilities = (logits / temperature.clamp(min=1e-6)[..., None]).softmax(-1)
-    return torch.where(temperature > 0, _passed(probabilities, share), likeliest)
+    sampled, warm = _passed(probabilities, share), temperature > 0
+    return sampled if bool(warm.all()) else torch.where(warm, sampled, logits.argmax(-1))
 
 
 def _passed(probabilities: Tensor, share: Tensor) -> Tensor:
@@ -190,19 +196,20 @@ def _passed(probabilities: Tensor, share: Tensor) -> Tensor:
     This finds first the block of tokens and then the token in it: a cumulative sum over 262,144
     tokens is slow, and inexact in fp32.
     """
-    missing = -probabilities.shape[-1] % _BLOCK
-    if missing:
-        probabilities = nn.functional.pad(probabilities, (0, missing))  # a copy
-    blocks = probabilities.unflatten(-1, (-1, _BLOCK))
-    edges = blocks.sum(-1).double().cumsum(-1)
+    size = probabilities.shape[-1]
+    whole = size - size % _BLOCK  # what follows is a block of its own: padding it would copy all
+    sums = probabilities[..., :whole].unflatten(-1, (whole // _BLOCK, _BLOCK)).sum(-1)
+    if whole < size:
+        sums = torch.cat([sums, probabilities[..., whole:].sum(-1, keepdim=True)], -1)
+    edges = sums.double().cumsum(-1)
     target = share.to(edges)[..., None] * edges[..., -1:]
     block = torch.searchsorted(edges, target, right=True).clamp_(max=edges.shape[-1] - 1)
     before = torch.where(block > 0, edges.gather(-1, (block - 1).clamp(min=0)), 0.0)
-    index = block[..., None].expand(*block.shape, _BLOCK)
-    inside = blocks.gather(-2, index).squeeze(-2).double().cumsum(-1)
-    word = torch.searchsorted(inside, target - before, right=True)
-    found = (block * _BLOCK + word.clamp_(max=_BLOCK - 1)).squeeze(-1)
-    return found.clamp_(max=probabilities.shape[-1] - missing - 1)
+    index = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    words = probabilities.gather(-1, index.clamp(max=size - 1)).masked_fill(index >= size, 0.0)
+    word = torch.searchsorted(words.double().cumsum(-1), target - before, right=True)
+    found = block * _BLOCK + word.clamp_(max=_BLOCK - 1)
+    return found.clamp_(max=size - 1).squeeze(-1)
 
 
 @dataclass
