@@ -1,5 +1,7 @@
 """Backbones in 8 bits against the same backbones in fp32."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -75,12 +77,15 @@ def test_a_trained_adapter_is_a_plain_one(tmp_path):
     assert all(p.dtype == torch.float32 and torch.equal(p, theirs[n]) for n, p in ours.items())
 
 
-def test_a_large_model_keeps_no_other_copy_of_its_weights(tmp_path, monkeypatch):
+def test_a_large_model_keeps_no_other_copy_of_its_weights(tmp_path, monkeypatch, caplog):
     location = Location(tiny_backbone("llama"))
     load_model(Backbone("m"), location, torch.bfloat16).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((location.folder / name).read_bytes())
     monkeypatch.setattr(load, "_LARGE", 1)
+    with caplog.at_level(logging.INFO):
+        load_model(Backbone("m"), Location(tmp_path), torch.float32)
+    assert "m would be about twice as fast here with precision=int8" in caplog.text
     model = load_model(Backbone("m"), Location(tmp_path), torch.float32, eight_bit=True)
     assert {m.weight.dtype for m in model.modules() if type(m) is nn.Linear} == {torch.int8}
     prompts = [tree.prompt for tree in random_trees()]
