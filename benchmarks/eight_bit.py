@@ -17,8 +17,10 @@ SAMPLES = 16
 
 
 def measure(precision: str, count: int, recoverer: str) -> dict[str, Any]:
-    """One side: seconds a pair, the largest memory, and log-probabilities of the true prompts."""
+    """One side: seconds a pair, memory, and log-probabilities of the true prompts."""
     import resource
+
+    import psutil
 
     from prompt_recovery.data.sources import starter
     from prompt_recovery.data.splits import split
@@ -49,6 +51,7 @@ def measure(precision: str, count: int, recoverer: str) -> dict[str, Any]:
         "seconds_to_load": loaded,
         "seconds_per_scored_pair": scored / count,
         "seconds_per_pair_with_samples": sampled / count,
+        "gib_afterwards": psutil.Process().memory_info().rss / 2**30,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "log_probability_per_token": likely,
     }

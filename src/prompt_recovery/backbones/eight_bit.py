@@ -44,6 +44,10 @@ def quantise(model: Any, token_ids: Sequence[int]) -> int:
         model(input_ids=torch.tensor([list(token_ids)], device=model.device), use_cache=False)
     for name, values in largest.items():  # an unused layer stays as it is
         quantise_linear(layers[name], values)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            # Otherwise, the whole file that the weights are mapped from would stay in memory.
+            parameter.data = parameter.data.clone()
     return len(largest)
 
 

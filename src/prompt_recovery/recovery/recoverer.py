@@ -17,6 +17,7 @@ from prompt_recovery.recovery.joining import Joining
 from prompt_recovery.recovery.posterior import Posterior, weighted_sum
 from prompt_recovery.recovery.sources import Source, WriterSource
 from prompt_recovery.recovery.stated import SHARE, with_stated
+from prompt_recovery.terminal import counting
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
@@ -145,7 +146,7 @@ class PosteriorRecoverer:
         calibration = self.calibration if own else None
         joined = self.joined(pairs, said, decoding)
         if own and self.choice is not None:
-            known = self.features(pairs, said) if features is None else features
+            known = self._features(pairs, said) if features is None else features
             candidates = {i: self.choice.rank(found) for i, found in known.items()}
         else:
             chosen = (decoding or self.decoding).choose(list(joined.values()), self.scs)
@@ -205,6 +206,10 @@ class PosteriorRecoverer:
             progress(1)
         progress(len(pairs) - len(joined))
         return found
+
+    def _features(self, pairs: Sequence[Pair], said: Said) -> dict[int, Features]:
+        with counting("scoring the candidates", len(pairs), "pairs") as advance:
+            return self.features(pairs, said, advance)
 
     def _heard(self, pair: Pair, texts: Sequence[str]) -> list[float]:
         assert self.channel is not None
