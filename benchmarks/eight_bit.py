@@ -18,8 +18,6 @@ SAMPLES = 16
 
 def measure(precision: str, count: int, recoverer: str) -> dict[str, Any]:
     """One side: seconds a pair, memory, and log-probabilities of the true prompts."""
-    import resource
-
     import psutil
 
     from prompt_recovery.data.sources import starter
@@ -27,6 +25,7 @@ def measure(precision: str, count: int, recoverer: str) -> dict[str, Any]:
     from prompt_recovery.recovery.decoding import MBR
     from prompt_recovery.recovery.interface import pairs_of
     from prompt_recovery.recovery.load import load_writer
+    from prompt_recovery.runs.environment import peak_memory_bytes
     from prompt_recovery.runs.folder import is_retriever, recoverer_folders
 
     examples = split(starter()).val[:count]
@@ -52,7 +51,7 @@ def measure(precision: str, count: int, recoverer: str) -> dict[str, Any]:
         "seconds_per_scored_pair": scored / count,
         "seconds_per_pair_with_samples": sampled / count,
         "gib_afterwards": psutil.Process().memory_info().rss / 2**30,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_memory_bytes() / 2**30,
         "log_probability_per_token": likely,
     }
 

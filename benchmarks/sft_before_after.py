@@ -5,11 +5,11 @@
 Both sides train the adapter of `lora_top` with rank 16 on the starter's training split, with
 prompts of at most 288 tokens, and compute in the same precision; with int8, the earlier version
 computes in fp32. Each makes its own epoch of batches of 8 and trains on some of them, spread over
-the epoch. Each side is a process of its own
-with the package of its revision; what counts is the time inside the training loop. This version
-also makes a second epoch with the hidden states that `keep_hidden_states` kept in the first one,
-and a profiled step that says what the time is made of. Writes
-`benchmarks/results/sft_before_after_<model>.json`, with `_int8` behind the model's name in int8.
+the epoch. Each side is a process of its own with the package of its revision; what counts is the
+time inside the training loop. This version also makes a second epoch with the hidden states that
+`keep_hidden_states` kept in the first one, and a profiled step that says what the time is made of.
+Writes `benchmarks/results/sft_before_after_<model>.json`, with `_int8` behind the model's name in
+int8.
 """
 
 import json

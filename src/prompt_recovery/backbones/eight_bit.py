@@ -29,15 +29,12 @@ the hospital any more. Rain all morning, two loaves for 4.50, and that. Write so
 """
 
 
-def quantise(model: Any, token_ids: Sequence[int]) -> int:
+def quantise(model: Any, token_ids: Sequence[int]) -> None:
     """Quantises the frozen linear layers of a causal LM in place, which takes a forward pass.
 
     Args:
         model: The `transformers` model, on the CPU, whose activations are fp32.
         token_ids: `CALIBRATION`, tokenised.
-
-    Returns:
-        The number of layers that were quantised.
     """
     layers = {name: m for name, m in model.named_modules() if type(m) is nn.Linear}
     with _largest_inputs(layers) as largest, torch.no_grad():
@@ -48,7 +45,6 @@ def quantise(model: Any, token_ids: Sequence[int]) -> int:
         if parameter.is_floating_point():
             # Otherwise, the whole file that the weights are mapped from would stay in memory.
             parameter.data = parameter.data.clone()
-    return len(largest)
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def load_model(
         log.info("%s would be about twice as fast here with precision=int8", backbone.name)
     if eight_bit:
         with announced(f"quantising {backbone.name} to 8 bits"):
-            quantise(model, load_tokenizer(backbone, location)(CALIBRATION).input_ids)
+            quantise(model, load_reading_tokenizer(backbone, location)(CALIBRATION)["input_ids"])
     return model.eval()
 
 

@@ -336,9 +336,7 @@ def _frozen_states(
             "dropout below it; adapter.layers=0.4 leaves 60 %% of the layers frozen"
         )
         return None
-    identity = fingerprint(
-        location.identity, adapter.four_bit, *(["int8"] if hardware.precision.eight_bit else [])
-    )
+    identity = fingerprint(location.identity, adapter.four_bit, hardware.precision.identity)
     states = FrozenStates(model, data.training.trees(), identity)
     log.info(
         "keeping the hidden states of %d frozen layers: %.2f GB in %s",
