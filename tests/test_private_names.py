@@ -150,6 +150,14 @@ def torchs_gradient_of_softmax():
     torch.testing.assert_close(torch._softmax_backward_data(g, y, -1, y.dtype), theirs)
 
 
+@used_in("_int_mm", "prompt_recovery/kernels/eight_bit.py")
+def torchs_product_of_integers():
+    a, b = torch.randint(-9, 9, (33, 64)), torch.randint(-9, 9, (64, 80))
+    product = torch._int_mm(a.to(torch.int8), b.to(torch.int8))
+    assert product.dtype == torch.int32
+    assert torch.equal(product.long(), a @ b)
+
+
 @used_in("_is_mkldnn_bf16_supported", "prompt_recovery/kernels/linear.py")
 def onednns_bf16():
     assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
