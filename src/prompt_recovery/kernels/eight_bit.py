@@ -21,6 +21,7 @@ from prompt_recovery.kernels.linear import FrozenProduct, use_product
 
 _LARGEST = 127
 _TILE = 1 << 19  # weights that are quantised at a time
+_ROWS = 256  # the most rows that are multiplied at a time
 _FINE = 256  # the fine part of a 16-bit number has this many values
 _LEAST = 0.1  # of the median of a layer's largest inputs: some are 0 in a short text
 
@@ -83,28 +84,43 @@ class EightBitProduct(FrozenProduct):
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ + bias, [n, o], of x [n, i]."""
-        y = _product(x * self._columns, self.layer.weight.T).mul_(self._rows)
-        return y if self.layer.bias is None else y.add_(self.layer.bias)
+        matrix, bias = self.layer.weight.T, self.layer.bias
+        y = x.new_empty(len(x), matrix.shape[1])
+        for part in _tiles(x):
+            _multiply(x[part] * self._columns, matrix, out=y[part]).mul_(self._rows)
+            if bias is not None:
+                y[part] += bias
+        return y
 
     def backward(self, g: Tensor) -> Tensor:
         """g W, [n, i], of g [n, o]."""
-        return _fine_product(g * self._rows, self.layer.weight).mul_(self._columns)
+        matrix = self.layer.weight
+        x = g.new_empty(len(g), matrix.shape[1])
+        for part in _tiles(g):
+            _multiply_finely(g[part] * self._rows, matrix, out=x[part]).mul_(self._columns)
+        return x
 
 
-def _product(x: Tensor, matrix: Tensor) -> Tensor:
+def _tiles(x: Tensor) -> list[slice]:
+    """So few rows of x [n, i] at a time that what is made of them stays in the cache."""
+    return [slice(start, start + _ROWS) for start in range(0, len(x), _ROWS)]
+
+
+def _multiply(x: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
     """x M, fp32 [n, o], of fp32 x [n, i] in 8 bits, which is overwritten, and 8-bit M [i, o]."""
     scale = _scale(x, _LARGEST)
-    return torch._int_mm(x.div_(scale).round_().to(torch.int8), matrix).float().mul_(scale)
+    products = torch._int_mm(x.div_(scale).round_().to(torch.int8), matrix)
+    return out.copy_(products).mul_(scale)
 
 
-def _fine_product(x: Tensor, matrix: Tensor) -> Tensor:
+def _multiply_finely(x: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
     """x M, fp32 [n, o], of fp32 x [n, i] in 16 bits, which is overwritten, and 8-bit M [i, o]."""
     scale = _scale(x, _LARGEST * _FINE)
     x.div_(scale)
     coarse = (x / _FINE).round_()
     fine = x.sub_(coarse, alpha=_FINE).round_().clamp_(-_LARGEST, _LARGEST)
-    y = torch._int_mm(coarse.to(torch.int8), matrix).float().mul_(_FINE)
-    return y.add_(torch._int_mm(fine.to(torch.int8), matrix)).mul_(scale)
+    out.copy_(torch._int_mm(coarse.to(torch.int8), matrix)).mul_(_FINE)
+    return out.add_(torch._int_mm(fine.to(torch.int8), matrix)).mul_(scale)
 
 
 def _scale(x: Tensor, largest: int) -> Tensor:
