@@ -155,6 +155,29 @@ def test_near_duplicates_are_found_where_that_is_asked_for(store, scs):
     assert judge(made, Filters(duplicate_scs=0.8), scs) == ["", "duplicate", ""]
 
 
+def test_rows_that_ignore_their_prompts_are_found_where_that_is_asked_for(store):
+    made, _ = rewriting(store, 3, lambda n: "" if n == 0 else f"The ferry number {n} is late")
+    made.ask(100)
+    seen = []
+
+    def likelier(examples):
+        seen.extend(e.rewritten_text for e in examples)
+        return [0.6, 0.4]
+
+    assert judge(made, Filters(), None, likelier) == ["empty", "", ""]
+    assert judge(made, Filters(ignored=0.5), None, likelier) == ["empty", "ignored", ""]
+    assert seen == ["The ferry number 1 is late", "The ferry number 2 is late"]
+
+
+def test_remarks_to_the_user_are_kept_where_that_is_asked_for(store):
+    made, _ = rewriting(store, 1, lambda n: "Sure, here is the text:\n\nAhoy!\n")
+    made.ask(100)
+    [pair] = made.answers()
+    assert columns_of(*pair, "Fake-1")["rewritten_text"] == "Ahoy!"
+    kept = columns_of(*pair, "Fake-1", keep_remarks=True)
+    assert kept["rewritten_text"] == "Sure, here is the text:\n\nAhoy!"
+
+
 def test_the_shipped_originals_and_bank_give_a_dataset_of_distinct_rows():
     passages = starter_originals().originals
     requests = plan(passages, read_bank(), 8 * len(passages), 0)

@@ -142,6 +142,8 @@ class Origin:
         licences: Number of rows by (source, licence) of the original.
         template: Text of the rewrite template.
         scores: Whether there are preferences with a plot of their scores.
+        remarks: Whether answers were kept with what they say to the user.
+        rejected: Whether the rejected rows come with the dataset.
     """
 
     name: str
@@ -150,6 +152,8 @@ class Origin:
     licences: Mapping[tuple[str, str], int]
     template: str
     scores: bool = False
+    remarks: bool = False
+    rejected: bool = True
 
 
 def card(summary: Summary, origin: Origin) -> str:
@@ -179,12 +183,13 @@ def card(summary: Summary, origin: Origin) -> str:
         "",
         *_fenced(origin.template),
         "",
-        'Remarks to the user ("Sure, here is …", "Let me know if …") were removed from answers.',
+        f'Remarks to the user ("Sure, here is …", "Let me know if …") were '
+        f"{'kept in' if origin.remarks else 'removed from'} answers.",
         "",
         "## What was left out",
         "",
-        f"{summary.rows - summary.kept} of {summary.rows} rows; they are in `rejected.parquet` "
-        "with their reasons.",
+        f"{summary.rows - summary.kept} of {summary.rows} rows"
+        f"{'; they are in `rejected.parquet` with their reasons' if origin.rejected else ''}.",
         "",
         to_markdown(
             Table(
@@ -288,14 +293,20 @@ def _size(rows: int) -> str:
 
 def _never(rejected: Mapping[str, int]) -> dict[str, int]:
     """Returns the reasons for which no row was rejected, each with a count of 0."""
-    return {reason: 0 for reason in (*CHECKS, "duplicate") if reason not in rejected}
+    return {reason: 0 for reason in (*CHECKS, *_COMPARED) if reason not in rejected}
+
+
+_COMPARED = {
+    "duplicate": "repeats an earlier one, in the same words or nearly",
+    "ignored": "fits many other prompts better than its own",
+}
 
 
 def _meaning(reason: str) -> str:
     if reason.startswith("failed_"):
         return "was not received because the request failed"
-    if reason == "duplicate":
-        return "repeats an earlier one, in the same words or nearly"
+    if reason in _COMPARED:
+        return _COMPARED[reason]
     said = (CHECKS[reason].__doc__ or "").strip().removesuffix(".")
     return said[:1].lower() + said[1:]
 

@@ -40,6 +40,9 @@ class Filters:
         duplicate_scs: A rewrite is a duplicate if its SCS with an earlier rewrite is higher, in
             [-1, 1]. None compares the words only and needs no sentence encoder. Rewrites with the
             same words are always duplicates.
+        ignored: A rewrite ignores its prompt if more than this share of the dataset's other prompts
+            fit it better, in (0, 1]; see `prompt_recovery.generation.following`. It is measured
+            with the retriever of `run=shipped`. None doesn't measure it.
     """
 
     copy: _Threshold = 0.9
@@ -48,6 +51,7 @@ class Filters:
     min_ratio: NotNegative = 0.03
     max_ratio: NotNegative = 6.0
     duplicate_scs: Cosine | None = None
+    ignored: _Threshold | None = None
 
     def __post_init__(self) -> None:
         if self.min_ratio >= self.max_ratio:

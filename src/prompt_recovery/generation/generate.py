@@ -30,7 +30,7 @@ from prompt_recovery.generation.instructions import (
 )
 from prompt_recovery.generation.job import GenerationJob
 from prompt_recovery.generation.originals import CreatedOriginals, Originals
-from prompt_recovery.generation.pipeline import Rewriting, columns_of, judge, plan
+from prompt_recovery.generation.pipeline import Likelier, Rewriting, columns_of, judge, plan
 from prompt_recovery.generation.progress import RequestProgress, Tally
 from prompt_recovery.generation.shards import SPLITS, read_split, write_shards
 from prompt_recovery.generation.store import Remembering, RequestStore
@@ -103,7 +103,8 @@ def _make(
         if tally.asked:
             log.info("%d requests asked: %s", tally.asked, tally.says() or "done")
         scs = job.scs() if job.scs and job.filters.duplicate_scs is not None else None
-        reasons = judge(rewriting, job.filters, scs)
+        likelier = None if job.filters.ignored is None else _likelier()
+        reasons = judge(rewriting, job.filters, scs, likelier)
         new = work / "new"
         shutil.rmtree(new, ignore_errors=True)
         used = _write_rows(job, rewriting, reasons, new)
@@ -133,6 +134,7 @@ def _make(
         licences=Counter((r.original.source, r.original.licence) for r in requests),
         template=job.template.text,
         scores=job.preferences is not None,
+        remarks=job.keep_remarks,
     )
     with announced("drawing the plots of the dataset"):
         write_plots(summary, new)
@@ -181,6 +183,15 @@ def _instructions(
     return found
 
 
+def _likelier() -> Likelier:
+    from prompt_recovery.generation.following import likelier_prompts, shipped_reader
+    from prompt_recovery.metrics.scs import SCS
+
+    scs = SCS()
+    reader = shipped_reader(scs)
+    return lambda examples: likelier_prompts(examples, reader, scs).tolist()
+
+
 def _write_rows(
     job: GenerationJob, rewriting: Rewriting, reasons: Sequence[str], folder: Path
 ) -> Tally:
@@ -201,7 +212,7 @@ def _write_rows(
             nonlocal said
             used.count(answer)
             said = answer.detail or said
-            columns = columns_of(request, answer, name)
+            columns = columns_of(request, answer, name, job.keep_remarks)
             yield columns, None if reason else next(side_of_row), reason
 
     write_shards(folder, rows(), Counter(chosen))

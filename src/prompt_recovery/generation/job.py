@@ -63,6 +63,8 @@ class GenerationOptions:
         rows: Number of rows of the dataset, including rejected ones. None makes one row per
             original.
         seed: Seed of all choices and of the rewriter's answers.
+        keep_remarks: Keep what answers say to the user, such as "Sure, here is …", instead of
+            removing it. The filters judge rewrites without it.
         overwrite: Replace a dataset that was made with other settings. Finished requests are kept.
         push_to_hub: Repository `user/name` to upload the dataset to, using the token in $HF_TOKEN.
             A new repository is private. None uploads nothing.
@@ -73,6 +75,7 @@ class GenerationOptions:
     split: SplitSettings = field(default_factory=SplitSettings)
     rows: AtLeastOne | None = None
     seed: Count = 0
+    keep_remarks: bool = False
     overwrite: bool = False
     push_to_hub: str | None = None
 
@@ -147,6 +150,8 @@ class GenerationJob(GenerationOptions):
             "split": asdict(self.split),
             "preferences": self.preferences and self.preferences.settings(),
         }
+        if self.keep_remarks:
+            settings["keep_remarks"] = True
         wants_scs = (self.instructions.near_duplicate_scs, self.filters.duplicate_scs)
         if self.scs and wants_scs != (None, None):
             scs = self.scs()

@@ -3,10 +3,11 @@
 import hashlib
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.generation.filters import Draft, Filters, clean_rewrite, reason_to_reject
 from prompt_recovery.generation.instructions import (
     Instruction,
@@ -154,12 +155,22 @@ def draft_of(request: Request, answer: Answer) -> Draft:
     return Draft(request.original.text, request.instruction.text, text, answer.finished)
 
 
-def columns_of(request: Request, answer: Answer, rewriter: str) -> dict[str, str]:
-    """Returns the columns of a dataset row, except its split."""
+def columns_of(
+    request: Request, answer: Answer, rewriter: str, keep_remarks: bool = False
+) -> dict[str, str]:
+    """Returns the columns of a dataset row, except its split.
+
+    Args:
+        request: The request.
+        answer: Its answer.
+        rewriter: The name of the rewriter.
+        keep_remarks: Whether to keep what an answer says to the user.
+    """
+    draft = draft_of(request, answer)
     columns = {
         "id": request.id,
         "original_text": request.original.text,
-        "rewritten_text": draft_of(request, answer).text,
+        "rewritten_text": answer.text.strip() if keep_remarks else draft.text,
         "rewrite_prompt": request.instruction.text,
         "category": request.instruction.family,
         "rewriter": rewriter,
@@ -169,13 +180,20 @@ def columns_of(request: Request, answer: Answer, rewriter: str) -> dict[str, str
     return {name: text.encode(errors="replace").decode() for name, text in columns.items()}
 
 
-def judge(rewriting: Rewriting, limits: Filters, scs: "SCS | None") -> list[str]:
+Likelier = Callable[[Sequence[RewriteExample]], Sequence[float]]
+"""Gives the share of other prompts that fit better than each example's own."""
+
+
+def judge(
+    rewriting: Rewriting, limits: Filters, scs: "SCS | None", likelier: Likelier | None = None
+) -> list[str]:
     """Returns for each row, in order, the reason to reject it, or "" to keep it.
 
     Args:
         rewriting: The requests, all of which must have been asked.
         limits: Thresholds of the filters.
         scs: The metric, needed only if `limits.duplicate_scs` is set.
+        likelier: See `likelier_prompts`; needed only if `limits.ignored` is set.
     """
     reasons: list[str] = []
     known: set[bytes] = set()
@@ -191,14 +209,26 @@ def judge(rewriting: Rewriting, limits: Filters, scs: "SCS | None") -> list[str]
             known.add(key)
         reasons.append(reason)
     if limits.duplicate_scs is not None and scs is not None:
-        kept = [n for n, reason in enumerate(reasons) if not reason]
-        texts = [
-            Instruction(draft_of(*pair).text, str(n), "")
-            for n, pair in enumerate(rewriting.answers())
-            if not reasons[n]
-        ]
-        if kept:
-            _, dropped = without_near_duplicates(texts, scs, limits.duplicate_scs)
-            for near, _ in dropped:
-                reasons[int(near.family)] = "duplicate"
+        for n in _near_duplicates(_kept(rewriting, reasons), scs, limits.duplicate_scs):
+            reasons[n] = "duplicate"
+    if limits.ignored is not None and likelier is not None:
+        kept = _kept(rewriting, reasons)
+        for n, share in zip(kept, likelier(list(kept.values())) if kept else [], strict=True):
+            if share > limits.ignored:
+                reasons[n] = "ignored"
     return reasons
+
+
+def _kept(rewriting: Rewriting, reasons: Sequence[str]) -> dict[int, RewriteExample]:
+    """The rows that have no reason yet, by their number."""
+    return {
+        n: RewriteExample(r.id, r.original.text, draft_of(r, answer).text, r.instruction.text)
+        for n, (r, answer) in enumerate(rewriting.answers())
+        if not reasons[n]
+    }
+
+
+def _near_duplicates(rows: Mapping[int, RewriteExample], scs: "SCS", most: float) -> list[int]:
+    texts = [Instruction(row.rewritten_text, str(n), "") for n, row in rows.items()]
+    dropped = without_near_duplicates(texts, scs, most)[1] if texts else []
+    return [int(near.family) for near, _ in dropped]
