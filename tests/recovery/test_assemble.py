@@ -18,14 +18,14 @@ from prompt_recovery.recovery.retrieval import Retrieval
 from prompt_recovery.storage import cache_dir
 from prompt_recovery.templates import Template
 
-DECODING = MBR(4, 1.0, 4)
+DECODING = MBR(4, 1.0, 4, combined=0)
 CHANNEL = ChannelSettings(
     Backbone("tiny", architecture="gemma"),
     template=Template("t", "{{ original_text }}\n{{ rewrite_prompt }}"),
     candidates=3,
     max_text_tokens=12,
 )
-CHOICE = Choice(4, 1.0, 4, candidates=3)
+CHOICE = Choice(4, 1.0, 4, candidates=3, combined=0)
 
 
 @pytest.fixture

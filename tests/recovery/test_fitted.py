@@ -92,7 +92,7 @@ def recoverer(scs, every=4, noise=0.3):
         6,
         known=lambda pairs: np.array([known[pair.original_text] for pair in pairs]),
     )
-    return PosteriorRecoverer([(Writes(every), 1.0), (found, 1.0)], MBR(), "Do it", scs)
+    return PosteriorRecoverer([(Writes(every), 1.0), (found, 1.0)], MBR(combined=0), "Do it", scs)
 
 
 def test_each_source_is_asked_once_and_the_better_one_gets_the_weight(
@@ -207,7 +207,7 @@ def test_a_choice_answers_with_the_recoverers_own_decoding_only(scs, examples, t
     kept_fit(tmp_path, "key", both).applied_to(both)
     assert both.choice == away
     pairs = pairs_of(examples)[:6]
-    plain = both.recover(pairs, decoding=MBR())
+    plain = both.recover(pairs, decoding=MBR(combined=0))
     for one, other in zip(both.recover(pairs), plain, strict=True):
         assert len(one.candidates) == 3
         assert {c.text for c in one.candidates} == {c.text for c in other.candidates[:3]}
@@ -242,7 +242,7 @@ def test_a_choice_is_kept_only_if_it_helps(scs, examples, caplog):
     assert fit_recoverer(helpful, examples).choice.weights["embedding"] > 0, "it is often right"
 
     both = recoverer(scs, every=1)  # plain MBR is always right
-    both.decoding = Choice(candidates=3)
+    both.decoding = Choice(candidates=3, combined=0)
     caplog.set_level("INFO")
     scored = []
     fitted = fit_recoverer(both, examples, rescoring=scored.append)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prompt_recovery.recovery.interface import Candidate
-from prompt_recovery.recovery.mbr import expected_scs, rank
+from prompt_recovery.recovery.mbr import combined, expected_scs, rank, rank_with_combined
 from prompt_recovery.recovery.posterior import Completion, Posterior, weighted_sum
 
 SAMPLES = ["Make it a poem", "Turn it into a poem", "Make it a poem", "", "Add three recipes"]
@@ -60,3 +60,69 @@ def test_several_recoverers_vote_by_their_weights(scs):
     even = rank(weighted_sum([(poem, 1.0), (recipe, 1.0)]), scs)
     joined = rank(posterior([*poem.texts, *recipe.texts], [-1.0, -2.0, -9.0, -8.0]), scs)
     assert even == joined
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        ("Make it rhyme.", "For children", "Make it rhyme, for children"),
+        (" make it short ", "make it sad!", "make it short, make it sad!"),
+        ("Can you shorten it?", "Use plain words", "Can you shorten it? Use plain words"),
+        ("Shorter", "JSON, please", "Shorter, JSON, please"),
+        ("Shorter", "I need a poem", "Shorter, I need a poem"),
+        ("Shorter", "A poem", "Shorter, a poem"),
+        ("Shorter", "Émile's voice", "Shorter, émile's voice"),
+        ("Shorter", "McDonald's advert", "Shorter, McDonald's advert"),
+        ("短くする。", "詩にする", "短くする。, 詩にする"),
+    ],
+)
+def test_two_prompts_become_one(first, second, together):
+    assert combined(first, second) == together
+
+
+def two_wishes():
+    """Half of the votes ask for rhymes, half for children's words, and some are predicted."""
+    texts = ["Make it rhyme", "Write it for children", "Make it a rhyme for kids", "Add recipes"]
+    samples = posterior(texts * 2, [-1.0] * 8)
+    vector = np.zeros(384, np.float32)
+    vector[3] = 1.0
+    bank = Posterior.of_weights(
+        ["For young readers", "Write it for children"], [0.4, 0.6], vector, 0.2
+    )
+    return weighted_sum([(samples, 0.7), (bank, 0.3)])
+
+
+def test_the_best_two_that_are_joined_come_first_where_that_is_expected_to_be_better(scs):
+    mixed = two_wishes()
+    plain = rank(mixed, scs)
+    [found] = rank_with_combined([mixed], scs, 3)
+    assert found[1:] == plain
+    assert ", " in found[0].text and found[0].score > plain[0].score
+    best = [c.text for c in plain[:3]]
+    expected = {}
+    for a in best:
+        for b in best:
+            if a == b:
+                continue
+            votes = dict(zip(mixed.texts, mixed.votes, strict=True))
+            for part in (a, b):  # a sample does not vote for what it is a part of
+                own = mixed.one_vote[mixed.texts.index(part)]
+                votes[part] -= min(own, votes[part])
+            text = combined(a, b)
+            gained = sum(v * scs([text], [t])[0] for t, v in votes.items())
+            [e] = mixed.embeddings
+            gained += e.votes * scs.with_vectors([text], e.vector[None])[0, 0]
+            expected[text] = gained / (sum(votes.values()) + e.votes)
+    assert found[0].text == max(expected, key=expected.__getitem__)
+    assert found[0].score == pytest.approx(expected[found[0].text], rel=1e-4)
+    assert found[0].log_probability is None
+
+
+def test_where_all_agree_nothing_is_joined(scs):
+    sure = posterior(["Make it a poem"] * 9 + ["Add three recipes"], [-1.0] * 10)
+    assert rank_with_combined([sure], scs, 6) == [rank(sure, scs)]
+
+
+def test_fewer_than_two_texts_cannot_be_joined(scs):
+    alone, blank = posterior(["Make it a poem"], [-1.0]), posterior([" "], [-1.0])
+    assert rank_with_combined([alone, blank], scs, 6) == [rank(alone, scs), []]

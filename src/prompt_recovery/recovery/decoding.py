@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.interface import Candidate
-from prompt_recovery.recovery.mbr import rank
+from prompt_recovery.recovery.mbr import rank, rank_with_combined
 from prompt_recovery.recovery.posterior import Completion, Posterior
-from prompt_recovery.settings import AtLeastOne, Positive, checked
+from prompt_recovery.settings import AtLeastOne, Count, Positive, checked
 
 if TYPE_CHECKING:
     from prompt_recovery.recovery.writer import Writer  # loads torch
@@ -190,6 +190,8 @@ class MBR(Decoding):
         by_probability: Weigh distinct samples by their probability under the model, instead of
             counting each sample once.
         seed: Determines the samples of a pair together with its id.
+        combined: The number of best texts, any two of which are also joined to one prompt, which is
+            the answer if its expected SCS is higher. 0 joins none.
     """
 
     name: ClassVar[str] = "mbr"
@@ -199,11 +201,18 @@ class MBR(Decoding):
     max_new_tokens: AtLeastOne = 32
     by_probability: bool = False
     seed: int = 0
+    combined: Count = 6
 
     @property
     def branches(self) -> int:
         """The number of samples."""
         return self.samples
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All but what is done with the samples."""
+        names = (f.name for f in fields(MBR) if f.name != "combined")
+        return {"name": MBR.name, **{name: getattr(self, name) for name in names}}
 
     def ask(
         self,
@@ -225,6 +234,8 @@ class MBR(Decoding):
         texts = {text for posterior in posteriors for text in posterior.texts}
         # Embeds all texts in one call; the encoder keeps their vectors, which `rank` then finds.
         scs.encoder.embed(sorted(texts) or [""])
+        if self.combined:
+            return rank_with_combined(posteriors, scs, self.combined)
         return [rank(posterior, scs) for posterior in posteriors]
 
 
@@ -243,16 +254,12 @@ class Choice(MBR):
         by_probability: Weigh distinct samples by their probability under the model, instead of
             counting each sample once.
         seed: Determines the samples of a pair together with its id.
+        combined: As in `MBR`, where plain MBR answers.
         candidates: The number of best candidates under plain MBR that are weighed, ≥ 1.
     """
 
     name: ClassVar[str] = "choice"
     candidates: AtLeastOne = 12
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """The same as for MBR, which it takes the samples of."""
-        return record(MBR(**{field.name: getattr(self, field.name) for field in fields(MBR)}))
 
 
 def record(decoding: Decoding) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def fit_form(
 def _mbr_scores(
     posteriors: Sequence[Posterior], truths: Sequence[str], scs: SCS
 ) -> NDArray[np.float64]:
-    answers = [candidates[0].text for candidates in MBR().choose(posteriors, scs)]
+    answers = [candidates[0].text for candidates in MBR(combined=0).choose(posteriors, scs)]
     return scs(answers, truths).astype(np.float64)
 
 

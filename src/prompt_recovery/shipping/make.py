@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -84,20 +84,22 @@ class ShippingSettings:
         test: Whether to answer the test examples of the runs, for the card and for `compare`.
         reports: Files `report.json` of `prompt-recovery evaluate recoverers=[<name>]`, with results
             for the card.
+        precision: In which everything is fitted and tested: "fp32", or "int8" for a large model.
     """
 
     runs: Sequence[LocalPath] = ()
     output: LocalPath
     test: bool = False
     reports: Sequence[LocalPath] = ()
+    precision: Literal["fp32", "int8"] = "fp32"
 
 
 def ship(given: ShippingSettings) -> Path:
     """Makes the folder of a shipped recoverer. The same runs give the same files.
 
     The weights of the sources and the confidence are fitted on the validation split, with the
-    weights of the models as they are unpacked, in fp32. They are kept for bf16, too, which changes
-    the samples of a model, but not how far to trust them.
+    weights of the models as they are unpacked. They are kept for the other precisions, too, which
+    change the samples of a model, but not how far to trust them.
 
     Raises:
         PromptRecoveryError: If the runs don't have one retriever and at most one adapter, were not
@@ -122,7 +124,7 @@ def ship(given: ShippingSettings) -> Path:
             )
         if given.runs or given.test:
             with tempfile.TemporaryDirectory() as temporary:
-                _complete(scratch, RunFolder(Path(temporary) / output.name), given.test)
+                _complete(scratch, RunFolder(Path(temporary) / output.name), given)
         _share(scratch, output)
         (scratch / CARD).write_text(card(output.name, scratch, given.reports), "utf-8")
         shutil.rmtree(output, ignore_errors=True)
@@ -162,21 +164,21 @@ def _share(scratch: Path, output: Path) -> None:
     replace(manifest, shared=shared).write(scratch)
 
 
-def _complete(scratch: Path, run: RunFolder, test: bool) -> None:
+def _complete(scratch: Path, run: RunFolder, given: ShippingSettings) -> None:
     """Adds what an unpacked recoverer tells: what is fitted, a sample and, if wanted, a test.
 
     Args:
         scratch: The packed folder.
         run: Where it is unpacked.
-        test: Whether to answer the test examples.
+        given: Whether to answer the test examples, and the precision.
     """
     run.path.mkdir()
     unpack(scratch, run.path)
-    recoverer = _fit(run)
+    recoverer = _fit(run, given.precision)
     own = calibration_file(run.recoverers[0])
     shutil.copyfile(own, scratch / own.relative_to(run.path))
     write_json(scratch / SAMPLE, _sample(recoverer, run), indent=1)
-    if test:
+    if given.test:
         _test(recoverer, run, RunFolder(scratch))
     manifest = Manifest.read(scratch)
     shared = {name: manifest.files[name] for name in manifest.shared}
@@ -293,10 +295,10 @@ def _digests(folder: Path) -> dict[str, str]:
     }
 
 
-def _fit(run: RunFolder) -> PosteriorRecoverer:
-    """Fits a recoverer as `recover` does, and keeps what it finds for another precision, too."""
+def _fit(run: RunFolder, precision: str) -> PosteriorRecoverer:
+    """Fits a recoverer as `recover` does, and keeps what it finds for other precisions, too."""
     with progress_bar() as progress:
-        recipe = Recipe([run.path], MBR(), precision="fp32")
+        recipe = Recipe([run.path], MBR(), precision=precision)
         ready = assemble(recipe, steps(progress), keeps_samples=True)  # a killed one goes on
     recoverer = ready.recoverer
     assert isinstance(recoverer, PosteriorRecoverer) and recoverer.scs is not None

@@ -230,7 +230,7 @@ class RetrieverModule(TrainedModule):
         truths = [e.rewrite_prompt for e in batch.examples[: batch.real]]
         if truths:
             posteriors = self.retriever.posteriors_of(predicted)
-            for decoding, metric in ((MBR(), self.val_scs), (Greedy(), self.val_nearest)):
+            for decoding, metric in ((MBR(combined=0), self.val_scs), (Greedy(), self.val_nearest)):
                 rows = decoding.choose(posteriors, self.scs)
                 metric.update([candidates[0].text for candidates in rows], truths)
             right = (predicted * self.scs.encoder.embed(truths)).sum(-1)
