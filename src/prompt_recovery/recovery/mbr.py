@@ -100,7 +100,7 @@ def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
 def rank_with_combined(
     posteriors: Sequence[Posterior], scs: SCS, count: int
 ) -> list[list[Candidate]]:
-    """The same as `rank`, with two texts joined to one in front where that is expected to be better.
+    """The same as `rank`, with two texts joined to one in front where more is expected of that.
 
     Args:
         posteriors: The posteriors.
