@@ -320,6 +320,14 @@ def test_instructions_are_composed_reworded_and_thinned(tmp_path, scs):
     assert record["settings"]["metric"]["encoder"] == scs.encoder.identity
 
 
+def test_the_starters_prompts_can_be_used_too(tmp_path):
+    wanted = InstructionSettings(starter=True)
+    generate(job(tmp_path / "d", FakeRewriter(words=32), instructions=wanted))
+    record = json.loads((tmp_path / "d" / "generation.json").read_text())
+    assert "bank" in record["made"]["instructions"] and "starter" in record["made"]["instructions"]
+    assert record["settings"]["instructions"]["starter"] is True
+
+
 def test_pushing_needs_a_name_and_a_token_before_anything_is_asked(tmp_path, monkeypatch):
     fake = FakeRewriter()
     monkeypatch.delenv("HF_TOKEN", raising=False)

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_recovery.data.sources import starter
-from prompt_recovery.data.splits import normalise
+from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.instructions import (
     Instruction,
     assign,
     compose,
+    near_held_out,
     read_bank,
     read_parts,
+    starter_instructions,
     without_near_duplicates,
 )
 from prompt_recovery.metrics.scs import SCS
@@ -45,6 +47,22 @@ def test_no_two_of_the_bank_mean_the_same(scs):
 def test_the_bank_holds_no_prompt_of_the_starter_dataset():
     prompts = {normalise(e.rewrite_prompt) for e in starter().examples}
     assert prompts.isdisjoint(normalise(i.text) for i in read_bank())
+
+
+def test_prompts_of_the_starter_leave_out_what_is_near_its_test(scs):
+    found = [i.text for i in starter_instructions(scs)]
+    train = [e.rewrite_prompt for e in split(starter(full=True)).train]
+    assert len(found) > 4700 and set(found) < set(train)
+    assert not any(near_held_out(found, scs))
+    lost = sorted(set(train) - set(found))
+    assert all(near_held_out(lost, scs)) and len(lost) < 50
+
+
+def test_what_nearly_equals_a_held_out_prompt_is_told(scs):
+    held = split(starter()).test[0].rewrite_prompt
+    assert near_held_out([held, f" {held.upper()}!!", "Name three rivers of Bolivia"], scs) == [
+        True, True, False
+    ]  # fmt: skip
 
 
 def test_instructions_from_a_file(tmp_path):

@@ -38,6 +38,18 @@ def test_the_starter_has_its_passages_once_each():
     assert {o.licence for o in found} == {"CC0-1.0"} and all(o.category for o in found)
 
 
+def test_passages_are_those_of_both_editions_and_more():
+    found = starter_originals(more=True).originals
+    assert len(found) == len({o.id for o in found}) == len({o.text for o in found}) == 1534
+    assert {o.text for o in found} > {e.original_text for e in starter(full=True).examples}
+    written = [o for o in found if o.source == "passages"]
+    assert len(written) == 750 and {o.licence for o in found} == {"CC0-1.0"}
+    assert all(40 <= len(o.text.split()) <= 210 for o in written)
+    assert len({o.category for o in written}) > 60
+    openings = Counter(" ".join(o.text.split()[:3]) for o in written)
+    assert openings.most_common(1)[0][1] <= 5
+
+
 def test_a_file_gives_texts_ids_and_categories(tmp_path):
     path = _jsonl(
         tmp_path / "a.jsonl",

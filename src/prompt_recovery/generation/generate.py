@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from prompt_recovery.data.examples import RewriteExample
-from prompt_recovery.data.splits import Side, Splits, sides
+from prompt_recovery.data.splits import Side, Splits, normalise, sides
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.card import Origin, Summary, card, summarise, tables, write_plots
 from prompt_recovery.generation.folder import (
@@ -26,6 +26,7 @@ from prompt_recovery.generation.instructions import (
     Instruction,
     compose,
     read_bank,
+    starter_instructions,
     without_near_duplicates,
 )
 from prompt_recovery.generation.job import GenerationJob
@@ -35,6 +36,7 @@ from prompt_recovery.generation.progress import RequestProgress, Tally
 from prompt_recovery.generation.shards import SPLITS, read_split, write_shards
 from prompt_recovery.generation.store import Remembering, RequestStore
 from prompt_recovery.generation.variations import variations
+from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.tables import print_tables
 from prompt_recovery.terminal import announced
@@ -169,7 +171,12 @@ def _instructions(
     job: GenerationJob, bank: Sequence[Instruction], rewriter: Remembering
 ) -> list[Instruction]:
     wanted = job.instructions
-    found = [*bank, *compose(wanted.composed, job.seed)]
+    found = list(bank)
+    if wanted.starter:
+        known = {normalise(i.text) for i in bank}
+        own = starter_instructions(SCS())
+        found += [i for i in own if normalise(i.text) not in known]
+    found += compose(wanted.composed, job.seed)
     if wanted.variations:
         with RequestProgress("rewording instructions", len(found)) as progress:
             rewriter.seen = progress
@@ -185,7 +192,6 @@ def _instructions(
 
 def _likelier() -> Likelier:
     from prompt_recovery.generation.following import likelier_prompts, shipped_reader
-    from prompt_recovery.metrics.scs import SCS
 
     scs = SCS()
     reader = shipped_reader(scs)

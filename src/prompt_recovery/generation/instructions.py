@@ -13,12 +13,14 @@ import numpy as np
 
 from prompt_recovery.data.examples import Row, problem_with_text, require_columns
 from prompt_recovery.data.files import read_rows
-from prompt_recovery.data.splits import normalise
+from prompt_recovery.data.sources import starter
+from prompt_recovery.data.splits import normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 
 if TYPE_CHECKING:
     from prompt_recovery.metrics.scs import SCS
 
+_NEAR = 0.9  # prompts with a larger cosine are nearly equal
 _BLOCK = 512  # rows and columns of one matrix product (1 MiB)
 
 
@@ -60,6 +62,40 @@ def read_bank(path: Path | None = None) -> list[Instruction]:
     if not found:
         raise PromptRecoveryError(f"{path}: holds no instructions; give it the column 'text'")
     return found
+
+
+def starter_instructions(scs: "SCS") -> list[Instruction]:
+    """The prompts of the training examples in both editions of the starter dataset.
+
+    Those that nearly equal a held-out prompt are left out.
+
+    Args:
+        scs: The metric whose encoder compares them.
+    """
+    examples = split(starter(full=True)).train
+    close = near_held_out([e.rewrite_prompt for e in examples], scs)
+    return [
+        Instruction(e.rewrite_prompt, e.category, "starter")
+        for e, near in zip(examples, close, strict=True)
+        if not near
+    ]
+
+
+def near_held_out(prompts: Sequence[str], scs: "SCS") -> list[bool]:
+    """Whether each prompt (nearly) equals one of the starter's validation and test examples.
+
+    Args:
+        prompts: The prompts, at least one.
+        scs: The metric whose encoder compares them.
+    """
+    splits = split(starter())
+    held = [e.rewrite_prompt for e in splits.val + splits.test]
+    same = {normalise(text) for text in held}
+    cosines = scs.encoder.embed(prompts) @ scs.encoder.embed(held).T
+    return [
+        bool(cosine > _NEAR) or normalise(prompt) in same
+        for prompt, cosine in zip(prompts, cosines.max(axis=1), strict=True)
+    ]
 
 
 def bank_texts() -> list[str]:

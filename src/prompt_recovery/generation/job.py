@@ -28,6 +28,7 @@ class InstructionSettings:
 
     Attributes:
         bank: File of instructions. None uses the bank shipped with this package.
+        starter: Also use the prompts of the starter dataset's training examples (both editions).
         composed: Number of additional instructions composed of parts.
         variations: Number of rewordings of each instruction to ask the rewriter for.
         near_duplicate_scs: Leave out an instruction whose SCS with an earlier one is higher than
@@ -35,6 +36,7 @@ class InstructionSettings:
     """
 
     bank: LocalPath | None = None
+    starter: bool = False
     composed: Count = 0
     variations: Count = 0
     near_duplicate_scs: Cosine | None = None
@@ -141,12 +143,12 @@ class GenerationJob(GenerationOptions):
             "seed": self.seed,
             "originals": _of_originals(self.originals),
             "instructions": {
-                **asdict(self.instructions),
+                **_without_defaults(asdict(self.instructions), "starter"),
                 "bank": fingerprint([(i.text, i.family) for i in bank]),
             },
             "rewriter": {"name": self.rewriter.name, "identity": self.rewriter.identity},
             "template": asdict(self.template),
-            "filters": asdict(self.filters),
+            "filters": _without_defaults(asdict(self.filters), "ignored"),
             "split": asdict(self.split),
             "preferences": self.preferences and self.preferences.settings(),
         }
@@ -157,6 +159,11 @@ class GenerationJob(GenerationOptions):
             scs = self.scs()
             settings["metric"] = {"encoder": scs.encoder.identity, "exponent": scs.exponent}
         return dict(json.loads(json.dumps(settings, default=str)))
+
+
+def _without_defaults(settings: dict[str, Any], *newer: str) -> dict[str, Any]:
+    """Leaves out what older versions did not know, so that their datasets can be continued."""
+    return {name: value for name, value in settings.items() if value or name not in newer}
 
 
 def _of_originals(originals: Originals | CreatedOriginals) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -81,16 +82,26 @@ class OriginalColumns:
 _COLUMNS = OriginalColumns()
 
 
-def starter_originals() -> Originals:
-    """Returns the distinct passages of the dataset shipped with this package."""
+def starter_originals(more: bool = False) -> Originals:
+    """Returns the distinct passages of the dataset shipped with this package.
+
+    Args:
+        more: Whether to add those of its second edition, and 750 texts of 48 to 202 words that were
+            written for rewriters: business, fiction, knowledge and everyday life.
+    """
     passages: dict[str, Original] = {}
-    for example in starter().examples:
+    for example in starter(full=more).examples:
         genre = example.source.removeprefix("starter/")
         passage = Original(
             example.id.rpartition("-")[0], example.original_text, genre, "starter", "CC0-1.0"
         )
         passages.setdefault(passage.text, passage)
-    return Originals("starter", list(passages.values()))
+    if not more:
+        return Originals("starter", list(passages.values()))
+    with resources.as_file(resources.files(__package__) / "passages.jsonl") as path:
+        columns = OriginalColumns("text", "id")
+        written = _validated(read_rows(path), "passages", columns, False, "CC0-1.0")
+    return Originals("passages", [*passages.values(), *written.originals])
 
 
 def file_originals(

@@ -295,7 +295,7 @@ def _digests(folder: Path) -> dict[str, str]:
     }
 
 
-def _fit(run: RunFolder, precision: str) -> PosteriorRecoverer:
+def _fit(run: RunFolder, precision: Literal["fp32", "int8"]) -> PosteriorRecoverer:
     """Fits a recoverer as `recover` does, and keeps what it finds for other precisions, too."""
     with progress_bar() as progress:
         recipe = Recipe([run.path], MBR(), precision=precision)

@@ -16,20 +16,17 @@ import pyarrow.parquet as pq
 
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.data.sources import starter
-from prompt_recovery.data.splits import Side, SplitSettings, normalise, sides, split
+from prompt_recovery.data.splits import Side, SplitSettings, normalise, sides
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.card import Origin, card, summarise, write_plots
 from prompt_recovery.generation.folder import read_generation_record
-from prompt_recovery.generation.instructions import read_bank
+from prompt_recovery.generation.instructions import near_held_out, read_bank
 from prompt_recovery.generation.shards import SPLITS, read_split, write_shards
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.settings import LocalPath
 from prompt_recovery.shipping.script import run_script
 
 log = logging.getLogger(__name__)
-
-NEAR = 0.9
-"""Prompts with a larger cosine are nearly equal."""
 
 _REJECTED = "rejected.parquet"
 _Row = dict[str, str]
@@ -97,13 +94,8 @@ def join(given: JoiningSettings) -> Path:
 
 def refuse_held_out(prompts: set[str]) -> None:
     """Raises a `PromptRecoveryError` if a prompt nearly equals a held-out one of the starter."""
-    splits = split(starter())
-    held = [e.rewrite_prompt for e in splits.val + splits.test]
-    found, scs = sorted(prompts), SCS()
-    cosines = scs.encoder.embed(found) @ scs.encoder.embed(held).T
-    same = {normalise(text) for text in held}
-    near = [p for p, c in zip(found, cosines.max(axis=1), strict=True) if c > NEAR]
-    near += [prompt for prompt in found if normalise(prompt) in same]
+    found = sorted(prompts)
+    near = [p for p, close in zip(found, near_held_out(found, SCS()), strict=True) if close]
     if near:
         raise PromptRecoveryError(
             f"{len(near)} prompts equal validation or test prompts of the starter, or nearly, such "
