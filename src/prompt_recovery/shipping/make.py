@@ -174,8 +174,9 @@ def _complete(scratch: Path, run: RunFolder, given: ShippingSettings) -> None:
     """
     run.path.mkdir()
     unpack(scratch, run.path)
-    recoverer = _fit(run, given.precision)
     own = calibration_file(run.recoverers[0])
+    own.unlink(missing_ok=True)  # what was fitted before is for other settings
+    recoverer = _fit(run, given.precision)
     shutil.copyfile(own, scratch / own.relative_to(run.path))
     write_json(scratch / SAMPLE, _sample(recoverer, run), indent=1)
     if given.test:
