@@ -82,14 +82,13 @@ def test_two_prompts_become_one(first, second, together):
 
 def two_wishes():
     """Half of the votes ask for rhymes, half for children's words, and some are predicted."""
-    texts = ["Make it rhyme", "Write it for children", "Make it a rhyme for kids", "Add recipes"]
-    samples = posterior(texts * 2, [-1.0] * 8)
+    rhymes = ["Make it rhyme", "Make it rhyme", "Make it rhyme, please"]
+    children = ["Write it for children", "Write it for children", "Write this for children"]
+    samples = posterior([*rhymes, *children, "Make it rhyme for children"], [-1.0] * 7)
     vector = np.zeros(384, np.float32)
     vector[3] = 1.0
-    bank = Posterior.of_weights(
-        ["For young readers", "Write it for children"], [0.4, 0.6], vector, 0.2
-    )
-    return weighted_sum([(samples, 0.7), (bank, 0.3)])
+    bank = Posterior.of_weights(["For young readers", "Add recipes"], [0.4, 0.6], vector, 0.2)
+    return weighted_sum([(samples, 0.9), (bank, 0.1)])
 
 
 def test_the_best_two_that_are_joined_come_first_where_that_is_expected_to_be_better(scs):
@@ -98,7 +97,12 @@ def test_the_best_two_that_are_joined_come_first_where_that_is_expected_to_be_be
     [found] = rank_with_combined([mixed], scs, 3)
     assert found[1:] == plain
     assert ", " in found[0].text and found[0].score > plain[0].score
-    best = [c.text for c in plain[:3]]
+    best = []  # none of which is much like a better one
+    for candidate in plain:
+        if not any(scs([candidate.text], [better])[0] >= 0.35 for better in best):
+            best.append(candidate.text)
+    assert [c.text for c in plain[:3]] != best[:3]
+    best = best[:3]
     expected = {}
     for a in best:
         for b in best:

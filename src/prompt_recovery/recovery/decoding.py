@@ -190,8 +190,8 @@ class MBR(Decoding):
         by_probability: Weigh distinct samples by their probability under the model, instead of
             counting each sample once.
         seed: Determines the samples of a pair together with its id.
-        combined: The number of best texts, any two of which are also joined to one prompt, which is
-            the answer if its expected SCS is higher. 0 joins none.
+        combined: The number of best texts for different requests, any two of which are also joined
+            to one prompt, which is the answer if its expected SCS is higher. 0 joins none.
     """
 
     name: ClassVar[str] = "mbr"

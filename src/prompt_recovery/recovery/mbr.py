@@ -16,6 +16,9 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.recovery.posterior import Posterior, PredictedEmbedding
 
+_ALIKE = 0.35  # the SCS of two prompts for the same request, such as "in verse" and "as a poem"
+_CONSIDERED = 60
+
 
 def expected_scs(
     texts: Sequence[str],
@@ -105,10 +108,11 @@ def rank_with_combined(
     Args:
         posteriors: The posteriors.
         scs: The utility.
-        count: The number of best texts of each posterior, any two of which are joined.
+        count: The number of best texts of each posterior, any two of which are joined. They ask for
+            different things: one that is much like a better one is passed over.
     """
     ranked = [rank(posterior, scs) for posterior in posteriors]
-    tried = [list(permutations([c.text for c in found[:count]], 2)) for found in ranked]
+    tried = [list(permutations(_different(found, scs, count), 2)) for found in ranked]
     # Embeds all of them in one call; the encoder keeps their vectors.
     scs.encoder.embed(sorted({combined(*two) for some in tried for two in some}) or [""])
     for posterior, found, some in zip(posteriors, ranked, tried, strict=True):
@@ -118,6 +122,17 @@ def rank_with_combined(
             if expected[best] > found[0].score:
                 found.insert(0, Candidate(combined(*some[best]), None, float(expected[best])))
     return ranked
+
+
+def _different(ranked: Sequence[Candidate], scs: SCS, count: int) -> list[str]:
+    """The best texts, no two of which are much alike."""
+    texts = [candidate.text for candidate in ranked[:_CONSIDERED]]
+    alike = scs.matrix(texts, texts) >= _ALIKE if texts else np.zeros((0, 0), bool)
+    kept: list[int] = []
+    for n in range(len(texts)):
+        if len(kept) < count and not alike[n, kept].any():
+            kept.append(n)
+    return [texts[n] for n in kept]
 
 
 def combined(first: str, second: str) -> str:
