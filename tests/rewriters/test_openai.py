@@ -165,7 +165,7 @@ def test_an_endpoint_that_fails_again_and_again_ends_the_run(server, monkeypatch
         found.extend(asked.answers(chats(100), range(100)))
     assert "secret" not in str(e.value)
     assert sorted(i for i, a in found if not a.error) == [0, 1]  # what came before is there
-    assert len(server.asked) <= 23
+    assert len(server.asked) <= 26  # 2 that succeed, 20 that fail, and a few that were under way
 
 
 def test_what_is_under_way_is_waited_for_when_the_run_ends(server):

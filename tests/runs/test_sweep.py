@@ -170,7 +170,7 @@ def test_hyperband_ends_what_falls_behind(folder):
         "method": "grid",
         "metric": {"name": "val/scs", "goal": "maximize"},
         "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
-        "parameters": {"x": {"values": [9, 8, 1, 7]}},
+        "parameters": {"x": {"values": [9, 8, 1, 10]}},
         "command": ["${env}", "python", "train.py", "${args_no_hyphens}"],
     }
     (folder / "x.yaml").write_text(yaml.safe_dump(config))
@@ -179,7 +179,7 @@ def test_hyperband_ends_what_falls_behind(folder):
     record = (folder / "runs" / "sweep" / "x" / "trials.jsonl").read_text()
     states = [e["state"] for e in map(json.loads, record.splitlines()) if "state" in e]
     assert states == ["finished", "finished", "stopped", "finished"]
-    assert "val/scs 0.9000 with x=9" in result.stderr
+    assert "val/scs 1.0000 with x=10" in result.stderr
     stopped = next((folder / "runs").rglob("002_*"))
     assert not (stopped / "metrics.json").exists()
     assert 1 <= len((stopped / "curve.jsonl").read_text().splitlines()) < 8
