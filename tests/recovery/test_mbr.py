@@ -127,6 +127,11 @@ def test_where_all_agree_nothing_is_joined(scs):
     assert rank_with_combined([sure], scs, 6) == [rank(sure, scs)]
 
 
+def test_the_prompts_of_a_retriever_alone_are_not_joined(scs):
+    found = Posterior.of_weights(["Make it rhyme", "Write it for children"], [0.5, 0.5])
+    assert rank_with_combined([found], scs, 6) == [rank(found, scs)]
+
+
 def test_fewer_than_two_texts_cannot_be_joined(scs):
     alone, blank = posterior(["Make it a poem"], [-1.0]), posterior([" "], [-1.0])
     assert rank_with_combined([alone, blank], scs, 6) == [rank(alone, scs), []]

@@ -105,6 +105,8 @@ def rank_with_combined(
 ) -> list[list[Candidate]]:
     """The same as `rank`, with two texts joined to one in front where more is expected of that.
 
+    A posterior that no model wrote for stays as it is: a retriever alone gained nothing.
+
     Args:
         posteriors: The posteriors.
         scs: The utility.
@@ -112,7 +114,10 @@ def rank_with_combined(
             different things: one that is much like a better one is passed over.
     """
     ranked = [rank(posterior, scs) for posterior in posteriors]
-    tried = [list(permutations(_different(found, scs, count), 2)) for found in ranked]
+    tried = [
+        list(permutations(_different(found, scs, count), 2)) if any(posterior.one_vote) else []
+        for posterior, found in zip(posteriors, ranked, strict=True)
+    ]
     # Embeds all of them in one call; the encoder keeps their vectors.
     scs.encoder.embed(sorted({combined(*two) for some in tried for two in some}) or [""])
     for posterior, found, some in zip(posteriors, ranked, tried, strict=True):
