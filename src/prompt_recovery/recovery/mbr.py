@@ -70,19 +70,29 @@ def expected_under(texts: Sequence[str], posterior: Posterior, scs: SCS) -> NDAr
     Returns:
         fp64 [n], in [-1, 1].
     """
-    gained, total = np.zeros(len(texts)), 0.0
     if not texts:
-        return gained
+        return np.zeros(0)
+    _, gained, total = _gained(texts, posterior, scs)
+    return gained / total
+
+
+def _gained(
+    texts: Sequence[str], posterior: Posterior, scs: SCS
+) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
+    """The SCS of n ≥ 1 texts and those of a posterior, [n, m], its sum by votes, and all votes."""
+    utility = np.zeros((len(texts), 0), np.float32)
+    gained, total = np.zeros(len(texts)), 0.0
     if posterior.texts:
         votes = np.asarray(posterior.votes, np.float64)
-        gained += scs.matrix(texts, posterior.texts) @ votes
+        utility = scs.matrix(texts, posterior.texts)
+        gained += utility @ votes
         total += float(votes.sum())
     if posterior.embeddings:
         votes = np.array([e.votes for e in posterior.embeddings], np.float64)
         vectors = np.stack([e.vector for e in posterior.embeddings])
         gained += scs.with_vectors(texts, vectors) @ votes
         total += float(votes.sum())
-    return gained / total
+    return utility, gained, total
 
 
 def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
@@ -118,14 +128,15 @@ def rank_with_combined(
         list(permutations(_different(found, scs, count), 2)) if any(posterior.one_vote) else []
         for posterior, found in zip(posteriors, ranked, strict=True)
     ]
+    made = [[combined(*two) for two in some] for some in tried]
     # Embeds all of them in one call; the encoder keeps their vectors.
-    scs.encoder.embed(sorted({combined(*two) for some in tried for two in some}) or [""])
-    for posterior, found, some in zip(posteriors, ranked, tried, strict=True):
+    scs.encoder.embed(sorted({text for texts in made for text in texts}) or [""])
+    for posterior, found, some, texts in zip(posteriors, ranked, tried, made, strict=True):
         if some:
-            expected = _expected_of_combined(some, posterior, scs)
+            expected = _expected_of_combined(texts, some, posterior, scs)
             best = int(expected.argmax())
             if expected[best] > found[0].score:
-                found.insert(0, Candidate(combined(*some[best]), None, float(expected[best])))
+                found.insert(0, Candidate(texts[best], None, float(expected[best])))
     return ranked
 
 
@@ -151,21 +162,18 @@ def combined(first: str, second: str) -> str:
 
 
 def _expected_of_combined(
-    some: Sequence[tuple[str, str]], posterior: Posterior, scs: SCS
+    texts: Sequence[str], parts: Sequence[tuple[str, str]], posterior: Posterior, scs: SCS
 ) -> NDArray[np.float64]:
-    """The expected SCS of texts that were joined, fp64 [n].
+    """The expected SCS of texts that were joined of two parts each, fp64 [n].
 
     As in `expected_scs`, a sample doesn't vote for itself, nor for a text that it is a part of.
     """
     place = {text: n for n, text in enumerate(posterior.texts)}
     votes = np.asarray(posterior.votes, np.float64)
     own = np.minimum(votes, np.asarray(posterior.one_vote, np.float64))
-    texts = [combined(*two) for two in some]
-    utility = scs.matrix(texts, posterior.texts).astype(np.float64)
-    believed = sum(e.votes for e in posterior.embeddings)
-    gained = expected_under(texts, posterior, scs) * (votes.sum() + believed)
-    total = np.full(len(texts), votes.sum() + believed)
-    for part in zip(*some, strict=True):
+    utility, gained, all_votes = _gained(texts, posterior, scs)
+    total = np.full(len(texts), all_votes)
+    for part in zip(*parts, strict=True):
         columns = [place[text] for text in part]
         gained -= own[columns] * utility[np.arange(len(texts)), columns]
         total -= own[columns]

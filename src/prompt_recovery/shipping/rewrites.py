@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,7 @@ def _rows(
 
 def _named(part: Path, rows: Iterator[_Row] | Sequence[_Row]) -> Iterator[_Row]:
     """The rows of a part, with ids that no other part has, and with category and source."""
-    families = {normalise(i.text): i.family for i in read_bank()}
-    genres: dict[str, str] = {}
-    for example in starter(full=True).examples:
-        families[normalise(example.rewrite_prompt)] = example.category
-        genres[example.original_text] = example.source
+    families, genres = _known()
     for row in rows:
         yield {
             **row,
@@ -155,6 +152,17 @@ def _named(part: Path, rows: Iterator[_Row] | Sequence[_Row]) -> Iterator[_Row]:
             "category": families.get(normalise(row["rewrite_prompt"]), row["category"]),
             "source": genres.get(row["original_text"], "written for this dataset"),
         }
+
+
+@cache
+def _known() -> tuple[dict[str, str], dict[str, str]]:
+    """The category of each normalised prompt, and the source of each text, of this package."""
+    families = {normalise(i.text): i.family for i in read_bank()}
+    genres: dict[str, str] = {}
+    for example in starter(full=True).examples:
+        families[normalise(example.rewrite_prompt)] = example.category
+        genres[example.original_text] = example.source
+    return families, genres
 
 
 def _example(row: Mapping[str, str]) -> RewriteExample:
