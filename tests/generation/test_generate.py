@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from prompt_recovery.data.splits import SplitSettings, normalise, split
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.generation.filters import CHECKS, Filters
 from prompt_recovery.generation.generate import generate
+from prompt_recovery.generation.instructions import Instruction
 from prompt_recovery.generation.job import GenerationJob, InstructionSettings
 from prompt_recovery.generation.originals import CreatedOriginals, Original, Originals
 from prompt_recovery.rewriters import Model, Sampling
@@ -320,7 +322,10 @@ def test_instructions_are_composed_reworded_and_thinned(tmp_path, scs):
     assert record["settings"]["metric"]["encoder"] == scs.encoder.identity
 
 
-def test_the_starters_prompts_can_be_used_too(tmp_path):
+def test_the_starters_prompts_can_be_used_too(tmp_path, monkeypatch):
+    # Those that it really has are compared with held-out ones in test_instructions.py.
+    few = [Instruction(f"Sing verse {n}", "genre", "starter") for n in range(3)]
+    monkeypatch.setattr(sys.modules[generate.__module__], "starter_instructions", lambda scs: few)
     wanted = InstructionSettings(starter=True)
     generate(job(tmp_path / "d", FakeRewriter(words=32), instructions=wanted))
     record = json.loads((tmp_path / "d" / "generation.json").read_text())
