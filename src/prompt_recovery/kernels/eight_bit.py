@@ -124,4 +124,5 @@ def _multiply_finely(x: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
 
 def _scale(x: Tensor, largest: int) -> Tensor:
     """What each row of x [n, i] is divided by to lie within ± largest, [n, 1]."""
-    return x.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(largest)
+    largest_values = torch.linalg.vector_norm(x, float("inf"), 1, keepdim=True)  # in one pass
+    return largest_values.clamp_(min=1e-30).div_(largest)
