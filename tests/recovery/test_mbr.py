@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from prompt_recovery.recovery.interface import Candidate
-from prompt_recovery.recovery.mbr import combined, expected_scs, rank, rank_with_combined
+from prompt_recovery.recovery.mbr import (
+    combined,
+    expected_scs,
+    parts_of,
+    rank,
+    rank_with_combined,
+)
 from prompt_recovery.recovery.posterior import Completion, Posterior, weighted_sum
 
 SAMPLES = ["Make it a poem", "Turn it into a poem", "Make it a poem", "", "Add three recipes"]
@@ -116,10 +122,27 @@ def test_the_best_two_that_are_joined_come_first_where_that_is_expected_to_be_be
             gained = sum(v * scs([text], [t])[0] for t, v in votes.items())
             [e] = mixed.embeddings
             gained += e.votes * scs.with_vectors([text], e.vector[None])[0, 0]
+            if max(scs([text, text], [a, b])) >= 0.7:
+                continue
             expected[text] = gained / (sum(votes.values()) + e.votes)
     assert found[0].text == max(expected, key=expected.__getitem__)
     assert found[0].score == pytest.approx(expected[found[0].text], rel=1e-4)
     assert found[0].log_probability is None
+
+
+def test_what_only_repeats_one_of_its_parts_is_no_answer(scs):
+    same = ["tell it like a story", "tell me a long story of old times"]
+    assert scs([same[0]], [same[1]])[0] < 0.35 and scs([combined(*same)], [same[1]])[0] > 0.7
+    votes = posterior([*same, *same], [-1.0] * 4)
+    [found] = rank_with_combined([votes], scs, 2)
+    assert found == rank(votes, scs)
+
+
+def test_its_parts_are_found_again():
+    others = ["For children", "Make it rhyme.", "Make it", "Make it rhyme, for children"]
+    assert parts_of(others[3], others[:3]) == ("Make it rhyme.", "For children")
+    assert parts_of(others[3], others[:1]) is None
+    assert parts_of("Make it", others[:2]) is None
 
 
 def test_where_all_agree_nothing_is_joined(scs):

@@ -18,7 +18,8 @@ from prompt_recovery.errors import PromptRecoveryError, printable
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.evidence import require_explainable, with_evidence
-from prompt_recovery.recovery.interface import Pair, Prediction, Recoverer
+from prompt_recovery.recovery.interface import Candidate, Pair, Prediction, Recoverer
+from prompt_recovery.recovery.mbr import parts_of
 from prompt_recovery.recovery.pairs import RecoveryOptions, batches, digest
 from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
@@ -220,17 +221,23 @@ def print_prediction(
     table.add_column("prompt", ratio=1)
     table.add_column("score", justify="right")
     table.add_column("log p", justify="right")
-    stated = stated_prompts(rewritten_text)
     for candidate in prediction.candidates[:count]:
         likely = candidate.log_probability
-        found = "stated" if candidate.text in stated else "retrieved"
         row = (
             Text(printable(candidate.text)),
             f"{candidate.score:.3f}",
-            found if likely is None else f"{likely:.1f}",
+            _found(candidate, prediction, rewritten_text) if likely is None else f"{likely:.1f}",
         )
         table.add_row(*row)
     console.print(table)
+
+
+def _found(candidate: Candidate, prediction: Prediction, rewritten_text: str) -> str:
+    """Where a candidate that no language model wrote comes from."""
+    if candidate.text in stated_prompts(rewritten_text):
+        return "stated"
+    others = [c.text for c in prediction.candidates if c is not candidate]
+    return "joined" if parts_of(candidate.text, others) else "retrieved"
 
 
 _METHODS: dict[Method, str] = {

@@ -17,7 +17,9 @@ from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.recovery.posterior import Posterior, PredictedEmbedding
 
 _ALIKE = 0.35  # the SCS of two prompts for the same request, such as "in verse" and "as a poem"
+_SAME = 0.7  # the SCS of a prompt and one that adds nothing to it but words
 _CONSIDERED = 60
+_ENDS = ".!,;:"  # what a first part loses at its end
 
 
 def expected_scs(
@@ -121,7 +123,8 @@ def rank_with_combined(
         posteriors: The posteriors.
         scs: The utility.
         count: The number of best texts of each posterior, any two of which are joined. They ask for
-            different things: one that is much like a better one is passed over.
+            different things: one that is much like a better one is passed over, and so is what
+            means the same as one of its parts.
     """
     ranked = [rank(posterior, scs) for posterior in posteriors]
     tried = [
@@ -158,7 +161,17 @@ def combined(first: str, second: str) -> str:
         return f"{first} {second}"
     if re.match(r"(?!I\b)\w[^A-Z\s]*(?:\s|$)", second):  # not "I", "JSON" or "McDonald's"
         second = second[0].lower() + second[1:]
-    return f"{first.rstrip('.!,;:')}, {second}"
+    return f"{first.rstrip(_ENDS)}, {second}"
+
+
+def parts_of(text: str, others: Sequence[str]) -> tuple[str, str] | None:
+    """The two of the other texts that were joined to this one, if it was made of two."""
+    first_parts = [other for other in others if text.startswith(other.strip().rstrip(_ENDS))]
+    for first in first_parts:
+        for second in others:
+            if second != first and combined(first, second) == text:
+                return first, second
+    return None
 
 
 def _expected_of_combined(
@@ -166,15 +179,18 @@ def _expected_of_combined(
 ) -> NDArray[np.float64]:
     """The expected SCS of texts that were joined of two parts each, fp64 [n].
 
-    As in `expected_scs`, a sample doesn't vote for itself, nor for a text that it is a part of.
+    As in `expected_scs`, a sample doesn't vote for itself, nor for a text that it is a part of. -1
+    stands for a text that means the same as one of its parts.
     """
     place = {text: n for n, text in enumerate(posterior.texts)}
     votes = np.asarray(posterior.votes, np.float64)
     own = np.minimum(votes, np.asarray(posterior.one_vote, np.float64))
     utility, gained, all_votes = _gained(texts, posterior, scs)
-    total = np.full(len(texts), all_votes)
+    total, adds = np.full(len(texts), all_votes), np.ones(len(texts), bool)
     for part in zip(*parts, strict=True):
         columns = [place[text] for text in part]
-        gained -= own[columns] * utility[np.arange(len(texts)), columns]
+        shared = utility[np.arange(len(texts)), columns]
+        gained -= own[columns] * shared
         total -= own[columns]
-    return np.asarray(gained / np.maximum(total, 1e-12))
+        adds &= shared < _SAME
+    return np.where(adds, gained / np.maximum(total, 1e-12), -1.0)
