@@ -99,6 +99,19 @@ def test_the_same_parts_give_the_same_files(parts, tmp_path):
     assert all((first / n).read_bytes() == (second / n).read_bytes() for n in names)
 
 
+def test_only_such_a_dataset_is_replaced(parts, tmp_path):
+    output = joined(parts, tmp_path / "qwen")
+    before = (output / "README.md").read_bytes()
+    assert joined(parts[:1], output) == output and (output / "README.md").read_bytes() != before
+    (output / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine, too")
+    for other in (output, tmp_path / "file"):
+        with pytest.raises(PromptRecoveryError, match="is no dataset that was joined here"):
+            joined(parts, other)
+    assert (output / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "mine, too"
+
+
 def test_held_out_prompts_of_the_starter_are_refused(tmp_path):
     held = split(starter()).test[0].rewrite_prompt
     part = made(tmp_path / "a", [*(i.text for i in read_bank()[:30]), f"{held}!"])

@@ -30,6 +30,7 @@ from prompt_recovery.shipping.script import run_script
 log = logging.getLogger(__name__)
 
 _REJECTED = "rejected.parquet"
+_FILES = {"README.md", "data", "families.png", "lengths.png"}
 _Row = dict[str, str]
 
 
@@ -39,7 +40,8 @@ class JoiningSettings:
 
     Attributes:
         parts: Finished folders of `prompt-recovery generate` by one rewriter.
-        output: The folder to write. Its name is that of the dataset. It is replaced if it exists.
+        output: The folder to write. Its name is that of the dataset. An earlier dataset in it is
+            replaced.
     """
 
     parts: Sequence[LocalPath]
@@ -54,11 +56,14 @@ def join(given: JoiningSettings) -> Path:
 
     Raises:
         PromptRecoveryError: If a part is not finished or has another rewriter or template, or a
-            prompt nearly equals one of the starter's validation and test examples.
+            prompt nearly equals one of the starter's validation and test examples; or if `output`
+            holds something other than such a dataset.
     """
     parts = [Path(part).expanduser() for part in given.parts]
     if not parts:
         raise PromptRecoveryError("parts=[]: give finished folders of `prompt-recovery generate`")
+    output = Path(given.output).expanduser()
+    _refuse_others(output)
     records = [_finished(part) for part in parts]
     kept = [
         row for part in parts for side in SPLITS for row in _named(part, read_split(part, side))
@@ -66,7 +71,6 @@ def join(given: JoiningSettings) -> Path:
     refuse_held_out({row["rewrite_prompt"] for row in kept})
     kept.sort(key=lambda row: row["id"])
     chosen = sides([_example(row) for row in kept], *astuple(SplitSettings()))
-    output = Path(given.output).expanduser()
     new = output.with_name(f".{output.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -91,6 +95,16 @@ def join(given: JoiningSettings) -> Path:
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     log.info("%s: %s rows, %.1f MB", output, f"{summary.kept:,}", size / 1e6)
     return output
+
+
+def _refuse_others(output: Path) -> None:
+    """Refuses to replace what isn't a dataset that was joined here."""
+    found = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
+    if output.exists() and found and found != _FILES:
+        raise PromptRecoveryError(
+            f"output={output}: is no dataset that was joined here, and would be replaced; give a "
+            "new folder"
+        )
 
 
 def refuse_held_out(prompts: set[str]) -> None:
