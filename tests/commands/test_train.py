@@ -104,8 +104,7 @@ def test_a_run_on_a_csv_file_with_what_other_platforms_do_differently(tmp_path, 
     result = command_line.run_script(
         tmp_path / "elsewhere.py", "model=tiny", "retriever=none", "data=file",
         "data.path=own.csv", "split.val=0.2", "split.test=0.2", "trainer.max_steps=2",
-        "batching.workers=1", "+trainer.limit_val_batches=0", "decoding.max_new_tokens=2",
-        "logger=none", cwd=tmp_path,
+        "batching.workers=1", "decoding.max_new_tokens=2", "logger=none", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "test/scs" in (tmp_path / "runs" / "latest" / "metrics.json").read_text()

@@ -221,20 +221,21 @@ def print_prediction(
     table.add_column("prompt", ratio=1)
     table.add_column("score", justify="right")
     table.add_column("log p", justify="right")
+    stated = stated_prompts(rewritten_text)
     for candidate in prediction.candidates[:count]:
         likely = candidate.log_probability
         row = (
             Text(printable(candidate.text)),
             f"{candidate.score:.3f}",
-            _found(candidate, prediction, rewritten_text) if likely is None else f"{likely:.1f}",
+            _found(candidate, prediction, stated) if likely is None else f"{likely:.1f}",
         )
         table.add_row(*row)
     console.print(table)
 
 
-def _found(candidate: Candidate, prediction: Prediction, rewritten_text: str) -> str:
+def _found(candidate: Candidate, prediction: Prediction, stated: Sequence[str]) -> str:
     """Where a candidate that no language model wrote comes from."""
-    if candidate.text in stated_prompts(rewritten_text):
+    if candidate.text in stated:
         return "stated"
     others = [c.text for c in prediction.candidates if c is not candidate]
     return "joined" if parts_of(candidate.text, others) else "retrieved"
