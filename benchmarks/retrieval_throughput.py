@@ -150,9 +150,10 @@ def answering_ours(count: int, size: int) -> dict[str, Any]:
 
     scs = metric()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = fitted_to(load_sentence_model(Path(folder_of_minilm())), 384, TOKENS).to(device)
-    encoder = PairEncoder(model, choose_precision("auto", device).dtype)
     bank = PromptBank.of(bank_of(size), scs.encoder)
+    loaded = load_sentence_model(Path(folder_of_minilm()))
+    model = fitted_to(loaded, bank.prompts, bank.vectors, TOKENS).to(device)
+    encoder = PairEncoder(model, choose_precision("auto", device).dtype)
     recoverer = PosteriorRecoverer([(Retriever(encoder, bank, 0.05, NEAREST), 1.0)], MBR(), "", scs)
     asked = pairs_of(examples(count))
     recoverer.recover(asked[:BATCH])  # so that no side's clock counts the first touch

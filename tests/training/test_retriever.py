@@ -42,6 +42,12 @@ def make_retriever_job(folder, examples, scs, **changes):
     return make_job(folder, examples, scs, **{**options, **changes})
 
 
+def _fitted_encoder(dimension, max_tokens):
+    vectors = np.eye(4, dimension, dtype=np.float32)
+    encoder = load_sentence_model(tiny_encoder("bert"))
+    return fitted_to(encoder, ["a", "b", "c", "d"], vectors, max_tokens)
+
+
 @pytest.mark.parametrize("adapter", [AllWeights(), Adapter(rank=4), Adapter(rank=2, dora=True)])
 def test_a_run_leaves_what_every_run_leaves(adapter, tmp_path, examples, scs):
     job = make_retriever_job(tmp_path, examples, scs, adapter=adapter)
@@ -112,7 +118,7 @@ def test_training_moves_pairs_towards_their_prompts(tmp_path, examples, scs):
     before = make_retriever_job(tmp_path / "a", examples, scs, optim=Optimisation(1e-9))
     after = make_retriever_job(tmp_path / "b", examples, scs, trainer=trainer)
     near = [train(job)["train/cosine"] for job in (before, after)]
-    assert near[1] > near[0] + 0.3
+    assert near[1] > near[0] + 0.2
 
 
 def test_all_training_prompts_can_be_negatives(tmp_path, examples, scs):
@@ -125,7 +131,7 @@ def test_all_training_prompts_can_be_negatives(tmp_path, examples, scs):
 
 
 def test_tokens_are_those_of_sentence_transformers(examples):
-    model = fitted_to(load_sentence_model(tiny_encoder("bert")), 24, 20)
+    model = _fitted_encoder(24, 20)
     pairs = TokenisedPairs(examples, model)
     ours = pairs.features(range(len(examples)))
     theirs = model.preprocess([(e.rewritten_text, e.original_text) for e in examples])
@@ -134,7 +140,7 @@ def test_tokens_are_those_of_sentence_transformers(examples):
 
 
 def test_a_batch_of_pairs_has_their_tokens_and_prompts_also_as_fillers(examples):
-    model = fitted_to(load_sentence_model(tiny_encoder("bert")), 24, 40)
+    model = _fitted_encoder(24, 40)
     prompts = list(dict.fromkeys(e.rewrite_prompt for e in examples))
     data = PairData(Splits(examples, examples[:4], []), model, prompts, Batching(batch_size=3), 0)
     batch = data._loader(data.training, 3, shuffle=True).collate_fn([0, ~5, 39])
@@ -149,14 +155,27 @@ def test_a_batch_of_pairs_has_their_tokens_and_prompts_also_as_fillers(examples)
     assert validation.targets.tolist() == [-1, -1]
 
 
+def test_an_encoder_begins_near_the_space_of_the_prompts():
+    encoder = load_sentence_model(tiny_encoder("bert"))
+    words = "make it rhyme like a pirate turn this into short formal letter for children".split()
+    prompts = [f"{a} {b} {c}" for a in words for b in words[:4] for c in words[4:]]
+    own = encoder.encode(prompts, normalize_embeddings=True)
+    vectors = own @ np.random.default_rng(0).normal(size=(24, 12)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    fitted = fitted_to(encoder, prompts[::2], vectors[::2], 20)
+    unseen = fitted.encode(prompts[1::2])
+    assert np.linalg.norm(unseen, axis=1) == pytest.approx(np.ones(len(unseen)), abs=1e-5)
+    assert (unseen * vectors[1::2]).sum(1).mean() > 0.95
+
+
 def test_what_is_trained(tmp_path):
-    model = fitted_to(load_sentence_model(tiny_encoder("bert")), 24, 20)
+    model = _fitted_encoder(24, 20)
     trained_parts(model, None)
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     frozen = {n for n, p in model.named_parameters()} - trained
     assert frozen
     assert all("pooler" in name for name in frozen)
-    wider = fitted_to(load_sentence_model(tiny_encoder("bert")), 32, 20)
+    wider = _fitted_encoder(32, 20)
     trained_parts(wider, Adapter(rank=2, layers=0.5))
     trained = {n for n, p in wider.named_parameters() if p.requires_grad}
     assert {n for n in trained if "lora" not in n} == {"1.linear.weight"} or {

@@ -1,10 +1,13 @@
 """Loads, adapts and writes sentence encoders as sentence-transformers models."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, TaskType, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sentence_transformers import SentenceTransformer
@@ -14,6 +17,13 @@ from torch import Tensor, nn
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError, first_line
 from prompt_recovery.metrics.plain import load_plain
+from prompt_recovery.tables import counted
+from prompt_recovery.terminal import announced
+
+_RIDGE = 1e-3
+"""The penalty on the squared weights of a projection, for each prompt."""
+_MOST_PROMPTS = 4096
+"""The largest number of prompts to which a projection is fitted."""
 
 
 def load_sentence_model(folder: Path) -> Any:
@@ -26,25 +36,27 @@ def load_sentence_model(folder: Path) -> Any:
     return load_plain(folder).float().eval()
 
 
-def fitted_to(model: Any, dimension: int, max_tokens: int, seed: int = 0) -> Any:
-    """The model with embeddings of this dimension and of length 1, for inputs of this length.
+def fitted_to(
+    model: Any, prompts: Sequence[str], vectors: NDArray[np.float32], max_tokens: int
+) -> Any:
+    """The model in another embedding space, with embeddings of length 1, for inputs of this length.
 
-    If its own dimension differs, a linear layer (sentence-transformers' `Dense`) is added, with
-    orthonormal columns or rows.
+    If its own dimension differs, a linear layer (sentence-transformers' `Dense`) is added. Its
+    weights are those of a ridge regression from the model's embeddings of prompts to their vectors,
+    so that training begins near the space and not at a random place.
 
     Args:
         model: A `SentenceTransformer`, which must not be used afterwards.
-        dimension: The wanted dimension.
+        prompts: Prompts, at least one.
+        vectors: fp32 [prompts, dimension], their vectors in the wanted space.
         max_tokens: The largest number of tokens of an input; no more than the model allows.
-        seed: The seed of the new layer's weights.
     """
     parts = [part for part in model if not isinstance(part, modules.Normalize)]
-    own = int(model.get_embedding_dimension())
+    own, dimension = int(model.get_embedding_dimension()), vectors.shape[1]
     if own != dimension:
         dense = modules.Dense(own, dimension, bias=False, activation_function=nn.Identity())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            nn.init.orthogonal_(dense.linear.weight)
+        with torch.no_grad():
+            dense.linear.weight.copy_(torch.from_numpy(_projection(model, prompts, vectors)))
         parts.append(dense)
     parts.append(modules.Normalize())
     fitted = SentenceTransformer(modules=parts, device="cpu")
@@ -53,6 +65,18 @@ def fitted_to(model: Any, dimension: int, max_tokens: int, seed: int = 0) -> Any
     longest = int(getattr(config, "max_position_embeddings", 0) or max_tokens) - 2
     fitted.max_seq_length = min(max_tokens, max(longest, 1))
     return fitted
+
+
+def _projection(
+    model: Any, prompts: Sequence[str], vectors: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """fp64 [dimension, own]: the ridge regression from a model's embeddings to vectors."""
+    step = -(-len(prompts) // _MOST_PROMPTS)
+    with announced(f"embedding {counted(len(prompts[::step]), 'prompt')} for a linear layer"):
+        own = model.encode(list(prompts[::step]), normalize_embeddings=True)
+    given = np.asarray(own, dtype=np.float64)
+    squares = given.T @ given + _RIDGE * len(given) * np.eye(given.shape[1])
+    return np.asarray(np.linalg.solve(squares, given.T @ vectors[::step]).T)
 
 
 def trained_parts(model: Any, adapter: Adapter | None) -> None:

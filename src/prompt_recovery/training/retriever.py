@@ -1,5 +1,6 @@
 """Prepares the training of a dense retriever: a sentence encoder that places pairs near prompts."""
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -75,8 +76,8 @@ class PreparedRetriever(Prepared):
         module: The Lightning module.
         location: Location of the backbone's files.
         hardware: Where and how precisely this process computes.
-        beginning: The model before training: the one that it starts from or the bare encoder.
-            None if the bare encoder has embeddings of another dimension.
+        beginning: The model before training: the one that it starts from or the encoder itself,
+            with a linear layer if it embeds in another dimension. None if it isn't evaluated.
     """
 
     job: TrainingJob
@@ -201,15 +202,10 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
     if start is not None:
         log.info("training starts from the retriever in %s", job.start)
     bank = PromptBank.of((e.rewrite_prompt for e in job.splits.train), job.scs.encoder)
-    dimension = bank.vectors.shape[1]
-
-    def fresh() -> Any:
-        model = load_sentence_model(start or location.folder)
-        return fitted_to(model, dimension, job.batching.max_prompt_tokens, job.seed)
-
+    loaded = load_sentence_model(start or location.folder)
+    model = fitted_to(loaded, bank.prompts, bank.vectors, job.batching.max_prompt_tokens)
+    beginning = copy.deepcopy(model) if job.evaluate else None
     adapter = job.adapter if isinstance(job.adapter, Adapter) else None
-    model = fresh()
-    knows = int(model[0].get_embedding_dimension()) == dimension
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # of a new adapter's weights
         trained_parts(model, adapter)
@@ -245,5 +241,4 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
     )
     module = RetrieverModule(retriever, objective, job.scs, job.optim, identity, job.batching)
     fallback = mean_prompt(job.scs, [e.rewrite_prompt for e in job.splits.train])
-    beginning = fresh() if job.evaluate and (knows or start is not None) else None
     return PreparedRetriever(job, retriever, fallback, data, module, location, hardware, beginning)

@@ -30,8 +30,9 @@ def writer(tokenizer):
 
 @pytest.fixture(scope="session")
 def retriever(scs):
-    model = fitted_to(SentenceTransformer(str(tiny_encoder("bert")), device="cpu"), 384, 64)
     bank = PromptBank.of(["Make it rhyme", PROMPT], scs.encoder)
+    encoder = SentenceTransformer(str(tiny_encoder("bert")), device="cpu")
+    model = fitted_to(encoder, bank.prompts, bank.vectors, 64)
     return Retriever(PairEncoder(model.eval()), bank, 0.05, name="tiny retriever")
 
 
