@@ -77,6 +77,24 @@ def test_without_a_validation_split_there_is_no_confidence(run, few_examples, ca
     assert plain.recoverer.recover(pairs_of(few_examples)[:1]) == [prediction]
 
 
+def test_an_ensemble_asks_for_the_samples_of_its_members(run, tmp_path, few_examples):
+    other = shutil.copytree(run, tmp_path / "other")
+    path = other / "adapter" / "adapter_model.safetensors"
+    save_file({n: w * 2 for n, w in load_file(path).items()}, path, {"format": "pt"})
+    pairs = pairs_of(few_examples)[:4]
+
+    def said(*runs):
+        recipe = Recipe(runs, DECODING, retrieval=None, precision="fp32", confidence=False)
+        ready = assemble(recipe).recoverer
+        found = ready.said(pairs)
+        return [[found[i][n] for i in found] for n in range(len(ready.sources))]
+
+    [first], [second] = said(run), said(other)
+    assert said(run, other) == [first, second] and said(other, run) == [second, first]
+    once, again = said(run, run)
+    assert once == first and again != first
+
+
 def test_what_is_fitted_with_a_channel_is_for_its_weights(run, tmp_path):
     folder = shutil.copytree(tiny_backbone("gemma"), tmp_path / "rewriter")
     channel = replace(CHANNEL, backbone=Backbone("rewriter", path=str(folder)), exponent=0.1)

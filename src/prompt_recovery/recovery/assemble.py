@@ -1,6 +1,7 @@
 """Builds the recoverer that a recipe describes: loads its runs and fits what has to be fitted."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,11 +107,11 @@ def assemble(
             recipe.precision,
             recipe.backbone_path,
             recipe.trust_remote_code,
-            number,
             keeps_samples,
         )
-        for number, folder in enumerate(folders)
+        for folder in folders
     ]
+    _number_repeated_writers(own)
     own = _with_bank(recipe, own, scs, progress)
     retrieved = _retrieval_source(recipe, decoding, own, folders[0], scs)
     recoverer = PosteriorRecoverer(
@@ -144,6 +145,19 @@ def assemble(
     said = [str(v) for v in (recoverer.joining, recoverer.choice) if v is not None]
     identity = fingerprint(key, str(recoverer.calibration), None, *said)
     return Assembled(recoverer, recoverer.fallback, identity, [run_name(r) for r in recipe.runs])
+
+
+def _number_repeated_writers(sources: Sequence[WriterSource | Retriever]) -> None:
+    """Lets a writer that occurs several times draw different samples each time.
+
+    Different writers draw with the same random numbers, so that an ensemble's samples are those
+    that its members draw when they answer alone, and are found in the cache.
+    """
+    seen: Counter[str] = Counter()
+    for source in sources:
+        if isinstance(source, WriterSource):
+            source.member = seen[source.writer.identity]
+            seen[source.writer.identity] += 1
 
 
 def _add_channel(

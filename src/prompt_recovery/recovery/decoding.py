@@ -71,7 +71,8 @@ class Decoding(ABC):
             writer: The model.
             prompts: The token ids of the prompts, which are one batch.
             ids: The ids of their pairs.
-            member: The number of the writer in an ensemble; each member draws different samples.
+            member: How often the same writer comes before this one in an ensemble; each time, it
+                draws different samples.
         """
 
     def choose(self, posteriors: Sequence[Posterior], scs: SCS | None) -> list[list[Candidate]]:

@@ -129,7 +129,6 @@ def load_source(
     precision: str = "auto",
     backbone_path: str | None = None,
     trust_remote_code: bool = False,
-    member: int = 0,
     keeps: bool = False,
 ) -> WriterSource | Retriever:
     """The source of posteriors in a folder: a language model with an adapter, or a retriever.
@@ -140,7 +139,6 @@ def load_source(
         precision: auto, bf16, fp32 or int8 (frozen linear layers on a CPU; see `load_model`).
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with the backbone.
-        member: The number of the model in an ensemble.
         keeps: Keep the samples of a language model in the cache.
 
     Raises:
@@ -150,7 +148,7 @@ def load_source(
     if is_retriever(folder):
         return load_retriever(folder, scs, precision)
     writer = load_writer(folder, precision, backbone_path, trust_remote_code)
-    return WriterSource(writer, member, keeps)
+    return WriterSource(writer, keeps=keeps)
 
 
 def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever:

@@ -82,7 +82,7 @@ class WriterSource:
 
     Attributes:
         writer: The model.
-        member: The number of the writer in an ensemble.
+        member: How often the same writer comes before this one in an ensemble.
         keeps: Keep the posteriors in the cache, and don't sample again what is there. A writer
             without an identity keeps nothing.
         saved: The seconds that it had taken to sample what the last call found in the cache.
