@@ -142,7 +142,7 @@ def answering_ours(count: int, size: int) -> dict[str, Any]:
     import torch
 
     from prompt_recovery.backbones.precision import choose_precision
-    from prompt_recovery.backbones.sentence_model import fitted_to, load_sentence_model
+    from prompt_recovery.backbones.sentence_model import load_fitted
     from prompt_recovery.recovery import MBR, PosteriorRecoverer
     from prompt_recovery.recovery.bank import PromptBank
     from prompt_recovery.recovery.interface import pairs_of
@@ -151,8 +151,8 @@ def answering_ours(count: int, size: int) -> dict[str, Any]:
     scs = metric()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bank = PromptBank.of(bank_of(size), scs.encoder)
-    loaded = load_sentence_model(Path(folder_of_minilm()))
-    model = fitted_to(loaded, bank.prompts, bank.vectors, TOKENS).to(device)
+    folder = Path(folder_of_minilm())
+    model = load_fitted(folder, bank.prompts, bank.vectors, TOKENS).to(device)
     encoder = PairEncoder(model, choose_precision("auto", device).dtype)
     recoverer = PosteriorRecoverer([(Retriever(encoder, bank, 0.05, NEAREST), 1.0)], MBR(), "", scs)
     asked = pairs_of(examples(count))

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from prompt_recovery.backbones.encoders import EncoderBackbone
 from prompt_recovery.backbones.low_rank import Adapter, AllWeights
-from prompt_recovery.backbones.sentence_model import fitted_to, load_sentence_model, trained_parts
+from prompt_recovery.backbones.sentence_model import load_fitted, load_sentence_model, trained_parts
 from prompt_recovery.backbones.tiny import tiny_encoder
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
@@ -44,8 +44,7 @@ def make_retriever_job(folder, examples, scs, **changes):
 
 def _fitted_encoder(dimension, max_tokens):
     vectors = np.eye(4, dimension, dtype=np.float32)
-    encoder = load_sentence_model(tiny_encoder("bert"))
-    return fitted_to(encoder, ["a", "b", "c", "d"], vectors, max_tokens)
+    return load_fitted(tiny_encoder("bert"), ["a", "b", "c", "d"], vectors, max_tokens)
 
 
 @pytest.mark.parametrize("adapter", [AllWeights(), Adapter(rank=4), Adapter(rank=2, dora=True)])
@@ -114,11 +113,11 @@ def test_a_retriever_that_diverges_is_stopped_with_one_line(tmp_path, examples, 
 
 
 def test_training_moves_pairs_towards_their_prompts(tmp_path, examples, scs):
-    trainer = {"accelerator": "cpu", "max_epochs": 8, "enable_progress_bar": False}
+    trainer = {"accelerator": "cpu", "max_epochs": 16, "enable_progress_bar": False}
     before = make_retriever_job(tmp_path / "a", examples, scs, optim=Optimisation(1e-9))
     after = make_retriever_job(tmp_path / "b", examples, scs, trainer=trainer)
     near = [train(job)["train/cosine"] for job in (before, after)]
-    assert near[1] > near[0] + 0.2
+    assert near[1] > near[0] + 0.3
 
 
 def test_all_training_prompts_can_be_negatives(tmp_path, examples, scs):
@@ -162,7 +161,7 @@ def test_an_encoder_begins_near_the_space_of_the_prompts():
     own = encoder.encode(prompts, normalize_embeddings=True)
     vectors = own @ np.random.default_rng(0).normal(size=(24, 12)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    fitted = fitted_to(encoder, prompts[::2], vectors[::2], 20)
+    fitted = load_fitted(tiny_encoder("bert"), prompts[::2], vectors[::2], 20)
     unseen = fitted.encode(prompts[1::2])
     assert np.linalg.norm(unseen, axis=1) == pytest.approx(np.ones(len(unseen)), abs=1e-5)
     assert (unseen * vectors[1::2]).sum(1).mean() > 0.95

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError, first_line
+from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.plain import load_plain
-from prompt_recovery.tables import counted
-from prompt_recovery.terminal import announced
 
 _RIDGE = 1e-3
 """The penalty on the squared weights of a projection, for each prompt."""
@@ -36,27 +35,32 @@ def load_sentence_model(folder: Path) -> Any:
     return load_plain(folder).float().eval()
 
 
-def fitted_to(
-    model: Any, prompts: Sequence[str], vectors: NDArray[np.float32], max_tokens: int
+def load_fitted(
+    folder: Path, prompts: Sequence[str], vectors: NDArray[np.float32], max_tokens: int
 ) -> Any:
-    """The model in another embedding space, with embeddings of length 1, for inputs of this length.
+    """The model in a folder, in another embedding space and for inputs of this length.
 
-    If its own dimension differs, a linear layer (sentence-transformers' `Dense`) is added. Its
-    weights are those of a ridge regression from the model's embeddings of prompts to their vectors,
-    so that training begins near the space and not at a random place.
+    Its embeddings have length 1. If its own dimension differs from that of the space, a linear
+    layer (sentence-transformers' `Dense`) is added. Its weights are those of a ridge regression
+    from the model's embeddings of prompts to their vectors, so that training begins near the space
+    and not at a random place.
 
     Args:
-        model: A `SentenceTransformer`, which must not be used afterwards.
+        folder: A sentence-transformers folder.
         prompts: Prompts, at least one.
         vectors: fp32 [prompts, dimension], their vectors in the wanted space.
         max_tokens: The largest number of tokens of an input; no more than the model allows.
+
+    Raises:
+        PromptRecoveryError: As for `load_sentence_model`.
     """
+    model = load_sentence_model(folder)
     parts = [part for part in model if not isinstance(part, modules.Normalize)]
     own, dimension = int(model.get_embedding_dimension()), vectors.shape[1]
     if own != dimension:
         dense = modules.Dense(own, dimension, bias=False, activation_function=nn.Identity())
         with torch.no_grad():
-            dense.linear.weight.copy_(torch.from_numpy(_projection(model, prompts, vectors)))
+            dense.linear.weight.copy_(torch.from_numpy(_projection(folder, prompts, vectors)))
         parts.append(dense)
     parts.append(modules.Normalize())
     fitted = SentenceTransformer(modules=parts, device="cpu")
@@ -68,15 +72,15 @@ def fitted_to(
 
 
 def _projection(
-    model: Any, prompts: Sequence[str], vectors: NDArray[np.float32]
+    folder: Path, prompts: Sequence[str], vectors: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """fp64 [dimension, own]: the ridge regression from a model's embeddings to vectors."""
+    from sklearn.linear_model import Ridge
+
     step = -(-len(prompts) // _MOST_PROMPTS)
-    with announced(f"embedding {counted(len(prompts[::step]), 'prompt')} for a linear layer"):
-        own = model.encode(list(prompts[::step]), normalize_embeddings=True)
-    given = np.asarray(own, dtype=np.float64)
-    squares = given.T @ given + _RIDGE * len(given) * np.eye(given.shape[1])
-    return np.asarray(np.linalg.solve(squares, given.T @ vectors[::step]).T)
+    own = SentenceEncoder(EncoderSource(path=str(folder))).embed(prompts[::step])
+    regression = Ridge(_RIDGE * len(own), fit_intercept=False)
+    return np.asarray(regression.fit(own.astype(np.float64), vectors[::step]).coef_)
 
 
 def trained_parts(model: Any, adapter: Adapter | None) -> None:

@@ -14,8 +14,7 @@ from prompt_recovery.backbones.encoders import EncoderBackbone, locate_encoder
 from prompt_recovery.backbones.locate import Location
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.backbones.sentence_model import (
-    fitted_to,
-    load_sentence_model,
+    load_fitted,
     save_sentence_model,
     trained_parts,
     with_weights,
@@ -202,8 +201,8 @@ def prepare_retriever(job: TrainingJob, hardware: Hardware) -> PreparedRetriever
     if start is not None:
         log.info("training starts from the retriever in %s", job.start)
     bank = PromptBank.of((e.rewrite_prompt for e in job.splits.train), job.scs.encoder)
-    loaded = load_sentence_model(start or location.folder)
-    model = fitted_to(loaded, bank.prompts, bank.vectors, job.batching.max_prompt_tokens)
+    folder, max_tokens = start or location.folder, job.batching.max_prompt_tokens
+    model = load_fitted(folder, bank.prompts, bank.vectors, max_tokens)
     beginning = copy.deepcopy(model) if job.evaluate else None
     adapter = job.adapter if isinstance(job.adapter, Adapter) else None
     with torch.random.fork_rng(devices=[]):

@@ -1,7 +1,6 @@
 import pytest
-from sentence_transformers import SentenceTransformer
 
-from prompt_recovery.backbones.sentence_model import fitted_to
+from prompt_recovery.backbones.sentence_model import load_fitted
 from prompt_recovery.backbones.tiny import tiny_encoder
 from prompt_recovery.recovery.bank import PromptBank
 from prompt_recovery.recovery.decoding import MBR
@@ -31,8 +30,7 @@ def writer(tokenizer):
 @pytest.fixture(scope="session")
 def retriever(scs):
     bank = PromptBank.of(["Make it rhyme", PROMPT], scs.encoder)
-    encoder = SentenceTransformer(str(tiny_encoder("bert")), device="cpu")
-    model = fitted_to(encoder, bank.prompts, bank.vectors, 64)
+    model = load_fitted(tiny_encoder("bert"), bank.prompts, bank.vectors, 64)
     return Retriever(PairEncoder(model.eval()), bank, 0.05, name="tiny retriever")
 
 
