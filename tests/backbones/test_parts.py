@@ -27,7 +27,7 @@ from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.settings.extras import MODULES
 from prompt_recovery.settings.folder import config_folder
-from prompt_recovery.training.checkpoints import save_adapter
+from prompt_recovery.training.checkpoints import write_adapter
 from tests.backbones.tiny_gguf import part_packages, tiny_gguf
 from tests.forks import PROCESSES
 
@@ -205,7 +205,8 @@ def test_an_adapter_names_the_base_model_and_loads_with_plain_peft(packages, tmp
         if "lora_" in name:
             parameter.data.normal_(generator=torch.Generator().manual_seed(len(name)))
     weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    save_adapter(model, weights, tmp_path / "adapter", {})
+    (tmp_path / "adapter").mkdir()
+    write_adapter(model, weights, tmp_path / "adapter")
     assert _base_model(tmp_path / "adapter") == "Nobody/Tiny-Qwen"
 
     plain = AutoModelForCausalLM.from_pretrained(converted(location), dtype=torch.float32)

@@ -132,7 +132,7 @@ def test_a_channel_needs_candidates(run):
 
 
 def test_a_missing_backbone_is_found_before_anything_is_loaded(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(assembling, "load_source", lambda *_: pytest.fail("it is loaded"))
+    monkeypatch.setattr(assembling, "load_sources", lambda *_: pytest.fail("it is loaded"))
     gone = replace(CHANNEL, backbone=Backbone("gone", package="no_such_weights"))
     with pytest.raises(PromptRecoveryError, match="needs the weights package 'no_such_weights"):
         assemble(Recipe([run], decoding=DECODING, channel=gone))

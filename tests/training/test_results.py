@@ -34,7 +34,7 @@ def test_a_run_says_how_far_the_expected_scs_is_off(count):
 def test_predictions_have_their_expected_scs_if_there_is_one(confidence):
     trained = evaluated(2, confidence)
     examples = [RewriteExample(str(i), "a", "b", "p") for i in range(2)]
-    found = SimpleNamespace(trained=trained, start=None, zero_shot=None, alone=())
+    found = SimpleNamespace(trained=trained, start=None, zero_shot=None, alone={})
     rows = list(prediction_rows(examples, found))
     expected = [None, None] if confidence is None else [0.0, 0.25]
     assert [row.get("confidence") for row in rows] == expected

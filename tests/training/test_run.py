@@ -57,6 +57,7 @@ def make_job(folder, examples, scs, architecture="llama", **changes):
         },
         "folder": folder,
         "precision": "fp32",
+        "probe": False,  # test_probe.py
     }
     return TrainingJob(**{**options, **changes})
 

@@ -3,8 +3,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from prompt_recovery.backbones.tiny import ARCHITECTURES, tiny_backbone
-from prompt_recovery.trees import Tree, pack, sample_completions, score_completions
+from prompt_recovery.trees import Tree, last_states, pack, sample_completions, score_completions
 from prompt_recovery.trees.sample import _passed
+from tests.closeness import assert_close
 from tests.trees.test_forward import PAD, ROUNDING, tiny_model
 
 STEPS = 24  # more than the tiny models' window of 16
@@ -54,6 +55,20 @@ def test_log_probabilities_are_those_of_the_tree(architecture):
             scores = score_completions(model, pack([Tree(prompt, texts)], PAD))
         expected = torch.tensor([s.log_probability for s in row], dtype=torch.float32)
         torch.testing.assert_close(scores.log_probability, expected, atol=0, rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_last_states_are_those_of_each_prompt_alone(architecture):
+    model = tiny_model(architecture)
+    rows, heard = prompts(30, 7, 19), []
+    found = last_states(model, rows, PAD)
+    sample_completions(model, rows, [0.0], None, 2, [END], PAD, read=heard.append)
+    assert len(heard) == 1, "it is called once"
+    for row, state, same in zip(rows, found, heard[0], strict=True):
+        with torch.no_grad():
+            alone = model(torch.tensor([row]), output_hidden_states=True).hidden_states[-1][0, -1]
+        assert_close(state, alone, ROUNDING)
+        assert_close(same, alone, ROUNDING)
 
 
 def test_a_row_does_not_depend_on_the_others():

@@ -24,7 +24,9 @@ def shipped_reader(scs: SCS) -> PairEncoder:
         scs: The metric with all-MiniLM-L6-v2.
     """
     folder = dense_retriever(shipped_run("shipped"), "filters.ignored")
-    return load_retriever(folder, scs, "fp32").encoder
+    reader = load_retriever(folder, scs, "fp32").encoder
+    assert isinstance(reader, PairEncoder)
+    return reader
 
 
 def likelier_prompts(

@@ -20,7 +20,7 @@ from prompt_recovery.recovery.fitted import Fitted, fit_key, fit_recoverer, keep
 from prompt_recovery.recovery.likelihood import load_likelihood
 from prompt_recovery.recovery.load import (
     choosing_metric,
-    load_source,
+    load_sources,
     located_backbone,
     splits_of,
 )
@@ -96,26 +96,34 @@ def assemble(
     recipe = with_rewriter(recipe)
     members = [recoverer_folders(run) for run in recipe.runs]
     folders = [folder for run in members for folder in run]
-    records = [read_record(folder) for folder in folders]
     decoding = recipe.decoding or decoding_of(folders)
-    scs = recorded_metric(records[0]["metric"])
+    scs = recorded_metric(read_record(folders[0])["metric"])
     require_backbones(recipe)
-    own = [
-        load_source(
-            folder,
-            scs,
-            recipe.precision,
-            recipe.backbone_path,
-            recipe.trust_remote_code,
-            keeps_samples,
-        )
-        for folder in folders
+    loaded = [
+        [
+            (folder, source)
+            for folder in run
+            for source in load_sources(
+                folder,
+                scs,
+                decoding,
+                recipe.precision,
+                recipe.backbone_path,
+                recipe.trust_remote_code,
+                keeps_samples,
+                recipe.probe,
+            )
+        ]
+        for run in members
     ]
+    folders = [folder for run in loaded for folder, _ in run]
+    own = [source for run in loaded for _, source in run]
+    records = [read_record(folder) for folder in folders]
     _number_repeated_writers(own)
     own = _with_bank(recipe, own, scs, progress)
     retrieved = _retrieval_source(recipe, decoding, own, folders[0], scs)
     recoverer = PosteriorRecoverer(
-        _weighted_sources(recipe, [len(run) for run in members], own, retrieved),
+        _weighted_sources(recipe, [len(run) for run in loaded], own, retrieved),
         decoding,
         records[0]["fallback"],
         choosing_metric(scs, own),
@@ -179,7 +187,7 @@ def _add_channel(
 def _with_bank(
     recipe: Recipe, sources: Sequence[WriterSource | Retriever], scs: SCS, progress: Progress
 ) -> list[WriterSource | Retriever]:
-    """The sources, with the prompts of `bank` in the banks of the retrievers."""
+    """The sources, with the prompts of `bank` in the banks of retrievers and probes."""
     if recipe.bank is None:
         return list(sources)
     title = "embedding the bank"
@@ -201,7 +209,7 @@ def _retrieval_source(
     """The fitted `retrieval` of the recipe, which joins the samples of the runs' models.
 
     None if the recipe or the decoding has no use for it, if there are no training examples, or if
-    one of the runs has a dense retriever, which finds better prompts than `retrieval` does.
+    one of the runs has a dense retriever or a probe, which finds better prompts.
     """
     if recipe.retrieval is None or not decoding.uses_metric:
         return None
@@ -231,8 +239,8 @@ def _weighted_sources(
 
     Args:
         recipe: The recipe.
-        sizes: The number of recoverers that each run consists of, which share its weight equally.
-        own: The sources of these recoverers.
+        sizes: The number of sources that each run consists of, which share its weight equally.
+        own: These sources.
         retrieved: The fitted `retrieval`, if any.
     """
     weights = list(recipe.weights) or [1.0] * len(sizes)

@@ -33,10 +33,8 @@ from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
 
-RETRIEVED = 0.5
-"""The weight of the retrievers for familiar pairs that the fit starts from."""
 RETRIEVED_AWAY = 0.3
-"""Their weight for unfamiliar pairs; `joining` says where it comes from."""
+"""The weight of the retrievers for unfamiliar pairs; `joining` says where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,9 @@ def _fitted_choice(
 def default_joining(weights: Sequence[float], retrievers: Sequence[int], said: Said) -> Joining:
     """The weights that the fit starts from.
 
-    A pair is familiar if it is at least as near to the training examples as the median validation
-    example, and unfamiliar if it is further away than nearly all of them.
+    For familiar pairs, each retriever weighs as much as all language models together. A pair is
+    familiar if it is at least as near to the training examples as the median validation example,
+    and unfamiliar if it is further away than nearly all of them.
 
     Args:
         weights: The static weights of the sources, whose ratios stay among retrievers and among the
@@ -199,7 +198,7 @@ def default_joining(weights: Sequence[float], retrievers: Sequence[int], said: S
     near = [value for parts in said.values() if (value := familiarity_of(parts)) is not None]
     low, high = np.quantile(near, (0.02, 0.5)) if near else (0.0, 1.0)
     return Joining(
-        scaled(weights, retrievers, RETRIEVED),
+        scaled(weights, retrievers, len(retrievers) / (len(retrievers) + 1)),
         scaled(weights, retrievers, RETRIEVED_AWAY),
         EMBEDDING_SHARE,
         round(float(low), 6),

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,7 +27,7 @@ from prompt_recovery.backbones.load import (
     load_reading_tokenizer,
 )
 from prompt_recovery.backbones.locate import Backbone, Location, locate
-from prompt_recovery.backbones.precision import choose_precision
+from prompt_recovery.backbones.precision import Precision, choose_precision
 from prompt_recovery.data.splits import Splits
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.bert import load_reader
@@ -38,6 +38,7 @@ from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.fitted import fit_key, kept_fit
 from prompt_recovery.recovery.form import BankForm
+from prompt_recovery.recovery.probe import Probe, ProbeEncoder
 from prompt_recovery.recovery.records import (
     decoding_of,
     read_record,
@@ -55,6 +56,7 @@ from prompt_recovery.runs.folder import (
     familiarity_file,
     form_file,
     is_retriever,
+    probe_file,
     recoverer_folders,
     require_adapter_folder,
     weights_digest,
@@ -62,6 +64,7 @@ from prompt_recovery.runs.folder import (
 from prompt_recovery.storage import fingerprint, local_path
 from prompt_recovery.templates import Template
 from prompt_recovery.terminal import announced
+from prompt_recovery.trees import causal_lm_of
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +99,17 @@ def load_recoverer(
             the backbone isn't the one that the adapter was trained on.
     """
     folders = recoverer_folders(path)
-    records = [read_record(folder) for folder in folders]
-    scs = scs or recorded_metric(records[0]["metric"])
-    sources = [
-        load_source(folder, scs, precision, backbone_path, trust_remote_code) for folder in folders
-    ]
+    scs = scs or recorded_metric(read_record(folders[0])["metric"])
     decoding = decoding or decoding_of(folders)
+    found = [
+        (folder, source)
+        for folder in folders
+        for source in load_sources(
+            folder, scs, decoding, precision, backbone_path, trust_remote_code
+        )
+    ]
+    folders, sources = [folder for folder, _ in found], [source for _, source in found]
+    records = [read_record(folder) for folder in folders]
     recoverer = PosteriorRecoverer(
         [(source, 1.0) for source in sources],
         decoding,
@@ -123,32 +131,108 @@ def choosing_metric(scs: SCS, sources: Sequence[Source]) -> SCS:
     return scs
 
 
-def load_source(
+def load_sources(
     folder: Path,
     scs: SCS,
+    decoding: Decoding,
     precision: str = "auto",
     backbone_path: str | None = None,
     trust_remote_code: bool = False,
     keeps: bool = False,
-) -> WriterSource | Retriever:
-    """The source of posteriors in a folder: a language model with an adapter, or a retriever.
+    probe: bool = True,
+) -> list[WriterSource | Retriever]:
+    """The sources of posteriors in a folder: a language model and its probe, or a retriever.
 
     Args:
         folder: An adapter or a retriever folder.
         scs: The metric; a retriever embeds its prompts with its encoder.
+        decoding: The decoding. Only one that uses the metric has a use for a probe.
         precision: auto, bf16, fp32 or int8 (frozen linear layers on a CPU; see `load_model`).
         backbone_path: Where the backbone is now, if it isn't where the run found it.
         trust_remote_code: Run Python code that comes with the backbone.
         keeps: Keep the samples of a language model in the cache.
+        probe: Whether a language model's probe is a source, too.
 
     Raises:
         PromptRecoveryError: If the folder holds no recoverer or a damaged file, or the backbone
             isn't the one that the adapter was trained on.
     """
     if is_retriever(folder):
-        return load_retriever(folder, scs, precision)
+        return [load_retriever(folder, scs, precision)]
     writer = load_writer(folder, precision, backbone_path, trust_remote_code)
-    return WriterSource(writer, keeps=keeps)
+    found = load_probe(folder, writer, scs) if probe and decoding.uses_metric else None
+    return sources_of(writer, found, keeps)
+
+
+def sources_of(
+    writer: Writer, probe: Retriever | None, keeps: bool = False
+) -> list[WriterSource | Retriever]:
+    """A language model as a source and, if it has a probe, the probe, which reads nothing twice.
+
+    Args:
+        writer: The language model.
+        probe: The retriever whose encoder is its probe.
+        keeps: Keep the samples in the cache.
+    """
+    if probe is None:
+        return [WriterSource(writer, keeps=keeps)]
+    assert isinstance(probe.encoder, ProbeEncoder)
+    return [WriterSource(probe.encoder.listening, keeps=keeps), probe]
+
+
+def load_probe(folder: Path, writer: Writer, scs: SCS) -> Retriever | None:
+    """The retriever that the probe in an adapter folder makes of its language model.
+
+    Args:
+        folder: The adapter folder.
+        writer: Its language model.
+        scs: The metric, whose encoder embeds the prompts.
+
+    Returns:
+        None if there is no probe, or if it was fitted for another sentence encoder, which a warning
+        says.
+
+    Raises:
+        PromptRecoveryError: If a file is missing or damaged.
+    """
+    saved = read_record(folder)
+    if saved.get("probe") is None:
+        return None
+    if saved["metric"]["encoder"] != scs.encoder.identity:
+        log.warning(
+            "%s: its probe is for another sentence encoder than %s, and is not used",
+            folder,
+            scs.encoder.name,
+        )
+        return None
+    bank, prompts = _bank(folder, scs)
+    size = causal_lm_of(writer.model).config.get_text_config().hidden_size
+    probe = Probe.read(probe_file(folder), bank.vectors.shape[1], size)
+    return Retriever(
+        ProbeEncoder(writer, probe),
+        bank,
+        saved["probe"]["temperature"],
+        saved["probe"]["k"],
+        f"{writer.name}, probe",
+        known=Familiarity.read(familiarity_file(folder)),
+        form=BankForm.read(form_file(folder), prompts),
+    )
+
+
+def _bank(folder: Path, scs: SCS) -> tuple[PromptBank, list[str]]:
+    """The prompts in a folder as a bank, and as a list."""
+    prompts, vectors = read_prompts(bank_file(folder)), bank_vectors_file(folder)
+    embedded = vectors.is_file()
+    bank = PromptBank.read(prompts, vectors) if embedded else PromptBank.of(prompts, scs.encoder)
+    return bank, prompts
+
+
+def kind_of(source: Source) -> Literal["model", "probe", "retriever"]:
+    """What a source of a trained recoverer is: a language model, its probe, or a retriever."""
+    if isinstance(source, WriterSource):
+        return "model"
+    probes = isinstance(source, Retriever) and isinstance(source.encoder, ProbeEncoder)
+    return "probe" if probes else "retriever"
 
 
 def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever:
@@ -174,9 +258,7 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
     with announced(f"loading the retriever in {folder}"):
         model = load_reader(folder).requires_grad_(False).to(device)
     digest = fingerprint(weights_digest(folder), saved)
-    prompts, vectors = read_prompts(bank_file(folder)), bank_vectors_file(folder)
-    embedded = vectors.is_file()
-    bank = PromptBank.read(prompts, vectors) if embedded else PromptBank.of(prompts, scs.encoder)
+    bank, prompts = _bank(folder, scs)
     if bank.vectors.shape[1] != model.get_embedding_dimension():
         raise PromptRecoveryError(
             f"{folder}: embeds in {model.get_embedding_dimension()} dimensions, and the metric in "
@@ -235,9 +317,14 @@ def load_writer(
         template=Template(**saved["template"]),
         max_prompt_tokens=saved["max_prompt_tokens"],
         name=recorded_name(saved),
-        identity=fingerprint(weights_digest(folder), location.identity, chosen.identity, four_bit),
+        identity=writer_identity(folder, location, chosen, four_bit),
         whole=None if merged is None else cache(whole),
     )
+
+
+def writer_identity(folder: Path, location: Location, precision: Precision, four_bit: bool) -> str:
+    """The identity of a language model with an adapter, as a writer has it."""
+    return fingerprint(weights_digest(folder), location.identity, precision.identity, four_bit)
 
 
 def located_backbone(

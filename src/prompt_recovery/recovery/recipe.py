@@ -10,7 +10,7 @@ from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.records import decoding_of
 from prompt_recovery.recovery.sources import SourceSettings
 from prompt_recovery.recovery.stated import SHARE, StatedShare
-from prompt_recovery.runs.folder import is_retriever, recoverer_folders
+from prompt_recovery.runs.folder import is_retriever, probe_file, recoverer_folders
 from prompt_recovery.settings import LocalPath, Precision
 
 RunNames = LocalPath | Sequence[LocalPath]
@@ -33,6 +33,8 @@ class RecipeOptions:
             don't need it.
         bank: A file with prompts that a dense retriever can also answer with, besides those that it
             was trained on: one on each line (.txt), or a column of a CSV, JSONL or Parquet file.
+        probe: Whether the probe of a language model answers with it, if it has one and the decoding
+            uses the metric.
         stated: The share of the votes on a pair that goes to the prompts that the lead-in of its
             rewrite states, such as "Sure, here is the text as a limerick:", in [0, 1). It is for
             decodings that use the metric.
@@ -48,6 +50,7 @@ class RecipeOptions:
     retrieval: SourceSettings | None = None
     bank: LocalPath | None = None
     bank_column: str | None = None
+    probe: bool = True
     stated: StatedShare = SHARE
 
 
@@ -105,7 +108,10 @@ class Recipe(RecipeOptions):
                 f"a channel weighs candidates by their SCS, which decoding={decoding.name} does "
                 "not know: take decoding=mbr, or leave the channel out"
             )
-        if self.bank is not None and not any(map(is_retriever, folders)):
+        probed = self.probe and decoding.uses_metric
+        if self.bank is not None and not any(
+            is_retriever(folder) or (probed and probe_file(folder).is_file()) for folder in folders
+        ):
             raise PromptRecoveryError(
                 f"bank={self.bank}: is for a dense retriever, and the runs have none; train one "
                 "with model=minilm objective=contrastive"

@@ -25,6 +25,7 @@ from prompt_recovery.templates import Template
 
 log = logging.getLogger(__name__)
 
+_OPTIONAL = {"backbone_identity", "data", "four_bit", "probe"}
 _MOST_TOKENS = 1 << 20  # more than any model reads
 _MOST_BRANCHES, _MOST_NEW_TOKENS = 4096, 1 << 16  # of a decoding
 _Tokens = Annotated[int, Ge(1), Le(_MOST_TOKENS)]
@@ -51,11 +52,18 @@ class _Shared:
     data: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class _Probe:
+    temperature: _Finite
+    k: Annotated[int, Ge(1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Adapter(_Shared):
     backbone: Backbone
     template: Template
     four_bit: bool = False
+    probe: _Probe | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +87,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     again = f"copy the {folder.name} folder again"
     try:
         saved = read_yaml(path)
-        required = {f.name for f in fields(kind)} - {"backbone_identity", "data", "four_bit"}
+        required = {f.name for f in fields(kind)} - _OPTIONAL
         missing = required - saved.keys()
         saved["backbone"] = _known(saved["backbone"], kind.__annotations__["backbone"])
         if "template" in saved:

@@ -11,6 +11,7 @@ The predicted embedding lies in the space of the metric's encoder, so that its c
 embedding of a prompt is the predicted cosine of that prompt with the true one.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,8 +27,12 @@ from prompt_recovery.recovery.bank import PromptBank, nearest
 from prompt_recovery.recovery.decoding import MBR, Decoding
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.form import BankForm
-from prompt_recovery.recovery.interface import Pair, is_usable
+from prompt_recovery.recovery.interface import Pair, is_usable, pairs_of
 from prompt_recovery.recovery.posterior import Posterior
+from prompt_recovery.recovery.probe import ProbeEncoder
+from prompt_recovery.terminal import announced
+
+log = logging.getLogger(__name__)
 
 _READ = 20_000  # characters of each text; the model reads fewer, and is slow to cut longer ones
 _BATCH = 64
@@ -104,7 +109,8 @@ class Retriever:
     """A source whose posterior is a softmax over the prompts nearest to the predicted embedding.
 
     Attributes:
-        encoder: Predicts the embedding of a pair's prompt.
+        encoder: Predicts the embedding of a pair's prompt: a sentence encoder of its own, or the
+            probe of a language model.
         bank: The prompts, embedded by the metric's encoder.
         temperature: The temperature of the softmax of the cosines, > 0.
         k: The largest number of prompts in a posterior, ≥ 1.
@@ -115,7 +121,7 @@ class Retriever:
         form: Also weighs prompts by how their training pairs were changed. None turns this off.
     """
 
-    encoder: PairEncoder
+    encoder: PairEncoder | ProbeEncoder
     bank: PromptBank
     temperature: float
     k: int = 200
@@ -187,6 +193,34 @@ class Retriever:
     def with_temperature(self, temperature: float) -> "Retriever":
         """The same retriever with another temperature, > 0."""
         return replace(self, temperature=temperature)
+
+
+def fit_on_validation(
+    retriever: Retriever, form: BankForm | None, examples: Sequence[RewriteExample], scs: SCS
+) -> Retriever:
+    """The retriever with the temperature and the weight of the form that suit these examples.
+
+    Without examples, both stay what they are by default.
+
+    Args:
+        retriever: The retriever, without a form.
+        form: The measures of its training pairs; None if they don't count.
+        examples: Examples that it was not trained on.
+        scs: The metric.
+    """
+    if not examples:
+        return replace(retriever, form=form and form.with_weight(FORM_WEIGHT))
+    truths, pairs = [e.rewrite_prompt for e in examples], pairs_of(examples)
+    with announced("fitting the temperature of the posterior"):
+        predicted = retriever.encoder.embed(pairs)
+        found = retriever.with_temperature(fit_temperature(retriever, predicted, truths, scs))
+    log.info("temperature of the posterior: %g", found.temperature)
+    if form is None:
+        return found
+    with announced("fitting the weight of the form of a pair"):
+        weight = fit_form(found, form, predicted, pairs, truths, scs)
+    log.info("weight of the form of a pair: %g", weight)
+    return replace(found, form=form.with_weight(weight) if weight else None)
 
 
 def fit_temperature(

@@ -18,7 +18,7 @@ from prompt_recovery.recovery.posterior import Completion
 from prompt_recovery.tables import counted
 from prompt_recovery.templates import Template
 from prompt_recovery.terminal import announced, counting
-from prompt_recovery.trees import Sample, Tree, sample_completions
+from prompt_recovery.trees import Sample, Tree, last_states, sample_completions
 from prompt_recovery.trees.cached import cached_log_probabilities
 
 T = TypeVar("T")
@@ -45,6 +45,8 @@ class Writer:
             `mean_log_probabilities` keeps what it has computed.
         whole: Loads the `PeftModel`, once, for what the `SmallLlama` in its place does not support:
             beam search, and answers without the adapter.
+        read: Called with the tokenised prompts of each batch that answers are sampled for, and with
+            what `last_states` returns for them.
     """
 
     model: Any
@@ -57,6 +59,7 @@ class Writer:
     shots: Sequence[RewriteExample] = ()
     identity: str = ""
     whole: Callable[[], Any] | None = None
+    read: Callable[[Sequence[Sequence[int]], NDArray[np.float32]], None] | None = None
 
     def __post_init__(self) -> None:
         if self.whole is not None and not self.adapter:
@@ -223,6 +226,11 @@ class Writer:
     ) -> list[list[Sample]]:
         """The answers as tokens; takes the arguments of `write`."""
         what = _writing(len(prompts), len(temperatures))
+
+        def read(states: torch.Tensor) -> None:
+            if self.read is not None:
+                self.read(prompts, _plain(states))
+
         with self.ready(), counting(what, max_new_tokens, "tokens at most") as advance:
 
             def counted_step(done: bool) -> bool:
@@ -238,7 +246,17 @@ class Writer:
                 end_token_ids(self.model, self.tokenizer),
                 int(self.tokenizer.pad_token_id),
                 counted_step,
+                read,
             )
+
+    def last_states(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """The hidden states from which the first tokens of answers are predicted, fp32 [R, h].
+
+        Args:
+            prompts: The token ids of R ≥ 1 prompts, which are one batch.
+        """
+        with self.ready():
+            return _plain(last_states(self.model, prompts, int(self.tokenizer.pad_token_id)))
 
     def mean_log_probabilities(self, pair: Pair, texts: Sequence[str]) -> list[float]:
         """log p(text | pair) per token of each of n ≥ 1 answers, with the end counted.
@@ -284,6 +302,10 @@ class Writer:
                 yield
         finally:
             self.model.train(was_training)
+
+
+def _plain(states: torch.Tensor) -> NDArray[np.float32]:
+    return np.asarray(states.float().cpu().numpy())
 
 
 def _writing(prompts: int, answers: int) -> str:

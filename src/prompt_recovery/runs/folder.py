@@ -659,7 +659,7 @@ def dense_retriever(run: str | Path, setting: str) -> Path:
 
 
 def bank_file(folder: Path) -> Path:
-    """Returns the path of the prompts that a retriever can answer with: those of its training."""
+    """Returns the path of the prompts that a retriever or a probe finds: those of its training."""
     return folder / "bank.jsonl"
 
 
@@ -676,6 +676,11 @@ def familiarity_file(folder: Path) -> Path:
 def form_file(folder: Path) -> Path:
     """Returns the path of the measures of a retriever's training pairs, if it uses them."""
     return folder / "form.npz"
+
+
+def probe_file(folder: Path) -> Path:
+    """Returns the path of the weights of a language model's probe, if it has one."""
+    return folder / "probe.safetensors"
 
 
 def write_bank(folder: Path, prompts: Iterable[str]) -> None:

@@ -96,9 +96,10 @@ The retriever knows {prompts:,} prompts, those of its training examples. It find
 and MBR chooses among them. The expected SCS was fitted on the validation split. The trained weights
 are stored as the difference from the original encoder, in 8 bits."""
     return f"""\
-The language model writes samples. The retriever knows {prompts:,} prompts, those of its training
-examples, and finds the nearest ones. MBR chooses among all of them. The weights of the two models
-and the expected SCS were fitted on the validation split. The trained weights are stored in bf16 for
+The language model writes samples, and its probe finds prompts of its training examples. The
+retriever knows {prompts:,} prompts, those of its own training examples, and finds the nearest ones.
+MBR chooses among all of them. The weights of the three and the expected SCS were fitted on the
+validation split. The trained weights are stored in bf16 for
 the adapter and, for the retriever, as the difference from the original encoder, in 8 bits."""
 
 
@@ -179,7 +180,7 @@ def _results(name: str, folder: Path, reports: Sequence[str]) -> Iterator[tuple[
             f"{metrics['test/scs']:.3f}", f"{low:.3f} … {high:.3f}",
             _error(metrics.get("test/calibration_error")),
         )  # fmt: skip
-        for part in ("model", "retriever"):
+        for part in ("model", "probe", "retriever"):
             if f"test/{part}_scs" in metrics:
                 yield f"the {part} alone", "", f"{metrics[f'test/{part}_scs']:.3f}", "", ""
         yield "the mean prompt", "", f"{metrics['baseline/mean_prompt_scs']:.3f}", "", ""

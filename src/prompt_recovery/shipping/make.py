@@ -23,7 +23,7 @@ from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.fitted import fit_key, keep_fit, kept_fit
 from prompt_recovery.recovery.interface import ConstantRecoverer, pairs_of
 from prompt_recovery.recovery.job import steps
-from prompt_recovery.recovery.load import splits_of
+from prompt_recovery.recovery.load import kind_of, load_writer, splits_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
@@ -35,7 +35,11 @@ from prompt_recovery.runs.folder import (
     bank_file,
     bank_vectors_file,
     calibration_file,
+    familiarity_file,
+    form_file,
     is_retriever,
+    probe_file,
+    recoverer_file,
     recoverer_folders,
     training_file,
 )
@@ -47,11 +51,13 @@ from prompt_recovery.runs.shipped import (
     unpack,
     weights_in,
 )
-from prompt_recovery.settings import LocalPath
+from prompt_recovery.settings import LocalPath, Precision
 from prompt_recovery.settings.extras import is_extra
 from prompt_recovery.shipping.card import CARD, card
-from prompt_recovery.storage import write_json
+from prompt_recovery.storage import read_yaml, write_json
 from prompt_recovery.terminal import progress_bar
+from prompt_recovery.training.checkpoints import write_record
+from prompt_recovery.training.probe import fit_probe, probe_record, write_probe
 from prompt_recovery.training.results import (
     RunEvaluations,
     evaluate_recoverer,
@@ -115,7 +121,7 @@ def ship(given: ShippingSettings) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         if given.runs:
-            _pack(given.runs, scratch)
+            _pack(given.runs, scratch, given.precision)
         elif (output / MANIFEST).is_file():
             shutil.copytree(output, scratch)
         else:
@@ -136,14 +142,14 @@ def ship(given: ShippingSettings) -> Path:
     return output
 
 
-def _pack(runs: Sequence[str], scratch: Path) -> None:
+def _pack(runs: Sequence[str], scratch: Path, precision: Precision) -> None:
     """Packs the parts of the runs, with a manifest, into a new folder."""
     adapter, retriever = _parts(runs)
     folders = [folder for folder in (adapter, retriever) if folder is not None]
     scratch.mkdir(parents=True)
     parts = {"retriever/" + _WEIGHTS: _pack_retriever(retriever, scratch / "retriever")}
     if adapter is not None:
-        _pack_adapter(adapter, scratch / "adapter")
+        _pack_adapter(adapter, scratch / "adapter", precision)
     _write_config(folders, scratch)
     Manifest(_digests(scratch), _packages(folders), parts).write(scratch)
 
@@ -200,14 +206,25 @@ def _parts(runs: Sequence[str]) -> tuple[Path | None, Path]:
     return (adapters[0] if adapters else None), retrievers[0]
 
 
-def _pack_adapter(adapter: Path, folder: Path) -> None:
-    """Copies an adapter with its weights in bf16."""
+def _pack_adapter(adapter: Path, folder: Path, precision: Precision) -> None:
+    """Copies an adapter with its weights in bf16, and its probe, which is fitted if it has none."""
     folder.mkdir()
     for name in ("adapter_config.json", "recoverer.yaml"):
         shutil.copyfile(adapter / name, folder / name)
     weights = load_file(adapter / "adapter_model.safetensors")
     thin = {name: weight.to(torch.bfloat16) for name, weight in sorted(weights.items())}
     save_file(thin, folder / "adapter_model.safetensors", {"format": "pt"})
+    scs = recorded_metric(read_record(adapter)["metric"])
+    if probe_file(adapter).is_file():
+        for path in (f(adapter) for f in (probe_file, bank_file, familiarity_file, form_file)):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+    else:
+        probe = fit_probe(load_writer(folder, precision), splits_of(adapter), scs)
+        write_probe(folder, probe)
+        write_record(folder, {**read_yaml(recoverer_file(folder)), **probe_record(probe)})
+    bank = PromptBank.of(read_prompts(bank_file(folder)), scs.encoder)
+    bank.write_vectors(bank_vectors_file(folder))
 
 
 def _pack_retriever(retriever: Path, folder: Path) -> Restored:
@@ -303,9 +320,9 @@ def _fit(run: RunFolder, precision: Literal["fp32", "int8"]) -> PosteriorRecover
         ready = assemble(recipe, steps(progress), keeps_samples=True)  # a killed one goes on
     recoverer = ready.recoverer
     assert isinstance(recoverer, PosteriorRecoverer) and recoverer.scs is not None
-    folders = run.recoverers
-    records = [read_record(folder) for folder in folders]
     sources = [s for s, _ in recoverer.sources if isinstance(s, WriterSource | Retriever)]
+    folders = [run.retriever if kind_of(s) == "retriever" else run.adapter for s in sources]
+    records = [read_record(folder) for folder in folders]
     arguments = (recoverer.decoding, recoverer.scs, folders, records, sources)
     found = kept_fit(folders[0], fit_key(*arguments), recoverer)
     if found is None:
@@ -320,7 +337,8 @@ def _fit(run: RunFolder, precision: Literal["fp32", "int8"]) -> PosteriorRecover
 def _sample(recoverer: PosteriorRecoverer, run: RunFolder) -> list[dict[str, Any]]:
     """Validation examples with the prompts that the retriever finds nearest, for a test."""
     examples = splits_of(run.recoverers[0]).val[:_SAMPLED]
-    [source] = [s for s, _ in recoverer.sources if isinstance(s, Retriever)]
+    [source] = [s for s, _ in recoverer.sources if kind_of(s) == "retriever"]
+    assert isinstance(source, Retriever)
     predicted = source.encoder.embed(pairs_of(examples))
     indices, cosines = nearest(predicted, source.bank.vectors, _NEAREST)
     return [
@@ -343,8 +361,8 @@ def _test(recoverer: PosteriorRecoverer, run: RunFolder, packed: RunFolder) -> N
         raise PromptRecoveryError("test=true: the runs were trained without a test split")
     assert recoverer.scs is not None
     scs = recorded_metric(read_record(run.recoverers[0])["metric"])
-    together, *alone = evaluate_sources(recoverer, test, scs)
+    together, alone = evaluate_sources(recoverer, test, scs)
     constant = evaluate_recoverer(ConstantRecoverer(recoverer.fallback), test, scs)
-    found = RunEvaluations(together, None, None, constant, alone=alone if len(alone) > 1 else ())
+    found = RunEvaluations(together, None, None, constant, alone=alone)
     packed.write_predictions(prediction_rows(test, found))
     packed.write_metrics(test_metrics(found))

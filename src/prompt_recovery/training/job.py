@@ -211,6 +211,9 @@ class RunSettings:
             fallen while the SCS has risen. "warn" says so; "stop" also ends the training, with the
             best weights from before. If training starts from a trained recoverer, the first
             validation takes place before it.
+        probe: Fit a linear probe to a language model at the end of its training, which reads the
+            embedding of the prompt from the model's hidden state and makes a retriever of it as
+            well. The model reads all training examples once more for it.
     """
 
     seed: Count = 0
@@ -222,6 +225,7 @@ class RunSettings:
     batching: Batching = field(default_factory=Batching)
     optim: Optimisation = field(default_factory=Optimisation)
     hacking: Literal["warn", "stop"] = "warn"
+    probe: bool = True
 
 
 @checked("unlabelled")

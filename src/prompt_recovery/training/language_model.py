@@ -24,14 +24,21 @@ from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.interface import ConstantRecoverer
+from prompt_recovery.recovery.load import sources_of, writer_identity
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
+from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.folder import adapter_folder, weights_digest
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.templates import chat_prompt, for_tokenizer
 from prompt_recovery.training.cards import adapter_card
-from prompt_recovery.training.checkpoints import save_adapter
+from prompt_recovery.training.checkpoints import (
+    whole_folder,
+    write_adapter,
+    write_card,
+    write_record,
+)
 from prompt_recovery.training.datamodule import RecoveryData
 from prompt_recovery.training.job import TrainingJob
 from prompt_recovery.training.module import RecovererModule, WriterModule
@@ -43,6 +50,7 @@ from prompt_recovery.training.prepared import (
     describe_model,
     own_names,
 )
+from prompt_recovery.training.probe import fit_probe, probe_record, write_probe
 from prompt_recovery.training.results import (
     RunEvaluations,
     evaluate_recoverer,
@@ -71,6 +79,7 @@ class PreparedLanguageModel(Prepared):
         hardware: Where and how precisely this process computes.
         start_weights: Weights of the adapter that training starts from; empty for a new adapter.
         unlabelled: Pairs without prompts that it is trained on, too.
+        probe: The retriever that its probe makes of it, once training has ended.
         together: The trained model and the retriever, once training has ended.
     """
 
@@ -83,6 +92,7 @@ class PreparedLanguageModel(Prepared):
     hardware: Hardware
     start_weights: dict[str, torch.Tensor]
     unlabelled: SelfTraining
+    probe: Retriever | None = None
     together: PosteriorRecoverer | None = None
 
     @property
@@ -94,6 +104,7 @@ class PreparedLanguageModel(Prepared):
             "decoding": record(self.job.decoding),
             "max_prompt_tokens": self.job.batching.max_prompt_tokens,
             **({"unlabelled": dict(self.unlabelled.record)} if self.unlabelled.record else {}),
+            **probe_record(self.probe),
         }
 
     @property
@@ -102,10 +113,13 @@ class PreparedLanguageModel(Prepared):
         return count_parameters(self.writer.model)
 
     def save(self, weights: dict[str, torch.Tensor]) -> None:
-        """Writes the adapter folder."""
-        save_adapter(
-            self.module.model, own_names(weights), self.job.run.adapter, self.record, self.card({})
-        )
+        """Writes the adapter folder, with the probe if it is fitted."""
+        with whole_folder(self.job.run.adapter) as scratch:
+            write_adapter(self.module.model, own_names(weights), scratch)
+            if self.probe is not None:
+                write_probe(scratch, self.probe)
+            write_card(scratch, self.card({}))
+            write_record(scratch, self.record)
 
     def card(self, metrics: Mapping[str, float]) -> str:
         """The model card of the adapter."""
@@ -119,14 +133,31 @@ class PreparedLanguageModel(Prepared):
         return weights
 
     def finish(self, weights: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Fits the weights of model and retriever and the confidence, if there is a retriever."""
-        if self.job.retriever is None:
-            return {}
-        self.together = trained_recoverer(
-            self.job, self.hardware, self.job.retriever, self._with_weights(weights)
-        )
-        fit_and_keep(self.job, self.together, [self.job.run.adapter, self.job.retriever])
-        return {}
+        """Fits the probe and, if there is a retriever, the weights of both and the confidence."""
+        found: dict[str, float] = {}
+        if not self.job.probe and self.job.retriever is None:
+            return found
+        writer = self._with_weights(weights)
+        if self.job.probe:
+            found = self._fit_probe(writer, weights)
+        if self.job.retriever is not None:
+            self.together = trained_recoverer(
+                self.job, self.hardware, self.job.retriever, writer, self.probe
+            )
+            own = [self.job.run.adapter] * (1 if self.probe is None else 2)
+            fit_and_keep(self.job, self.together, [*own, self.job.retriever])
+        return found
+
+    def _fit_probe(self, writer: Writer, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+        folder, precision = self.job.run.adapter, self.hardware.precision
+        identity = writer_identity(folder, self.location, precision, _adapter(self.job).four_bit)
+        probe = fit_probe(replace(writer, identity=identity), self.job.splits, self.job.scs)
+        self.probe = probe
+        self.save(weights)
+        return {
+            "probe/temperature": probe.temperature,
+            "probe/form_weight": 0.0 if probe.form is None else probe.form.weight,
+        }
 
     def evaluate(self, weights: dict[str, torch.Tensor]) -> RunEvaluations:
         """Evaluates the trained adapter, what it started from and the bare backbone.
@@ -135,16 +166,19 @@ class PreparedLanguageModel(Prepared):
         """
         job, writer = self.job, self._with_weights(weights)
 
-        def evaluated(writer: Writer) -> Evaluation:
-            recoverer = PosteriorRecoverer.of_writer(writer, job.decoding, self.fallback, job.scs)
+        def evaluated(writer: Writer, probe: Retriever | None = None) -> Evaluation:
+            sources = sources_of(writer, probe if job.decoding.uses_metric else None)
+            recoverer = PosteriorRecoverer(
+                [(source, 1.0) for source in sources], job.decoding, self.fallback, job.scs
+            )
             return evaluate_recoverer(recoverer, job.splits.test, job.scs)
 
-        alone: list[Evaluation] = []
+        alone: dict[str, Evaluation] = {}
         start = None
         if self.together is None:
-            trained = evaluated(writer)
+            trained = evaluated(writer, self.probe)
         else:
-            trained, *alone = evaluate_sources(self.together, job.splits.test, job.scs)
+            trained, alone = evaluate_sources(self.together, job.splits.test, job.scs)
         if self.start_weights:
             with torch.no_grad():
                 for name, parameter in writer.model.named_parameters():

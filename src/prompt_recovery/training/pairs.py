@@ -16,7 +16,7 @@ from prompt_recovery.metrics.mean_scs import SCSMetric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Contrastive
 from prompt_recovery.recovery.decoding import MBR, Greedy
-from prompt_recovery.recovery.retriever import Retriever, pair_texts, unit
+from prompt_recovery.recovery.retriever import PairEncoder, Retriever, pair_texts, unit
 from prompt_recovery.training.datamodule import BatchedData
 from prompt_recovery.training.divergence import diverged
 from prompt_recovery.training.job import Batching, Optimisation
@@ -172,6 +172,7 @@ class RetrieverModule(TrainedModule):
         batching: Batching,
     ) -> None:
         super().__init__(optimisation, fingerprint)
+        assert isinstance(retriever.encoder, PairEncoder)
         self.model = retriever.encoder.model
         self.retriever = retriever
         self.objective = objective

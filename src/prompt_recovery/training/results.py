@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.metrics.statistics import bootstrap_interval
 from prompt_recovery.recovery.interface import Recoverer, pairs_of
+from prompt_recovery.recovery.load import kind_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.reporting.charts import result_chart
 from prompt_recovery.reporting.evaluation.scores import (
@@ -51,8 +52,8 @@ class RunEvaluations:
         mean_prompt: The evaluation of the mean prompt as the answer to every pair.
         nearest: The evaluation of a retriever that answers with the nearest prompt. None for other
             recoverers.
-        alone: If several sources answer together, the evaluation of each of them alone: first the
-            trained language model, then the retriever.
+        alone: If several sources answer together, the evaluation of each of them alone, by what it
+            is: the "model", its "probe" and the "retriever", as far as there are any.
     """
 
     trained: Evaluation
@@ -60,14 +61,14 @@ class RunEvaluations:
     zero_shot: Evaluation | None
     mean_prompt: Evaluation
     nearest: Evaluation | None = None
-    alone: Sequence[Evaluation] = ()
+    alone: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @property
     def all(self) -> list[Evaluation]:
         """All evaluations in the order of tables and charts, with the trained recoverer first."""
         found = (
             self.trained,
-            *self.alone,
+            *self.alone.values(),
             self.nearest,
             self.start,
             self.zero_shot,
@@ -78,7 +79,7 @@ class RunEvaluations:
     @property
     def model(self) -> Evaluation:
         """The evaluation of what this run has trained, without a retriever that answers with it."""
-        return self.alone[0] if self.alone else self.trained
+        return self.alone.get("model", self.trained)
 
 
 def evaluate_recoverer(
@@ -91,8 +92,18 @@ def evaluate_recoverer(
 
 def evaluate_sources(
     recoverer: PosteriorRecoverer, examples: Sequence[RewriteExample], scs: SCS
-) -> list[Evaluation]:
-    """Evaluates all sources of a recoverer together and then each alone, asking each only once."""
+) -> tuple[Evaluation, dict[str, Evaluation]]:
+    """Evaluates all sources of a recoverer together and then each alone, asking each only once.
+
+    Args:
+        recoverer: A recoverer with a language model, its probe and a retriever, or some of them.
+        examples: The examples.
+        scs: The metric.
+
+    Returns:
+        The evaluation of all together, and those of each alone by what it is, as in
+        `RunEvaluations`; empty if there is only one.
+    """
     pairs = pairs_of(examples)
     with progress_bar() as progress:
         bar = progress.add_task(f"recovering: {recoverer.name}", total=len(pairs))
@@ -100,12 +111,16 @@ def evaluate_sources(
         said = recoverer.said(pairs, progress=lambda n: progress.advance(bar, n))
         predictions = recoverer.answers(pairs, said)
         seconds = time.perf_counter() - begun
-    found = [evaluate(recoverer.name, predictions, examples, scs, seconds)]
-    for number in range(len(recoverer.sources)):
+    together = evaluate(recoverer.name, predictions, examples, scs, seconds)
+    found: dict[str, Evaluation] = {}
+    for number, (source, _) in enumerate(recoverer.sources):
+        if len(recoverer.sources) == 1:
+            break
         one = recoverer.alone(number)
         own = {i: [parts[number]] for i, parts in said.items()}
-        found.append(evaluate(one.name, one.answers(pairs, own), examples, scs, None))
-    return found
+        answers = one.answers(pairs, own)
+        found[kind_of(source)] = evaluate(one.name, answers, examples, scs, None)
+    return together, found
 
 
 def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
@@ -121,10 +136,8 @@ def test_metrics(evaluations: RunEvaluations) -> dict[str, float]:
     }
     if bins := calibration(trained):
         metrics["test/calibration_error"] = calibration_error(bins)
-    if evaluations.alone:
-        model, retriever = evaluations.alone
-        metrics["test/model_scs"] = float(model.scs.mean())
-        metrics["test/retriever_scs"] = float(retriever.scs.mean())
+    for name, evaluation in evaluations.alone.items():
+        metrics[f"test/{name}_scs"] = float(evaluation.scs.mean())
     if evaluations.nearest is not None:
         metrics["test/nearest_scs"] = float(evaluations.nearest.scs.mean())
     if evaluations.zero_shot is not None:
@@ -249,7 +262,7 @@ def prediction_rows(
         if start is not None:
             row["start"] = start.predictions[i].rewrite_prompt
             row["start_scs"] = round(float(start.scs[i]), 6)
-        for name, evaluation in zip(("model", "retriever"), evaluations.alone, strict=False):
+        for name, evaluation in evaluations.alone.items():
             row[name] = evaluation.predictions[i].rewrite_prompt
             row[f"{name}_scs"] = round(float(evaluation.scs[i]), 6)
         if zero_shot is not None:

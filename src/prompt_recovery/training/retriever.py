@@ -26,13 +26,12 @@ from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import MBR, Decoding, Greedy, record
 from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.form import BankForm
-from prompt_recovery.recovery.interface import ConstantRecoverer, pairs_of
+from prompt_recovery.recovery.interface import ConstantRecoverer
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import (
     PairEncoder,
     Retriever,
-    fit_form,
-    fit_temperature,
+    fit_on_validation,
 )
 from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.folder import (
@@ -43,7 +42,6 @@ from prompt_recovery.runs.folder import (
     write_bank,
 )
 from prompt_recovery.storage import fingerprint
-from prompt_recovery.terminal import announced
 from prompt_recovery.training.cards import retriever_card
 from prompt_recovery.training.checkpoints import whole_folder, write_card, write_record
 from prompt_recovery.training.job import TrainingJob
@@ -93,7 +91,7 @@ class PreparedRetriever(Prepared):
         """How the model reads pairs, and its posterior."""
         return {
             "input": ["rewritten_text", "original_text"],
-            "max_prompt_tokens": int(self.retriever.encoder.model.max_seq_length),
+            "max_prompt_tokens": int(self.module.model.max_seq_length),
             "temperature": float(self.retriever.temperature),
             "k": self.retriever.k,
             "decoding": record(MBR()),
@@ -126,27 +124,20 @@ class PreparedRetriever(Prepared):
         validation split."""
         if not self.job.splits.val:
             return {}
-        trained = self._trained(weights)
-        truths = [e.rewrite_prompt for e in self.job.splits.val]
-        with announced("fitting the temperature of the posterior"):
-            predicted = trained.encoder.embed(pairs_of(self.job.splits.val))
-            temperature = fit_temperature(trained, predicted, truths, self.job.scs)
-        log.info("temperature of the posterior: %g", temperature)
-        found = {"retriever/temperature": temperature}
-        fitted = self.retriever.with_temperature(temperature)
         objective = self.job.objective
-        if isinstance(objective, Contrastive) and objective.form:
-            sharpened = trained.with_temperature(temperature)
-            pairs = pairs_of(self.job.splits.val)
-            with announced("fitting the weight of the form of a pair"):
-                form = BankForm.of(self.job.splits.train)
-                weight = fit_form(sharpened, form, predicted, pairs, truths, self.job.scs)
-            log.info("weight of the form of a pair: %g", weight)
-            found["retriever/form_weight"] = weight
-            fitted = replace(fitted, form=form.with_weight(weight) if weight else None)
-        changed = temperature != self.retriever.temperature
-        if changed or fitted.form is not self.retriever.form:
-            self.retriever = fitted
+        form = isinstance(objective, Contrastive) and objective.form
+        trained = fit_on_validation(
+            replace(self._trained(weights), form=None),
+            BankForm.of(self.job.splits.train) if form else None,
+            self.job.splits.val,
+            self.job.scs,
+        )
+        found = {"retriever/temperature": trained.temperature}
+        if form:
+            found["retriever/form_weight"] = 0.0 if trained.form is None else trained.form.weight
+        old = self.retriever
+        self.retriever = replace(old, temperature=trained.temperature, form=trained.form)
+        if trained.temperature != old.temperature or trained.form is not old.form:
             self.save(weights)
         folder = self.job.run.retriever
         recoverer = trained_recoverer(self.job, self.hardware, folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prompt_recovery.recovery.decoding import MBR
 from prompt_recovery.recovery.fitted import fit_key, fit_recoverer, keep_fit
-from prompt_recovery.recovery.load import load_retriever
+from prompt_recovery.recovery.load import load_retriever, sources_of
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
@@ -20,7 +20,11 @@ log = logging.getLogger(__name__)
 
 
 def trained_recoverer(
-    job: TrainingJob, hardware: Hardware, retriever: Path, writer: Writer | None = None
+    job: TrainingJob,
+    hardware: Hardware,
+    retriever: Path,
+    writer: Writer | None = None,
+    probe: Retriever | None = None,
 ) -> PosteriorRecoverer:
     """The recoverer that `recover` would load from the run, which chooses by MBR.
 
@@ -30,8 +34,10 @@ def trained_recoverer(
         retriever: The folder of the trained retriever.
         writer: The trained language model that answers with it. None if the job trains the
             retriever itself.
+        probe: The retriever whose encoder is the model's probe, if it has one.
     """
-    sources: list[tuple[Source, float]] = [] if writer is None else [(WriterSource(writer), 1.0)]
+    own = [] if writer is None else sources_of(writer, probe)
+    sources: list[tuple[Source, float]] = [(source, 1.0) for source in own]
     sources.append((load_retriever(retriever, job.scs, hardware.precision.name), 1.0))
     # The record of a retriever says that it answers by MBR, whatever the job's decoding.
     decoding = job.decoding if writer is not None and job.decoding.uses_metric else MBR()
@@ -45,7 +51,8 @@ def fit_and_keep(job: TrainingJob, recoverer: PosteriorRecoverer, folders: Seque
     Args:
         job: The job.
         recoverer: A recoverer whose sources were loaded from `folders`, in order.
-        folders: The folders of the trained models, complete.
+        folders: The folders of the sources, complete: that of a language model comes again for its
+            probe.
     """
     examples = job.splits.val
     if not examples or recoverer.scs is None:

@@ -59,6 +59,7 @@ def sample_completions(
     end_token_ids: Sequence[int],
     pad_token_id: int,
     all_done: Callable[[bool], bool] = bool,
+    read: Callable[[Tensor], None] = lambda _: None,
 ) -> list[list[Sample]]:
     """Samples N completions of each of R prompts, as trees that grow by a token per branch.
 
@@ -78,25 +79,19 @@ def sample_completions(
         pad_token_id: The token that fills the rows.
         all_done: Called after each step with whether everything here is finished; returns whether
             to stop. With a sharded model, its answer must be the same in all processes.
+        read: Called once with what `last_states` returns for the prompts, which have to be read
+            anyway.
     """
     causal_lm = causal_lm_of(model)
     device = causal_lm.device
     rows, branches = len(prompts), len(temperatures)
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    width = int(lengths.max())
-    input_ids = torch.full((rows, width), pad_token_id, device=device)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, : len(prompt)] = torch.as_tensor(prompt)
+    input_ids, lengths = _filled(prompts, pad_token_id, device)
+    width = input_ids.shape[1]
     cache = _cache(causal_lm, width + branches * max_new_tokens)
-    # Padding is on the right, where the causal mask hides it from every prompt token.
-    hidden = causal_lm.get_decoder()(
-        input_ids=input_ids,
-        position_ids=torch.arange(width, device=device).expand(rows, -1),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
     # All branches begin with the same logits, which are computed once.
-    hidden = hidden[torch.arange(rows, device=device), lengths - 1][:, None]
+    hidden = _read(causal_lm, input_ids, lengths, past_key_values=cache, use_cache=True)
+    read(hidden)
+    hidden = hidden[:, None]
 
     temperature = torch.tensor(list(temperatures), device=device)
     ends = torch.tensor(sorted(set(end_token_ids)), device=device)
@@ -140,6 +135,45 @@ def sample_completions(
             use_cache=True,
         ).last_hidden_state
     return state.samples()
+
+
+@_without_gradients
+def last_states(model: Any, prompts: Sequence[Sequence[int]], pad_token_id: int) -> Tensor:
+    """Computes the hidden states, [R, h], from which the first token of an answer is predicted.
+
+    These are the states at the last token of each prompt, after the last layer and its norm.
+
+    Args:
+        model: A `transformers` causal LM or a `PeftModel`, in evaluation mode.
+        prompts: The token ids of R ≥ 1 prompts, none of which is empty.
+        pad_token_id: The token that fills the rows.
+    """
+    causal_lm = causal_lm_of(model)
+    return _read(causal_lm, *_filled(prompts, pad_token_id, causal_lm.device), use_cache=False)
+
+
+def _filled(
+    prompts: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The prompts as int64 [R, P], filled on the right, and their lengths, int64 [R]."""
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    input_ids = torch.full((len(prompts), int(lengths.max())), pad_token_id, device=device)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, : len(prompt)] = torch.as_tensor(prompt)
+    return input_ids, lengths
+
+
+def _read(causal_lm: Any, input_ids: Tensor, lengths: Tensor, **cache: Any) -> Tensor:
+    """The hidden states at the last tokens of prompts, [R, h]."""
+    # Padding is on the right, where the causal mask hides it from every prompt token.
+    hidden = causal_lm.get_decoder()(
+        input_ids=input_ids,
+        position_ids=torch.arange(input_ids.shape[1], device=input_ids.device).expand(
+            len(input_ids), -1
+        ),
+        **cache,
+    ).last_hidden_state
+    return cast(Tensor, hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1])
 
 
 def _distinct(node: Tensor, tokens: Tensor, finished: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from prompt_recovery.recovery.evidence.pieces import pieces, within
 from prompt_recovery.recovery.evidence.reading import Reading, RetrieverReading, WriterReading
 from prompt_recovery.recovery.interface import Pair, Prediction, is_usable
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
-from prompt_recovery.recovery.retriever import Retriever
+from prompt_recovery.recovery.retriever import PairEncoder, Retriever
 from prompt_recovery.recovery.sources import WriterSource
 from prompt_recovery.recovery.spans import Evidence, Method, Span, require_method
 
@@ -50,6 +50,7 @@ def readings(recoverer: Any, pair: Pair, prompt: str) -> Iterator[tuple[str, Rea
         if isinstance(source, WriterSource):
             yield source.name, WriterReading(source.writer, pair, prompt)
         elif isinstance(source, Retriever) and recoverer.scs is not None:
+            assert isinstance(source.encoder, PairEncoder), "a probe belongs to its writer"
             encoder = recoverer.scs.encoder
             yield source.name, RetrieverReading(source.encoder, encoder, pair, prompt)
 
