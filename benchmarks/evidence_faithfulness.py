@@ -34,7 +34,7 @@ def measure(journal: str, count: int, runs: Sequence[str]) -> None:
     from prompt_recovery.data.tokens import completion_tokens
     from prompt_recovery.recovery.evidence.explaining import readings
     from prompt_recovery.recovery.interface import Pair
-    from prompt_recovery.recovery.load import load_recoverer
+    from prompt_recovery.recovery.load import kind_of, load_recoverer
     from prompt_recovery.recovery.sources import WriterSource
     from prompt_recovery.storage import Journal
     from prompt_recovery.terminal import quiet
@@ -55,7 +55,7 @@ def measure(journal: str, count: int, runs: Sequence[str]) -> None:
             if row["fallback"]:
                 continue
             pair = Pair(id_, row["original_text"], row["rewritten_text"])
-            sources = [source for source, _ in recoverer.sources]
+            sources = [s for s, _ in recoverer.sources if kind_of(s) != "probe"]
             for source, (_, reading) in zip(
                 sources, readings(recoverer, pair, row["prediction"]), strict=True
             ):

@@ -51,9 +51,8 @@ def recoverer(run: str, dtype: str) -> Any:
 
 
 def writer_of(made: Any) -> Any:
-    """The only writer of a recoverer."""
-    [(source, _)] = made.sources
-    return source.writer
+    """The writer of a recoverer, which may have a probe."""
+    return made.sources[0][0].writer
 
 
 def pairs(count: int) -> list[Any]:

@@ -13,7 +13,6 @@ from prompt_recovery.recovery.bank import PromptBank
 from prompt_recovery.recovery.choice import LogLinear
 from prompt_recovery.recovery.decoding import MBR, Choice
 from prompt_recovery.recovery.fitted import (
-    RETRIEVED,
     RETRIEVED_AWAY,
     Fitted,
     default_joining,
@@ -107,7 +106,7 @@ def test_each_source_is_asked_once_and_the_better_one_gets_the_weight(
     writer, retriever = (source for source, _ in both.sources)
     assert writer.asked == retriever.encoder.asked == sum(done) == len(examples)
     assert both.joining is None and both.calibration is None, "the recoverer stays as it is"
-    assert fitted.joining.familiar[1] >= RETRIEVED
+    assert fitted.joining.familiar[1] >= 0.5
     assert fitted.joining.unfamiliar == pytest.approx((1 - RETRIEVED_AWAY, RETRIEVED_AWAY))
     fitted.applied_to(both)
     predictions = both.recover(pairs_of(examples))
@@ -135,6 +134,11 @@ def test_the_default_tells_familiar_pairs_by_the_validation_examples():
     assert found.embedding == EMBEDDING_SHARE
     alike = default_joining([1.0, 1.0], [1], {0: said[30]})
     assert alike.low == 0.3 < alike.high
+    probed = default_joining([1.0, 1.0, 1.0], [1, 2], said, probes=[1])
+    assert probed.familiar == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert probed.unfamiliar == pytest.approx((0.7, 0.0, 0.3)), "a probe is for familiar pairs"
+    bare = default_joining([1.0, 1.0], [1], said, probes=[1])
+    assert (bare.familiar, bare.unfamiliar) == ((0.5, 0.5), (1.0, 0.0))
     unknown = default_joining([1.0, 1.0], [1], {0: [Posterior.of_texts(["a"]), None]})
     assert (unknown.low, unknown.high) == (0.0, 1.0)
 

@@ -159,6 +159,14 @@ def test_ratios_within_a_group_stay():
     assert found.unfamiliar[0] == pytest.approx(2 * found.unfamiliar[1])
 
 
+def test_a_retriever_without_a_weight_for_unfamiliar_pairs_gets_none():
+    rows = [
+        Judged([written(["a", "b"]), Posterior.of_weights(["c"], [1.0])], "c", SCS(Directions(1)))
+    ] * 30
+    found = fit(rows, Joining((0.5, 0.5), (1.0, 0.0)), [1]).joining
+    assert found.familiar[1] >= 0.5 and found.unfamiliar == (1.0, 0.0)
+
+
 def embedded(count):
     """Examples with a retriever whose first text is wrong, and whose embedding is the truth's."""
     made = []

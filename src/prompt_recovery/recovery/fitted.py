@@ -24,7 +24,7 @@ from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.recovery.joining import Joining, Judged, fit, scaled
 from prompt_recovery.recovery.posterior import familiarity_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer, Said
-from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever
+from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever, is_probe
 from prompt_recovery.recovery.sources import WriterSource
 from prompt_recovery.recovery.stated import SHARE
 from prompt_recovery.runs.folder import calibration_file, weights_digest
@@ -124,7 +124,8 @@ def _fitted(
     joining = None
     retrievers = [n for n, (s, _) in enumerate(recoverer.sources) if isinstance(s, Retriever)]
     if retrievers and not fixed_weights and recoverer.decoding.uses_metric and said:
-        default = default_joining([w for _, w in recoverer.sources], retrievers, said)
+        probes = [n for n in retrievers if is_probe(recoverer.sources[n][0])]
+        default = default_joining([w for _, w in recoverer.sources], retrievers, said, probes)
         judged = [
             Judged(parts, examples[i].rewrite_prompt, recoverer.scs) for i, parts in said.items()
         ]
@@ -182,24 +183,32 @@ def _fitted_choice(
     return found.model
 
 
-def default_joining(weights: Sequence[float], retrievers: Sequence[int], said: Said) -> Joining:
+def default_joining(
+    weights: Sequence[float], retrievers: Sequence[int], said: Said, probes: Sequence[int] = ()
+) -> Joining:
     """The weights that the fit starts from.
 
-    For familiar pairs, each retriever weighs as much as all language models together. A pair is
-    familiar if it is at least as near to the training examples as the median validation example,
-    and unfamiliar if it is further away than nearly all of them.
+    For familiar pairs, each retriever weighs as much as all language models together. For
+    unfamiliar pairs, a probe has no weight. A pair is familiar if it is at least as near to the
+    training examples as the median validation example, and unfamiliar if it is further away than
+    nearly all of them.
 
     Args:
         weights: The static weights of the sources, whose ratios stay among retrievers and among the
             other sources.
         retrievers: The numbers of the retrievers, at least one.
         said: What the sources say about validation examples.
+        probes: The numbers of those retrievers that are the probe of a language model.
     """
     near = [value for parts in said.values() if (value := familiarity_of(parts)) is not None]
     low, high = np.quantile(near, (0.02, 0.5)) if near else (0.0, 1.0)
     return Joining(
         scaled(weights, retrievers, len(retrievers) / (len(retrievers) + 1)),
-        scaled(weights, retrievers, RETRIEVED_AWAY),
+        scaled(
+            [0.0 if n in probes else weight for n, weight in enumerate(weights)],
+            retrievers,
+            RETRIEVED_AWAY,
+        ),
         EMBEDDING_SHARE,
         round(float(low), 6),
         round(float(max(high, low + 1e-3)), 6),

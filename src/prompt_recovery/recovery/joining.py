@@ -261,7 +261,7 @@ def _with(default: Joining, retrievers: Sequence[int], share: float, embedding: 
 def scaled(weights: Sequence[float], retrievers: Sequence[int], share: float) -> tuple[float, ...]:
     """Weights that sum to 1, of which the retrievers have this share; ratios within both stay."""
     total, theirs = sum(weights), _share(weights, retrievers)
-    if len(retrievers) in (0, len(weights)):
+    if theirs in (0.0, 1.0):
         factors = {True: 1.0, False: 1.0}
     else:
         factors = {True: share / theirs, False: (1 - share) / (1 - theirs)}

@@ -46,7 +46,7 @@ from prompt_recovery.recovery.records import (
     recorded_name,
 )
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
-from prompt_recovery.recovery.retriever import PairEncoder, Retriever
+from prompt_recovery.recovery.retriever import PairEncoder, Retriever, is_probe
 from prompt_recovery.recovery.sources import Source, WriterSource
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.folder import (
@@ -213,7 +213,7 @@ def load_probe(folder: Path, writer: Writer, scs: SCS) -> Retriever | None:
         bank,
         saved["probe"]["temperature"],
         saved["probe"]["k"],
-        f"{writer.name}, probe",
+        f"{writer.name} probe",
         known=Familiarity.read(familiarity_file(folder)),
         form=BankForm.read(form_file(folder), prompts),
     )
@@ -231,8 +231,7 @@ def kind_of(source: Source) -> Literal["model", "probe", "retriever"]:
     """What a source of a trained recoverer is: a language model, its probe, or a retriever."""
     if isinstance(source, WriterSource):
         return "model"
-    probes = isinstance(source, Retriever) and isinstance(source.encoder, ProbeEncoder)
-    return "probe" if probes else "retriever"
+    return "probe" if is_probe(source) else "retriever"
 
 
 def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever:

@@ -30,9 +30,10 @@ class RecipeOptions:
         trust_remote_code: Run Python code that comes with a backbone.
         retrieval: A source of prompts that are added to the samples of the runs under MBR, such as
             the prompts of similar training examples of the first run. Runs with a dense retriever
-            don't need it.
-        bank: A file with prompts that a dense retriever can also answer with, besides those that it
-            was trained on: one on each line (.txt), or a column of a CSV, JSONL or Parquet file.
+            or a probe don't need it.
+        bank: A file with prompts that a dense retriever or a probe can also answer with, besides
+            those of its training: one on each line (.txt), or a column of a CSV, JSONL or Parquet
+            file.
         probe: Whether the probe of a language model answers with it, if it has one and the decoding
             uses the metric.
         stated: The share of the votes on a pair that goes to the prompts that the lead-in of its

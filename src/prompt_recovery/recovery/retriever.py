@@ -195,6 +195,11 @@ class Retriever:
         return replace(self, temperature=temperature)
 
 
+def is_probe(source: object) -> bool:
+    """Whether a source is the retriever that a probe makes of a language model."""
+    return isinstance(source, Retriever) and isinstance(source.encoder, ProbeEncoder)
+
+
 def fit_on_validation(
     retriever: Retriever, form: BankForm | None, examples: Sequence[RewriteExample], scs: SCS
 ) -> Retriever:

@@ -716,6 +716,12 @@ def weights_digest(folder: Path) -> str:
     return _digest(*changes) if files else ""
 
 
+def probe_digest(folder: Path) -> str:
+    """Returns the SHA-256 digest of the probe in an adapter folder, or "" without any."""
+    file = probe_file(folder)
+    return _digest((file, file.stat().st_size, file.stat().st_mtime_ns)) if file.is_file() else ""
+
+
 @lru_cache(maxsize=64)
 def _digest(*files: tuple[Path, int, int]) -> str:
     """The digest of files, each with its size and the time of its last change."""

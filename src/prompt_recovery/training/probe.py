@@ -48,7 +48,7 @@ def fit_probe(writer: Writer, splits: Splits, scs: SCS) -> Retriever:
         bank,
         TEMPERATURE,
         _PROMPTS,
-        f"{writer.name}, probe",
+        f"{writer.name} probe",
         known=Familiarity.of(splits.train),
     )
     form = BankForm.of(splits.train)

@@ -50,9 +50,10 @@ def readings(recoverer: Any, pair: Pair, prompt: str) -> Iterator[tuple[str, Rea
         if isinstance(source, WriterSource):
             yield source.name, WriterReading(source.writer, pair, prompt)
         elif isinstance(source, Retriever) and recoverer.scs is not None:
-            assert isinstance(source.encoder, PairEncoder), "a probe belongs to its writer"
-            encoder = recoverer.scs.encoder
-            yield source.name, RetrieverReading(source.encoder, encoder, pair, prompt)
+            encoder = source.encoder
+            if not isinstance(encoder, PairEncoder):
+                continue  # a probe, whose model is a source of its own
+            yield source.name, RetrieverReading(encoder, recoverer.scs.encoder, pair, prompt)
 
 
 def explain(

@@ -24,6 +24,7 @@ from prompt_recovery.recovery.rewriter import with_rewriter
 from prompt_recovery.runs.folder import (
     RunFolder,
     is_retriever,
+    probe_digest,
     recoverer_file,
     recoverer_folders,
     run_name,
@@ -102,7 +103,9 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     folders = [folder for run in recipe.runs for folder in recoverer_folders(run)]
     recipe = with_rewriter(recipe)
     decoding = recipe.decoding or decoding_of(folders)
-    if not decoding.uses_metric or any(map(is_retriever, folders)):
+    probed = recipe.probe and decoding.uses_metric
+    probes = [digest for folder in folders if probed and (digest := probe_digest(folder))]
+    if not decoding.uses_metric or probes or any(map(is_retriever, folders)):
         recipe = replace(recipe, retrieval=None)  # `assemble` has no use for it
     if name is None:
         name = " + ".join(_answering_name(run) for run in recipe.runs)
@@ -115,12 +118,14 @@ def from_recipe(recipe: Recipe, name: str | None = None) -> Contender:
     for added in ("retrieval", "bank", "bank_column"):  # keep the identities of older evaluations
         if settings[added] is None:
             del settings[added]
+    if not probes:
+        del settings["probe"]
     if recipe.bank is not None:
         settings["bank"] = fingerprint(read_prompts(recipe.bank, recipe.bank_column))
     return Contender(
         name,
         "recoverer",
-        fingerprint(weights, repr(settings)),
+        fingerprint(weights, repr(settings), *probes),
         lambda: _assembled(recipe),
         lambda: require_backbones(recipe),
         about=_how_it_answers(recipe, decoding),

@@ -36,16 +36,17 @@ class RecovererEntry:
     Attributes:
         run: A run or an adapter folder, or several to use as an ensemble.
         decoding: An option of the group `decoding`. "default" answers as `prompt-recovery recover`
-            does by default: by MBR and, where no run has a dense retriever, with neighbours. None
-            uses the decoding of the run.
+            does by default: by MBR and, where no run has a dense retriever or a probe, with
+            neighbours. None uses the decoding of the run.
         weights: Weights of several runs.
         channel: An option of the group `channel`.
         retrieval: An option of the group `retrieval`. With the default decoding, None means
             neighbours.
         backbone_path: Folder of the backbone, if it is no longer where it was for training.
-        bank: A file with prompts that a dense retriever can also answer with.
+        bank: A file with prompts that a dense retriever or a probe can also answer with.
         bank_column: Its column with the prompts. None takes the first of rewrite_prompt, text and
             prompt that the file has.
+        probe: Whether the probe of a language model answers with it.
         stated: The share of the votes that goes to prompts that the lead-in of a rewrite states.
         name: Name shown in tables. None makes a name from the runs and the decoding.
     """
@@ -58,6 +59,7 @@ class RecovererEntry:
     backbone_path: LocalPath | None = None
     bank: LocalPath | None = None
     bank_column: str | None = None
+    probe: bool = True
     stated: StatedShare = SHARE
     name: str | None = None
 
@@ -78,6 +80,7 @@ class RecovererEntry:
             backbone_path=self.backbone_path,
             bank=self.bank,
             bank_column=self.bank_column,
+            probe=self.probe,
             stated=self.stated,
             **{group: option(group, name) for group, name in wanted.items()},
         )
