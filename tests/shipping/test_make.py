@@ -77,9 +77,9 @@ def test_a_run_is_shipped_and_answers_by_its_name(run, folder, caplog):  # noqa:
     assert "no confidence" not in caplog.text
 
     # The prompts come embedded; only what the model wrote is embedded at the start.
-    retriever = ready.recoverer.sources[1][0]
+    retriever = ready.recoverer.sources[-1][0]
     assert retriever.bank.given
-    own = load_recoverer(run.path, precision="fp32").sources[1][0]
+    own = load_recoverer(run.path, precision="fp32").sources[-1][0]
     np.testing.assert_allclose(retriever.bank.vectors, own.bank.vectors, atol=1e-3)
     np.testing.assert_allclose(
         own.encoder.embed([PAIR]), retriever.encoder.embed([PAIR]), atol=5e-3

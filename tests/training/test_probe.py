@@ -94,11 +94,11 @@ def test_training_examples_are_read_once(tmp_path, few_examples, scs, monkeypatc
     monkeypatch.setattr(
         Writer, "last_states", lambda self, p: counts.append(len(p)) or read(self, p)
     )
-    job = make_job(tmp_path / "one", few_examples, scs, probe=True, evaluate=False, seed=7)
+    job = make_job(tmp_path / "one", few_examples, scs, probe=True, seed=7)
     train(job)
     assert sum(counts) == len(job.splits.train) + len(job.splits.val)
     counts.clear()
-    train(make_job(tmp_path / "two", few_examples, scs, probe=True, evaluate=False, seed=7))
+    train(make_job(tmp_path / "two", few_examples, scs, probe=True, seed=7))
     assert counts == []
     files = [RunFolder(tmp_path / name).adapter for name in ("one", "two")]
     one, two = (probe_file(folder).read_bytes() for folder in files)
@@ -107,8 +107,6 @@ def test_training_examples_are_read_once(tmp_path, few_examples, scs, monkeypatc
 
 def test_without_validation_it_has_defaults(tmp_path, few_examples, scs):
     splits = make_job(tmp_path, few_examples, scs).splits
-    job = make_job(
-        tmp_path, few_examples, scs, probe=True, evaluate=False, splits=replace(splits, val=[])
-    )
+    job = make_job(tmp_path, few_examples, scs, probe=True, splits=replace(splits, val=[]))
     metrics = train(job)
     assert metrics["probe/temperature"] == 0.05 and metrics["probe/form_weight"] == 6.0

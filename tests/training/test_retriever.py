@@ -20,8 +20,8 @@ from prompt_recovery.metrics.encoder import EncoderSource, SentenceEncoder
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import DPO, SFT, Contrastive
 from prompt_recovery.recovery import load_recoverer
+from prompt_recovery.recovery import retriever as retrieval
 from prompt_recovery.recovery.interface import pairs_of
-from prompt_recovery.training import retriever
 from prompt_recovery.training.job import Batching, Optimisation
 from prompt_recovery.training.pairs import PairData, TokenisedPairs
 from prompt_recovery.training.run import train
@@ -83,7 +83,7 @@ def test_a_run_leaves_what_every_run_leaves(adapter, tmp_path, examples, scs):
 def test_a_run_leaves_the_form_of_its_pairs_if_that_helps(tmp_path, examples, scs, monkeypatch):
     for weight in (0.0, 2.0):
         folder = tmp_path / str(weight)
-        monkeypatch.setattr(retriever, "fit_form", lambda *_, weight=weight: weight)
+        monkeypatch.setattr(retrieval, "fit_form", lambda *_, weight=weight: weight)
         job = make_retriever_job(folder, examples, scs, objective=Contrastive(form=True))
         metrics = train(job)
         assert metrics["retriever/form_weight"] == weight

@@ -99,8 +99,8 @@ are stored as the difference from the original encoder, in 8 bits."""
 The language model writes samples, and its probe finds prompts of its training examples. The
 retriever knows {prompts:,} prompts, those of its own training examples, and finds the nearest ones.
 MBR chooses among all of them. The weights of the three and the expected SCS were fitted on the
-validation split. The trained weights are stored in bf16 for
-the adapter and, for the retriever, as the difference from the original encoder, in 8 bits."""
+validation split. The trained weights are stored in bf16 for the adapter and, for the retriever, as
+the difference from the original encoder, in 8 bits."""
 
 
 def _shared(folder: Path) -> str:

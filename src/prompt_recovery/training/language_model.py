@@ -133,12 +133,16 @@ class PreparedLanguageModel(Prepared):
         return weights
 
     def finish(self, weights: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Fits the probe and, if there is a retriever, the weights of both and the confidence."""
+        """Fits the probe and, if there is a retriever, the weights of both and the confidence.
+
+        A stage that is not evaluated answers nothing, and has no probe.
+        """
         found: dict[str, float] = {}
-        if not self.job.probe and self.job.retriever is None:
+        probes = self.job.probe and self.job.evaluate
+        if not probes and self.job.retriever is None:
             return found
         writer = self._with_weights(weights)
-        if self.job.probe:
+        if probes:
             found = self._fit_probe(writer, weights)
         if self.job.retriever is not None:
             self.together = trained_recoverer(

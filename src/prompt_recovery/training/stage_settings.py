@@ -74,7 +74,6 @@ def _part(
             "first_stage": None,
             "retriever": None,
             "unlabelled": {"path": None},
-            "probe": False,
             "name": f"{run['name']}_{name}",
         },
     )
