@@ -53,6 +53,17 @@ def test_it_answers_with_the_model(trained, few_examples, scs):
     assert kinds(both.recoverer) == ["model", "probe"] and both.identity != alone.identity
 
 
+def test_a_gain_over_the_start_is_that_of_the_model_alone(trained, tmp_path, few_examples, scs):
+    job = make_job(
+        tmp_path, few_examples, scs, probe=True, decoding=DECODING, start=trained.adapter
+    )
+    metrics = train(job)
+    gain = metrics["test/model_scs"] - metrics["test/start_scs"]
+    assert metrics["test/gain"] == pytest.approx(gain, abs=1e-6)
+    assert {"test/probe_scs", "test/scs"} <= metrics.keys()
+    assert "test/retriever_scs" not in metrics
+
+
 def test_only_decodings_that_use_the_metric_have_a_use_for_it(trained):
     assert kinds(load_recoverer(trained.path, Greedy(4), "fp32")) == ["model"]
     with pytest.raises(PromptRecoveryError, match="bank=.*: is for a dense retriever"):

@@ -166,29 +166,30 @@ class PreparedLanguageModel(Prepared):
     def evaluate(self, weights: dict[str, torch.Tensor]) -> RunEvaluations:
         """Evaluates the trained adapter, what it started from and the bare backbone.
 
-        With a retriever, both together are evaluated, and each alone from the same posteriors.
+        With a probe or a retriever, all together are evaluated, and each alone from the same
+        posteriors.
         """
         job, writer = self.job, self._with_weights(weights)
 
-        def evaluated(writer: Writer, probe: Retriever | None = None) -> Evaluation:
-            sources = sources_of(writer, probe if job.decoding.uses_metric else None)
-            recoverer = PosteriorRecoverer(
-                [(source, 1.0) for source in sources], job.decoding, self.fallback, job.scs
-            )
+        def evaluated(writer: Writer) -> Evaluation:
+            recoverer = PosteriorRecoverer.of_writer(writer, job.decoding, self.fallback, job.scs)
             return evaluate_recoverer(recoverer, job.splits.test, job.scs)
 
         alone: dict[str, Evaluation] = {}
-        start = None
-        if self.together is None:
-            trained = evaluated(writer, self.probe)
+        start, together = None, self.together
+        if together is None and self.probe is not None and job.decoding.uses_metric:
+            sources = [(source, 1.0) for source in sources_of(writer, self.probe)]
+            together = PosteriorRecoverer(sources, job.decoding, self.fallback, job.scs)
+        if together is None:
+            trained = evaluated(writer)
         else:
-            trained, alone = evaluate_sources(self.together, job.splits.test, job.scs)
+            trained, alone = evaluate_sources(together, job.splits.test, job.scs)
         if self.start_weights:
             with torch.no_grad():
                 for name, parameter in writer.model.named_parameters():
                     if name in self.start_weights:
                         parameter.copy_(self.start_weights[name])
-            without = "" if self.together is None else ", without retriever"
+            without = ", without retriever" if self.together else ", without probe" if alone else ""
             start = evaluated(replace(writer, name=f"before {job.objective.name}{without}"))
         zero_shot = replace(writer, adapter=False, name=f"{job.backbone.name} zero-shot")
         return RunEvaluations(

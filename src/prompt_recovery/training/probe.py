@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 TEMPERATURE = 0.05
 """The temperature of the posterior, unless another is clearly better on validation."""
 _PROMPTS = 200
+_MOST = 20_000  # training examples; the time and the memory of the regression grow with them
 
 
 def fit_probe(writer: Writer, splits: Splits, scs: SCS) -> Retriever:
@@ -35,11 +36,12 @@ def fit_probe(writer: Writer, splits: Splits, scs: SCS) -> Retriever:
         splits: The examples.
         scs: The metric, whose encoder embeds the prompts.
     """
-    log.info("fitting the probe on %s training examples", f"{len(splits.train):,}")
-    prompts = [example.rewrite_prompt for example in splits.train]
-    states = hidden_states(writer, splits.train)
-    bank = PromptBank.of(prompts, scs.encoder)
+    examples = splits.train[:: -(-len(splits.train) // _MOST)]
+    log.info("fitting the probe on %s training examples", f"{len(examples):,}")
+    states = hidden_states(writer, examples)
+    bank = PromptBank.of((example.rewrite_prompt for example in splits.train), scs.encoder)
     place = {prompt: n for n, prompt in enumerate(bank.prompts)}
+    prompts = [example.rewrite_prompt for example in examples]
     vectors = bank.vectors[[place[prompt] for prompt in prompts]]
     with announced("fitting the probe"):
         probe = Probe.fit(states, vectors, prompts)
