@@ -100,20 +100,16 @@ def assemble(
     scs = recorded_metric(read_record(folders[0])["metric"])
     require_backbones(recipe)
     loaded = [
-        [
-            (folder, source)
-            for folder in run
-            for source in load_sources(
-                folder,
-                scs,
-                decoding,
-                recipe.precision,
-                recipe.backbone_path,
-                recipe.trust_remote_code,
-                keeps_samples,
-                recipe.probe,
-            )
-        ]
+        load_sources(
+            run,
+            scs,
+            decoding,
+            recipe.precision,
+            recipe.backbone_path,
+            recipe.trust_remote_code,
+            keeps_samples,
+            recipe.probe,
+        )
         for run in members
     ]
     folders = [folder for run in loaded for folder, _ in run]

@@ -101,13 +101,7 @@ def load_recoverer(
     folders = recoverer_folders(path)
     scs = scs or recorded_metric(read_record(folders[0])["metric"])
     decoding = decoding or decoding_of(folders)
-    found = [
-        (folder, source)
-        for folder in folders
-        for source in load_sources(
-            folder, scs, decoding, precision, backbone_path, trust_remote_code
-        )
-    ]
+    found = load_sources(folders, scs, decoding, precision, backbone_path, trust_remote_code)
     folders, sources = [folder for folder, _ in found], [source for _, source in found]
     records = [read_record(folder) for folder in folders]
     recoverer = PosteriorRecoverer(
@@ -132,7 +126,7 @@ def choosing_metric(scs: SCS, sources: Sequence[Source]) -> SCS:
 
 
 def load_sources(
-    folder: Path,
+    folders: Sequence[Path],
     scs: SCS,
     decoding: Decoding,
     precision: str = "auto",
@@ -140,11 +134,13 @@ def load_sources(
     trust_remote_code: bool = False,
     keeps: bool = False,
     probe: bool = True,
-) -> list[WriterSource | Retriever]:
-    """The sources of posteriors in a folder: a language model and its probe, or a retriever.
+) -> list[tuple[Path, WriterSource | Retriever]]:
+    """The sources of posteriors in folders, each with its folder.
+
+    An adapter folder has a language model and perhaps its probe.
 
     Args:
-        folder: An adapter or a retriever folder.
+        folders: Adapter and retriever folders.
         scs: The metric; a retriever embeds its prompts with its encoder.
         decoding: The decoding. Only one that uses the metric has a use for a probe.
         precision: auto, bf16, fp32 or int8 (frozen linear layers on a CPU; see `load_model`).
@@ -157,11 +153,15 @@ def load_sources(
         PromptRecoveryError: If the folder holds no recoverer or a damaged file, or the backbone
             isn't the one that the adapter was trained on.
     """
-    if is_retriever(folder):
-        return [load_retriever(folder, scs, precision)]
-    writer = load_writer(folder, precision, backbone_path, trust_remote_code)
-    found = load_probe(folder, writer, scs) if probe and decoding.uses_metric else None
-    return sources_of(writer, found, keeps)
+    found: list[tuple[Path, WriterSource | Retriever]] = []
+    for folder in folders:
+        if is_retriever(folder):
+            found.append((folder, load_retriever(folder, scs, precision)))
+            continue
+        writer = load_writer(folder, precision, backbone_path, trust_remote_code)
+        own = load_probe(folder, writer, scs) if probe and decoding.uses_metric else None
+        found += [(folder, source) for source in sources_of(writer, own, keeps)]
+    return found
 
 
 def sources_of(

@@ -200,7 +200,8 @@ def hidden_states(
     keys = [_key(prompt) for prompt in prompts]
     store = KeyValueStore("last_states", fingerprint(writer.identity)) if writer.identity else None
     found: States = {} if store is None else _read(store.read(keys))
-    fresh = {k: v for k, v in (known or {}).items() if k in set(keys) - found.keys()}
+    known = known or {}
+    fresh = {key: known[key] for key in keys if key in known and key not in found}
     _keep(store, fresh)
     found |= fresh
     missing = {i: len(prompts[i]) for i, key in enumerate(keys) if key not in found}

@@ -14,6 +14,7 @@ embedding of a prompt is the predicted cosine of that prompt with the true one.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from prompt_recovery.recovery.form import BankForm
 from prompt_recovery.recovery.interface import Pair, is_usable, pairs_of
 from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.recovery.probe import ProbeEncoder
+from prompt_recovery.runs.folder import familiarity_file, form_file, write_bank
 from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
@@ -185,6 +187,19 @@ class Retriever:
             )
             for row, own, vector in zip(found, weights, predicted, strict=True)
         ]
+
+    @property
+    def form_weight(self) -> float:
+        """The weight λ of the form of pairs, ≥ 0; 0 without a form."""
+        return 0.0 if self.form is None else self.form.weight
+
+    def write_parts(self, folder: Path) -> None:
+        """Writes the prompts of the bank and what is known of the training pairs, by file."""
+        write_bank(folder, self.bank.prompts)
+        if self.known is not None:
+            self.known.write(familiarity_file(folder))
+        if self.form is not None:
+            self.form.write(form_file(folder))
 
     def with_bank(self, bank: PromptBank) -> "Retriever":
         """The same retriever with another bank."""

@@ -160,7 +160,7 @@ class PreparedLanguageModel(Prepared):
         self.save(weights)
         return {
             "probe/temperature": probe.temperature,
-            "probe/form_weight": 0.0 if probe.form is None else probe.form.weight,
+            "probe/form_weight": probe.form_weight,
         }
 
     def evaluate(self, weights: dict[str, torch.Tensor]) -> RunEvaluations:

@@ -13,7 +13,7 @@ from prompt_recovery.recovery.form import BankForm
 from prompt_recovery.recovery.probe import Probe, ProbeEncoder, hidden_states
 from prompt_recovery.recovery.retriever import Retriever, fit_on_validation
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.runs.folder import familiarity_file, form_file, probe_file, write_bank
+from prompt_recovery.runs.folder import probe_file
 from prompt_recovery.terminal import announced
 
 log = logging.getLogger(__name__)
@@ -60,11 +60,7 @@ def fit_probe(writer: Writer, splits: Splits, scs: SCS) -> Retriever:
 def write_probe(folder: Path, probe: Retriever) -> None:
     """Writes a probe, and what its retriever needs, into an adapter folder without one."""
     assert isinstance(probe.encoder, ProbeEncoder)
-    write_bank(folder, probe.bank.prompts)
-    if probe.known is not None:
-        probe.known.write(familiarity_file(folder))
-    if probe.form is not None:
-        probe.form.write(form_file(folder))
+    probe.write_parts(folder)
     probe.encoder.probe.write(probe_file(folder))
 
 

@@ -113,9 +113,9 @@ def evaluate_sources(
         seconds = time.perf_counter() - begun
     together = evaluate(recoverer.name, predictions, examples, scs, seconds)
     found: dict[str, Evaluation] = {}
+    if len(recoverer.sources) == 1:
+        return together, found
     for number, (source, _) in enumerate(recoverer.sources):
-        if len(recoverer.sources) == 1:
-            break
         one = recoverer.alone(number)
         own = {i: [parts[number]] for i, parts in said.items()}
         answers = one.answers(pairs, own)

@@ -35,11 +35,8 @@ from prompt_recovery.recovery.retriever import (
 )
 from prompt_recovery.reporting.evaluation.scores import Evaluation
 from prompt_recovery.runs.folder import (
-    familiarity_file,
-    form_file,
     retriever_folder,
     weights_digest,
-    write_bank,
 )
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.training.cards import retriever_card
@@ -107,11 +104,7 @@ class PreparedRetriever(Prepared):
         own = own_names(weights)
         with whole_folder(self.job.run.retriever) as scratch:
             save_sentence_model(self.module.model, own, scratch)
-            write_bank(scratch, self.retriever.bank.prompts)
-            if self.retriever.known is not None:
-                self.retriever.known.write(familiarity_file(scratch))
-            if self.retriever.form is not None:
-                self.retriever.form.write(form_file(scratch))
+            self.retriever.write_parts(scratch)
             write_card(scratch, self.card({}))
             write_record(scratch, self.record)
 
@@ -134,7 +127,7 @@ class PreparedRetriever(Prepared):
         )
         found = {"retriever/temperature": trained.temperature}
         if form:
-            found["retriever/form_weight"] = 0.0 if trained.form is None else trained.form.weight
+            found["retriever/form_weight"] = trained.form_weight
         old = self.retriever
         self.retriever = replace(old, temperature=trained.temperature, form=trained.form)
         if trained.temperature != old.temperature or trained.form is not old.form:
