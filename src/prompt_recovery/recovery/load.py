@@ -12,7 +12,7 @@ To answer a pair of texts:
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -205,26 +205,46 @@ def load_probe(folder: Path, writer: Writer, scs: SCS) -> Retriever | None:
             scs.encoder.name,
         )
         return None
-    bank, prompts = _bank(folder, scs)
+    bank = _bank(folder, scs)
     size = causal_lm_of(writer.model).config.get_text_config().hidden_size
     probe = Probe.read(probe_file(folder), bank.vectors.shape[1], size)
-    return Retriever(
-        ProbeEncoder(writer, probe),
-        bank,
-        saved["probe"]["temperature"],
-        saved["probe"]["k"],
-        f"{writer.name} probe",
-        known=Familiarity.read(familiarity_file(folder)),
-        form=BankForm.read(form_file(folder), prompts),
-    )
+    encoder = ProbeEncoder(writer, probe)
+    return _retriever(folder, encoder, bank, saved["probe"], f"{writer.name} probe")
 
 
-def _bank(folder: Path, scs: SCS) -> tuple[PromptBank, list[str]]:
-    """The prompts in a folder as a bank, and as a list."""
+def _bank(folder: Path, scs: SCS) -> PromptBank:
+    """The prompts in a folder."""
     prompts, vectors = read_prompts(bank_file(folder)), bank_vectors_file(folder)
-    embedded = vectors.is_file()
-    bank = PromptBank.read(prompts, vectors) if embedded else PromptBank.of(prompts, scs.encoder)
-    return bank, prompts
+    if vectors.is_file():
+        return PromptBank.read(prompts, vectors)
+    return PromptBank.of(prompts, scs.encoder)
+
+
+def _retriever(
+    folder: Path,
+    encoder: PairEncoder | ProbeEncoder,
+    bank: PromptBank,
+    posterior: Mapping[str, Any],
+    name: str,
+) -> Retriever:
+    """The retriever with what its folder knows of the training pairs.
+
+    Args:
+        folder: A retriever folder, or an adapter folder with a probe.
+        encoder: The encoder.
+        bank: The prompts in the folder.
+        posterior: The recorded `temperature` and `k`.
+        name: Its name in tables.
+    """
+    return Retriever(
+        encoder,
+        bank,
+        posterior["temperature"],
+        posterior["k"],
+        name,
+        known=Familiarity.read(familiarity_file(folder)),
+        form=BankForm.read(form_file(folder), bank.prompts),
+    )
 
 
 def kind_of(source: Source) -> Literal["model", "probe", "retriever"]:
@@ -257,21 +277,14 @@ def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever
     with announced(f"loading the retriever in {folder}"):
         model = load_reader(folder).requires_grad_(False).to(device)
     digest = fingerprint(weights_digest(folder), saved)
-    bank, prompts = _bank(folder, scs)
+    bank = _bank(folder, scs)
     if bank.vectors.shape[1] != model.get_embedding_dimension():
         raise PromptRecoveryError(
             f"{folder}: embeds in {model.get_embedding_dimension()} dimensions, and the metric in "
             f"{bank.vectors.shape[1]}; copy the retriever folder again"
         )
-    return Retriever(
-        PairEncoder(model, choose_precision(precision, device).dtype, digest),
-        bank,
-        saved["temperature"],
-        saved["k"],
-        recorded_name(saved),
-        known=Familiarity.read(familiarity_file(folder)),
-        form=BankForm.read(form_file(folder), prompts),
-    )
+    encoder = PairEncoder(model, choose_precision(precision, device).dtype, digest)
+    return _retriever(folder, encoder, bank, saved, recorded_name(saved))
 
 
 def load_writer(
