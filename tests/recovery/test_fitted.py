@@ -178,6 +178,13 @@ def test_the_key_is_that_of_the_precision(scs, tmp_path):
     assert key("torch.float32", "torch.bfloat16") == key("torch.bfloat16")
 
 
+def test_the_key_is_that_of_the_votes_that_rules_give(scs, tmp_path):
+    source = WriterSource(Writer(SimpleNamespace(dtype="torch.float32"), None, None, 60))
+    arguments = (MBR(), scs, [tmp_path], [{}], [source])
+    keys = [fit_key(*arguments), fit_key(*arguments, stated=0.1), fit_key(*arguments, named=0.1)]
+    assert len(set(keys)) == 3
+
+
 def test_what_is_fitted_is_kept_and_damage_is_one_line(scs, examples, tmp_path, caplog):
     mine = recoverer(scs)
     fitted = fit_recoverer(mine, examples)
@@ -246,12 +253,14 @@ def test_a_choice_is_kept_only_if_it_helps(scs, examples, caplog):
     assert fit_recoverer(helpful, examples).choice.weights["embedding"] > 0, "it is often right"
 
     both = recoverer(scs, every=1)  # plain MBR is always right
-    both.decoding = Choice(candidates=3, combined=0)
+    both.decoding, both.named = Choice(candidates=3, combined=0), 0.0
     caplog.set_level("INFO")
     scored = []
     fitted = fit_recoverer(both, examples, rescoring=scored.append)
     assert sum(scored) == len(examples)
     assert fitted.choice is None
     assert "no better than plain MBR" in caplog.text
-    plain = fit_recoverer(recoverer(scs, every=1), examples)
+    alike = recoverer(scs, every=1)
+    alike.named = 0.0
+    plain = fit_recoverer(alike, examples)
     assert (fitted.joining, fitted.calibration) == (plain.joining, plain.calibration)

@@ -188,7 +188,8 @@ def test_a_pair_is_printed_with_its_alternatives(trained_run, capsys, tmp_path):
 
 def test_it_is_said_where_candidates_come_from_that_no_model_wrote():
     found = [("Make it rhyme, for children", None), ("Make it rhyme.", -1.0), ("be brief", None),
-             ("For children", None), ("Turn this into a limerick", None)]  # fmt: skip
+             ("For children", None), ("Turn this into a limerick", None),
+             ("Make this recipe rhyme", None)]  # fmt: skip
     candidates = tuple(Candidate(text, likely, 0.5) for text, likely in found)
     console = Console(record=True, width=80)
     print_prediction(
@@ -199,7 +200,7 @@ def test_it_is_said_where_candidates_come_from_that_no_model_wrote():
     )
     rows = [line for line in console.export_text().splitlines() if "0.500" in line]
     words = [[cell.strip() for cell in re.split("[│┃]", row)][3] for row in rows]
-    assert words == ["joined", "-1.0", "retrieved", "retrieved", "stated"]
+    assert words == ["joined", "-1.0", "retrieved", "retrieved", "stated", "reworded"]
 
 
 def test_an_explained_pair_is_printed_with_its_words(trained_run, capsys):

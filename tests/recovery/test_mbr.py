@@ -5,6 +5,7 @@ import pytest
 
 from prompt_recovery.recovery.interface import Candidate
 from prompt_recovery.recovery.mbr import (
+    _expected_of_combined,
     combined,
     expected_scs,
     parts_of,
@@ -41,6 +42,36 @@ def test_the_consensus_comes_first_and_blanks_do_not_count(scs):
     ]  # fmt: skip
     assert ranked[0].log_probability == -5.0
     assert ranked[0].score > 0.3 > ranked[-1].score
+
+
+def test_wordings_of_one_sample_do_not_vote_for_one_another(scs):
+    texts = ["make it rhyme", "Make this poem rhyme", "add recipes", "Add recipes to this poem"]
+    votes, one, families = np.array([1.4, 0.6, 0.7, 0.3]), [0.7, 0.3, 0.7, 0.3], [0, 0, 2, 2]
+    expected = []
+    for i, text in enumerate(texts):
+        left = [v - (one[j] if families[j] == families[i] else 0) for j, v in enumerate(votes)]
+        similar = scs([text] * 4, texts)
+        expected.append(sum(v * s for v, s in zip(left, similar, strict=True)) / sum(left))
+    found = expected_scs(texts, votes, scs, one, families=families)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    alone = expected_scs(texts[:2], [0.7, 0.3], scs, [0.7, 0.3], families=[0, 0])
+    np.testing.assert_allclose(alone, 0, atol=1e-3)
+
+
+def test_two_that_are_joined_have_no_votes_of_their_other_wordings(scs):
+    texts = ("rhyme", "Make this rhyme", "shorten it", "Shorten this", "a sad song", "an old joke")
+    whole = Posterior(texts, (0.7, 0.3, 0.7, 0.3, 1.0, 1.0), (0.7, 0.3, 0.7, 0.3, 1.0, 1.0),
+                      (None,) * 6, (None,) * 6, 4.0, families=(0, 0, 2, 2, 4, 5))  # fmt: skip
+    parts = [("rhyme", "shorten it"), ("a sad song", "Make this rhyme")]
+    made = [combined(*two) for two in parts]
+    for two, text, found in zip(
+        parts, made, _expected_of_combined(made, parts, whole, scs), strict=True
+    ):
+        kept = {whole.families[texts.index(part)] for part in two}
+        others = [n for n in range(6) if whole.families[n] not in kept]
+        votes = np.array([whole.votes[n] for n in others])
+        similar = scs([text] * len(others), [texts[n] for n in others])
+        assert found == pytest.approx(float(similar @ votes / votes.sum()), abs=1e-5)
 
 
 def test_probability_can_be_the_vote(scs):

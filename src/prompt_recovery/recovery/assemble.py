@@ -124,6 +124,7 @@ def assemble(
         records[0]["fallback"],
         choosing_metric(scs, own),
         stated=recipe.stated,
+        named=recipe.named,
     )
 
     joined_by = _source_record(recipe.retrieval, retrieved)
@@ -141,6 +142,7 @@ def assemble(
         joined_by,
         channel,
         stated=recipe.stated,
+        named=recipe.named,
     )
     together = any(isinstance(source, Retriever) for source in own) and not recipe.weights
     if together or recipe.confidence or recoverer.feature_names:

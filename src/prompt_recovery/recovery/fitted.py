@@ -22,6 +22,7 @@ from prompt_recovery.recovery.decoding import Decoding, record
 from prompt_recovery.recovery.features import Features
 from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.recovery.joining import Joining, Judged, fit, scaled
+from prompt_recovery.recovery.naming import NAMED
 from prompt_recovery.recovery.posterior import familiarity_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer, Said
 from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever, is_probe
@@ -230,6 +231,7 @@ def fit_key(
     channel: Any = None,
     dtype: str | None = None,
     stated: float = SHARE,
+    named: float = NAMED,
 ) -> str:
     """A fingerprint of all that the answers of a recoverer depend on, besides what is fitted.
 
@@ -246,6 +248,7 @@ def fit_key(
         dtype: The precision that the sources would have on another machine, such as
             "torch.bfloat16", in place of the one that they have.
         stated: The share of what lead-ins state in the votes.
+        named: The share of prompts that name the text.
     """
     return fingerprint(
         {
@@ -259,6 +262,7 @@ def fit_key(
             ],
             "retrieval": retrieval,
             "stated": stated,
+            "named": named,
         }
     )
 

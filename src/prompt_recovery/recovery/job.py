@@ -20,6 +20,7 @@ from prompt_recovery.recovery.confidence import with_fallback
 from prompt_recovery.recovery.evidence import require_explainable, with_evidence
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction, Recoverer
 from prompt_recovery.recovery.mbr import parts_of
+from prompt_recovery.recovery.naming import is_reworded
 from prompt_recovery.recovery.pairs import RecoveryOptions, batches, digest
 from prompt_recovery.recovery.predictions import PredictionStore, write_predictions
 from prompt_recovery.recovery.recipe import Recipe
@@ -238,7 +239,9 @@ def _found(candidate: Candidate, prediction: Prediction, stated: Sequence[str]) 
     if candidate.text in stated:
         return "stated"
     others = [c.text for c in prediction.candidates if c is not candidate]
-    return "joined" if parts_of(candidate.text, others) else "retrieved"
+    if parts_of(candidate.text, others):
+        return "joined"
+    return "reworded" if is_reworded(candidate.text, others) else "retrieved"
 
 
 _METHODS: dict[Method, str] = {

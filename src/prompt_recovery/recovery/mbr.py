@@ -28,6 +28,7 @@ def expected_scs(
     scs: SCS,
     one_vote: Sequence[float] | None = None,
     embeddings: Sequence[PredictedEmbedding] = (),
+    families: Sequence[int] = (),
 ) -> NDArray[np.float64]:
     """How well each text would score if the truth were one of the others (MBR: Kumar and Byrne,
     NAACL 2004; by sampling: Eikema and Aziz, arXiv 2005.10283).
@@ -42,6 +43,8 @@ def expected_scs(
         one_vote: [n], the weight of one vote for each text, 1 by default. One of a text's own votes
             doesn't count for it, since a sample must not vote for itself.
         embeddings: Predicted embeddings of the prompt, which vote like texts.
+        families: [n], as in `Posterior`. One of the votes of each text in a text's family doesn't
+            count for it.
 
     Returns:
         fp64 [n], in [-1, 1]: Σ_j v_j SCS(i, j) / Σ_j v_j over texts and embeddings, without one of
@@ -52,13 +55,20 @@ def expected_scs(
     if len(texts) == 1 and weights[0] <= kept_out[0] and not embeddings:
         return np.zeros(1)
     utility = scs.matrix(texts, texts).astype(np.float64)
-    gained = utility @ weights - kept_out * np.diag(utility)
-    total = weights.sum() - kept_out
+    same = _same(len(texts), families)
+    gained = utility @ weights - (utility * same) @ kept_out
+    total = weights.sum() - same @ kept_out
     if embeddings:
         predicted = np.array([e.votes for e in embeddings], np.float64)
         gained += scs.with_vectors(texts, np.stack([e.vector for e in embeddings])) @ predicted
         total += predicted.sum()
     return np.asarray(gained / np.maximum(total, 1e-12))
+
+
+def _same(count: int, families: Sequence[int]) -> NDArray[np.bool_]:
+    """Whether two of n texts belong to one family, [n, n]."""
+    family = np.asarray(families or range(count))
+    return np.asarray(family[:, None] == family[None])
 
 
 def expected_under(texts: Sequence[str], posterior: Posterior, scs: SCS) -> NDArray[np.float64]:
@@ -106,7 +116,14 @@ def rank(posterior: Posterior, scs: SCS) -> list[Candidate]:
     if not posterior.texts:
         return []
     texts, known = posterior.texts, posterior.log_probabilities
-    values = expected_scs(texts, posterior.votes, scs, posterior.one_vote, posterior.embeddings)
+    values = expected_scs(
+        texts,
+        posterior.votes,
+        scs,
+        posterior.one_vote,
+        posterior.embeddings,
+        posterior.families,
+    )
     unlikely = [np.inf if value is None else -value for value in known]
     order = sorted(range(len(texts)), key=lambda i: (-values[i], unlikely[i]))
     return [Candidate(texts[i], known[i], float(values[i])) for i in order]
@@ -186,11 +203,12 @@ def _expected_of_combined(
     votes = np.asarray(posterior.votes, np.float64)
     own = np.minimum(votes, np.asarray(posterior.one_vote, np.float64))
     utility, gained, all_votes = _gained(texts, posterior, scs)
-    total, adds = np.full(len(texts), all_votes), np.ones(len(texts), bool)
+    same = _same(len(votes), posterior.families)
+    adds, kept_out = np.ones(len(texts), bool), np.zeros(utility.shape, bool)
     for part in zip(*parts, strict=True):
         columns = [place[text] for text in part]
-        shared = utility[np.arange(len(texts)), columns]
-        gained -= own[columns] * shared
-        total -= own[columns]
-        adds &= shared < _SAME
+        adds &= utility[np.arange(len(texts)), columns] < _SAME
+        kept_out |= same[columns]
+    gained -= (utility * kept_out) @ own
+    total = all_votes - kept_out @ own
     return np.where(adds, gained / np.maximum(total, 1e-12), -1.0)

@@ -63,6 +63,9 @@ class Posterior:
         embeddings: Predicted embeddings of the prompt, which are not candidates but vote for them.
         familiarity: How near the pair is to training examples, in [0, 1] (see
             `recovery.familiarity`); None if the source doesn't measure it.
+        families: [n], a number that texts share if they are the same request of the same sample in
+            other words, none of which votes for another; empty if every text stands for itself.
+            `weighted_sum` leaves it out.
     """
 
     texts: tuple[str, ...]
@@ -73,6 +76,7 @@ class Posterior:
     size: float
     embeddings: tuple[PredictedEmbedding, ...] = ()
     familiarity: float | None = None
+    families: tuple[int, ...] = ()
 
     @property
     def weights(self) -> NDArray[np.float64]:
@@ -198,6 +202,7 @@ class Posterior:
             self.size * factor,
             tuple(PredictedEmbedding(e.vector, e.votes * factor) for e in self.embeddings),
             self.familiarity,
+            self.families,
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.naming import NAMED, NamedShare
 from prompt_recovery.recovery.records import decoding_of
 from prompt_recovery.recovery.sources import SourceSettings
 from prompt_recovery.recovery.stated import SHARE, StatedShare
@@ -39,6 +40,10 @@ class RecipeOptions:
         stated: The share of the votes on a pair that goes to the prompts that the lead-in of its
             rewrite states, such as "Sure, here is the text as a limerick:", in [0, 1). It is for
             decodings that use the metric.
+        named: The share of its votes that a prompt for an unfamiliar pair gives to the same request
+            in words that name the original text by its kind, such as "make this recipe rhyme", in
+            [0, 1). It is for decodings that use the metric, and for runs with a dense retriever or
+            a probe, which know the pairs that they were trained on.
         bank_column: The column. None takes the first of rewrite_prompt, text and prompt that the
             file has.
     """
@@ -53,6 +58,7 @@ class RecipeOptions:
     bank_column: str | None = None
     probe: bool = True
     stated: StatedShare = SHARE
+    named: NamedShare = NAMED
 
 
 @dataclass(frozen=True)

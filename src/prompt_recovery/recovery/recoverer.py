@@ -14,6 +14,8 @@ from prompt_recovery.recovery.decoding import Choice, Decoding
 from prompt_recovery.recovery.features import Channel, FeatureMaker, Features
 from prompt_recovery.recovery.interface import Candidate, Pair, Prediction
 from prompt_recovery.recovery.joining import Joining
+from prompt_recovery.recovery.kinds import KindNamer
+from prompt_recovery.recovery.naming import NAMED, named_share, with_named
 from prompt_recovery.recovery.posterior import Posterior, weighted_sum
 from prompt_recovery.recovery.sources import Source, WriterSource
 from prompt_recovery.recovery.stated import SHARE, with_stated
@@ -50,12 +52,16 @@ class PosteriorRecoverer:
             `Choice`, which has a number of its own.
         stated: The share of the votes on a pair that goes to the prompts that its lead-in states,
             if there are any and the decoding uses the metric, in [0, 1).
+        named: The share of its votes that a prompt for an unfamiliar pair gives to prompts that
+            name the original text by its kind, such as "this recipe", in [0, 1). The first language
+            model among the sources says what kind it is. It is for decodings that use the metric,
+            and for recoverers with a `joining`, which tells familiar pairs from others.
         choice: The posterior over the best candidates that takes the place of plain MBR's, with the
             recoverer's own decoding; None if plain MBR answers.
         seconds: What the last call of `recover` took: by the name of each source, for the
-            "channel", and for the "choice", which is everything else, such as the embedding of the
-            candidates for MBR and their features. Samples that were found in the cache count with
-            the time that they took when they were drawn.
+            "channel" and the "kinds of text", and for the "choice", which is everything else, such
+            as the embedding of the candidates for MBR and their features. Samples that were found
+            in the cache count with the time that they took when they were drawn.
     """
 
     sources: Sequence[tuple[Source, float]]
@@ -69,10 +75,13 @@ class PosteriorRecoverer:
     rescored: int = 16
     choice: LogLinear | None = None
     stated: float = SHARE
+    named: float = NAMED
     seconds: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or " + ".join(source.name for source, _ in self.sources)
+        written = [source for source, _ in self.sources if isinstance(source, WriterSource)]
+        self._namer = KindNamer(written[0].writer, written[0].keeps) if written else None
 
     @classmethod
     def of_writer(
@@ -230,16 +239,33 @@ class PosteriorRecoverer:
         Args:
             pairs: The pairs that `said` is about.
             said: What the sources said.
-            decoding: As for `recover`. If it uses the metric, what a lead-in states counts, too.
+            decoding: As for `recover`. If it uses the metric, what a lead-in states counts, too,
+                and prompts for unfamiliar pairs name the text.
         """
-        share = self.stated if (decoding or self.decoding).uses_metric else 0.0
-        return {
-            index: with_stated(
-                posterior, pairs[index].rewritten_text, share, self._trust(posterior)
-            )
+        found = {
+            index: posterior
             for index, parts in said.items()
             if (posterior := self._joined(parts)) is not None
         }
+        if not (decoding or self.decoding).uses_metric:
+            return found
+        trust = {index: self._trust(posterior) for index, posterior in found.items()}
+        unfamiliar = [i for i in found if named_share(self.named, trust[i])]
+        kinds = self._kinds({i: pairs[i].original_text for i in unfamiliar})
+        for index, posterior in found.items():
+            told = with_stated(posterior, pairs[index].rewritten_text, self.stated, trust[index])
+            named = self.named if index in kinds else 0.0
+            found[index] = with_named(told, kinds.get(index), named, trust[index])
+        return found
+
+    def _kinds(self, originals: Mapping[int, str]) -> dict[int, str | None]:
+        """The kind of each text that prompts are to name; empty if they are to name none."""
+        if self.joining is None or not originals:
+            return {}
+        if self._namer is None:
+            return dict.fromkeys(originals)
+        with self._timed("kinds of text"):
+            return dict(zip(originals, self._namer(list(originals.values())), strict=True))
 
     def _trust(self, posterior: Posterior) -> float:
         """How far to trust a retriever with the pair of a posterior; 0 if there is none."""

@@ -12,6 +12,7 @@ from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.baselines import FewShot
 from prompt_recovery.recovery.decoding import Decoding
+from prompt_recovery.recovery.naming import NAMED, NamedShare
 from prompt_recovery.recovery.recipe import Recipe, RunNames
 from prompt_recovery.recovery.spans import Explain, method_of, require_method
 from prompt_recovery.recovery.stated import SHARE, StatedShare
@@ -48,6 +49,8 @@ class RecovererEntry:
             prompt that the file has.
         probe: Whether the probe of a language model answers with it.
         stated: The share of the votes that goes to prompts that the lead-in of a rewrite states.
+        named: The share of its votes that a prompt for an unfamiliar pair gives to prompts that
+            name the original text, such as "make this recipe rhyme".
         name: Name shown in tables. None makes a name from the runs and the decoding.
     """
 
@@ -61,6 +64,7 @@ class RecovererEntry:
     bank_column: str | None = None
     probe: bool = True
     stated: StatedShare = SHARE
+    named: NamedShare = NAMED
     name: str | None = None
 
     def recipe(self, option: MakeOption, precision: Precision) -> Recipe:
@@ -82,6 +86,7 @@ class RecovererEntry:
             bank_column=self.bank_column,
             probe=self.probe,
             stated=self.stated,
+            named=self.named,
             **{group: option(group, name) for group, name in wanted.items()},
         )
         recipe.require_answers(_RECOVERERS)
