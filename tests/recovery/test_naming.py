@@ -35,7 +35,10 @@ from prompt_recovery.recovery.recoverer import PosteriorRecoverer
         ("boil it down to a line", "Boil this recipe down to a line"),
         ("FAQ format", "Rewrite this recipe: FAQ format"),
         ("Haiku version", "Rewrite this recipe: haiku version"),
-        ("turn this email into a song", "Rewrite this recipe: turn this email into a song"),
+        ("turn this email into a song", "Turn this recipe into a song"),
+        ("make this letter angrier", "Make this recipe angrier"),
+        ("boil this report down to a line", "Boil this recipe down to a line"),
+        ("write the letter that she sends", "Rewrite this recipe: write the letter that she sends"),
         ("so that it rhymes", "Rewrite this recipe so that it rhymes"),
     ],
 )

@@ -27,7 +27,11 @@ _REWORDED = 32
 """The number of texts that are reworded, those with the most votes."""
 _BLANK = "\0"
 
-_TEXT = r"(?:the|this|my) (?:whole |entire |given |original )?(?:text|passage)"
+_TEXT = (
+    r"(?:(?:the|this|my) (?:whole |entire |given |original )?(?:text|passage)"
+    r"|this (?:article|document|e-?mail|essay|excerpt|letter|message|note|notice|paragraph|piece"
+    r"|poem|post|report|review|speech|story)\b)"
+)
 _POLITE = re.compile(
     r"^(?:please|pls|now|just|(?:can|could|would|will) (?:you|we|i)|i(?:'d| would) like you to"
     r"|i (?:need|want) you to|let's)[\s,]+|[\s,]+(?:please|pls|thanks|thank you)$",
@@ -45,8 +49,8 @@ _KEPT = (  # verbs that also stand before "this recipe"
 _WRITE = r"write|put|tell|say|do|set|phrase|give|imagine|word|draft|make"
 _VERB = rf"(?:(?P<kept>{_KEPT})|(?P<write>{_WRITE}))"
 _WORDINGS = (
-    (rf"(?P<kept>make|keep|get|put|set|tell) (?:it|this|that|everything|{_TEXT}) (?P<how>.+)", ""),
-    (rf"{_VERB} (?:it|this|that|everything|{_TEXT})(?:,? (?P<how>{_HOW}))?", ""),
+    (rf"(?P<kept>make|keep|get|put|set|tell) (?:{_TEXT}|it|this|that|everything) (?P<how>.+)", ""),
+    (rf"{_VERB} (?:{_TEXT}|it|this|that|everything)(?:,? (?P<how>{_HOW}))?", ""),
     (rf"{_VERB} (?P<how>{_HOW})", ""),
     (rf"(?P<kept>{_KEPT})", ""),
     (rf"(?P<how>{_HOW})", ""),
