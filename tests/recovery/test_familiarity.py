@@ -45,6 +45,16 @@ def test_it_is_the_highest_cosine_of_tf_idf_vectors(known):
     assert known([]).shape == (0,)
 
 
+def test_training_texts_among_themselves_do_not_know_themselves(known):
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(TRAINING)
+    similar = (vectors @ vectors.T).toarray()
+    np.fill_diagonal(similar, 0)
+    np.testing.assert_allclose(known.among_themselves(), similar.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(known.among_themselves(2), similar.max(axis=1)[[0, 2]], rtol=1e-6)
+    one = Familiarity.of([RewriteExample("1", "o", TRAINING[0], "p")])
+    assert one.among_themselves().tolist() == [0.0]
+
+
 def test_it_is_kept_without_a_word_of_the_texts(known, tmp_path):
     file = tmp_path / "familiarity.npz"
     assert Familiarity.read(file) is None

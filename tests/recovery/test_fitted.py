@@ -11,7 +11,8 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.recovery import fitted as fitting
 from prompt_recovery.recovery.bank import PromptBank
 from prompt_recovery.recovery.choice import LogLinear
-from prompt_recovery.recovery.decoding import MBR, Choice
+from prompt_recovery.recovery.decoding import MBR, Choice, Greedy
+from prompt_recovery.recovery.familiarity import Familiarity
 from prompt_recovery.recovery.fitted import (
     RETRIEVED_AWAY,
     Fitted,
@@ -20,6 +21,7 @@ from prompt_recovery.recovery.fitted import (
     fit_recoverer,
     keep_fit,
     kept_fit,
+    unfitted_joining,
 )
 from prompt_recovery.recovery.interface import Pair, pairs_of
 from prompt_recovery.recovery.joining import Joining
@@ -123,24 +125,37 @@ def test_each_source_is_asked_once_and_the_better_one_gets_the_weight(
 
 
 def test_the_default_tells_familiar_pairs_by_the_validation_examples():
-    said = {
-        n: [Posterior.of_texts(["a"]), replace(Posterior.of_texts(["b"]), familiarity=n / 100)]
-        for n in range(101)
-    }
-    found = default_joining([1.0, 3.0, 1.0], [1], said)
+    near = [n / 100 for n in range(101)]
+    found = default_joining([1.0, 3.0, 1.0], [1], near)
     assert (found.low, found.high) == pytest.approx((0.02, 0.5)), "2 % and 50 % quantile"
     assert found.familiar == pytest.approx((0.25, 0.5, 0.25))
     assert found.unfamiliar == pytest.approx((0.35, 0.3, 0.35))
     assert found.embedding == EMBEDDING_SHARE
-    alike = default_joining([1.0, 1.0], [1], {0: said[30]})
+    alike = default_joining([1.0, 1.0], [1], [0.3])
     assert alike.low == 0.3 < alike.high
-    probed = default_joining([1.0, 1.0, 1.0], [1, 2], said, probes=[1])
+    probed = default_joining([1.0, 1.0, 1.0], [1, 2], near, probes=[1])
     assert probed.familiar == pytest.approx((1 / 3, 1 / 3, 1 / 3))
     assert probed.unfamiliar == pytest.approx((0.7, 0.0, 0.3)), "a probe is for familiar pairs"
-    bare = default_joining([1.0, 1.0], [1], said, probes=[1])
+    bare = default_joining([1.0, 1.0], [1], near, probes=[1])
     assert (bare.familiar, bare.unfamiliar) == ((0.5, 0.5), (1.0, 0.0))
-    unknown = default_joining([1.0, 1.0], [1], {0: [Posterior.of_texts(["a"]), None]})
+    unknown = default_joining([1.0, 1.0], [1], [])
     assert (unknown.low, unknown.high) == (0.0, 1.0)
+
+
+def test_without_validation_examples_the_training_texts_tell_familiar_pairs(scs):
+    both = recoverer(scs)
+    model, (retriever, _) = both.sources
+    both.sources = [model, (replace(retriever, known=None), 1.0)]
+    assert unfitted_joining(both) is None, "nothing is known of the training texts"
+    texts = ["the ferry sails at dawn", "the ferry sails at noon", "we keep two beehives"]
+    known = Familiarity.of([RewriteExample(str(n), "o", t, "p") for n, t in enumerate(texts)])
+    both.sources = [model, (replace(retriever, known=known), 1.0)]
+    found = unfitted_joining(both)
+    near = known.among_themselves()
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(near, (0.02, 0.5))), abs=1e-6)
+    assert found.unfamiliar == pytest.approx((0.7, 0.3))
+    both.decoding = Greedy()
+    assert unfitted_joining(both) is None
 
 
 def test_far_from_the_training_examples_the_retriever_loses_its_say(scs, examples):

@@ -16,7 +16,14 @@ from prompt_recovery.recovery.channel import ChannelSettings
 from prompt_recovery.recovery.choice import LogLinear
 from prompt_recovery.recovery.confidence import CalibratedRecoverer
 from prompt_recovery.recovery.decoding import Choice, Decoding
-from prompt_recovery.recovery.fitted import Fitted, fit_key, fit_recoverer, keep_fit, kept_fit
+from prompt_recovery.recovery.fitted import (
+    Fitted,
+    fit_key,
+    fit_recoverer,
+    keep_fit,
+    kept_fit,
+    unfitted_joining,
+)
 from prompt_recovery.recovery.likelihood import load_likelihood
 from prompt_recovery.recovery.load import (
     choosing_metric,
@@ -277,7 +284,8 @@ def _fitted(
         if isinstance(recoverer.decoding, Choice):
             log.warning("plain MBR answers, as decoding=choice has nothing to be fitted on")
         log.warning("answers have no confidence: %s", error)
-        return Fitted(choice=recoverer.choice)
+        joining = None if recipe.weights else unfitted_joining(recoverer)
+        return Fitted(joining, choice=recoverer.choice)
     log.info("fitting the confidence on %d examples, once for this run and decoding", len(examples))
     total = len(examples)
     progress("fitting the confidence", 0, total)  # even one batch may take long

@@ -59,6 +59,26 @@ class Familiarity:
         """The familiarity of each pair of usable texts, fp64 [n], in [0, 1]."""
         return np.array([self._highest(pair.rewritten_text) for pair in pairs], np.float64)
 
+    def among_themselves(self, most: int = 200) -> NDArray[np.float64]:
+        """How familiar training texts would be if they were not known themselves, fp64 [≤ most].
+
+        This is about as familiar as validation texts are: for the starter, the 2 % and 50 %
+        quantiles are 0.17 and 0.44, and those of its validation texts 0.19 and 0.42.
+
+        Args:
+            most: The largest number of texts that are compared with all others, evenly chosen.
+        """
+        if self._size == 1:
+            return np.zeros(1)
+        chosen = np.unique(np.linspace(0, self._size - 1, min(most, self._size)).astype(int))
+        found = np.zeros(len(chosen))
+        for n, text in enumerate(chosen):
+            own = slice(self.starts[text], self.starts[text + 1])
+            dense = np.zeros(_WORDS)
+            dense[self.words[own]] = self._known[own]
+            found[n] = np.delete(self._summed(self._known * dense[self.words]), text).max()
+        return found
+
     def _highest(self, text: str) -> float:
         """The highest cosine of a text and a training text."""
         words, counts = _counted(text)

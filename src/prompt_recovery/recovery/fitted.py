@@ -126,7 +126,8 @@ def _fitted(
     retrievers = [n for n, (s, _) in enumerate(recoverer.sources) if isinstance(s, Retriever)]
     if retrievers and not fixed_weights and recoverer.decoding.uses_metric and said:
         probes = [n for n in retrievers if is_probe(recoverer.sources[n][0])]
-        default = default_joining([w for _, w in recoverer.sources], retrievers, said, probes)
+        near = [value for parts in said.values() if (value := familiarity_of(parts)) is not None]
+        default = default_joining([w for _, w in recoverer.sources], retrievers, near, probes)
         judged = [
             Judged(parts, examples[i].rewrite_prompt, recoverer.scs) for i, parts in said.items()
         ]
@@ -185,7 +186,10 @@ def _fitted_choice(
 
 
 def default_joining(
-    weights: Sequence[float], retrievers: Sequence[int], said: Said, probes: Sequence[int] = ()
+    weights: Sequence[float],
+    retrievers: Sequence[int],
+    near: Sequence[float],
+    probes: Sequence[int] = (),
 ) -> Joining:
     """The weights that the fit starts from.
 
@@ -198,10 +202,9 @@ def default_joining(
         weights: The static weights of the sources, whose ratios stay among retrievers and among the
             other sources.
         retrievers: The numbers of the retrievers, at least one.
-        said: What the sources say about validation examples.
+        near: The familiarity of validation examples.
         probes: The numbers of those retrievers that are the probe of a language model.
     """
-    near = [value for parts in said.values() if (value := familiarity_of(parts)) is not None]
     low, high = np.quantile(near, (0.02, 0.5)) if near else (0.0, 1.0)
     return Joining(
         scaled(weights, retrievers, len(retrievers) / (len(retrievers) + 1)),
@@ -214,6 +217,24 @@ def default_joining(
         round(float(low), 6),
         round(float(max(high, low + 1e-3)), 6),
     )
+
+
+def unfitted_joining(recoverer: PosteriorRecoverer) -> Joining | None:
+    """The weights of a recoverer for which there are no validation examples.
+
+    The training texts of its first retriever that knows them stand for validation texts.
+
+    Returns:
+        None if no retriever knows its training texts, or if the decoding doesn't use the metric.
+    """
+    sources = [source for source, _ in recoverer.sources]
+    retrievers = [n for n, source in enumerate(sources) if isinstance(source, Retriever)]
+    known = [s.known for s in sources if isinstance(s, Retriever) and s.known is not None]
+    if not known or not recoverer.decoding.uses_metric:
+        return None
+    weights = [weight for _, weight in recoverer.sources]
+    probes = [n for n in retrievers if is_probe(sources[n])]
+    return default_joining(weights, retrievers, known[0].among_themselves().tolist(), probes)
 
 
 def _shown(weights: Sequence[float]) -> str:

@@ -36,7 +36,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.familiarity import Familiarity
-from prompt_recovery.recovery.fitted import fit_key, kept_fit
+from prompt_recovery.recovery.fitted import fit_key, kept_fit, unfitted_joining
 from prompt_recovery.recovery.form import BankForm
 from prompt_recovery.recovery.probe import Probe, ProbeEncoder
 from prompt_recovery.recovery.records import (
@@ -81,7 +81,7 @@ def load_recoverer(
 
     It answers from its own posterior alone: that of a language model's samples, that of a dense
     retriever, or the sum of both. The weights of the sum and the confidence are those that were
-    fitted for this decoding when the run ended or was first used; otherwise, the weights are equal
+    fitted for this decoding when the run ended or was first used; otherwise, they are the default,
     and there is no confidence. `prompt-recovery recover` runs what `assemble` builds, which fits
     what is missing and also has neighbours and a channel, as its recipe says.
 
@@ -112,7 +112,9 @@ def load_recoverer(
     )
     key = fit_key(decoding, scs, folders, records, sources)
     fitted = kept_fit(folders[0], key, recoverer)
-    if fitted is not None:
+    if fitted is None:
+        recoverer.joining = unfitted_joining(recoverer)
+    else:
         fitted.applied_to(recoverer)
     return recoverer
 
