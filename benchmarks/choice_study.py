@@ -24,11 +24,9 @@ from prompt_recovery.recovery.choice import RIDGE, ChoiceFit, fit_choice
 from prompt_recovery.recovery.confidence import fit as fit_confidence
 from prompt_recovery.recovery.decoding import Choice
 from prompt_recovery.recovery.features import Features
-from prompt_recovery.recovery.fitted import default_joining
 from prompt_recovery.recovery.interface import pairs_of
 from prompt_recovery.recovery.load import load_recoverer, splits_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
-from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.runs.folder import recoverer_folders
 
 COUNTS = (4, 8, 12, 16)
@@ -62,10 +60,6 @@ def rows_of(recoverer: PosteriorRecoverer, examples: Sequence[RewriteExample]) -
     assert recoverer.scs is not None
     pairs = pairs_of(examples)
     said = recoverer.said(pairs)
-    retrievers = [n for n, (s, _) in enumerate(recoverer.sources) if isinstance(s, Retriever)]
-    if recoverer.joining is None and retrievers and len(recoverer.sources) > 1:
-        weights = [weight for _, weight in recoverer.sources]
-        recoverer.joining = default_joining(weights, retrievers, said)
     found = recoverer.features(pairs, said)
     actual = [
         recoverer.scs.matrix(f.texts, [examples[i].rewrite_prompt])[:, 0].astype(np.float64)
