@@ -116,8 +116,17 @@ def test_what_is_worded_like_this_already_keeps_its_votes():
     assert sum(named.votes) == pytest.approx(2.0)
 
 
+def test_prompts_in_other_languages_stay_as_they_are():
+    german = ["Mach daraus ein Gedicht", "in Reimform", "kürzer bitte", "als Märchen",
+              "wie ein Pirat", "Übersetze ins Englische", "etwas lustiger"]  # fmt: skip
+    posterior = completions(*german)
+    assert with_named(posterior, "Rezept", 0.5) is posterior
+    english = completions("make it rhyme", "Haiku version", "FAQ format", "as a poem")
+    assert len(with_named(english, "recipe", 0.5).texts) == 12
+
+
 @given(
-    st.lists(st.text(), min_size=1, max_size=5),
+    st.lists(st.text() | st.just("make it rhyme"), min_size=1, max_size=5),
     st.none() | st.sampled_from(["recipe", "text"]),
     st.just(0.0) | st.floats(0.01, 0.99),
     st.sampled_from([0.0, 0.2, 0.45, 0.5, 1.0]),
