@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -52,16 +52,14 @@ class KindNamer:
     keeps: bool = False
     _known: dict[str, str | None] = field(default_factory=dict, init=False, repr=False)
 
-    def __call__(
-        self, texts: Sequence[str], progress: Callable[[int], None] = lambda _: None
-    ) -> list[str | None]:
+    def __call__(self, texts: Sequence[str]) -> list[str | None]:
         """The kind of each text, such as "news article"; None where the model names none."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
         if missing:
-            self._ask(missing, progress)
+            self._ask(missing)
         return [self._known[text] for text in texts]
 
-    def _ask(self, texts: Sequence[str], progress: Callable[[int], None]) -> None:
+    def _ask(self, texts: Sequence[str]) -> None:
         kept = self.keeps and self.writer.identity
         store = KeyValueStore("kinds", f"{self.writer.identity}{_VERSION}") if kept else None
         keys = {text: _key(text) for text in texts}
@@ -81,7 +79,7 @@ class KindNamer:
             reader = replace(
                 self.writer, template=template, max_prompt_tokens=_INPUT_TOKENS, shots=(), read=None
             )
-            answers = reader.in_batches(pairs, _NEW_TOKENS, ask, progress)
+            answers = reader.in_batches(pairs, _NEW_TOKENS, ask)
             fresh = {pairs[i].original_text: answer for i, answer in answers.items()}
             if store is not None:
                 store.write({keys[text]: answer.encode() for text, answer in fresh.items()})
