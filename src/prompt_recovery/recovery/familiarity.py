@@ -74,9 +74,8 @@ class Familiarity:
         found = np.zeros(len(chosen))
         for n, text in enumerate(chosen):
             own = slice(self.starts[text], self.starts[text + 1])
-            dense = np.zeros(_WORDS)
-            dense[self.words[own]] = self._known[own]
-            found[n] = np.delete(self._summed(self._known * dense[self.words]), text).max()
+            cosines = self._cosines(self.words[own], self._known[own])
+            found[n] = np.delete(cosines, text).max()
         return found
 
     def _highest(self, text: str) -> float:
@@ -86,9 +85,15 @@ class Familiarity:
         length = float(np.sqrt(own @ own))
         if length == 0.0:
             return 0.0
+        return float(self._cosines(words, own / length).max())
+
+    def _cosines(
+        self, words: NDArray[np.int64], values: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The cosine of a TF-IDF vector of length 1 and each training text, fp64 [n]."""
         dense = np.zeros(_WORDS)
-        dense[words] = own / length
-        return float(self._summed(self._known * dense[self.words]).max())
+        dense[words] = values
+        return self._summed(self._known * dense[self.words])
 
     @cached_property
     def _rarity(self) -> NDArray[np.float64]:

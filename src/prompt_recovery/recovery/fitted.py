@@ -125,9 +125,8 @@ def _fitted(
     joining = None
     retrievers = [n for n, (s, _) in enumerate(recoverer.sources) if isinstance(s, Retriever)]
     if retrievers and not fixed_weights and recoverer.decoding.uses_metric and said:
-        probes = [n for n in retrievers if is_probe(recoverer.sources[n][0])]
         near = [value for parts in said.values() if (value := familiarity_of(parts)) is not None]
-        default = default_joining([w for _, w in recoverer.sources], retrievers, near, probes)
+        default = _default_of(recoverer, near)
         judged = [
             Judged(parts, examples[i].rewrite_prompt, recoverer.scs) for i, parts in said.items()
         ]
@@ -228,13 +227,18 @@ def unfitted_joining(recoverer: PosteriorRecoverer) -> Joining | None:
         None if no retriever knows its training texts, or if the decoding doesn't use the metric.
     """
     sources = [source for source, _ in recoverer.sources]
-    retrievers = [n for n, source in enumerate(sources) if isinstance(source, Retriever)]
     known = [s.known for s in sources if isinstance(s, Retriever) and s.known is not None]
     if not known or not recoverer.decoding.uses_metric:
         return None
-    weights = [weight for _, weight in recoverer.sources]
+    return _default_of(recoverer, known[0].among_themselves().tolist())
+
+
+def _default_of(recoverer: PosteriorRecoverer, near: Sequence[float]) -> Joining:
+    """The default weights of a recoverer with a retriever."""
+    sources = [source for source, _ in recoverer.sources]
+    retrievers = [n for n, source in enumerate(sources) if isinstance(source, Retriever)]
     probes = [n for n in retrievers if is_probe(sources[n])]
-    return default_joining(weights, retrievers, known[0].among_themselves().tolist(), probes)
+    return default_joining([weight for _, weight in recoverer.sources], retrievers, near, probes)
 
 
 def _shown(weights: Sequence[float]) -> str:
