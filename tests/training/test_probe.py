@@ -47,6 +47,7 @@ def test_it_answers_with_the_model(trained, few_examples, scs):
     answers = [p.rewrite_prompt for p in recoverer.recover(pairs)]
     assert answers == [row["prediction"] for row in rows], "the test was answered in the same way"
     assert any(row["prediction"] in probe.bank.prompts for row in rows)
+    assert recoverer.calibration is not None, "weights and confidence were fitted in training"
     alone = assemble(Recipe([trained.path], DECODING, precision="fp32", probe=False))
     assert kinds(alone.recoverer) == ["model"]
     both = assemble(Recipe([trained.path], DECODING, precision="fp32"))
@@ -118,6 +119,12 @@ def test_training_examples_are_read_once(tmp_path, few_examples, scs, monkeypatc
 
 def test_without_validation_it_has_defaults(tmp_path, few_examples, scs):
     splits = make_job(tmp_path, few_examples, scs).splits
-    job = make_job(tmp_path, few_examples, scs, probe=True, splits=replace(splits, val=[]))
+    job = make_job(
+        tmp_path, few_examples, scs, probe=True, splits=replace(splits, val=[]), decoding=DECODING
+    )
     metrics = train(job)
     assert metrics["probe/temperature"] == 0.05 and metrics["probe/form_weight"] == 6.0
+    recoverer = load_recoverer(tmp_path, DECODING, "fp32")
+    assert recoverer.joining is not None and recoverer.calibration is None
+    answers = [p.rewrite_prompt for p in recoverer.recover(pairs_of(job.splits.test))]
+    assert answers == [row["prediction"] for row in RunFolder(tmp_path).predictions()]

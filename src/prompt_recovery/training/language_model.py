@@ -24,7 +24,7 @@ from prompt_recovery.objectives import Objective, PolicyGradient
 from prompt_recovery.recovery.baselines import mean_prompt
 from prompt_recovery.recovery.decoding import record
 from prompt_recovery.recovery.interface import ConstantRecoverer
-from prompt_recovery.recovery.load import sources_of, writer_identity
+from prompt_recovery.recovery.load import writer_identity
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
 from prompt_recovery.recovery.writer import Writer
@@ -80,7 +80,7 @@ class PreparedLanguageModel(Prepared):
         start_weights: Weights of the adapter that training starts from; empty for a new adapter.
         unlabelled: Pairs without prompts that it is trained on, too.
         probe: The retriever that its probe makes of it, once training has ended.
-        together: The trained model and the retriever, once training has ended.
+        together: The trained model with its probe and the retriever, once training has ended.
     """
 
     job: TrainingJob
@@ -133,23 +133,23 @@ class PreparedLanguageModel(Prepared):
         return weights
 
     def finish(self, weights: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Fits the probe and, if there is a retriever, the weights of both and the confidence.
+        """Fits the probe, and the weights and the confidence of the model with its retrievers.
 
         A stage that is not evaluated answers nothing, and has no probe.
         """
         found: dict[str, float] = {}
-        probes = self.job.probe and self.job.evaluate
-        if not probes and self.job.retriever is None:
+        job = self.job
+        probes = job.probe and job.evaluate
+        if not probes and job.retriever is None:
             return found
         writer = self._with_weights(weights)
         if probes:
             found = self._fit_probe(writer, weights)
-        if self.job.retriever is not None:
-            self.together = trained_recoverer(
-                self.job, self.hardware, self.job.retriever, writer, self.probe
-            )
-            own = [self.job.run.adapter] * (1 if self.probe is None else 2)
-            fit_and_keep(self.job, self.together, [*own, self.job.retriever])
+        if job.retriever is not None or job.decoding.uses_metric:
+            self.together = trained_recoverer(job, self.hardware, job.retriever, writer, self.probe)
+            folders = [job.run.adapter] * (1 if self.probe is None else 2)
+            folders += [] if job.retriever is None else [job.retriever]
+            fit_and_keep(job, self.together, folders)
         return found
 
     def _fit_probe(self, writer: Writer, weights: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -176,20 +176,17 @@ class PreparedLanguageModel(Prepared):
             return evaluate_recoverer(recoverer, job.splits.test, job.scs)
 
         alone: dict[str, Evaluation] = {}
-        start, together = None, self.together
-        if together is None and self.probe is not None and job.decoding.uses_metric:
-            sources = [(source, 1.0) for source in sources_of(writer, self.probe)]
-            together = PosteriorRecoverer(sources, job.decoding, self.fallback, job.scs)
-        if together is None:
+        start = None
+        if self.together is None:
             trained = evaluated(writer)
         else:
-            trained, alone = evaluate_sources(together, job.splits.test, job.scs)
+            trained, alone = evaluate_sources(self.together, job.splits.test, job.scs)
         if self.start_weights:
             with torch.no_grad():
                 for name, parameter in writer.model.named_parameters():
                     if name in self.start_weights:
                         parameter.copy_(self.start_weights[name])
-            without = ", without retriever" if self.together else ", without probe" if alone else ""
+            without = ", without retriever" if job.retriever else ", without probe" if alone else ""
             start = evaluated(replace(writer, name=f"before {job.objective.name}{without}"))
         zero_shot = replace(writer, adapter=False, name=f"{job.backbone.name} zero-shot")
         return RunEvaluations(

@@ -1,11 +1,16 @@
-"""What a run with a retriever answers with at its end: the retriever, alone or with a model."""
+"""What a run answers with at its end if it has a retriever: its own, another's or a probe."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_recovery.recovery.decoding import MBR
-from prompt_recovery.recovery.fitted import fit_key, fit_recoverer, keep_fit
+from prompt_recovery.recovery.fitted import (
+    fit_key,
+    fit_recoverer,
+    keep_fit,
+    unfitted_joining,
+)
 from prompt_recovery.recovery.load import load_retriever, sources_of
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
@@ -22,7 +27,7 @@ log = logging.getLogger(__name__)
 def trained_recoverer(
     job: TrainingJob,
     hardware: Hardware,
-    retriever: Path,
+    retriever: Path | None,
     writer: Writer | None = None,
     probe: Retriever | None = None,
 ) -> PosteriorRecoverer:
@@ -31,14 +36,15 @@ def trained_recoverer(
     Args:
         job: The job, whose own weights and their record are written.
         hardware: Where and how precisely this process computes.
-        retriever: The folder of the trained retriever.
+        retriever: The folder of the trained retriever, if there is one.
         writer: The trained language model that answers with it. None if the job trains the
             retriever itself.
         probe: The retriever whose encoder is the model's probe, if it has one.
     """
     own = [] if writer is None else sources_of(writer, probe)
     sources: list[tuple[Source, float]] = [(source, 1.0) for source in own]
-    sources.append((load_retriever(retriever, job.scs, hardware.precision.name), 1.0))
+    if retriever is not None:
+        sources.append((load_retriever(retriever, job.scs, hardware.precision.name), 1.0))
     # The record of a retriever says that it answers by MBR, whatever the job's decoding.
     decoding = job.decoding if writer is not None and job.decoding.uses_metric else MBR()
     fallback = str(read_record(job.weights_folder)["fallback"])
@@ -48,6 +54,8 @@ def trained_recoverer(
 def fit_and_keep(job: TrainingJob, recoverer: PosteriorRecoverer, folders: Sequence[Path]) -> None:
     """Fits weights and confidence on the validation split, and keeps them where `recover` looks.
 
+    Without a validation split, the weights are the default, and nothing is kept.
+
     Args:
         job: The job.
         recoverer: A recoverer whose sources were loaded from `folders`, in order.
@@ -56,6 +64,7 @@ def fit_and_keep(job: TrainingJob, recoverer: PosteriorRecoverer, folders: Seque
     """
     examples = job.splits.val
     if not examples or recoverer.scs is None:
+        recoverer.joining = unfitted_joining(recoverer)
         return
     log.info("fitting the confidence on %d validation examples", len(examples))
     with progress_bar() as progress:
