@@ -20,10 +20,16 @@ from prompt_recovery.recovery.interface import Prediction, pairs_of
 from prompt_recovery.recovery.predictions import PredictionStore, checked_prediction
 from prompt_recovery.recovery.spans import Evidence, Method, require_method
 from prompt_recovery.reporting.evaluation.contenders import Contender
+from prompt_recovery.reporting.evaluation.displaced import Displaced, displaced_rows
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
 from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
 from prompt_recovery.reporting.evaluation.page import report_page
-from prompt_recovery.reporting.evaluation.report import Report, SecondOpinion, report_record
+from prompt_recovery.reporting.evaluation.report import (
+    Report,
+    SecondOpinion,
+    displaced_text,
+    report_record,
+)
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import category_tables, result_table
 from prompt_recovery.reporting.html.page import write_page
@@ -123,11 +129,14 @@ def run_evaluation(job: EvaluationJob) -> Report:
         second=_second_opinion(job, evaluations),
         kinds={c.name: c.kind for c in job.contenders},
         about=job.about,
+        displaced=_displaced(job, evaluations[0]),
     )
     print_tables(  # first, so that they are not lost if a file cannot be written
         *category_tables(evaluations[:6], job.examples),
         result_table(evaluations, f"{job.name}: {counted(len(job.examples), 'example')}"),
     )
+    if report.displaced is not None:
+        log.warning("%s", displaced_text(report, report.displaced))
     report = replace(report, evidence=_evidence(job, report))
     write_page(job.folder / "report.html", report_page(report))
     for name, text in {
@@ -266,6 +275,11 @@ def _kept(
         return predictions, float(head["seconds"]), {str(k): float(v) for k, v in parts.items()}
     except (OSError, *MALFORMED):
         return None
+
+
+def _displaced(job: EvaluationJob, best: Evaluation) -> Displaced | None:
+    answers = [p.rewrite_prompt for p in best.predictions]
+    return displaced_rows(answers, [e.rewrite_prompt for e in job.examples], job.scs)
 
 
 def _second_opinion(job: EvaluationJob, evaluations: Sequence[Evaluation]) -> SecondOpinion | None:
