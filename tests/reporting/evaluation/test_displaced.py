@@ -40,6 +40,8 @@ def test_rows_with_the_prompts_of_their_neighbours_are_found(rows, scs, by, side
     assert found is not None and found.side == side
     assert abs(found.first - first) <= 10 and abs(found.last - last) <= 10
     assert found.own < 0.08 and found.neighbour > 0.15
+    names = [f"row-{n}" for n in range(SIZE)]
+    assert f"from row-{found.first} to row-{found.last}," in found.told("mine", names)
 
 
 def test_honest_rows_are_not_suspected_whatever_their_order(rows, scs):
@@ -82,12 +84,8 @@ def test_an_evaluation_names_them(examples, scs, rows, tmp_path, caplog):
     job = EvaluationJob(
         "own", own, [from_file(tmp_path / "mine.jsonl")], scs, None, [], tmp_path / "out"
     )
-    report = run_evaluation(job)
-    found = report.displaced
-    assert found is not None
-    [note] = notes(report)
+    [note] = notes(run_evaluation(job))
     assert "the answers of mine have" in note and "the rows after them" in note
-    assert f"from row-{found.first} to row-{found.last}," in note
     assert note in caplog.messages
     for name in ("report.md", "report.html", "report.json"):
         assert "probably displaced by one row" in (tmp_path / "out" / name).read_text()

@@ -39,6 +39,16 @@ class Displaced:
     own: float
     neighbour: float
 
+    def told(self, recoverer: str, ids: Sequence[str]) -> str:
+        """Says which rows they are, given the recoverer that answered and the ids of all rows."""
+        return (
+            f"The prompts of about {self.last - self.first + 1} rows, from {ids[self.first]} to "
+            f"{ids[self.last]}, are probably displaced by one row. There, the answers of "
+            f"{recoverer} have a mean SCS of {self.own:.3f}, but of {self.neighbour:.3f} against "
+            f"the prompts of the rows {self.side} them (p ≤ {_LEVEL}). Compare these rows with "
+            "where they come from: as they are, they lower the scores."
+        )
+
 
 def displaced_rows(
     answers: Sequence[str], prompts: Sequence[str], scs: SCS, seed: int = 0

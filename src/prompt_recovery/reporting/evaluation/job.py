@@ -20,16 +20,11 @@ from prompt_recovery.recovery.interface import Prediction, pairs_of
 from prompt_recovery.recovery.predictions import PredictionStore, checked_prediction
 from prompt_recovery.recovery.spans import Evidence, Method, require_method
 from prompt_recovery.reporting.evaluation.contenders import Contender
-from prompt_recovery.reporting.evaluation.displaced import Displaced, displaced_rows
+from prompt_recovery.reporting.evaluation.displaced import displaced_rows
 from prompt_recovery.reporting.evaluation.markdown import report_markdown
 from prompt_recovery.reporting.evaluation.metric_hacking import Agreement
 from prompt_recovery.reporting.evaluation.page import report_page
-from prompt_recovery.reporting.evaluation.report import (
-    Report,
-    SecondOpinion,
-    displaced_text,
-    report_record,
-)
+from prompt_recovery.reporting.evaluation.report import Report, SecondOpinion, report_record
 from prompt_recovery.reporting.evaluation.scores import Evaluation, evaluate, timed
 from prompt_recovery.reporting.evaluation.tables import category_tables, result_table
 from prompt_recovery.reporting.html.page import write_page
@@ -129,14 +124,14 @@ def run_evaluation(job: EvaluationJob) -> Report:
         second=_second_opinion(job, evaluations),
         kinds={c.name: c.kind for c in job.contenders},
         about=job.about,
-        displaced=_displaced(job, evaluations[0]),
+        displaced=_displaced(job, evaluations),
     )
     print_tables(  # first, so that they are not lost if a file cannot be written
         *category_tables(evaluations[:6], job.examples),
         result_table(evaluations, f"{job.name}: {counted(len(job.examples), 'example')}"),
     )
-    if report.displaced is not None:
-        log.warning("%s", displaced_text(report, report.displaced))
+    if report.displaced:
+        log.warning("%s", report.displaced)
     report = replace(report, evidence=_evidence(job, report))
     write_page(job.folder / "report.html", report_page(report))
     for name, text in {
@@ -277,9 +272,16 @@ def _kept(
         return None
 
 
-def _displaced(job: EvaluationJob, best: Evaluation) -> Displaced | None:
+def _displaced(job: EvaluationJob, evaluations: Sequence[Evaluation]) -> str:
+    """Which rows probably have the prompts of their neighbours, by the best recoverer's answers.
+
+    A column of predictions may be displaced with the prompts, so that recoverers tell more.
+    """
+    read = {contender.name for contender in job.contenders if contender.kind == "recoverer"}
+    best = next((e for e in evaluations if e.name in read), evaluations[0])
     answers = [p.rewrite_prompt for p in best.predictions]
-    return displaced_rows(answers, [e.rewrite_prompt for e in job.examples], job.scs)
+    found = displaced_rows(answers, [e.rewrite_prompt for e in job.examples], job.scs)
+    return "" if found is None else found.told(best.name, [e.id for e in job.examples])
 
 
 def _second_opinion(job: EvaluationJob, evaluations: Sequence[Evaluation]) -> SecondOpinion | None:

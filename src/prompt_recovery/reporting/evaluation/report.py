@@ -10,7 +10,6 @@ import numpy as np
 from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.metrics.statistics import PairedGain, holm, paired_gain, smallest_p
 from prompt_recovery.recovery.spans import Evidence
-from prompt_recovery.reporting.evaluation.displaced import Displaced
 from prompt_recovery.reporting.evaluation.metric_hacking import MetricHackingCheck
 from prompt_recovery.reporting.evaluation.scores import (
     FEWEST_CALIBRATED,
@@ -62,7 +61,7 @@ class Report:
         kinds: Kind of each recoverer by name: recoverer, baseline or predictions.
         about: Other facts about the evaluation by name.
         evidence: The evidence for the best recoverer's answers to some examples, by their indices.
-        displaced: Rows that probably have the prompts of their neighbours, if any.
+        displaced: Which rows probably have the prompts of their neighbours; empty if none do.
     """
 
     dataset: str
@@ -74,7 +73,7 @@ class Report:
     kinds: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[int, Sequence[Evidence]] = field(default_factory=dict)
-    displaced: Displaced | None = None
+    displaced: str = ""
 
     @property
     def best(self) -> Evaluation:
@@ -180,7 +179,7 @@ class Report:
 def notes(report: Report) -> list[str]:
     """Says what one must know to read the scores, intervals and p-values: whether prompts are
     displaced, which rows are not independent, and where an interval and a p-value disagree."""
-    said = [] if report.displaced is None else [displaced_text(report, report.displaced)]
+    said = [report.displaced] if report.displaced else []
     if report.prompts < len(report.examples):
         said.append(
             f"The {counted(len(report.examples), 'row')} have "
@@ -211,18 +210,6 @@ def notes(report: Report) -> list[str]:
             "significant."
         )
     return said
-
-
-def displaced_text(report: Report, run: Displaced) -> str:
-    """Says which rows probably have the prompts of their neighbours."""
-    first, last = (report.examples[place].id for place in (run.first, run.last))
-    return (
-        f"The prompts of about {run.last - run.first + 1} rows, from {first} to {last}, are "
-        f"probably displaced by one row. There, the answers of {report.best.name} have a mean SCS "
-        f"of {score(run.own)}, but of {score(run.neighbour)} against the prompts of the rows "
-        f"{run.side} them (p ≤ 0.001). Compare these rows with where they come from: as they are, "
-        "they lower all scores."
-    )
 
 
 def _leaves_out_zero(gain: PairedGain) -> bool:
