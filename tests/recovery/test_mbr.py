@@ -12,6 +12,7 @@ from prompt_recovery.recovery.mbr import (
     rank,
     rank_with_combined,
 )
+from prompt_recovery.recovery.naming import with_named
 from prompt_recovery.recovery.posterior import Completion, Posterior, weighted_sum
 
 SAMPLES = ["Make it a poem", "Turn it into a poem", "Make it a poem", "", "Add three recipes"]
@@ -159,6 +160,15 @@ def test_the_best_two_that_are_joined_come_first_where_that_is_expected_to_be_be
     assert found[0].text == max(expected, key=expected.__getitem__)
     assert found[0].score == pytest.approx(expected[found[0].text], rel=1e-4)
     assert found[0].log_probability is None
+
+
+def test_only_the_first_part_names_the_text(scs):
+    named = with_named(two_wishes(), "recipe", 0.9)
+    [found] = rank_with_combined([named], scs, 6)
+    first, second = found[0].text.split(", ")
+    assert "this recipe" in first or "this text" in first
+    assert "this recipe" not in second and "this text" not in second
+    assert parts_of(found[0].text, named.texts) is not None
 
 
 def test_what_only_repeats_one_of_its_parts_is_no_answer(scs):

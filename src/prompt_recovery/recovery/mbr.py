@@ -141,11 +141,12 @@ def rank_with_combined(
         scs: The utility.
         count: The number of best texts of each posterior, any two of which are joined. They ask for
             different things: one that is much like a better one is passed over, and so is what
-            means the same as one of its parts.
+            means the same as one of its parts. The second part stands in its own words, since the
+            first one may name the text already.
     """
     ranked = [rank(posterior, scs) for posterior in posteriors]
     tried = [
-        list(permutations(_different(found, scs, count), 2)) if any(posterior.one_vote) else []
+        _pairs(_different(found, scs, count), posterior) if any(posterior.one_vote) else []
         for posterior, found in zip(posteriors, ranked, strict=True)
     ]
     made = [[combined(*two) for two in some] for some in tried]
@@ -169,6 +170,16 @@ def _different(ranked: Sequence[Candidate], scs: SCS, count: int) -> list[str]:
         if len(kept) < count and not alike[n, kept].any():
             kept.append(n)
     return [texts[n] for n in kept]
+
+
+def _pairs(texts: Sequence[str], posterior: Posterior) -> list[tuple[str, str]]:
+    """Any two of a posterior's texts, in both orders, the second one without rewording."""
+    place = {text: n for n, text in enumerate(posterior.texts)}
+    own = {
+        text: posterior.texts[posterior.families[place[text]]] if posterior.families else text
+        for text in texts
+    }
+    return [(one, own[other]) for one, other in permutations(texts, 2) if own[other] != one]
 
 
 def combined(first: str, second: str) -> str:

@@ -63,8 +63,8 @@ class Posterior:
         embeddings: Predicted embeddings of the prompt, which are not candidates but vote for them.
         familiarity: How near the pair is to training examples, in [0, 1] (see
             `recovery.familiarity`); None if the source doesn't measure it.
-        families: [n], a number that texts share if they are the same request of the same sample in
-            other words, none of which votes for another; empty if every text stands for itself.
+        families: [n], the number of the text that each text is a rewording of, or its own number.
+            Texts of one family don't vote for each other. Empty if there are no rewordings;
             `weighted_sum` leaves it out.
     """
 
