@@ -19,6 +19,11 @@ BEGIN, END = "<!-- headline: docs/headline.py -->", "<!-- end of the headline --
 ROWS = [
     ("together.metrics", "test/scs", "**MiniLM and SmolLM2-135M together** (`make demo`)"),
     ("together.metrics", "test/retriever_scs", "MiniLM alone, fine-tuned as a dense retriever"),
+    (
+        "together.metrics",
+        "test/probe_scs",
+        "a probe of SmolLM2-135M, which makes a retriever of it",
+    ),
     ("neighbours.report", "MBR with neighbours", "SmolLM2-135M, SFT, MBR with neighbours"),
     ("together.metrics", "test/model_scs", "SmolLM2-135M alone, SFT, MBR"),
     ("mbr.report", "greedy", "SmolLM2-135M, SFT, greedy"),
