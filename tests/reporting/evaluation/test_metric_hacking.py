@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from prompt_recovery.data.sources import starter
+from prompt_recovery.metrics import e5
 from prompt_recovery.metrics.e5 import E5Encoder
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.reporting.evaluation import metric_hacking
@@ -35,7 +36,7 @@ def second():
 
 @pytest.fixture(scope="module")
 def prompts():
-    return sorted({e.rewrite_prompt for e in starter().examples})[::5]
+    return sorted({e.rewrite_prompt for e in starter().examples})[::12]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,7 @@ def test_too_little_promised_is_not_judged(agreement, scs, prompts):
     assert not check.suspicious
 
 
-def test_embeddings_are_of_length_one_whatever_the_text(second):
+def test_embeddings_are_of_length_one_whatever_the_text(second, monkeypatch):
+    monkeypatch.setattr(e5, "_READ", 300)  # cutting takes milliseconds a token
     vectors = second.encoder.embed(["", "a \ud83d b", "nul \0 byte", "x " * 200_000, "字🐈"])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, rel=1e-5)
