@@ -155,7 +155,7 @@ class PosteriorRecoverer:
         calibration = self.calibration if own else None
         joined = self.joined(pairs, said, decoding)
         if own and self.choice is not None:
-            known = self._features(pairs, said) if features is None else features
+            known = self._scored(pairs, said, joined) if features is None else features
             candidates = {i: self.choice.rank(found) for i, found in known.items()}
         else:
             chosen = (decoding or self.decoding).choose(list(joined.values()), self.scs)
@@ -202,12 +202,21 @@ class PosteriorRecoverer:
             said: What the sources said.
             progress: Called with the number of pairs just done.
         """
+        return self._features(pairs, said, self.joined(pairs, said), progress)
+
+    def _features(
+        self,
+        pairs: Sequence[Pair],
+        said: Said,
+        joined: Mapping[int, Posterior],
+        progress: Callable[[int], None],
+    ) -> dict[int, Features]:
         assert self.scs is not None
         count = self.decoding.candidates if isinstance(self.decoding, Choice) else self.rescored
         writers = [s.writer if isinstance(s, WriterSource) else None for s, _ in self.sources]
         channel = None if self.channel is None else self._heard
         make = FeatureMaker(self.feature_names, self.scs, count, writers, channel)
-        found, joined = {}, self.joined(pairs, said)
+        found = {}
         for index, posterior in joined.items():
             features = make(pairs[index], said[index], posterior)
             if features is not None:
@@ -216,9 +225,11 @@ class PosteriorRecoverer:
         progress(len(pairs) - len(joined))
         return found
 
-    def _features(self, pairs: Sequence[Pair], said: Said) -> dict[int, Features]:
+    def _scored(
+        self, pairs: Sequence[Pair], said: Said, joined: Mapping[int, Posterior]
+    ) -> dict[int, Features]:
         with counting("scoring the candidates", len(pairs), "pairs") as advance:
-            return self.features(pairs, said, advance)
+            return self._features(pairs, said, joined, advance)
 
     def _heard(self, pair: Pair, texts: Sequence[str]) -> list[float]:
         assert self.channel is not None
