@@ -174,12 +174,10 @@ def _different(ranked: Sequence[Candidate], scs: SCS, count: int) -> list[str]:
 
 def _pairs(texts: Sequence[str], posterior: Posterior) -> list[tuple[str, str]]:
     """Any two of a posterior's texts, in both orders, the second one without rewording."""
-    place = {text: n for n, text in enumerate(posterior.texts)}
-    own = {
-        text: posterior.texts[posterior.families[place[text]]] if posterior.families else text
-        for text in texts
-    }
-    return [(one, own[other]) for one, other in permutations(texts, 2) if own[other] != one]
+    families = zip(posterior.texts, posterior.families, strict=False)  # there may be none
+    own = {text: posterior.texts[family] for text, family in families}
+    pairs = ((one, own.get(other, other)) for one, other in permutations(texts, 2))
+    return [(one, other) for one, other in pairs if one != other]
 
 
 def combined(first: str, second: str) -> str:
@@ -187,9 +185,14 @@ def combined(first: str, second: str) -> str:
     first, second = first.strip(), second.strip()
     if first.endswith("?"):
         return f"{first} {second}"
-    if re.match(r"(?!I\b)\w[^A-Z\s]*(?:\s|$)", second):  # not "I", "JSON" or "McDonald's"
-        second = second[0].lower() + second[1:]
-    return f"{first.rstrip(_ENDS)}, {second}"
+    return f"{first.rstrip(_ENDS)}, {in_the_middle(second)}"
+
+
+def in_the_middle(text: str) -> str:
+    """A text as it stands in the middle of a sentence, with a small first letter."""
+    if re.match(r"(?!I\b)\w[^A-Z\s]*(?:\s|$)", text):  # not "I", "JSON" or "McDonald's"
+        return text[0].lower() + text[1:]
+    return text
 
 
 def parts_of(text: str, others: Sequence[str]) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Lt
 
+from prompt_recovery.recovery.mbr import in_the_middle
 from prompt_recovery.recovery.posterior import Posterior
 
 NamedShare = Annotated[float, Ge(0), Lt(1)]
@@ -167,11 +168,5 @@ def with_named(
 def _sentence(*parts: str | None) -> str:
     """Parts of a sentence, of which only the first begins with a capital letter."""
     first, *others = (part for part in parts if part)
-    said = " ".join([first, *(_in_the_middle(part) for part in others)])
+    said = " ".join([first, *map(in_the_middle, others)])
     return said[0].upper() + said[1:]
-
-
-def _in_the_middle(said: str) -> str:
-    """The text with a small first letter, unless its first word has other capitals or is "I"."""
-    first = said.split(" ", 1)[0]
-    return said if first != first.capitalize() or first == "I" else said[0].lower() + said[1:]
