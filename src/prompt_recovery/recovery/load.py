@@ -36,7 +36,7 @@ from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.recovery.bank import PromptBank, read_prompts
 from prompt_recovery.recovery.decoding import Decoding
 from prompt_recovery.recovery.familiarity import Familiarity
-from prompt_recovery.recovery.fitted import fit_key, kept_fit, unfitted_joining
+from prompt_recovery.recovery.fitted import Fitted, fit_key, kept_fit, unfitted_joining
 from prompt_recovery.recovery.form import BankForm
 from prompt_recovery.recovery.probe import Probe, ProbeEncoder
 from prompt_recovery.recovery.records import (
@@ -111,11 +111,8 @@ def load_recoverer(
         choosing_metric(scs, sources),
     )
     key = fit_key(decoding, scs, folders, records, sources)
-    fitted = kept_fit(folders[0], key, recoverer)
-    if fitted is None:
-        recoverer.joining = unfitted_joining(recoverer)
-    else:
-        fitted.applied_to(recoverer)
+    fitted = kept_fit(folders[0], key, recoverer) or Fitted(unfitted_joining(recoverer))
+    fitted.applied_to(recoverer)
     return recoverer
 
 
@@ -254,6 +251,25 @@ def kind_of(source: Source) -> Literal["model", "probe", "retriever"]:
     if isinstance(source, WriterSource):
         return "model"
     return "probe" if is_probe(source) else "retriever"
+
+
+def fit_place(
+    recoverer: PosteriorRecoverer, adapter: Path, retriever: Path, dtype: str | None = None
+) -> tuple[Path, str]:
+    """Where `load_recoverer` looks for what was fitted for a recoverer: the folder and the key.
+
+    Args:
+        recoverer: A recoverer with a metric.
+        adapter: The folder of its language model, if it has one.
+        retriever: The folder of its retriever, if it has one.
+        dtype: As in `fit_key`.
+    """
+    assert recoverer.scs is not None
+    sources = [s for s, _ in recoverer.sources if isinstance(s, WriterSource | Retriever)]
+    folders = [retriever if kind_of(source) == "retriever" else adapter for source in sources]
+    records = [read_record(folder) for folder in folders]
+    key = fit_key(recoverer.decoding, recoverer.scs, folders, records, sources, dtype=dtype)
+    return folders[0], key
 
 
 def load_retriever(folder: Path, scs: SCS, precision: str = "auto") -> Retriever:

@@ -20,15 +20,14 @@ from prompt_recovery.metrics.recorded import recorded_metric
 from prompt_recovery.recovery.assemble import assemble
 from prompt_recovery.recovery.bank import PromptBank, nearest, read_prompts
 from prompt_recovery.recovery.decoding import MBR
-from prompt_recovery.recovery.fitted import fit_key, keep_fit, kept_fit
+from prompt_recovery.recovery.fitted import keep_fit, kept_fit
 from prompt_recovery.recovery.interface import ConstantRecoverer, pairs_of
 from prompt_recovery.recovery.job import steps
-from prompt_recovery.recovery.load import kind_of, load_writer, splits_of
+from prompt_recovery.recovery.load import fit_place, kind_of, load_writer, splits_of
 from prompt_recovery.recovery.recipe import Recipe
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
-from prompt_recovery.recovery.sources import WriterSource
 from prompt_recovery.runs.differences import difference, read_weights, restored, write_weights
 from prompt_recovery.runs.folder import (
     RunFolder,
@@ -320,17 +319,14 @@ def _fit(run: RunFolder, precision: Literal["fp32", "int8"]) -> PosteriorRecover
         ready = assemble(recipe, steps(progress), keeps_samples=True)  # a killed one goes on
     recoverer = ready.recoverer
     assert isinstance(recoverer, PosteriorRecoverer) and recoverer.scs is not None
-    sources = [s for s, _ in recoverer.sources if isinstance(s, WriterSource | Retriever)]
-    folders = [run.retriever if kind_of(s) == "retriever" else run.adapter for s in sources]
-    records = [read_record(folder) for folder in folders]
-    arguments = (recoverer.decoding, recoverer.scs, folders, records, sources)
-    found = kept_fit(folders[0], fit_key(*arguments), recoverer)
+    parts = (recoverer, run.adapter, run.retriever)
+    found = kept_fit(*fit_place(*parts), recoverer)
     if found is None:
         raise PromptRecoveryError(
             f"{run.path.name}: nothing could be fitted; give runs with a validation split whose "
             "data is at hand"
         )
-    keep_fit(folders[0], fit_key(*arguments, dtype=_OTHER_PRECISION), found)
+    keep_fit(*fit_place(*parts, dtype=_OTHER_PRECISION), found)
     return recoverer
 
 

@@ -147,9 +147,7 @@ class PreparedLanguageModel(Prepared):
             found = self._fit_probe(writer, weights)
         if job.retriever is not None or job.decoding.uses_metric:
             self.together = trained_recoverer(job, self.hardware, job.retriever, writer, self.probe)
-            folders = [job.run.adapter] * (1 if self.probe is None else 2)
-            folders += [] if job.retriever is None else [job.retriever]
-            fit_and_keep(job, self.together, folders)
+            fit_and_keep(job, self.together)
         return found
 
     def _fit_probe(self, writer: Writer, weights: dict[str, torch.Tensor]) -> dict[str, float]:

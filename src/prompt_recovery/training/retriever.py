@@ -134,7 +134,7 @@ class PreparedRetriever(Prepared):
             self.save(weights)
         folder = self.job.run.retriever
         recoverer = trained_recoverer(self.job, self.hardware, folder)
-        fit_and_keep(self.job, recoverer, [folder])
+        fit_and_keep(self.job, recoverer)
         return found
 
     def evaluate(self, weights: dict[str, Tensor]) -> RunEvaluations:

@@ -1,21 +1,15 @@
 """What a run answers with at its end if it has a retriever: its own, another's or a probe."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_recovery.recovery.decoding import MBR
-from prompt_recovery.recovery.fitted import (
-    fit_key,
-    fit_recoverer,
-    keep_fit,
-    unfitted_joining,
-)
-from prompt_recovery.recovery.load import load_retriever, sources_of
+from prompt_recovery.recovery.fitted import fit_recoverer, keep_fit, unfitted_joining
+from prompt_recovery.recovery.load import fit_place, load_retriever, sources_of
 from prompt_recovery.recovery.records import read_record
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer
 from prompt_recovery.recovery.retriever import Retriever
-from prompt_recovery.recovery.sources import Source, WriterSource
+from prompt_recovery.recovery.sources import Source
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.terminal import progress_bar
 from prompt_recovery.training.job import TrainingJob
@@ -51,16 +45,14 @@ def trained_recoverer(
     return PosteriorRecoverer(sources, decoding, fallback, job.scs)
 
 
-def fit_and_keep(job: TrainingJob, recoverer: PosteriorRecoverer, folders: Sequence[Path]) -> None:
+def fit_and_keep(job: TrainingJob, recoverer: PosteriorRecoverer) -> None:
     """Fits weights and confidence on the validation split, and keeps them where `recover` looks.
 
     Without a validation split, the weights are the default, and nothing is kept.
 
     Args:
         job: The job.
-        recoverer: A recoverer whose sources were loaded from `folders`, in order.
-        folders: The folders of the sources, complete: that of a language model comes again for its
-            probe.
+        recoverer: What `trained_recoverer` made of it, with all folders complete.
     """
     examples = job.splits.val
     if not examples or recoverer.scs is None:
@@ -71,7 +63,5 @@ def fit_and_keep(job: TrainingJob, recoverer: PosteriorRecoverer, folders: Seque
         task = progress.add_task("fitting the confidence", total=len(examples))
         fitted = fit_recoverer(recoverer, examples, progress=lambda n: progress.advance(task, n))
     fitted.applied_to(recoverer)
-    sources = [s for s, _ in recoverer.sources if isinstance(s, WriterSource | Retriever)]
-    records = [read_record(folder) for folder in folders]
-    key = fit_key(recoverer.decoding, recoverer.scs, folders, records, sources)
-    keep_fit(folders[0], key, fitted)
+    retriever = job.retriever or job.run.retriever
+    keep_fit(*fit_place(recoverer, job.run.adapter, retriever), fitted)
