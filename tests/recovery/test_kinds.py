@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompt_recovery.recovery import kinds as kinds_of_text
-from prompt_recovery.recovery.kinds import KindNamer, kind_of
+from prompt_recovery.recovery.kinds import KindNamer, kind_in
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.templates import Template
 from tests.trees.test_forward import tiny_model
@@ -35,12 +35,12 @@ TEXTS = ["Take two eggs.", "Dear Sir, I resign.", "Take two eggs."]
     ],
 )
 def test_the_kind_is_the_first_noun(answer, kind):
-    assert kind_of(answer) == kind
+    assert kind_in(answer) == kind
 
 
 @given(st.text())
 def test_any_answer_is_read(answer):
-    kind = kind_of(answer)
+    kind = kind_in(answer)
     assert kind is None or (kind == " ".join(kind.split()) and 1 <= len(kind.split()) <= 4)
 
 

@@ -84,10 +84,10 @@ class KindNamer:
             if store is not None:
                 store.write({keys[text]: answer.encode() for text, answer in fresh.items()})
             said |= fresh
-        self._known |= {text: kind_of(said.get(text, "")) for text in texts}
+        self._known |= {text: kind_in(said.get(text, "")) for text in texts}
 
 
-def kind_of(answer: str) -> str | None:
+def kind_in(answer: str) -> str | None:
     """The kind that a model names, such as "news article" for " news article about a storm."."""
     said = " ".join(answer.split()).lower()
     said = _AFTER.split(_BEFORE.sub("", said), maxsplit=1)[0].strip(" -'’/")

@@ -155,8 +155,10 @@ class PosteriorRecoverer:
         calibration = self.calibration if own else None
         joined = self.joined(pairs, said, decoding)
         if own and self.choice is not None:
-            known = self._scored(pairs, said, joined) if features is None else features
-            candidates = {i: self.choice.rank(found) for i, found in known.items()}
+            if features is None:
+                with counting("scoring the candidates", len(pairs), "pairs") as advance:
+                    features = self._features(pairs, said, joined, advance)
+            candidates = {i: self.choice.rank(found) for i, found in features.items()}
         else:
             chosen = (decoding or self.decoding).choose(list(joined.values()), self.scs)
             candidates = dict(zip(joined, chosen, strict=True))
@@ -224,12 +226,6 @@ class PosteriorRecoverer:
             progress(1)
         progress(len(pairs) - len(joined))
         return found
-
-    def _scored(
-        self, pairs: Sequence[Pair], said: Said, joined: Mapping[int, Posterior]
-    ) -> dict[int, Features]:
-        with counting("scoring the candidates", len(pairs), "pairs") as advance:
-            return self._features(pairs, said, joined, advance)
 
     def _heard(self, pair: Pair, texts: Sequence[str]) -> list[float]:
         assert self.channel is not None
