@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,22 @@ def test_a_run_leaves_what_every_run_leaves(adapter, tmp_path, examples, scs):
     np.testing.assert_allclose(source.encoder.embed(pairs), theirs, atol=2e-6)
     answers = [p.rewrite_prompt for p in recoverer.recover(pairs)]
     assert answers == [r["prediction"] for r in rows]
+
+
+def test_the_test_is_answered_as_recover_answers_it(tmp_path, examples, scs):
+    job = make_retriever_job(tmp_path, examples, scs)
+    texts = [("Quantum vortices", f"Whirling atoms {n}!") for n, _ in enumerate(job.splits.test)]
+    unfamiliar = [
+        replace(example, original_text=original, rewritten_text=rewritten)
+        for example, (original, rewritten) in zip(job.splits.test, texts, strict=True)
+    ]
+    train(replace(job, splits=replace(job.splits, test=unfamiliar)))
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    answers = load_recoverer(tmp_path).recover(pairs_of(unfamiliar))
+    assert [row["prediction"] for row in rows] == [answer.rewrite_prompt for answer in answers]
+    assert [row["confidence"] for row in rows] == pytest.approx(
+        [answer.confidence for answer in answers], abs=1e-6
+    )
 
 
 def test_a_run_leaves_the_form_of_its_pairs_if_that_helps(tmp_path, examples, scs, monkeypatch):

@@ -72,6 +72,7 @@ class PreparedRetriever(Prepared):
         hardware: Where and how precisely this process computes.
         beginning: The model before training: the one that it starts from or the encoder itself,
             with a linear layer if it embeds in another dimension. None if it isn't evaluated.
+        recoverer: What `recover` would load from the run, once training has ended.
     """
 
     job: TrainingJob
@@ -82,6 +83,7 @@ class PreparedRetriever(Prepared):
     location: Location
     hardware: Hardware
     beginning: Any | None
+    recoverer: PosteriorRecoverer | None = None
 
     @property
     def own_record(self) -> dict[str, Any]:
@@ -114,9 +116,14 @@ class PreparedRetriever(Prepared):
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """Fits the temperature of the posterior, the weight of the form and the confidence on the
-        validation split."""
-        if not self.job.splits.val:
-            return {}
+        validation split, if there is one."""
+        found = self._fit(weights) if self.job.splits.val else {}
+        self.recoverer = trained_recoverer(self.job, self.hardware, self.job.run.retriever)
+        fit_and_keep(self.job, self.recoverer)
+        return found
+
+    def _fit(self, weights: dict[str, Tensor]) -> dict[str, float]:
+        """Fits the temperature and the weight of the form."""
         objective = self.job.objective
         form = isinstance(objective, Contrastive) and objective.form
         trained = fit_on_validation(
@@ -132,19 +139,17 @@ class PreparedRetriever(Prepared):
         self.retriever = replace(old, temperature=trained.temperature, form=trained.form)
         if trained.temperature != old.temperature or trained.form is not old.form:
             self.save(weights)
-        folder = self.job.run.retriever
-        recoverer = trained_recoverer(self.job, self.hardware, folder)
-        fit_and_keep(self.job, recoverer)
         return found
 
     def evaluate(self, weights: dict[str, Tensor]) -> RunEvaluations:
         """Evaluates MBR, the nearest prompt, and the model before training."""
-        trained = self._trained(weights)
-        name, started = trained.name, self.job.start is not None
+        assert self.recoverer is not None, "`finish` comes first"
+        name, started = self.retriever.name, self.job.start is not None
+        together = replace(self.recoverer, name=name)
         form = self.retriever.form if started else None  # an untrained model has none
         before = None if self.beginning is None else self._with_model(self.beginning, form=form)
         return RunEvaluations(
-            self._evaluated(trained, MBR(), name),
+            evaluate_recoverer(together, self.job.splits.test, self.job.scs),
             self._evaluated(before, MBR(), f"before {self.job.objective.name}")
             if before is not None and started
             else None,
@@ -154,7 +159,7 @@ class PreparedRetriever(Prepared):
             evaluate_recoverer(
                 ConstantRecoverer(self.fallback), self.job.splits.test, self.job.scs
             ),
-            nearest=self._evaluated(trained, Greedy(), f"{name}, nearest prompt"),
+            nearest=self._evaluated(self._trained(weights), Greedy(), f"{name}, nearest prompt"),
         )
 
     def _evaluated(self, retriever: Retriever, decoding: Decoding, name: str) -> Evaluation:
