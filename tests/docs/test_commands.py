@@ -77,17 +77,19 @@ QUICK = [
     "retriever=none",
     "trainer.max_steps=2",
     "decoding.max_new_tokens=2",
-    "split.val=0.02",
-    "split.test=0.02",
+    "split.val=0.005",
+    "split.test=0.005",
     "trainer.enable_progress_bar=false",
     "preferences.mix.sampled=2",
     "preferences.mix.max_new_tokens=4",
 ]
 # W&B starts a process for each run. Sweeps and commands that name a logger keep theirs.
 UNTRACKED = ["logger=csv"]
-# The starter dataset has a thousand long texts, all of which are tokenised.
+# The starter dataset has a thousand long texts, all of which are tokenised, as are those of its
+# preferences.
 FEW = ["data=file", "data.path=pairs.csv", "split.val=0.1", "split.test=0.1"]
-FEW_OF_STARTER = ["split.train_share=0.1"]
+FEW_OF_STARTER = ["split.train_share=0.03"]
+FEW_PREFERENCES = ["preferences=file", "preferences.path=preferences.jsonl"]
 
 
 def hydra_part(words):
@@ -181,6 +183,16 @@ def laptop(tmp_path_factory):
     (folder / "shards").mkdir()
     (folder / "shards" / "a.jsonl").write_text(text)
     write_csv(folder / "pairs.csv", rows)
+    pairs = [
+        {
+            "prompt": f"{r['original_text']} => {r['rewritten_text']}",
+            "chosen": r["rewrite_prompt"],
+            "rejected": "Say it",
+        }
+        for r in rows[:20]
+    ]
+    text = "".join(json.dumps(pair) + "\n" for pair in pairs)
+    (folder / "preferences.jsonl").write_text(text)
     other = [
         {("instruction" if k == "rewrite_prompt" else k): v for k, v in r.items()} for r in rows
     ]
@@ -226,7 +238,7 @@ def test_commands_run(needs, line, laptop, request):
     name, overrides = hydra_part(words_of(line))
     if "sweeps" in needs:
         pytest.importorskip("sweeps.config", reason="needs the extra [sweeps]")
-        quick = ", ".join(["train.py", "model=tiny", *QUICK, *FEW_OF_STARTER])
+        quick = ", ".join(["train.py", "model=tiny", *QUICK, *FEW])
         for file in (ROOT / "sweeps").glob("*.yaml"):
             text = file.read_text().replace("python, train.py", f"python, {quick}")
             (laptop / "sweeps" / file.name).write_text(text)
@@ -243,10 +255,11 @@ def test_commands_run(needs, line, laptop, request):
         own = [] if any(o.startswith("model.path") for o in overrides) else ["model=tiny"]
         given = {o.partition("=")[0] for o in overrides}
         quick = [q for q in [*QUICK, *UNTRACKED] if q.partition("=")[0] not in given]
-        # What follows a run goes on with its data; others have the starter's preferences.
-        others = {"data", "objective", "+experiment"}
-        own_data = "recover" in needs or "preferences=sample" in overrides or not given & others
-        data = FEW[:2] if own_data else []
+        # One command has the starter's preferences; others read theirs, unless they sample them.
+        of_starter = "preferences=auto" in overrides or "+experiment" in given
+        data = [] if of_starter or "data" in given else FEW[:2]
+        if data and "objective" in given and "preferences" not in given and "recover" not in needs:
+            quick += FEW_PREFERENCES
         few = FEW[2:] if data or "data" in given else FEW_OF_STARTER
         overrides = [o for o in overrides if not o.startswith("model=") or not own]
         overrides = [*overrides, *own, *quick, *data, *few]
