@@ -82,8 +82,8 @@ def ours(count: int, steps: int) -> dict[str, Any]:
     from prompt_recovery.metrics.scs import SCS
     from prompt_recovery.objectives import GRPO
     from prompt_recovery.recovery.writer import Writer
-    from prompt_recovery.training.datamodule import Batch
     from prompt_recovery.training.job import Optimisation
+    from prompt_recovery.training.loading import Batch
     from prompt_recovery.training.optimizer import MasterAdamW
     from prompt_recovery.training.policy import PolicyModule
     from prompt_recovery.trees import Tree, causal_lm_of, pack, score_completions, trees_share_rows

@@ -15,8 +15,9 @@ from prompt_recovery.data.tokens import (
 )
 from prompt_recovery.preferences import PreferenceExample
 from prompt_recovery.templates import Template
-from prompt_recovery.training.datamodule import RecoveryData, TrainingTrees, preference_trees
+from prompt_recovery.training.datamodule import RecoveryData, preference_trees
 from prompt_recovery.training.job import Batching
+from prompt_recovery.training.loading import TrainingTrees
 from prompt_recovery.training.pairs import PairData
 
 TEMPLATE = Template("t", "{{ original_text }} => {{ rewritten_text }}")

@@ -12,8 +12,8 @@ from prompt_recovery.data.examples import RewriteExample
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.objectives import DPO, SFT, ScoredCompletions
 from prompt_recovery.training import module as modules
-from prompt_recovery.training.datamodule import Batch
 from prompt_recovery.training.job import Optimisation
+from prompt_recovery.training.loading import Batch
 from prompt_recovery.training.module import RecovererModule, TrainedModule
 from prompt_recovery.trees import CompletionScores
 

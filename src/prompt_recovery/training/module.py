@@ -19,9 +19,9 @@ from prompt_recovery.metrics.mean_scs import SCSMetric
 from prompt_recovery.metrics.scs import SCS
 from prompt_recovery.objectives import Objective, ScoredCompletions
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.training.datamodule import Batch
 from prompt_recovery.training.divergence import diverged
 from prompt_recovery.training.job import Optimisation
+from prompt_recovery.training.loading import Batch
 from prompt_recovery.training.optimizer import MasterAdamW
 from prompt_recovery.training.sharding import FullySharded, gathered, sharded_like
 from prompt_recovery.trees import score_completions

@@ -20,8 +20,8 @@ from prompt_recovery.recovery.decoding import uniforms
 from prompt_recovery.recovery.mbr import expected_under
 from prompt_recovery.recovery.posterior import Posterior
 from prompt_recovery.recovery.writer import Writer
-from prompt_recovery.training.datamodule import Batch
 from prompt_recovery.training.job import Optimisation
+from prompt_recovery.training.loading import Batch
 from prompt_recovery.training.module import WriterModule
 from prompt_recovery.training.sharding import sharded_like
 from prompt_recovery.trees import Tree, TreeBatch, causal_lm_of, pack, trees_share_rows

@@ -76,7 +76,7 @@ def train(job: TrainingJob) -> dict[str, float]:
             "trainer.limit_val_batches=0" if job.splits.val else "split.val=0",
         )
     sharded = options.get("strategy") == "fsdp"
-    L.seed_everything(job.seed, workers=True, verbose=False)
+    L.seed_everything(job.seed, verbose=False)  # the workers that make batches draw nothing
     device = _device(options)
     hardware = Hardware(device, _precision(job.precision, device.type), sharded)
     log.info(

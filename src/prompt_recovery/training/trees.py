@@ -13,8 +13,9 @@ from prompt_recovery.preferences import prepare_preferences
 from prompt_recovery.recovery.writer import Writer
 from prompt_recovery.runs.processes import is_first
 from prompt_recovery.terminal import progress_bar
-from prompt_recovery.training.datamodule import TrainingTrees, preference_trees
+from prompt_recovery.training.datamodule import preference_trees
 from prompt_recovery.training.job import TrainingJob
+from prompt_recovery.training.loading import TrainingTrees
 from prompt_recovery.trees.cached import cached_log_probabilities
 
 
