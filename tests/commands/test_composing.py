@@ -37,8 +37,13 @@ def usual():
 
 def test_the_mode_is_looked_for_where_it_may_be_set(usual, tmp_path):
     assert not _may_set_mode(usual, ["seed=1", "+experiment=rank"], config_folder())
-    assert _may_set_mode(usual, ["hydra.mode=MULTIRUN"], config_folder())
-    assert _may_set_mode(usual, ["++hydra.mode=MULTIRUN"], config_folder())
+    trial = ["hydra.run.dir='runs/a'", "++hydra.job.name=a", "hydra.output_subdir=null"]
+    assert not _may_set_mode(usual, trial, config_folder())
+    for override in (
+        "hydra.mode=MULTIRUN", "++hydra.mode=MULTIRUN", "hydra.searchpath=[file://more]",
+        "hydra/launcher=joblib", "hydra={mode: MULTIRUN}", "~hydra",
+    ):  # fmt: skip
+        assert _may_set_mode(usual, [override], config_folder()), override
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "mine.yaml"
     for text in ("hydra:\n  mode: MULTIRUN\n", "hydra:\n  searchpath: [file://more]\n"):

@@ -14,6 +14,8 @@ from prompt_recovery.settings.folder import config_folder
 from prompt_recovery.settings.secrets import redacted
 
 _USUAL = {"hydra", "main", "schema"}  # the providers of configurations of every command
+# Of Hydra's own settings, only these change its mode: not, for example, the folder of a trial.
+_MAY_SET_MODE = re.compile(r"[+~]*hydra(?!\.)|[+~]*hydra\.(mode|searchpath)\b")
 _OF_MODES = re.compile(r"^\s*(?:hydra\.)?mode\s*:|searchpath", re.MULTILINE)
 
 
@@ -40,7 +42,7 @@ def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
 
 def _may_set_mode(search: ConfigSearchPath, overrides: Sequence[str], ours: Path) -> bool:
     """Returns whether an override or a file may set `hydra.mode`, which no command's file does."""
-    if any(override.lstrip("+~").startswith("hydra") for override in overrides):
+    if any(map(_MAY_SET_MODE.match, overrides)):
         return True
     if {element.provider for element in search.get_path()} - _USUAL:
         return True
