@@ -20,8 +20,8 @@ TINY = (
     *(setting for setting in TINY_RUN if setting != "retriever=none"), "retriever=contrastive",
     "model@retriever.model=tiny_encoder", "precision=fp32", "trainer=cpu", "trainer.max_steps=2",
     "retriever.trainer.max_epochs=1",
-    "decoding=mbr", "decoding.samples=3", "decoding.max_new_tokens=4", "name=mine",
-    "group=null",
+    "decoding=mbr", "decoding.samples=3", "decoding.max_new_tokens=4", "decoding.combined=2",
+    "name=mine", "group=null",
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_a_run_leaves_both_and_they_answer_together(folder):
         assert mean == pytest.approx(metrics[f"test/{name}_scs"], abs=1e-6)
 
     pair = Pair("1", "It rained all day.", "All day it rained, oh joy!")
-    decoding = MBR(samples=3, max_new_tokens=4)
+    decoding = MBR(samples=3, max_new_tokens=4, combined=2)
     recipe = Recipe([run.path], decoding, precision="fp32")
     ready = assemble(recipe, lambda *_: pytest.fail("it was fitted at the end of training"))
     assert ready.recoverer.joining is not None

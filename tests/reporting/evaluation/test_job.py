@@ -61,8 +61,9 @@ def job(examples, scs, tmp_path):
 
 @pytest.fixture
 def own(tmp_path, examples):
-    """A file of forty rows with columns of other names, and predictions among them; and one with
+    """A file of sixteen rows with columns of other names, and predictions among them; and one with
     other rows for the baselines to learn from."""
+    examples = examples[:16]
     rows = [
         {"key": e.id, "before": e.original_text, "after": e.rewritten_text, "p": e.rewrite_prompt,
          "kind": f"<b>{e.category}</b> | no",
@@ -329,16 +330,17 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     result = run(
         *OWN, "name=own", "model=tiny", "precision=fp32", "decoding.max_new_tokens=4",
         f"recoverers=[{{run: {trained_run}, name: mine}},"
-        f"{{run: {trained_run}, decoding: {{mbr: {{samples: 3, max_new_tokens: 4}}}}}}]",
+        f"{{run: {trained_run}, decoding: {{mbr: {{samples: 3, max_new_tokens: 4, combined: 2}}}}}}"
+        "]",
         "baselines=[{mean_prompt: {rounds: 1, proposals: 4}},{few_shot: {shots: 1}}]",
         "predictions=[theirs]", cwd=own,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     seen = re.search(
-        r"mine was trained on (\d+) and validated on (\d+) of the 40 evaluated rows",
+        r"mine was trained on (\d+) and validated on (\d+) of the 16 evaluated rows",
         result.stderr.replace("\n", " "),
     )
-    assert seen and 0 < int(seen[1]) + int(seen[2]) < 40, "though they are in another file"
+    assert seen and 0 < int(seen[1]) + int(seen[2]) < 16, "though they are in another file"
     folder = own / "runs" / "evaluate" / "own"
     record = json.loads((folder / "report.json").read_text())
     names = [r["name"] for r in record["recoverers"]]
@@ -354,7 +356,7 @@ def test_a_file_with_runs_baselines_and_predictions_in_one_table(own, trained_ru
     assert about["report"] == "runs/evaluate/own"
     assert about["date"][:2] == "20"
     assert __version__ in about["version"]
-    assert record["examples"] == 40
+    assert record["examples"] == 16
     assert record["recoverers"][names.index("theirs")]["exact_match"] == 0.5
     html = (folder / "report.html").read_text()
     assert "&lt;b&gt;Fix it&lt;/b&gt;" in html
