@@ -104,10 +104,10 @@ def folder(tmp_path_factory):
         if not folder.exists():
             folder.mkdir()
             together.write_preferences(folder / "preferences.jsonl")
-            for objective in ("sft", "dpo", "grpo", "contrastive"):
-                together.run(folder, objective)
+            for objective, epochs in (("sft", 2), ("dpo", 2), ("grpo", 1), ("contrastive", 2)):
+                together.run(folder, objective, epochs=epochs)
             started = folder / "one_dpo" / "adapter"
-            together.run(folder, "dpo", name="one_started", start=started)
+            together.run(folder, "dpo", name="one_started", epochs=1, start=started)
             tasks = "equal_one_process+keep_slices"
             result = in_two_forks("-m", "tests.training.together", tasks, folder)
             assert result.returncode == 0, result.stderr

@@ -57,7 +57,7 @@ def write_preferences(path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def run(folder, objective, strategy=None, name=None, **changes):
+def run(folder, objective, strategy=None, name=None, epochs=2, **changes):
     """Trains in two processes (or one, without a strategy) on global batches of four.
 
     21 examples make five batches and one that leaves the second process without an example; three
@@ -82,7 +82,7 @@ def run(folder, objective, strategy=None, name=None, **changes):
         "optim": Optimisation(learning_rate=1e-2),
         "trainer": {
             "accelerator": "cpu",
-            "max_epochs": 2,
+            "max_epochs": epochs,
             "gradient_clip_val": 0.05,
             "accumulate_grad_batches": 2,
             "log_every_n_steps": 1,
@@ -107,8 +107,9 @@ def equal_one_process(folder):
     for strategy in ("ddp", "fsdp"):
         run(folder, "sft", strategy)
         run(folder, "dpo", strategy, checkpoint_minutes=0)
-        run(folder, "grpo", strategy)
-        run(folder, "dpo", strategy, f"{strategy}_started", start=folder / "one_dpo" / "adapter")
+        run(folder, "grpo", strategy, epochs=1)
+        started = folder / "one_dpo" / "adapter"
+        run(folder, "dpo", strategy, f"{strategy}_started", epochs=1, start=started)
     run(folder, "contrastive", "ddp")
     for before, strategy in (("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")):
         checkpoint = str(folder / f"{before}_dpo" / "checkpoints" / "step.ckpt")
@@ -144,7 +145,7 @@ def keep_slices(folder):
                 assert (tensor.to_local() == module.global_rank + 1).all()
 
     restore = RecovererModule.on_train_start
-    options = {"precision": "bf16", "optim": Optimisation(learning_rate=1e-30)}
+    options = {"precision": "bf16", "optim": Optimisation(learning_rate=1e-30), "epochs": 1}
     RecovererModule.on_train_start = fill
     run(folder, "sft", "fsdp", "filled", checkpoint_minutes=0, **options)
     RecovererModule.on_train_start = look
