@@ -16,7 +16,7 @@ _WIDE = {"COLUMNS": "200"}
 @pytest.fixture
 def folder(tmp_path, examples):
     """A folder with a small dataset, `own.jsonl`, and train.py."""
-    write_rows(tmp_path / "own.jsonl", examples)
+    write_rows(tmp_path / "own.jsonl", examples[:24])
     (tmp_path / "train.py").write_text((ROOT / "train.py").read_text())
     return tmp_path
 

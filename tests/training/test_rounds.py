@@ -51,7 +51,7 @@ SETTINGS = (
 def run(tmp_path, examples, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path / "cache"))
-    write_rows(tmp_path / "own.jsonl", examples)
+    write_rows(tmp_path / "own.jsonl", examples[:24])
 
     def run(name, *settings):
         folder = RunFolder(tmp_path / "runs" / "train" / name)
@@ -75,11 +75,13 @@ def same(a, b):
 def test_rounds_build_on_each_other_also_after_a_kill(run, monkeypatch):
     whole = run("whole")
     check_rounds(whole)
+    first, second, _ = (each.metrics()["train/steps"] for each in whole.rounds)
+    assert second > 1
     step, done = module.RecovererModule.training_step, []
 
     def broken(self, batch, index):
         done.append(index)
-        if len(done) > 9:  # in the second round
+        if len(done) > first + 1:  # in the second round
             raise RuntimeError("broken off")
         return step(self, batch, index)
 
@@ -87,7 +89,6 @@ def test_rounds_build_on_each_other_also_after_a_kill(run, monkeypatch):
         patch.setattr(module.RecovererModule, "training_step", broken)
         with pytest.raises(RuntimeError, match="broken off"):
             run("broken")
-    assert whole.round(1).metrics()["train/steps"] < 10
     resumed = run("resumed", "ckpt_path=last")
     assert same(whole, resumed)
     assert [same(a, b) for a, b in zip(whole.rounds, resumed.rounds, strict=True)] == [True] * 3
