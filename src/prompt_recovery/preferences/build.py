@@ -196,6 +196,9 @@ def _file(settings: Preferences, dataset: str) -> str | None:
 def _given(path: str, pairing: Pairing, splits: Splits) -> list[PreferenceExample]:
     """Reads the preferences of the training split from a file."""
     given = read_preferences(Path(path).expanduser())
+    if path == str(SHIPPED):  # `split.train_share` leaves examples out of all splits
+        training = {e.id for e in splits.train}
+        given = [e for e in given if e.id in training]
     examples = _of_training(_with_own_ids(given, splits, path), splits, path)
     count = len(examples)
     examples = [made for e in examples for made in _chosen(e, pairing)]
