@@ -5,7 +5,6 @@ import io
 
 import datasets  # noqa: F401
 import sentence_transformers  # noqa: F401
-import torch
 import wandb.sdk.launch  # noqa: F401  # each run imports it
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
@@ -13,9 +12,6 @@ from sklearn.linear_model import Ridge
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import prompt_recovery.commands.train  # noqa: F401
-from prompt_recovery.backbones.load import load_model
-from prompt_recovery.backbones.locate import Backbone, Location
-from prompt_recovery.backbones.tiny import tiny_backbone
 from prompt_recovery.changes.language import detector
 from prompt_recovery.data.splits import normalise
 from prompt_recovery.settings.folder import config_folder
@@ -24,7 +20,6 @@ with initialize_config_dir(str(config_folder()), version_base="1.3"):
     # ANTLR learns Hydra's grammar while it reads.
     compose("train", ["model=tiny", "name='a b'", "split.val=0.1", "+a=[b.c,{d: 1e-3}]"])
 get_checkpoint_conversion_mapping("llama")  # compiles a thousand regular expressions
-load_model(Backbone("tiny", architecture="llama"), Location(tiny_backbone("llama")), torch.float32)
 Ridge().fit([[0.0], [1.0]], [0.0, 1.0])  # looks for kinds of tables among all libraries
 normalise("été")  # lists all marks of Unicode
 detector().detect_language_of("It loads the languages when it is first asked")
