@@ -84,7 +84,7 @@ def test_what_is_stated_has_its_share_of_the_votes():
     assert weights["a"] == pytest.approx(0.5) and weights["b"] == pytest.approx(0.25)
     assert sum(weights[prompt] for prompt in stated_prompts(SAID)) == pytest.approx(0.25)
     familiar = with_stated(posterior, SAID, 0.25, trust=1.0)
-    assert familiar.weights[-1] == pytest.approx(0.1), "the sources know such pairs"
+    assert familiar.weights[-1] == pytest.approx(0.025), "the sources know such pairs"
     assert with_stated(posterior, SAID, 0.0) is posterior
     assert with_stated(posterior, "The ferry", 0.25) is posterior
 

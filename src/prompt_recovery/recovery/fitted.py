@@ -27,7 +27,7 @@ from prompt_recovery.recovery.posterior import familiarity_of
 from prompt_recovery.recovery.recoverer import PosteriorRecoverer, Said
 from prompt_recovery.recovery.retriever import EMBEDDING_SHARE, Retriever, is_probe
 from prompt_recovery.recovery.sources import WriterSource
-from prompt_recovery.recovery.stated import SHARE
+from prompt_recovery.recovery.stated import FAMILIAR, SHARE
 from prompt_recovery.runs.folder import calibration_file, weights_digest
 from prompt_recovery.storage import fingerprint
 from prompt_recovery.terminal import announced
@@ -286,7 +286,7 @@ def fit_key(
                 for folder, saved, source in zip(folders, records, sources, strict=True)
             ],
             "retrieval": retrieval,
-            "stated": stated,
+            "stated": [stated, FAMILIAR],
             "named": named,
         }
     )

@@ -16,7 +16,7 @@ from prompt_recovery.recovery.posterior import Posterior, weighted_sum
 StatedShare = Annotated[float, Ge(0), Lt(1)]
 SHARE = 0.4
 """The share of the votes on an unfamiliar pair that goes to stated prompts, if there are any."""
-_FAMILIAR = 0.4
+FAMILIAR = 0.1
 """The part of it that is left for familiar pairs, where the sources know better how prompts are
 worded."""
 
@@ -95,7 +95,7 @@ def with_stated(
     prompts = stated_prompts(rewritten_text)
     if not prompts or not share:
         return posterior
-    share *= 1 - trust * (1 - _FAMILIAR)
+    share *= 1 - trust * (1 - FAMILIAR)
     told = Posterior.of_weights(prompts, [1.0] * len(prompts))
     return weighted_sum([(posterior, 1 - share), (told, share)])
 
