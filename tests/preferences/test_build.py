@@ -166,13 +166,10 @@ def test_groups_or_pairs(prepare, path):
     assert completions("best_worst") == ({("far",)}, (0.5, 0.0))
 
 
-def test_auto_is_the_shipped_file_for_the_starter_alone(
-    examples, prepare, path, monkeypatch, tmp_path
-):
+def test_auto_is_the_shipped_file_for_the_starter_alone(prepare, path, monkeypatch, tmp_path):
     monkeypatch.setattr(build, "SHIPPED", Path(path))
     shipped = prepare(Preferences(mix=MIX), dataset="starter")
-    train = split(Dataset("d", examples), val=0.2, test=0.2).train
-    assert [e.id for e in shipped] == [e.id for e in train]
+    assert shipped[-1].id == "foreign"
     assert not (tmp_path / "preferences").exists()
     made = prepare(Preferences(mix=MIX), dataset="another")
     assert (tmp_path / "preferences" / "preferences.parquet").is_file()
@@ -181,14 +178,11 @@ def test_auto_is_the_shipped_file_for_the_starter_alone(
     assert prepare(Preferences(mix=MIX), dataset="starter") == made
 
 
-def test_a_share_of_the_training_examples_has_their_preferences_only(
-    examples, prepare, path, monkeypatch
-):
-    monkeypatch.setattr(build, "SHIPPED", Path(path))
-    few = prepare(Preferences(mix=MIX), dataset="starter", share=0.5)
+def test_a_share_of_the_training_examples_has_their_preferences_only(examples, prepare, path):
+    few = prepare(Preferences(path), share=0.5)
     train = split(Dataset("d", examples), val=0.2, test=0.2, train_share=0.5).train
-    assert [e.id for e in few] == [e.id for e in train]
-    assert len(few) < len(prepare(Preferences(mix=MIX), dataset="starter"))
+    assert [e.id for e in few] == [*(e.id for e in train), "foreign"]
+    assert len(few) < len(prepare(Preferences(path)))
 
 
 def test_made_anew_they_are_written_with_a_card(examples, prepare, tmp_path):

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Literal
 
@@ -21,11 +21,19 @@ Side = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class Splits:
-    """Three lists of examples; no group is in two of them."""
+    """Lists of examples; no group is in two of them.
+
+    Attributes:
+        train: The examples to train on.
+        val: The examples to validate on.
+        test: The examples to test on.
+        unused: Training examples that `train_share` leaves out.
+    """
 
     train: list[RewriteExample]
     val: list[RewriteExample]
     test: list[RewriteExample]
+    unused: list[RewriteExample] = field(default_factory=list)
 
 
 def normalise(text: str) -> str:
@@ -125,8 +133,8 @@ def split(
     for example, side, point in zip(
         dataset.examples, chosen, _points(dataset.examples, by, seed), strict=True
     ):
-        if side != "train" or point >= least:
-            getattr(splits, side).append(example)
+        kept = side != "train" or point >= least
+        getattr(splits, side if kept else "unused").append(example)
     for name, share in (("train", 1 - val - test), ("val", val), ("test", test)):
         if share > 0 and not getattr(splits, name):
             sizes = Counter(_groups(dataset.examples, by))

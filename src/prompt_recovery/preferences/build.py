@@ -196,9 +196,6 @@ def _file(settings: Preferences, dataset: str) -> str | None:
 def _given(path: str, pairing: Pairing, splits: Splits) -> list[PreferenceExample]:
     """Reads the preferences of the training split from a file."""
     given = read_preferences(Path(path).expanduser())
-    if path == str(SHIPPED):  # `split.train_share` leaves examples out of all splits
-        training = {e.id for e in splits.train}
-        given = [e for e in given if e.id in training]
     examples = _of_training(_with_own_ids(given, splits, path), splits, path)
     count = len(examples)
     examples = [made for e in examples for made in _chosen(e, pairing)]
@@ -220,7 +217,7 @@ def _with_own_ids(
     A row belongs to the example with its id if its prompt holds both texts of it. An id may be the
     same by chance, such as a number; then it is removed.
     """
-    by_id = {e.id: e for e in (*splits.train, *splits.val, *splits.test)}
+    by_id = {e.id: e for e in (*splits.train, *splits.val, *splits.test, *splits.unused)}
     found = [
         e if e.id not in by_id or _holds(e.prompt, by_id[e.id]) else replace(e, id="")
         for e in examples
@@ -249,7 +246,9 @@ def _holds(prompt: str | list[Message], example: RewriteExample) -> bool:
 def _of_training(
     examples: Sequence[PreferenceExample], splits: Splits, path: str
 ) -> list[PreferenceExample]:
-    """Removes the rows that belong to the validation and test splits."""
+    """Removes the rows of the validation and test splits, and of unused training examples."""
+    unused = {e.id for e in splits.unused}
+    examples = [e for e in examples if e.id not in unused]
     held_out = {e.id for e in (*splits.val, *splits.test)}
     kept = [e for e in examples if e.id not in held_out]
     if len(kept) < len(examples):
