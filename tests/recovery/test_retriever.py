@@ -153,7 +153,7 @@ def test_plain_sentence_transformers_embeds_pairs_in_the_same_way(retriever_run,
     long = Pair("long", "It rained on the ferry. " * 90, "Oh joy! " * 300)
     pairs = [*pairs_of(few_examples), long]
     theirs = model.encode([(p.rewritten_text, p.original_text) for p in pairs])
-    [(source, _)] = load_recoverer(retriever_run).sources
+    [(source, _)] = load_recoverer(retriever_run, precision="fp32").sources
     np.testing.assert_allclose(source.encoder.embed(pairs), theirs, atol=2e-6)
     assert np.linalg.norm(theirs, axis=1) == pytest.approx(1, abs=1e-5)
 

@@ -72,7 +72,7 @@ def test_a_run_leaves_what_every_run_leaves(adapter, tmp_path, examples, scs):
     # Plain sentence-transformers loads it, and the answers are those of the run.
     plain = SentenceTransformer(str(tmp_path / "retriever"), device="cpu")
     assert not [name for name, _ in plain.named_parameters() if "lora" in name]
-    recoverer = load_recoverer(tmp_path)
+    recoverer = load_recoverer(tmp_path, precision="fp32")
     pairs = pairs_of(job.splits.test)
     theirs = plain.encode([(p.rewritten_text, p.original_text) for p in pairs])
     [(source, _)] = recoverer.sources
@@ -90,7 +90,7 @@ def test_the_test_is_answered_as_recover_answers_it(tmp_path, examples, scs):
     ]
     train(replace(job, splits=replace(job.splits, test=unfamiliar)))
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    answers = load_recoverer(tmp_path).recover(pairs_of(unfamiliar))
+    answers = load_recoverer(tmp_path, precision="fp32").recover(pairs_of(unfamiliar))
     assert [row["prediction"] for row in rows] == [answer.rewrite_prompt for answer in answers]
     assert [row["confidence"] for row in rows] == pytest.approx(
         [answer.confidence for answer in answers], abs=1e-6
