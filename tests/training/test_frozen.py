@@ -7,7 +7,7 @@ import pytest
 from prompt_recovery.backbones.low_rank import Adapter
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.training.run import train
-from prompt_recovery.trees.frozen import FrozenStates
+from prompt_recovery.trees.frozen import FrozenLayers, FrozenStates
 from tests.training.test_run import make_job
 
 THREE_EPOCHS = {
@@ -23,8 +23,8 @@ def test_a_run_is_the_same_and_skips_the_frozen_layers_from_the_second_epoch(
 ):
     monkeypatch.setenv("PROMPT_RECOVERY_CACHE", str(tmp_path / "cache"))
     skipped, kept = [], []
-    skip, keep = FrozenStates._skipped, FrozenStates._kept
-    monkeypatch.setattr(FrozenStates, "_skipped", lambda *a: skipped.append(1) or skip(*a))
+    skip, keep = FrozenLayers.skipped, FrozenStates._kept
+    monkeypatch.setattr(FrozenLayers, "skipped", lambda *a: skipped.append(1) or skip(*a))
     monkeypatch.setattr(FrozenStates, "_kept", lambda *a: kept.append(1) or keep(*a))
 
     def run(name, **changes):

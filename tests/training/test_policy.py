@@ -15,11 +15,13 @@ from prompt_recovery.objectives import GRPO, RLOO
 from prompt_recovery.recovery.cleaning import clean_prompt
 from prompt_recovery.recovery.mbr import expected_under
 from prompt_recovery.recovery.posterior import Posterior
-from prompt_recovery.training import policy
+from prompt_recovery.training import language_model, policy
 from prompt_recovery.training.job import Batching, Logging, Optimisation
 from prompt_recovery.training.policy import PolicyModule, Rollout
 from prompt_recovery.training.run import train
 from prompt_recovery.trees.forward import score_completions
+from prompt_recovery.trees.frozen import FrozenLayers
+from tests.closeness import assert_close
 from tests.training.test_run import make_job
 
 STEPS = {
@@ -175,30 +177,53 @@ def test_a_blank_sample_has_no_reward_and_an_unlabelled_pair_the_expected_one(sc
     assert rewards == pytest.approx(np.array(wanted), abs=1e-6)
 
 
-@pytest.mark.parametrize("stop", [2, 3])
-def test_a_broken_off_run_goes_on_with_the_same_samples(stop, tmp_path, examples, scs, monkeypatch):
+def test_frozen_layers_are_computed_once_for_the_reference_and_all_updates(
+    tmp_path, examples, scs, monkeypatch
+):
+    def run(name):
+        with monkeypatch.context() as patch:
+            steps = seen(patch)
+            options = {"adapter": Adapter(rank=4, layers=0.5), "trainer": STEPS | {"max_steps": 4}}
+            objective = GRPO(samples=3, updates=2, beta=0.1)
+            train(job(tmp_path / name, examples, scs, objective, **options))
+        return steps, load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+
+    used = []
+    for method in ("watched", "skipped"):
+        original = getattr(FrozenLayers, method)
+        monkeypatch.setattr(
+            FrozenLayers, method, lambda *a, m=method, o=original: used.append(m) or o(*a)
+        )
+    steps, weights = run("once")
+    assert used == ["watched", "skipped", "skipped"] * 2
+    monkeypatch.setattr(language_model, "frozen_layers", lambda _: 0)
+    plain, expected = run("again")
+    assert len(used) == 6
+    assert [r.tokens for r, _ in steps] == [r.tokens for r, _ in plain]
+    assert [loss for _, loss in steps] == pytest.approx([loss for _, loss in plain], rel=1e-5)
+    for name, weight in weights.items():
+        assert_close(weight, expected[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("stop", "layers"), [(2, 1.0), (3, 1.0), (3, 0.5)])
+def test_a_broken_off_run_goes_on_with_the_same_samples(
+    stop, layers, tmp_path, examples, scs, monkeypatch
+):
     """Also between two updates on the same samples, which are then in the checkpoint."""
     objective = GRPO(samples=3, updates=2, beta=0.1)
+    options = {"adapter": Adapter(rank=4, layers=layers), "checkpoint_minutes": 0}
     with monkeypatch.context() as patch:
         whole = seen(patch)
-        train(job(tmp_path / "whole", examples, scs, objective))
+        train(job(tmp_path / "whole", examples, scs, objective, **options))
     with monkeypatch.context() as patch:
         seen(patch, stop)
         with pytest.raises(StoppedError):
-            train(job(tmp_path / "broken", examples, scs, objective, checkpoint_minutes=0))
+            train(job(tmp_path / "broken", examples, scs, objective, **options))
     checkpoint = str(tmp_path / "broken" / "checkpoints" / "last.ckpt")
     with monkeypatch.context() as patch:
         rest = seen(patch)
-        train(
-            job(
-                tmp_path / "resumed",
-                examples,
-                scs,
-                objective,
-                ckpt_path=checkpoint,
-                checkpoint_minutes=0,
-            )
-        )
+        folder = tmp_path / "resumed"
+        train(job(folder, examples, scs, objective, ckpt_path=checkpoint, **options))
     assert [loss for _, loss in rest] == [loss for _, loss in whole[stop:]]
     assert [r.tokens for r, _ in rest] == [r.tokens for r, _ in whole[stop:]]
     a, b = (

@@ -60,7 +60,7 @@ from prompt_recovery.training.self_training import SelfTraining, self_training
 from prompt_recovery.training.together import fit_and_keep, trained_recoverer
 from prompt_recovery.training.trees import training_trees
 from prompt_recovery.trees import causal_lm_of, trees_share_rows
-from prompt_recovery.trees.frozen import FrozenStates, frozen_layers
+from prompt_recovery.trees.frozen import FrozenLayers, FrozenStates, frozen_layers
 
 log = logging.getLogger(__name__)
 
@@ -323,6 +323,8 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
     module = _module(job, writer, fallback, identity, unlabelled)
     if job.keep_hidden_states and isinstance(module, RecovererModule):
         module.frozen = _frozen_states(model, data, location, adapter, hardware)
+    if isinstance(module, PolicyModule) and frozen_layers(model) and not hardware.sharded:
+        module.frozen = FrozenLayers(model)
     return PreparedLanguageModel(
         job, writer, fallback, data, module, location, hardware, start_weights, unlabelled
     )

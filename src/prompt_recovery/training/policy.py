@@ -26,6 +26,7 @@ from prompt_recovery.training.module import WriterModule
 from prompt_recovery.training.sharding import sharded_like
 from prompt_recovery.trees import Tree, TreeBatch, causal_lm_of, pack, trees_share_rows
 from prompt_recovery.trees.forward import score_completions
+from prompt_recovery.trees.frozen import FrozenLayers
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Rollout:
             there is no KL penalty.
         old: The same under the policy that wrote them, fp32 [N]; None before the first update.
         expected: Whether the rewards of each prompt are expected ones, since its truth is unknown.
+        hidden: The output of the last frozen layer for prompts and completions, once it is known.
     """
 
     step: int
@@ -51,6 +53,7 @@ class Rollout:
     reference: Tensor | None = None
     old: Tensor | None = None
     expected: list[bool] = field(default_factory=list)
+    hidden: Tensor | None = None
 
 
 class PolicyModule(WriterModule):
@@ -72,6 +75,10 @@ class PolicyModule(WriterModule):
         fallback: The answer to score in validation if the model's answer is empty.
         posteriors: What a retriever believes about the prompts of examples without one, by id: the
             expected SCS under it is the reward.
+
+    Attributes:
+        frozen: The layers below the lowest adapter, if there are some that can be skipped. The
+            reference model and all updates on the same samples share what these compute.
     """
 
     def __init__(
@@ -97,6 +104,7 @@ class PolicyModule(WriterModule):
         # The reference is what training starts from; a new adapter changes nothing.
         self._start = {n: p.clone() for n, p in self._trained().items()} if objective.beta else {}
         self._rollout: Rollout | None = None
+        self.frozen: FrozenLayers | None = None
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Returns the loss of one update on a batch, fp32 []."""
@@ -107,8 +115,8 @@ class PolicyModule(WriterModule):
         trees = self._trees(batch, rollout)
         if self._start and rollout.reference is None:
             with torch.no_grad(), self._as_reference():
-                rollout.reference = score_completions(self.model, trees).tokens
-        tokens = score_completions(self.model, trees).tokens
+                rollout.reference = self._scores(trees, rollout)
+        tokens = self._scores(trees, rollout)
         if rollout.old is None:
             rollout.old = tokens.detach()
         completions = self._completions(tokens, trees, rollout)
@@ -168,6 +176,19 @@ class PolicyModule(WriterModule):
         together = trees_share_rows(causal_lm_of(self.model))
         pad = int(self.writer.tokenizer.pad_token_id)
         return pack(trees, pad, together).to(self.device)
+
+    def _scores(self, trees: TreeBatch, rollout: Rollout) -> Tensor:
+        """The log-probability of each token of the completions under the model, fp32 [N]."""
+        if self.frozen is None:
+            return score_completions(self.model, trees).tokens
+        if rollout.hidden is not None:
+            with self.frozen.skipped(rollout.hidden):
+                return score_completions(self.model, trees).tokens
+        outputs: list[Tensor] = []
+        with self.frozen.watched(outputs.append):
+            tokens = score_completions(self.model, trees).tokens
+        rollout.hidden = outputs[0]
+        return tokens
 
     def _completions(
         self, tokens: Tensor, trees: TreeBatch, rollout: Rollout
@@ -249,10 +270,11 @@ class PolicyModule(WriterModule):
 
 
 def _state(rollout: Rollout | None) -> dict[str, Any] | None:
-    """A rollout as tensors on the CPU and plain values."""
+    """A rollout as tensors on the CPU and plain values, without what is computed again."""
     if rollout is None:
         return None
-    return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(rollout).items()}
+    values = vars(replace(rollout, hidden=None))
+    return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
 def _restored(state: dict[str, Any] | None, device: torch.device) -> Rollout | None:

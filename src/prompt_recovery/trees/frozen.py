@@ -10,8 +10,8 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,52 @@ def frozen_layers(model: Any) -> int:
     return next(trained, 0)
 
 
+class FrozenLayers:
+    """The decoder layers whose outputs do not change in training, from the input on.
+
+    Args:
+        model: A causal LM or a `PeftModel` around one, with at least one frozen layer.
+
+    Attributes:
+        count: The number of these layers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.count = frozen_layers(model)
+        self._layers: nn.ModuleList = causal_lm_of(model).get_decoder().layers
+
+    @contextmanager
+    def watched(self, see: Callable[[Tensor], None]) -> Iterator[None]:
+        """Calls `see` with the output of the last of them, [rows, width, h], in forward passes."""
+
+        def hook(_layer: Any, _inputs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                raise TypeError("a decoder layer that returns more than its hidden states")
+            see(output.detach())
+
+        handle = self._layers[self.count - 1].register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def skipped(self, hidden: Tensor) -> Iterator[None]:
+        """Lets forward passes begin with this output of the last of them, [rows, width, h]."""
+
+        def given(_hidden: Tensor, *_args: Any, **_options: Any) -> Tensor:
+            return hidden
+
+        skipped = self._layers[: self.count]
+        for layer in skipped:
+            layer.forward = given
+        try:
+            yield
+        finally:
+            for layer in skipped:
+                del layer.forward
+
+
 class FrozenStates:
     """A file with the output of the last frozen layer for every token of some trees.
 
@@ -69,13 +115,12 @@ class FrozenStates:
 
     def __init__(self, model: Any, trees: Sequence[Tree], identity: str) -> None:
         causal_lm = causal_lm_of(model)
-        self._layers: nn.ModuleList = causal_lm.get_decoder().layers
-        self._count = frozen_layers(model)
+        self._frozen = FrozenLayers(model)
         self._width = int(causal_lm.config.get_text_config().hidden_size)
         self._dtype: torch.dtype = activation_dtype(causal_lm)
         self._lengths = [len(tree) for tree in trees]
         tokens = [[list(t.prompt), [list(c) for c in t.completions]] for t in trees]
-        name = fingerprint(identity, self._count, str(self._dtype), tokens)
+        name = fingerprint(identity, self._frozen.count, str(self._dtype), tokens)
         self.path = cache_dir("hidden_states") / f"{name}.bin"
         token = self._width * self._dtype.itemsize
         sizes = np.array([_CHECKSUM + token * n for n in self._lengths], dtype=np.int64)
@@ -120,37 +165,16 @@ class FrozenStates:
         for columns, state in zip(places, states, strict=True):
             flat[columns] = state
         hidden = flat.view(*batch.input_ids.shape, -1).to(batch.input_ids.device)
-        with self._skipped(hidden):
+        with self._frozen.skipped(hidden):
             yield
 
-    @contextmanager
-    def _kept(self, missing: Sequence[tuple[int, Tensor]]) -> Iterator[None]:
-        def keep(_layer: Any, _inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor):
-                raise TypeError("a decoder layer that returns more than its hidden states")
-            flat = output.detach().flatten(0, 1)
+    def _kept(self, missing: Sequence[tuple[int, Tensor]]) -> AbstractContextManager[None]:
+        def keep(output: Tensor) -> None:
+            flat = output.flatten(0, 1)
             for index, columns in missing:
                 self._write(index, flat[columns.to(flat.device)].to("cpu", self._dtype))
 
-        hook = self._layers[self._count - 1].register_forward_hook(keep)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    @contextmanager
-    def _skipped(self, hidden: Tensor) -> Iterator[None]:
-        def given(_hidden: Tensor, *_args: Any, **_options: Any) -> Tensor:
-            return hidden
-
-        skipped = self._layers[: self._count]
-        for layer in skipped:
-            layer.forward = given
-        try:
-            yield
-        finally:
-            for layer in skipped:
-                del layer.forward
+        return self._frozen.watched(keep)
 
     def _read(self, index: int) -> Tensor | None:
         """The hidden states of a tree, [its tokens, width]; None if they aren't known."""
