@@ -1,8 +1,9 @@
 """The Lightning module for training on completions that the model samples during training."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -179,16 +180,13 @@ class PolicyModule(WriterModule):
 
     def _scores(self, trees: TreeBatch, rollout: Rollout) -> Tensor:
         """The log-probability of each token of the completions under the model, fp32 [N]."""
-        if self.frozen is None:
+        sharing: AbstractContextManager[None] = nullcontext()
+        if self.frozen is not None and rollout.hidden is not None:
+            sharing = self.frozen.skipped(rollout.hidden)
+        elif self.frozen is not None:
+            sharing = self.frozen.watched(partial(setattr, rollout, "hidden"))
+        with sharing:
             return score_completions(self.model, trees).tokens
-        if rollout.hidden is not None:
-            with self.frozen.skipped(rollout.hidden):
-                return score_completions(self.model, trees).tokens
-        outputs: list[Tensor] = []
-        with self.frozen.watched(outputs.append):
-            tokens = score_completions(self.model, trees).tokens
-        rollout.hidden = outputs[0]
-        return tokens
 
     def _completions(
         self, tokens: Tensor, trees: TreeBatch, rollout: Rollout
