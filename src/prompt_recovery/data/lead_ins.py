@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from prompt_recovery.data.examples import RewriteExample
+from prompt_recovery.data.requests import plain_request
 from prompt_recovery.errors import PromptRecoveryError
 from prompt_recovery.storage import fingerprint
 
@@ -41,11 +42,6 @@ _OBEYED = (
 _NAMED = ('here is the text, rewritten to the instruction "{}":', "here is the text, {}:")
 _RESTATES = 0.7  # the share of lead-ins that restate the instruction
 
-_POLITE = re.compile(
-    r"^(?:please|pls|now|just|can you|could you|would you|i(?:'d| would) like you to|i need you to"
-    r"|i want you to|let's)[\s,]+|[\s,]+(?:please|pls|thanks)$",
-    re.IGNORECASE,
-)
 _THE_TEXT = r"(?:it|this|that|everything|(?:the|this|my) (?:whole )?(?:text|passage|piece|message))"
 _CHANGE = re.compile(
     rf"^(?:make|turn|rewrite|write|put|tell|retell|convert|change|rephrase|recast|present|do|set"
@@ -79,8 +75,7 @@ def lead_in(rewrite_prompt: str, choice: random.Random) -> str:
 
 def _said(rewrite_prompt: str, choice: random.Random) -> str:
     """Restates a prompt with a phrase that suits its grammatical form."""
-    prompt = " ".join(rewrite_prompt.split()).rstrip(".!?:;, ")
-    prompt = _POLITE.sub("", _POLITE.sub("", prompt))
+    prompt = plain_request(rewrite_prompt)
     first = prompt.split(" ")[0] if prompt else ""
     if first[1:].islower() or len(first) == 1:
         prompt = prompt[0].lower() + prompt[1:]

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Lt
 
+from prompt_recovery.data.requests import plain_request
 from prompt_recovery.recovery.mbr import in_the_middle
 from prompt_recovery.recovery.posterior import Posterior
 
@@ -35,11 +36,6 @@ _TEXT = (
     r"(?:(?:the|this|my) (?:whole |entire |given |original )?(?:text|passage)"
     r"|this (?:article|document|e-?mail|essay|excerpt|letter|message|note|notice|paragraph|piece"
     r"|poem|post|report|review|speech|story)\b)"
-)
-_POLITE = re.compile(
-    r"^(?:please|pls|now|just|(?:can|could|would|will) (?:you|we|i)|i(?:'d| would) like you to"
-    r"|i (?:need|want) you to|let's)[\s,]+|[\s,]+(?:please|pls|thanks|thank you)$",
-    re.IGNORECASE,
 )
 _HOW = (
     r"(?:as|into|in|like|from|for|so|with|to|on|at|by|under|through|using|without|again|down|up"
@@ -78,17 +74,11 @@ def reworded(prompt: str, noun: str) -> str | None:
     Returns:
         None for a blank prompt, and for one that names the text already.
     """
-    said = _bare(prompt)
+    said = plain_request(prompt)
     if not said or re.search(rf"\b(?:this|the|my) {re.escape(noun)}\b", said, re.IGNORECASE):
         return None
     named = f"this {noun}"
     return _of_a_form(said, named) or _sentence(f"rewrite {named}:", said)
-
-
-def _bare(prompt: str) -> str:
-    """A prompt without what makes it polite, and without a mark at its end."""
-    said = " ".join(prompt.split()).rstrip(".!?:;, ")
-    return _POLITE.sub("", _POLITE.sub("", said)).rstrip(".!?:;, ")
 
 
 def _of_a_form(said: str, named: str) -> str | None:
@@ -139,7 +129,7 @@ def with_named(
     one_vote = dict(zip(posterior.texts, posterior.one_vote, strict=True))
     family = {text: n for n, text in enumerate(posterior.texts)}
     best = sorted(votes, key=lambda text: -votes[text])[:_REWORDED]
-    if sum(_of_a_form(_bare(text), "this text") is not None for text in best) < _FORMED * len(best):
+    if sum(_of_a_form(plain_request(text), "this text") is not None for text in best) < _FORMED * len(best):
         return posterior  # it is in another language
     for text in best:
         others = [(reworded(text, noun), share * part) for noun, part in nouns.items()]
