@@ -180,11 +180,10 @@ def test_a_blank_sample_has_no_reward_and_an_unlabelled_pair_the_expected_one(sc
 def test_frozen_layers_are_computed_once_for_the_reference_and_all_updates(
     tmp_path, examples, scs, monkeypatch
 ):
-    def run(name):
+    def run(name, objective=GRPO(samples=3, updates=2, beta=0.1)):  # noqa: B008  # frozen
         with monkeypatch.context() as patch:
             steps = seen(patch)
             options = {"adapter": Adapter(rank=4, layers=0.5), "trainer": STEPS | {"max_steps": 4}}
-            objective = GRPO(samples=3, updates=2, beta=0.1)
             train(job(tmp_path / name, examples, scs, objective, **options))
         return steps, load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
 
@@ -196,6 +195,8 @@ def test_frozen_layers_are_computed_once_for_the_reference_and_all_updates(
         )
     steps, weights = run("once")
     assert used == ["watched", "skipped", "skipped"] * 2
+    run("scored_once", GRPO(samples=3, updates=1, beta=0))
+    assert len(used) == 6
     monkeypatch.setattr(language_model, "frozen_layers", lambda _: 0)
     plain, expected = run("again")
     assert len(used) == 6

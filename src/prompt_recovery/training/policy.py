@@ -107,6 +107,11 @@ class PolicyModule(WriterModule):
         self._rollout: Rollout | None = None
         self.frozen: FrozenLayers | None = None
 
+    @property
+    def scores_again(self) -> bool:
+        """Whether the same samples are scored more than once."""
+        return self.objective.beta > 0 or self.objective.updates > 1
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Returns the loss of one update on a batch, fp32 []."""
         step = batch_index // self.objective.updates
