@@ -97,6 +97,16 @@ def test_a_source_without_a_weight_has_no_candidates():
     assert Judged([None, None], "a", scs).answered(joining) == 0.0
 
 
+def test_a_pair_is_unfamiliar_even_if_what_measures_it_has_no_weight_then():
+    joining = Joining((1, 1), (1, 0), low=0.25, high=0.75)
+    probe = replace(Posterior.of_weights(["c"], [1.0]), familiarity=0.1)
+    joined = joining.join([written(["a"]), probe])
+    assert joined.texts == ("a",)
+    assert joined.familiarity == 0.1 and joining.trust(joined.familiarity) == 0
+    several = joining.join([written(["a"]), replace(probe, familiarity=0.5)])
+    assert several.familiarity == 0.5
+
+
 def judged(right, seed=0):
     """Examples that a retriever (True) or a writer (False) answers rightly, the other wrongly."""
     scs = SCS(Directions(seed))

@@ -101,18 +101,19 @@ class Joining:
 
         Args:
             parts: The posterior of each source; None where it says nothing about the pair. The
-                first familiarity that one of them measures is that of the pair.
+                first familiarity that one of them measures is that of the pair, even if this source
+                has no weight.
 
         Returns:
             The sum, or None if no source with a weight says anything.
         """
-        weights = self.weights(familiarity_of(parts))
+        familiarity = familiarity_of(parts)
         said = [
             (posterior.with_embedding_share(self.embedding), weight)
-            for posterior, weight in zip(parts, weights, strict=True)
+            for posterior, weight in zip(parts, self.weights(familiarity), strict=True)
             if posterior is not None and weight > 0
         ]
-        return weighted_sum(said) if said else None
+        return replace(weighted_sum(said), familiarity=familiarity) if said else None
 
 
 SHARES = tuple(n / 10 for n in range(1, 10))
