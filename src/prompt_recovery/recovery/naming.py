@@ -129,7 +129,8 @@ def with_named(
     one_vote = dict(zip(posterior.texts, posterior.one_vote, strict=True))
     family = {text: n for n, text in enumerate(posterior.texts)}
     best = sorted(votes, key=lambda text: -votes[text])[:_REWORDED]
-    if sum(_of_a_form(plain_request(text), "this text") is not None for text in best) < _FORMED * len(best):
+    formed = sum(_of_a_form(plain_request(text), "this text") is not None for text in best)
+    if formed < _FORMED * len(best):
         return posterior  # it is in another language
     for text in best:
         others = [(reworded(text, noun), share * part) for noun, part in nouns.items()]
