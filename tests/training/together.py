@@ -60,10 +60,11 @@ def write_preferences(path):
 def run(folder, objective, strategy=None, name=None, epochs=2, **changes):
     """Trains in two processes (or one, without a strategy) on global batches of four.
 
-    21 examples make five batches and one that leaves the second process without an example; three
-    rows of lora_A are two for the first process and one for the second. The global norm is clipped.
-    SFT trains DoRA, computed by PEFT, on the last layer; DPO and GRPO train fused LoRA on all
-    layers; the contrastive objective trains all weights of a sentence encoder.
+    21 examples make five batches and one that leaves the second process without an example. SFT has
+    19, which make four batches and one of two examples for the first process and one for the
+    second. Three rows of lora_A are two for the first process and one for the second. The global
+    norm is clipped. SFT trains DoRA, computed by PEFT, on the last layer; DPO and GRPO train fused
+    LoRA on all layers; the contrastive objective trains all weights of a sentence encoder.
     """
     world = 2 if strategy else 1
     objectives = {
@@ -98,7 +99,8 @@ def run(folder, objective, strategy=None, name=None, epochs=2, **changes):
         options["backbone"] = EncoderBackbone("tiny_encoder", architecture="bert")
         options["adapter"] = AllWeights()
     name = name or f"{strategy or 'one'}_{objective}"
-    metrics = train(make_job(folder / name, ROWS, _scs(), "gemma", **{**options, **changes}))
+    rows = ROWS[:31] if objective == "sft" else ROWS
+    metrics = train(make_job(folder / name, rows, _scs(), "gemma", **{**options, **changes}))
     (folder / f"{name}.{local_rank()}.json").write_text(json.dumps(metrics))
 
 
