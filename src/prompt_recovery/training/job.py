@@ -406,6 +406,11 @@ class TrainingJob(RunSettings):
         return RunFolder(self.folder)
 
     @property
+    def is_tested(self) -> bool:
+        """Whether the test split is answered at the end."""
+        return self.evaluate and bool(self.splits.test)
+
+    @property
     def trains_retriever(self) -> bool:
         """Whether a dense retriever is trained, and not the adapter of a language model."""
         return isinstance(self.objective, Contrastive)

@@ -323,8 +323,9 @@ def prepare_language_model(job: TrainingJob, hardware: Hardware) -> PreparedLang
     module = _module(job, writer, fallback, identity, unlabelled)
     if job.keep_hidden_states and isinstance(module, RecovererModule):
         module.frozen = _frozen_states(model, data, location, adapter, hardware)
-    if isinstance(module, PolicyModule) and module.scores_again and not hardware.sharded:
-        module.frozen = FrozenLayers(model) if frozen_layers(model) else None
+    skips_layers = bool(frozen_layers(model)) and not hardware.sharded
+    if isinstance(module, PolicyModule) and module.scores_again and skips_layers:
+        module.frozen = FrozenLayers(model)
     return PreparedLanguageModel(
         job, writer, fallback, data, module, location, hardware, start_weights, unlabelled
     )

@@ -117,9 +117,8 @@ class PreparedRetriever(Prepared):
     def finish(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """Fits the temperature of the posterior, the weight of the form and the confidence on the
         validation split, if there is one."""
-        splits = self.job.splits
-        found = self._fit(weights) if splits.val else {}
-        if not splits.val and not (self.job.evaluate and splits.test):
+        found = self._fit(weights) if self.job.splits.val else {}
+        if not self.job.splits.val and not self.job.is_tested:
             return found  # nothing is fitted or answered
         self.recoverer = trained_recoverer(self.job, self.hardware, self.job.run.retriever)
         fit_and_keep(self.job, self.recoverer)

@@ -124,7 +124,7 @@ def train(job: TrainingJob) -> dict[str, float]:
         return metrics
     metrics |= ready.finish(best.weights)
     evaluations: RunEvaluations | None = None
-    if job.evaluate and job.splits.test:
+    if job.is_tested:
         evaluations = ready.evaluate(best.weights)
         metrics |= test_metrics(evaluations)
     before = job.seconds_before + ready.module.progress.seconds
